@@ -1,0 +1,77 @@
+# Thin wrappers: what they do is in `batch-assets --help`. Needs Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo dev test test-unit test-thorough lint types format screenshots constraints clean
+
+help:
+	@echo "make demo         one day of the sample, from articles to summaries, in this terminal"
+	@echo "make dev          the Dagster UI, with the local Batch API beside it unless OPENAI_API_KEY is set"
+	@echo "make test         lint, types and all tests"
+	@echo "make test-unit    the tests that take no waiting"
+	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: an hour"
+	@echo "make format       put the code into shape"
+	@echo "make screenshots  take the pictures of the docs again (needs Chromium)"
+	@echo "make constraints  pin the newest versions that fit"
+	@echo "make clean        remove the environment and what tools left, but no data"
+
+demo: $(VENV)/ready
+	@$(BIN)/batch-assets demo
+
+dev: $(VENV)/ready
+	@$(BIN)/batch-assets dev
+
+test: lint types
+	$(BIN)/python -m pytest
+
+test-unit: $(VENV)/ready-for-tests
+	$(BIN)/python -m pytest -m "not end_to_end"
+
+test-thorough: $(VENV)/ready-for-tests
+	BATCH_ASSETS_TEST_THOROUGH=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/ready-for-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/ready-for-tests
+	$(BIN)/mypy
+
+format: $(VENV)/ready-for-tests
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+screenshots: $(VENV)/ready
+	@$(INSTALL) --no-build-isolation --editable '.[docs]'
+	$(BIN)/python docs/take_screenshots.py
+
+# Set up once, and again when what is wanted changes.
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "batch_assets needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@$(INSTALL) hatchling editables
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/ready-for-tests: $(VENV)/ready
+	@echo "Adding the tools for tests to $(VENV)"
+	@$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+constraints:
+	rm -rf $(VENV)-new
+	$(PYTHON) -m venv $(VENV)-new
+	$(VENV)-new/bin/python -m pip install --quiet hatchling editables
+	$(VENV)-new/bin/python -m pip install --quiet --no-build-isolation --editable '.[dev,docs]'
+	{ echo "# Every version that the project is tested with. Made by \`make constraints\`."; \
+		$(VENV)-new/bin/python -m pip freeze --exclude-editable; } > constraints.txt
+	rm -rf $(VENV)-new
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './data/*' -prune -exec rm -rf {} +

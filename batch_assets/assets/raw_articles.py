@@ -1,0 +1,56 @@
+"""The day's articles, as the source has them now."""
+
+import dagster as dg
+
+from batch_assets.batching.articles import SourceError, ingest_day, without_secrets
+from batch_assets.partitions import daily_partitions
+from batch_assets.resources import ArticleSource, Warehouse
+
+COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("partition_date", "DATE"),
+        dg.TableColumn("article_id", "VARCHAR", "the source's id, or one made from the text"),
+        dg.TableColumn("title", "VARCHAR"),
+        dg.TableColumn("body", "VARCHAR"),
+        dg.TableColumn("url", "VARCHAR"),
+        dg.TableColumn("published_at", "TIMESTAMP", "UTC"),
+    ]
+)
+
+
+@dg.asset(
+    partitions_def=daily_partitions,
+    group_name="articles",
+    kinds={"duckdb"},
+    metadata={"dagster/column_schema": COLUMNS},
+)
+def raw_articles(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, article_source: ArticleSource
+) -> dg.MaterializeResult:
+    """A day of articles from `BATCH_ASSETS_SOURCE`, one row each, in DuckDB.
+
+    Rows without text and second rows of an id go to the table `rejected_article`, with the reason.
+    """
+    day = context.partition_key
+    try:
+        ingested = ingest_day(warehouse.tables, source=article_source.source, day=day)
+    except SourceError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    if not ingested.articles:
+        context.log.warning(f"{without_secrets(article_source.source)} has no article for {day}.")
+    if ingested.rejected:
+        reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in ingested.rejected.items())
+        context.log.warning(f"Set aside in `rejected_article`: {reasons}.")
+    if ingested.undated:
+        context.log.warning(
+            f"{ingested.undated} rows of the source belong to no day: their `published_at` can't be read as a time."
+        )
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/partition_row_count": ingested.articles,
+            "source": without_secrets(article_source.source),
+            "source_files": ingested.files,
+            "rejected_rows": sum(ingested.rejected.values()),
+            "undated_rows": ingested.undated,
+        }
+    )

@@ -1,0 +1,67 @@
+"""What users read: a summary for each article of the day."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from dagster_openai import OpenAIResource
+
+from batch_assets.assets.openai_batch import openai_batch
+from batch_assets.batching.collection import CollectionError, collect_day
+from batch_assets.batching.report import day_report
+from batch_assets.partitions import daily_partitions
+from batch_assets.resources import SummaryTask, Warehouse
+
+OWED = "requests_owed"  # metadata that the sensor reads
+PREVIEW_ROWS = 5
+
+
+@dg.asset(
+    deps=[openai_batch],
+    partitions_def=daily_partitions,
+    group_name="articles",
+    kinds={"duckdb"},
+    output_required=False,
+)
+def summaries(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, openai: OpenAIResource, task: SummaryTask
+) -> Iterator[dg.MaterializeResult]:
+    """One row per article of the day: its summary, or why there is none yet.
+
+    While batches of the day still run, what has ended is loaded but the asset is not materialised: the run is
+    green, and the sensor comes back. The raw result files stay in `results/` of the data folder.
+    """
+    day = context.partition_key
+    with openai.get_client(context) as client:
+        try:
+            collected = collect_day(
+                warehouse.tables, client, day=day, data_folder=warehouse.files, max_rounds=task.max_rounds
+            )
+        except CollectionError as error:
+            raise dg.Failure(str(error)) from error
+    for batch_id, loaded in collected.batches.items():
+        context.log.info(f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
+        if loaded.quarantined:
+            context.log.warning(f"{batch_id}: {loaded.quarantined} lines were put into `quarantined_line`.")
+    for batch_id in collected.put_back:
+        context.log.warning(f"{batch_id}: OpenAI had no room for it. Its requests go out again as another batch.")
+    in_flight = collected.requests.get("in_flight", 0)
+    if in_flight or collected.still_running:
+        context.log.info(
+            f"{in_flight} requests of {day} are in flight, in batches of which {len(collected.still_running)} run. "
+            "Nothing to do: the sensor materialises `summaries` when they have ended."
+        )
+        return
+    report = day_report(warehouse.tables, day, preview_rows=PREVIEW_ROWS)
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/partition_row_count": report.articles,
+            "summarised": report.by_status.get("summarised", 0),
+            "failed": report.by_status.get("failed", 0),
+            # articles, not requests: one that came after the last plan has no request yet
+            OWED: report.by_status.get("owed", 0),
+            "input_tokens": report.input_tokens,
+            "output_tokens": report.output_tokens,
+            **({} if report.cost_usd is None else {"cost_usd": round(report.cost_usd, 6)}),
+            "preview": dg.MetadataValue.md(report.as_markdown()),
+        }
+    )

@@ -1,0 +1,207 @@
+"""A day's articles: from a file, glob or URL that DuckDB reads, into `raw_articles`.
+
+A source is read outside the warehouse, into a Parquet file, and only then inserted: it may be slow or far
+away, and the database file is not to be locked meanwhile. Nothing that a source holds is dropped silently:
+rows without text, and second rows of one id, go to `rejected_article` with the reason.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import duckdb
+
+from batch_assets.batching.database import Database, transaction
+
+ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
+CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
+PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
+JSON_ENDINGS = tuple(name + packing for name in (".jsonl", ".ndjson", ".json") for packing in ("", ".gz", ".zst"))
+# Whether a text has anything to read: a character that is no white space, separator, control or format mark.
+HAS_TEXT = r"[^\s\p{Z}\p{C}]"
+
+
+class SourceError(Exception):
+    """The source cannot be read as articles; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of a day's rows. `undated` counts rows of the whole source that belong to no day."""
+
+    articles: int
+    rejected: dict[str, int] = field(default_factory=dict)
+    undated: int = 0
+    files: int = 0
+
+
+def ingest_day(database: Database, *, source: str, day: str) -> Ingested:
+    """Replace the day in `raw_articles` and `rejected_article` by what the source holds now.
+
+    `source` is a path, glob or URL of JSONL, JSON, CSV or Parquet; `{partition}` in it stands for the day.
+    Without it, `published_at` (UTC where it names no zone) selects the day. Raises SourceError.
+    """
+    staging = Path(tempfile.mkdtemp(prefix="batch_assets_"))
+    try:
+        staged = staging / "day.parquet"
+        undated, files = _stage(source, day, staged)
+        with database.writing() as connection, transaction(connection):
+            return _replace_day(connection, day, staged, undated, files)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
+    """Write the day's rows to a Parquet file; returns (rows that belong to no day, files read)."""
+    path = source.replace("{partition}", day)
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"SET temp_directory = '{staged.parent.as_posix()}'")
+        try:
+            rows, files, has_dates = _rows_of(connection, path)
+            if "{partition}" not in source and not has_dates:
+                raise SourceError(
+                    f"{without_secrets(path)} has no column `published_at` that would tell which rows belong to {day}. "
+                    "Add it, or put {partition} into BATCH_ASSETS_SOURCE where the path holds the day."
+                )
+            dated = f"SELECT *, try_cast(published_at AS TIMESTAMPTZ) AS published FROM {rows}"
+            belongs = "true" if "{partition}" in source else "published::DATE = getvariable('day')"
+            connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
+            connection.execute("SET VARIABLE path = ?", [path])
+            connection.execute(
+                f"""
+                COPY (
+                    SELECT
+                        coalesce(
+                            nullif(trim(id), ''),
+                            -- a source without ids: the same text gets the same id, on any day
+                            left(sha256(concat_ws(chr(31), coalesce(title, ''), coalesce(body, ''), url)), 20)
+                        ) AS article_id,
+                        title, body, url, published::TIMESTAMP AS published_at
+                    FROM ({dated}) WHERE {belongs}
+                ) TO '{staged.as_posix()}' (FORMAT parquet)
+                """
+            )
+            undated = 0
+            if "{partition}" not in source:
+                undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
+        except duckdb.Error as error:
+            raise SourceError(_explain(error, path)) from error
+    return undated, files
+
+
+def _rows_of(connection: duckdb.DuckDBPyConnection, path: str) -> tuple[str, int, bool]:
+    """SQL that yields the five columns as text; the number of files; whether there are dates."""
+    reader, options = _reader_of(path)
+    columns = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {reader}(?{options})", [path]).fetchall()]
+    if columns == ["json"] and _count(connection, "SELECT coalesce(max(size), 0) FROM read_blob(?)", [path]) == 0:
+        columns = list(ARTICLE_COLUMNS)  # files without a byte in them: a day without articles
+    by_name = {column.lower(): column for column in columns}
+    if "body" not in by_name:
+        raise SourceError(
+            f"{without_secrets(path)} has no column `body`, which must hold an article's text. Its columns are: "
+            f"{', '.join(columns) or 'none'}. Rename the one with the text to `body`; `id`, `title`, `url` and "
+            "`published_at` are optional."
+        )
+    names = {name: by_name[name] for name in ARTICLE_COLUMNS if name in by_name}
+    if reader == "read_json":
+        # explicit types: detection would turn the id "007" into 7, and rows without a key into errors
+        options = ", columns = {" + ", ".join(f"{_quoted(n)}: 'VARCHAR'" for n in names.values()) + "}"
+    selected = ", ".join(
+        f"CAST({_quoted(names[name])} AS VARCHAR) AS {name}" if name in names else f"NULL::VARCHAR AS {name}"
+        for name in ARTICLE_COLUMNS
+    )
+    files = _count(connection, "SELECT count(*) FROM glob(?)", [path]) if "://" not in path else 1
+    return f"(SELECT {selected} FROM {reader}(getvariable('path'){options}))", files, "published_at" in names
+
+
+def _reader_of(path: str) -> tuple[str, str]:
+    name = path.lower().split("?")[0]
+    if name.endswith(CSV_ENDINGS):
+        # explicit: detection sees the first 20,480 rows only, and would take later quotes for text
+        return "read_csv", """, all_varchar = true, header = true, quote = '"', escape = '"', union_by_name = true"""
+    if name.endswith(PARQUET_ENDINGS):
+        return "read_parquet", ", union_by_name = true"
+    if name.endswith(JSON_ENDINGS):
+        return "read_json", ""
+    raise SourceError(
+        f"BATCH_ASSETS_SOURCE is {without_secrets(path)}, which is none of the kinds that can be read: it must end in "
+        ".jsonl, .ndjson, .json, .csv, .tsv or .parquet (with .gz or .zst, if need be)."
+    )
+
+
+def without_secrets(path: str) -> str:
+    """A path as it may be shown: of a URL, without user, password and query, where signatures are."""
+    if "://" not in path:
+        return path
+    parts = urlsplit(path)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _explain(error: duckdb.Error, path: str) -> str:
+    shown = without_secrets(path)
+    detail = str(error).split("\n\nLINE ")[0].strip().replace(path, shown)
+    path = shown
+    if "No files found" in detail:
+        return (
+            f"BATCH_ASSETS_SOURCE leads to {path}, where there is no file. A relative path is looked up from the "
+            "folder that Dagster was started in."
+        )
+    return f"{path} could not be read, and the day was left as it was. DuckDB says: {detail}"
+
+
+def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, undated: int, files: int) -> Ingested:
+    connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
+    connection.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE verdict AS
+        SELECT
+            file_row_number AS row,
+            CASE
+                WHEN body IS NULL OR NOT regexp_matches(body, ?) THEN 'empty_body'
+                -- of several rows of one id the first that has a text counts
+                WHEN row_number() OVER (
+                    PARTITION BY article_id, body IS NOT NULL AND regexp_matches(body, ?) ORDER BY file_row_number
+                ) > 1 THEN 'duplicate_id'
+            END AS reason
+        FROM read_parquet(?, file_row_number = true)
+        """,
+        [HAS_TEXT, HAS_TEXT, str(staged)],
+    )
+    connection.execute("DELETE FROM raw_articles WHERE partition_date = getvariable('day')")
+    connection.execute(
+        """
+        INSERT INTO raw_articles
+        SELECT getvariable('day'), article_id, title, body, url, published_at
+        FROM read_parquet(?, file_row_number = true)
+        WHERE file_row_number NOT IN (SELECT row FROM verdict WHERE reason IS NOT NULL)
+        """,
+        [str(staged)],
+    )
+    connection.execute("DELETE FROM rejected_article WHERE partition_date = getvariable('day')")
+    connection.execute(
+        """
+        INSERT INTO rejected_article
+        SELECT getvariable('day'), file_row_number + 1, article_id, title, body, url, reason
+        FROM read_parquet(?, file_row_number = true)
+        JOIN verdict ON row = file_row_number AND reason IS NOT NULL
+        """,
+        [str(staged)],
+    )
+    rejected = connection.execute(
+        "SELECT reason, count(*) FROM verdict WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
+    ).fetchall()
+    articles = _count(connection, "SELECT count(*) FROM verdict WHERE reason IS NULL")
+    return Ingested(articles=articles, rejected=dict(rejected), undated=undated, files=files)
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _count(connection: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()) -> int:
+    row = connection.execute(statement, list(parameters)).fetchone()
+    return int(row[0]) if row else 0

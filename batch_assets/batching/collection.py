@@ -1,0 +1,248 @@
+"""Ended batches into tables, and a day's tables into `summaries`.
+
+Order matters: result files are stored byte for byte before anything is parsed, so what was paid for is on
+our disk whatever the parser thinks of it.
+"""
+
+import json
+import logging
+import os
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import httpx2
+import openai
+
+from batch_assets.batching import ledger
+from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.ledger import Submission
+from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
+from batch_assets.batching.requests import REQUEST_STATE
+from batch_assets.batching.results import EndedBatch, Loaded, load_results
+
+RESULTS_FOLDER = "results"
+CHUNK_BYTES = 1 << 20
+LOST_AFTER = timedelta(hours=25)
+FILE_IS_GONE_AFTER = timedelta(days=1)  # OpenAI keeps result files for 30 days; a fresh one may be late
+DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
+
+
+logger = logging.getLogger(__name__)
+
+
+class CollectionError(Exception):
+    """Results could not be had now; the message says which and why."""
+
+
+@dataclass
+class Collected:
+    """What `collect_day` found.
+
+    `still_running` and `put_back` (OpenAI had no room for it; it goes out again) are batch ids; the counts are of the
+    day's distinct requests.
+    """
+
+    batches: dict[str, Loaded] = field(default_factory=dict)
+    still_running: list[str] = field(default_factory=list)
+    put_back: list[str] = field(default_factory=list)
+    requests: dict[str, int] = field(default_factory=dict)
+
+
+def collect_day(
+    database: Database, client: openai.OpenAI, *, day: str, data_folder: Path, max_rounds: int
+) -> Collected:
+    """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
+
+    May be run at any time and any number of times: a batch is loaded once. Raises CollectionError where a batch or a
+    file cannot be had now; what was loaded until then stays loaded.
+    """
+    report = Collected()
+    for submission in ledger.uncollected(database, day, data_folder):
+        try:
+            batch = retrieve_batch(client, submission.batch_id or "")
+            if ledger.must_go_back(batch):
+                if ledger.put_back(database, submission, batch):
+                    report.put_back.append(batch.id)
+            elif batch.has_ended and not _may_come_back(submission, batch):
+                _collect(database, client, submission, batch, data_folder, report)
+            else:
+                ledger.record_state(database, submission, batch)
+                report.still_running.append(batch.id)
+        except openai.OpenAIError as error:
+            raise CollectionError(
+                f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
+                "loaded, and nothing is lost at OpenAI for 30 days; materialise `summaries` again."
+            ) from error
+    report.requests = _write_summaries(database, day, max_rounds)
+    return report
+
+
+def _may_come_back(submission: Submission, batch: RemoteBatch) -> bool:
+    """Whether what looks like an end without results may be a passing fault, or a question to the wrong API.
+
+    A batch that can't be found, or has answers but no file of them, is asked for again until its 24 hours are over.
+    """
+    if batch.status == VANISHED:
+        since = submission.intended_at
+    elif batch.status in ("completed", "expired", "cancelled") and batch.completed and not batch.output_file_id:
+        since = batch.ended_at
+    else:
+        return False
+    return since is None or now_utc() - since < LOST_AFTER
+
+
+def _collect(
+    database: Database,
+    client: openai.OpenAI,
+    submission: Submission,
+    batch: RemoteBatch,
+    data_folder: Path,
+    report: Collected,
+) -> None:
+    """Store the batch's files, and enter them into the tables unless another run has done it meanwhile."""
+    files: dict[str, Path] = {}
+    for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
+        if file_id is None:
+            continue
+        try:
+            files[kind] = download(client, file_id, data_folder / RESULTS_FOLDER / f"{batch.id}_{kind}.jsonl")
+        except openai.NotFoundError:
+            if batch.ended_at is None or now_utc() - batch.ended_at < FILE_IS_GONE_AFTER:
+                raise
+            logger.warning("%s of %s does not exist any more: what it answered is lost.", file_id, batch.id)
+    # relative to the data folder, which may be moved or mounted elsewhere
+    stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
+    ledger.record_state(database, submission, batch, stored)
+    ended = EndedBatch(
+        submission_key=submission.key,
+        batch_id=batch.id,
+        model=submission.model,
+        status=batch.status,
+        ended_at=batch.ended_at or now_utc(),
+        files=list(files.values()),
+        reasons=_refused_requests(batch, submission.path),
+        reason=_reason(batch),
+    )
+    with database.writing() as connection, transaction(connection):
+        row = connection.execute(
+            """
+            SELECT cancel_requested_at IS NOT NULL FROM openai_batch
+            WHERE submission_key = ? AND batch_id = ? AND collected_at IS NULL
+            """,
+            [submission.key, batch.id],
+        ).fetchone()
+        if row is not None:
+            report.batches[batch.id] = load_results(connection, replace(ended, cancelled_by_user=row[0]))
+
+
+def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
+    """Stream a remote file to `path`, which appears whole or not at all; what is there is not fetched again.
+
+    Tries several times: the file of a batch that has just ended may not be found at once, and a connection may break
+    in the middle. Raises openai.OpenAIError.
+    """
+    for pause in (*DOWNLOAD_PAUSES_SECONDS, None):
+        if path.exists():
+            return path
+        try:
+            _download_once(client, file_id, path)
+        except (openai.APIStatusError, openai.APIConnectionError, httpx2.HTTPError) as error:
+            if pause is None:
+                if isinstance(error, openai.OpenAIError):
+                    raise
+                raise openai.OpenAIError(f"the connection broke while {file_id} was read ({error})") from error
+            time.sleep(pause)
+    return path
+
+
+def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with client.files.with_streaming_response.content(file_id) as response, unfinished.open("wb") as file:
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        size = _remote_size(client, file_id)
+        if size is not None and unfinished.stat().st_size < size:
+            raise openai.APIConnectionError(
+                message=f"only {unfinished.stat().st_size} of {size} bytes of {file_id} came",
+                request=response.http_request,
+            )
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _remote_size(client: openai.OpenAI, file_id: str) -> int | None:
+    """How large the file should be. A download can be cut short without anybody noticing; None if nobody says."""
+    try:
+        size = client.files.retrieve(file_id).bytes
+    except openai.OpenAIError:
+        return None
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _refused_requests(batch: RemoteBatch, request_path: Path) -> dict[str, tuple[str, str]]:
+    """Which requests OpenAI's validation named by their line, and what it said of them."""
+    errors = {error.line: (error.code, error.message) for error in batch.errors if error.line}
+    if not errors or not request_path.exists():
+        return {}
+    refused: dict[str, tuple[str, str]] = {}
+    with request_path.open("rb") as file:
+        for number, line in enumerate(islice(file, max(errors)), start=1):
+            if number in errors:
+                refused[json.loads(line)["custom_id"]] = errors[number]
+    return refused
+
+
+def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
+    """What is to be said of the requests that nothing else is said of; None: their line is missing."""
+    if batch.status == VANISHED:
+        return "batch_vanished", "OpenAI does not know the batch any more, and its results were not stored."
+    if batch.status != "failed":
+        return None
+    for error in batch.errors:
+        if error.line is None:
+            return error.code, error.message
+    return "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
+
+
+def _write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
+    with database.writing() as connection:
+        connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
+        connection.execute("SET VARIABLE max_rounds = ?", [max_rounds])
+        with transaction(connection):
+            connection.execute(REQUEST_STATE)
+            connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
+            connection.execute(
+                """
+                INSERT INTO summaries
+                SELECT
+                    article.partition_date, article.article_id, article.title, article.url, article.published_at,
+                    completion.text,
+                    -- an article that came after the last plan has no request yet, and is owed one
+                    CASE state WHEN 'answered' THEN 'summarised' ELSE coalesce(state, 'owed') END,
+                    CASE WHEN state <> 'answered' THEN request_state.code END,
+                    CASE WHEN state <> 'answered' THEN reasons END,
+                    finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, completed_at
+                FROM raw_articles AS article
+                LEFT JOIN batch_request USING (partition_date, article_id)
+                LEFT JOIN request_state USING (custom_id)
+                LEFT JOIN completion USING (custom_id)
+                WHERE article.partition_date = getvariable('day')
+                """
+            )
+        return _counts(connection)
+
+
+def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    rows = connection.execute("SELECT state, count(*) FROM request_state GROUP BY state ORDER BY state").fetchall()
+    return dict(rows)

@@ -1,0 +1,152 @@
+"""What an API says of a batch, made safe to read.
+
+OpenAI's own answers are regular; those of servers that imitate it have missing keys, nulls, upper-case words and
+empty strings. All of that is dealt with here, once, so that nobody else has to think of it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import openai
+from openai.types import Batch
+
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+VANISHED = "vanished"  # our word for a batch that the API does not know any more
+# OpenAI cancels within ten minutes; somebody who needs hours will not come back.
+CANCELLING_FOR_EVER = timedelta(hours=1)
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class RemoteError:
+    """An entry of a batch's `errors`; `line` counts from 1 in the request file."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoteBatch:
+    """A batch as the API shows it. Times are UTC without zone; what the API does not say is None."""
+
+    id: str
+    status: str
+    created_at: datetime | None = None
+    cancelling_at: datetime | None = None
+    ended_at: datetime | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    errors: tuple[RemoteError, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will not change any more. A status that nobody knows yet is taken for a running one."""
+        if self.status == "cancelling" and self.cancelling_at is not None:
+            return now_utc() - self.cancelling_at > CANCELLING_FOR_EVER
+        return self.status in ENDED or self.status == VANISHED
+
+
+def read_batch(batch: Batch) -> RemoteBatch:
+    """Read the SDK's object, of which nothing but the id can be relied upon."""
+    said = batch.model_dump(mode="python", warnings=False)
+    counts, usage = _mapping(said.get("request_counts")), _mapping(said.get("usage"))
+    ends = (said.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
+    return RemoteBatch(
+        id=str(said["id"]),
+        status=str(said.get("status") or "").lower(),
+        created_at=utc(said.get("created_at")),
+        cancelling_at=utc(said.get("cancelling_at")),
+        ended_at=next((moment for moment in map(utc, ends) if moment), None),
+        input_file_id=said.get("input_file_id") or None,
+        output_file_id=said.get("output_file_id") or None,  # null, or "" from some servers
+        error_file_id=said.get("error_file_id") or None,
+        total=counts.get("total"),
+        completed=counts.get("completed"),
+        failed=counts.get("failed"),
+        input_tokens=usage.get("input_tokens"),
+        output_tokens=usage.get("output_tokens"),
+        errors=tuple(_errors(said.get("errors"))),
+        metadata=_mapping(said.get("metadata")),
+    )
+
+
+def list_batches(client: openai.OpenAI, *, since: datetime) -> Iterator[RemoteBatch]:
+    """All batches made at or after `since` (UTC, without zone), newest first, a page of 100 at a time.
+
+    Goes by what is listed, not by `has_more`: some servers leave it out, or ignore `after`. A page of nothing but
+    known batches is the last; so is one of older batches, but only where the newest come first, which OpenAI doesn't
+    promise. A batch that doesn't say when it was made counts as new.
+    """
+    seen: set[str] = set()
+    after: str | None = None
+    while True:
+        page = client.batches.list(limit=PAGE, after=after or openai.omit)
+        fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]
+        recent = [batch for batch in fresh if batch.created_at is None or batch.created_at >= since]
+        yield from recent
+        if not fresh or getattr(page, "has_more", None) is False or (not recent and _newest_first(fresh)):
+            return
+        seen.update(batch.id for batch in fresh)
+        after = fresh[-1].id
+
+
+def _newest_first(batches: list[RemoteBatch]) -> bool:
+    first, last = batches[0].created_at, batches[-1].created_at
+    return first is not None and last is not None and first >= last
+
+
+def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
+    """The batch as it is now; one that the API answers 404 for has the status `vanished`."""
+    try:
+        return read_batch(client.batches.retrieve(batch_id))
+    except openai.NotFoundError:
+        return RemoteBatch(batch_id, VANISHED)
+
+
+def words_of(error: openai.OpenAIError) -> str:
+    """What the API said, in its own words where there are any."""
+    with suppress(AttributeError, TypeError):
+        body = error.body  # type: ignore[attr-defined]
+        if isinstance(body, dict) and body.get("message"):
+            return str(body["message"])
+    return str(error) or type(error).__name__
+
+
+def utc(timestamp: object) -> datetime | None:
+    """Unix seconds as the tables have it: UTC, without zone."""
+    if not isinstance(timestamp, (int, float)) or not timestamp:
+        return None
+    return datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
+
+
+def now_utc() -> datetime:
+    """Now, as the tables have it: UTC, without zone."""
+    return datetime.fromtimestamp(time.time(), UTC).replace(tzinfo=None)
+
+
+def _errors(errors: object) -> Iterator[RemoteError]:
+    for error in _mapping(errors).get("data") or []:
+        said = _mapping(error)
+        yield RemoteError(
+            code=str(said.get("code") or "unknown"),
+            message=str(said.get("message") or ""),
+            line=said.get("line") if isinstance(said.get("line"), int) else None,
+            param=said.get("param"),
+        )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,279 @@
+"""Result files into tables: every line ends up as an answer, a failure with its reason, or in quarantine.
+
+DuckDB reads the files. Only where it meets a line that it cannot read, or one that nobody asked for, the file
+is gone through again line by line: some of these lines can be repaired, the others are kept as they are.
+"""
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from batch_assets.batching.prices import batch_rates
+
+MISSING = "missing_from_results"
+CANCELLED_BY_USER = "cancelled_by_user"
+BATCH_STATUS_CODES = {"expired": "batch_expired", "cancelled": "batch_cancelled", "failed": "batch_failed"}
+# Client errors that are worth another try: time-out, conflict, too early, rate limit.
+RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
+
+READ_LINES = """
+    INSERT INTO result_line
+    SELECT
+        filename, custom_id, try_cast(response.status_code AS INTEGER), response.request_id,
+        -- some servers send the body as a string that holds JSON
+        CASE json_type(response.body)
+            WHEN 'VARCHAR' THEN try_cast(response.body ->> '$' AS JSON) ELSE response.body
+        END,
+        CASE WHEN json_type(error) = 'OBJECT' THEN error ELSE NULL END
+    FROM read_json(
+        ?, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
+        maximum_object_size = 33554432,
+        columns = {
+            custom_id: 'VARCHAR', error: 'JSON',
+            response: 'STRUCT(status_code VARCHAR, request_id VARCHAR, body JSON)'
+        }
+    )
+"""
+
+# What a line means. `response` of a chat completion:
+# https://developers.openai.com/api/reference/resources/chat (choices, message.refusal, finish_reason, usage)
+OUTCOMES = """
+    CREATE OR REPLACE TEMP TABLE outcome AS
+    WITH parsed AS (
+        SELECT *, json_transform(body, '{
+            "model": "VARCHAR",
+            "choices": [{"finish_reason": "VARCHAR", "message": {"content": "VARCHAR", "refusal": "VARCHAR"}}],
+            "usage": {
+                "prompt_tokens": "BIGINT", "completion_tokens": "BIGINT",
+                "prompt_tokens_details": {"cached_tokens": "BIGINT"},
+                "completion_tokens_details": {"reasoning_tokens": "BIGINT"}
+            },
+            "error": {"code": "VARCHAR", "type": "VARCHAR", "message": "VARCHAR"}
+        }') AS answer
+        FROM result_line SEMI JOIN known USING (custom_id)
+    ),
+    named AS (
+        SELECT
+            custom_id, status_code, request_id, answer.model AS model, answer.usage AS usage,
+            answer.choices[1].finish_reason AS finish_reason,
+            nullif(trim(answer.choices[1].message.content, E' \\t\\r\\n'), '') AS text,
+            nullif(answer.choices[1].message.refusal, '') AS refusal,  -- some servers send "" for none
+            coalesce(error ->> 'code', answer.error.code, answer.error.type) AS error_code,
+            coalesce(error ->> 'message', answer.error.message) AS error_message
+        FROM parsed
+    ),
+    judged AS (
+        SELECT *,
+            CASE
+                WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
+                WHEN status_code = 200 AND (refusal IS NOT NULL OR finish_reason = 'content_filter')
+                    THEN 'content_refused'
+                WHEN status_code = 200 AND finish_reason = 'length' THEN 'max_output_tokens'
+                WHEN status_code = 200 THEN 'empty_answer'
+                ELSE coalesce(error_code, 'http_' || status_code, 'no_response')
+            END AS code
+        FROM named
+    )
+    SELECT *,
+        CASE code
+            WHEN 'content_refused' THEN coalesce(refusal, 'The answer was withheld by the content filter.')
+            WHEN 'max_output_tokens'
+                THEN 'The output tokens were used up before an answer began. Raise max_output_tokens.'
+            WHEN 'empty_answer' THEN 'The model answered with nothing.'
+            ELSE error_message
+        END AS message,
+        code NOT IN ('content_refused', 'max_output_tokens') AND NOT (
+            coalesce(status_code BETWEEN 400 AND 499, false) AND status_code NOT IN (SELECT unnest($retryable))
+        ) AS retryable
+    FROM judged
+    -- of several lines for one request the better one wins
+    QUALIFY row_number() OVER (PARTITION BY custom_id ORDER BY code IS NULL DESC, status_code IS NULL) = 1
+"""
+
+
+@dataclass(frozen=True)
+class EndedBatch:
+    """A batch that has ended, with its result files on disk.
+
+    `reasons` names requests that OpenAI refused before it ran anything: custom_id → (code, message).
+    `reason` is what it said of the batch as a whole. `cancelled_by_user`: what has no answer isn't to go out again
+    by itself.
+    """
+
+    submission_key: str
+    batch_id: str
+    model: str
+    status: str
+    ended_at: datetime
+    files: list[Path]
+    reasons: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reason: tuple[str, str] | None = None
+    cancelled_by_user: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a batch's requests; `quarantined` counts lines."""
+
+    answered: int
+    failed: int
+    quarantined: int
+
+
+def load_results(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> Loaded:
+    """Enter a batch's results into the tables. Call it inside a transaction, and once for a batch."""
+    connection.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE result_line (
+            path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, body JSON, error JSON
+        )
+        """
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE known AS SELECT custom_id FROM pending_request WHERE submission_key = ?",
+        [batch.submission_key],
+    )
+    quarantined = sum(_read_file(connection, path, batch.batch_id) for path in batch.files)
+    connection.execute(OUTCOMES, {"retryable": list(RETRYABLE_CLIENT_ERRORS)})
+    answered = _insert_completions(connection, batch)
+    failed = _insert_failures(connection, batch)
+    connection.execute("DELETE FROM pending_request WHERE submission_key = ?", [batch.submission_key])
+    connection.execute(
+        "UPDATE openai_batch SET collected_at = now() AT TIME ZONE 'UTC' WHERE submission_key = ?",
+        [batch.submission_key],
+    )
+    return Loaded(answered, failed, quarantined)
+
+
+def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str) -> int:
+    """Read a result file into `result_line`; returns how many of its lines went to quarantine."""
+    if path.stat().st_size == 0:
+        return 0
+    connection.execute(READ_LINES, [str(path)])
+    unusable = connection.execute(
+        "SELECT count(*) FROM result_line ANTI JOIN known USING (custom_id) WHERE path = ?", [str(path)]
+    ).fetchone()
+    if unusable == (0,):
+        return 0
+    known = {row[0] for row in connection.execute("SELECT custom_id FROM known").fetchall()}
+    return _read_again(connection, path, batch_id, known)
+
+
+def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str, known: set[str]) -> int:
+    """Lines that DuckDB could read are entered a second time, which does no harm: one line of a request counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        repaired, quarantine = Path(folder) / "repaired.jsonl", Path(folder) / "quarantine.csv"
+        quarantined = 0
+        with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
+            rows = csv.writer(bad)
+            for number, line in _lines(path):
+                result, reason = _repair(line, known)
+                if result is None:
+                    rows.writerow([number, reason, line.hex()])
+                    quarantined += 1
+                else:
+                    good.write(json.dumps(result) + "\n")
+        if repaired.stat().st_size:
+            connection.execute(READ_LINES, [str(repaired)])
+        connection.execute(
+            """
+            INSERT INTO quarantined_line
+            SELECT ?, ?, number, reason, unhex(line)
+            FROM read_csv(?, header = false, auto_detect = false, delim = ',', quote = '"', max_line_size = 100000000,
+                columns = {number: 'BIGINT', reason: 'VARCHAR', line: 'VARCHAR'})
+            """,
+            [batch_id, str(path), str(quarantine)],
+        )
+    return quarantined
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, from 1, that aren't blank. A line ends at \\n, and not at U+2028 or the like."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
+
+
+def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
+    """The result on this line, or None and the reason why it can't be used."""
+    text = line.decode("utf-8-sig", errors="replace")
+    try:
+        result = json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        return None, f"malformed JSON: {error}"
+    if not isinstance(result, dict):
+        return None, "not a JSON object"
+    custom_id = result.get("custom_id")
+    if not isinstance(custom_id, str):
+        return None, "no custom_id"
+    if custom_id not in known:
+        return None, "unknown custom_id: no request of this batch has it"
+    # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
+    whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return json.loads(whole.decode("utf-16", "replace")), ""
+
+
+def _insert_completions(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> int:
+    rates = batch_rates(batch.model)
+    inserted = connection.execute(
+        """
+        INSERT INTO completion
+        SELECT
+            custom_id, text, finish_reason, coalesce(model, $model),
+            usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.completion_tokens,
+            usage.completion_tokens_details.reasoning_tokens,
+            (usage.prompt_tokens - coalesce(usage.prompt_tokens_details.cached_tokens, 0)) * $input_usd::DOUBLE
+                + coalesce(usage.prompt_tokens_details.cached_tokens, 0) * $cached_input_usd::DOUBLE
+                + usage.completion_tokens * $output_usd::DOUBLE,
+            $batch_id, request_id, $ended_at
+        FROM outcome
+        WHERE code IS NULL AND custom_id NOT IN (SELECT custom_id FROM completion)
+        """,
+        {
+            "model": batch.model,
+            "input_usd": rates and rates.input_usd,
+            "cached_input_usd": rates and rates.cached_input_usd,
+            "output_usd": rates and rates.output_usd,
+            "batch_id": batch.batch_id,
+            "ended_at": batch.ended_at,
+        },
+    ).fetchone()
+    return int(inserted[0]) if inserted else 0
+
+
+def _insert_failures(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> int:
+    connection.execute("CREATE OR REPLACE TEMP TABLE refused (custom_id VARCHAR, code VARCHAR, message VARCHAR)")
+    if batch.reasons:
+        rows = [(custom_id, code, message) for custom_id, (code, message) in batch.reasons.items()]
+        connection.executemany("INSERT INTO refused VALUES (?, ?, ?)", rows)
+    code, message = batch.reason or (
+        BATCH_STATUS_CODES.get(batch.status, MISSING),
+        f"The batch ended as {batch.status}, and neither of its result files has a line for this request.",
+    )
+    inserted = connection.execute(
+        """
+        INSERT INTO failed_request
+        SELECT custom_id, $batch_id, code, message, status_code, retryable, $ended_at
+        FROM outcome WHERE code IS NOT NULL
+        UNION ALL
+        SELECT custom_id, $batch_id, code, message, NULL, false, $ended_at
+        FROM refused SEMI JOIN known USING (custom_id) ANTI JOIN outcome USING (custom_id)
+        UNION ALL
+        SELECT custom_id, $batch_id, $code, $message, NULL, true, $ended_at
+        FROM known ANTI JOIN outcome USING (custom_id) ANTI JOIN refused USING (custom_id)
+        """,
+        {"batch_id": batch.batch_id, "code": code, "message": message, "ended_at": batch.ended_at},
+    ).fetchone()
+    if batch.cancelled_by_user:
+        connection.execute(
+            "UPDATE failed_request SET code = ? WHERE batch_id = ? AND retryable", [CANCELLED_BY_USER, batch.batch_id]
+        )
+    return int(inserted[0]) if inserted else 0

@@ -1,0 +1,71 @@
+"""`batch-assets cancel` and `batch-assets adopt`: what people do from a terminal, beside a running Dagster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import click
+import dagster as dg
+import openai
+
+from batch_assets.assets import openai_batch
+from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
+from batch_assets.batching import ledger
+from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
+from batch_assets.batching.database import Database, DatabaseBusyError
+from batch_assets.batching.remote import words_of
+from batch_assets.home import StartError, dagster_home, local_api
+from batch_assets.partitions import daily_partitions
+from batch_assets.resources import KEY_OF_THE_LOCAL_API
+from batch_assets.settings import Settings
+
+
+def cancel_by_hand(settings: Settings, day: str) -> None:
+    """Cancel the day's batches, and say what became of them. Raises click.ClickException."""
+    if not daily_partitions.has_partition_key(day):
+        raise click.ClickException(f"There is no day {day!r}.")
+    with _said_in_a_sentence(), _client(settings) as client:
+        done = cancel_day(Database(settings.database), client, day=day, data_folder=settings.data_folder)
+    click.echo(str(done))
+
+
+def adopt_by_hand(settings: Settings, batch_id: str) -> None:
+    """Enter the batch into the ledger, and tell the sensor to watch it. Raises click.ClickException."""
+    database = Database(settings.database)
+    with _said_in_a_sentence():
+        with _client(settings) as client:
+            days = adopt_batch(database, client, batch_id=batch_id, data_folder=settings.data_folder)
+        with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
+            for day in days:
+                waited_for = ledger.batches_waited_for(database, day, settings.data_folder)
+                instance.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        openai_batch.key,
+                        partition=day,
+                        metadata={
+                            BATCH_IDS: dg.MetadataValue.json(waited_for),
+                            WAITING: len(ledger.unsubmitted(database, day, settings.data_folder)),
+                            LOOK_AGAIN_AT: dg.MetadataValue.timestamp(datetime.now(UTC)),
+                            "batches_adopted": 1,
+                        },
+                    )
+                )
+    click.echo(f"{batch_id} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended.")
+
+
+@contextmanager
+def _client(settings: Settings) -> Iterator[openai.OpenAI]:
+    key = None if settings.has_key else KEY_OF_THE_LOCAL_API
+    # without a url, the client reads OPENAI_BASE_URL by itself
+    with local_api(settings) as url, openai.OpenAI(api_key=key, base_url=url) as client:
+        yield client
+
+
+@contextmanager
+def _said_in_a_sentence() -> Iterator[None]:
+    try:
+        yield
+    except (AdoptionError, DatabaseBusyError, StartError) as error:
+        raise click.ClickException(str(error)) from error
+    except openai.OpenAIError as error:
+        raise click.ClickException(f"OpenAI says: {words_of(error)}") from error

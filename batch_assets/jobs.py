@@ -1,0 +1,37 @@
+"""Jobs beside the assets: submit a day, or cancel one."""
+
+import dagster as dg
+import openai as openai_client
+from dagster_openai import OpenAIResource
+
+from batch_assets.assets import openai_batch
+from batch_assets.batching.control import cancel_day
+from batch_assets.batching.remote import words_of
+from batch_assets.partitions import daily_partitions
+from batch_assets.resources import Warehouse
+
+# `summaries` isn't part of it: the sensor materialises that when OpenAI is done, hours later perhaps.
+submit_batches = dg.define_asset_job(
+    "submit_batches",
+    selection=dg.AssetSelection.assets(openai_batch).upstream(),
+    description="Read a day's articles, write their requests, and submit them to OpenAI. Backfill with this one.",
+)
+
+
+@dg.op
+def cancel_batches_of_day(context: dg.OpExecutionContext, warehouse: Warehouse, openai: OpenAIResource) -> None:
+    """Stop what the day has in flight, and withdraw what waits."""
+    with openai.get_client(context) as client:
+        try:
+            done = cancel_day(warehouse.tables, client, day=context.partition_key, data_folder=warehouse.files)
+        except openai_client.OpenAIError as error:
+            raise dg.Failure(f"OpenAI did not cancel: {words_of(error)}. Run this again.") from error
+    context.log.info(str(done))
+
+
+@dg.job(
+    partitions_def=daily_partitions,
+    description="Cancel a day's batches at OpenAI. What is answered is kept; the rest isn't sent again by itself.",
+)
+def cancel_batches() -> None:
+    cancel_batches_of_day()

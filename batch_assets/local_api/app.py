@@ -1,0 +1,302 @@
+"""The HTTP side: routes, request bodies, error bodies, and who may come in.
+
+Paths, objects and errors are OpenAI's, with two additions of ours:
+`GET /healthz` says "ok" and which instance answers; `GET /stats` counts what was done, for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from batch_assets.local_api import batches, files, models, strict_json
+from batch_assets.local_api.answers import JsonAnswer, error_answer
+from batch_assets.local_api.discovery import INSTANCE_HEADER
+from batch_assets.local_api.errors import ApiError, server_error
+from batch_assets.local_api.execution import Executor
+from batch_assets.local_api.settings import Settings
+from batch_assets.local_api.store import Store, read_counter
+from batch_assets.local_api.uploads import receive_upload
+
+logger = logging.getLogger(__name__)
+
+
+_MAXIMUM_JSON_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024
+_SWEEP_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Api:
+    """What the handlers work with; `instance` is new at every start of the server."""
+
+    settings: Settings
+    store: Store
+    executor: Executor
+    instance: str
+
+
+def create_app(api: Api) -> Starlette:
+    """The application; its lifespan starts and stops the execution of batches."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await run_in_threadpool(files.sweep, api.store, api.settings)
+        await run_in_threadpool(api.executor.start)
+        sweeper = asyncio.create_task(_sweep_forever(api))
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            await run_in_threadpool(api.executor.stop)
+
+    app = Starlette(
+        routes=[
+            Route("/healthz", _healthz),
+            Route("/stats", _stats),
+            Route("/v1/models", _list_models),
+            Route("/v1/models/{model_id:path}", _get_model),
+            Route("/v1/files", _create_file, methods=["POST"]),
+            Route("/v1/files", _list_files),
+            Route("/v1/files/{file_id}", _get_file),
+            Route("/v1/files/{file_id}", _delete_file, methods=["DELETE"]),
+            Route("/v1/files/{file_id}/content", _get_content),
+            Route("/v1/batches", _create_batch, methods=["POST"]),
+            Route("/v1/batches", _list_batches),
+            Route("/v1/batches/{batch_id}", _get_batch),
+            Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
+            Route("/v1/chat/completions", _create_chat_completion, methods=["POST"]),
+        ],
+        exception_handlers={
+            ApiError: _on_api_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_disconnect,
+            Exception: _on_error,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.api = api
+    return app
+
+
+async def _sweep_forever(api: Api) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await run_in_threadpool(files.remove_expired, api.store, api.settings)
+        except Exception:
+            logger.exception("Could not remove expired files; the next attempt is in an hour.")
+
+
+def _api(request: Request) -> Api:
+    api: Api = request.app.state.api
+    return api
+
+
+async def _answer(work: Callable[..., dict[str, Any]], *arguments: Any) -> JsonAnswer:
+    """Do the work in a thread, since it waits for the disk; the event loop serves others meanwhile."""
+    return JsonAnswer(await run_in_threadpool(work, *arguments))
+
+
+async def _read_json(request: Request) -> Any:
+    """The JSON body; one that is too large is read to its end, so that the client sees the answer."""
+    body = bytearray()
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= _MAXIMUM_JSON_BYTES:
+            body += chunk
+    if size > _MAXIMUM_JSON_BYTES:
+        raise ApiError(413, f"The request body is larger than the {_MAXIMUM_JSON_BYTES} bytes maximum.")
+    try:
+        return await run_in_threadpool(strict_json.loads, bytes(body))
+    except ValueError as error:
+        message = (
+            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
+            "your HTTP library correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
+        )
+        raise ApiError(400, message) from error
+
+
+async def _healthz(request: Request) -> Response:
+    return PlainTextResponse("ok", headers={INSTANCE_HEADER: _api(request).instance})
+
+
+async def _stats(request: Request) -> Response:
+    def count(api: Api) -> dict[str, Any]:
+        with api.store.read() as connection:
+            (files_created,) = connection.execute(
+                "SELECT count(*) FROM file WHERE purpose <> 'batch_output'"
+            ).fetchone()
+            (batches_created,) = connection.execute("SELECT count(*) FROM batch").fetchone()
+            executed = read_counter(connection, "requests_executed")
+        return {
+            "files_created": files_created,
+            "batches_created": batches_created,
+            "requests_executed": executed + api.executor.uncounted(),
+            "requests_in_flight": api.executor.in_flight(),
+        }
+
+    return await _answer(count, _api(request))
+
+
+async def _list_models(request: Request) -> Response:
+    return JsonAnswer(models.list_models())
+
+
+async def _get_model(request: Request) -> Response:
+    return JsonAnswer(models.model_object(request.path_params["model_id"]))
+
+
+async def _create_file(request: Request) -> Response:
+    api = _api(request)
+    async with receive_upload(request, api.settings.uploads_directory) as upload:
+        return await _answer(files.create_file, api.store, api.settings, upload.path, upload.filename, upload.fields)
+
+
+async def _list_files(request: Request) -> Response:
+    return await _answer(files.list_files, _api(request).store, request.query_params)
+
+
+async def _get_file(request: Request) -> Response:
+    row = await run_in_threadpool(files.get_file, _api(request).store, request.path_params["file_id"])
+    return JsonAnswer(files.file_object(row))
+
+
+async def _delete_file(request: Request) -> Response:
+    api = _api(request)
+    return await _answer(files.delete_file, api.store, api.settings, request.path_params["file_id"])
+
+
+async def _get_content(request: Request) -> Response:
+    """Chunked octets, as recorded from OpenAI, although the specification speaks of a JSON string."""
+    api = _api(request)
+    file_id = request.path_params["file_id"]
+    row = await run_in_threadpool(files.get_file, api.store, file_id)
+    try:
+        # Opened here: a deletion from now on doesn't disturb the download.
+        file = files.content_path(api.settings, file_id).open("rb")
+    except FileNotFoundError as error:
+        raise ApiError(404, f"No such File object: {file_id}", param="id") from error
+    disposition = _content_disposition(row["filename"])
+    return StreamingResponse(
+        _chunks(file), media_type="application/octet-stream", headers={"content-disposition": disposition}
+    )
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _content_disposition(filename: str) -> str:
+    """The name was the client's: quoted when it is harmless, percent-encoded (RFC 6266) when it isn't."""
+    name = Path(filename).name
+    if name.isascii() and name.isprintable() and not set(name) & set('"\\'):
+        return f'attachment; filename="{name}"'
+    return f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+
+
+async def _create_batch(request: Request) -> Response:
+    api = _api(request)
+    body = await _read_json(request)
+
+    def create() -> dict[str, Any]:
+        batch = batches.create_batch(api.store, api.settings, body)
+        api.executor.submit(batch["id"])
+        return batch
+
+    return await _answer(create)
+
+
+async def _list_batches(request: Request) -> Response:
+    api = _api(request)
+
+    def work() -> dict[str, Any]:
+        page = batches.list_batches(api.store, request.query_params)
+        for batch in page["data"]:
+            _add_progress(api, batch)
+        return page
+
+    return await _answer(work)
+
+
+async def _get_batch(request: Request) -> Response:
+    api = _api(request)
+
+    def work() -> dict[str, Any]:
+        row = batches.find_batch(api.store, request.path_params["batch_id"])
+        return _add_progress(api, batches.batch_object(row))
+
+    return await _answer(work)
+
+
+def _add_progress(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
+    """Replace the counts of a batch that runs: the database has them every now and then only."""
+    if batch["status"] in ("in_progress", "finalizing", "cancelling"):
+        progress = api.executor.progress(batch["id"])
+        if progress is not None:
+            batch["request_counts"]["completed"], batch["request_counts"]["failed"] = progress
+    return batch
+
+
+async def _cancel_batch(request: Request) -> Response:
+    api = _api(request)
+
+    def work() -> dict[str, Any]:
+        batch = batches.cancel_batch(api.store, request.path_params["batch_id"])
+        api.executor.cancel(batch["id"])
+        return _add_progress(api, batch)
+
+    return await _answer(work)
+
+
+async def _create_chat_completion(request: Request) -> Response:
+    body = await _read_json(request)
+    return await _answer(_api(request).executor.answer_now, body)
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_answer(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own errors, in OpenAI's words."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        problem = ApiError(404, f"Invalid URL ({where})")
+    elif error.status_code == 405:
+        message = (
+            f"Not allowed to {request.method} on {request.url.path}. "
+            "(HINT: Perhaps you meant to use a different HTTP method?)"
+        )
+        problem = ApiError(405, message, code="method_not_supported")
+    else:
+        problem = ApiError(error.status_code, error.detail)
+    return error_answer(problem)
+
+
+async def _on_disconnect(_: Request, error: Exception) -> Response:
+    """Nobody reads this; it only keeps a client that hung up out of the error log."""
+    return Response(status_code=499)
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    return error_answer(server_error())

@@ -1,0 +1,51 @@
+"""Identifiers in OpenAI's forms. The server makes all of them, so each is safe as a file name."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+
+_BASE62 = string.ascii_letters + string.digits
+_FILE_ID = re.compile(r"file-[A-Za-z0-9]{22}", re.ASCII)
+_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
+
+
+def _base62(length: int) -> str:
+    # One call for all the randomness: a system call for each character would let go of Python's
+    # lock each time, and the threads that execute lines would do little else than pass it around.
+    number = secrets.randbits(6 * length + 32)
+    characters = []
+    for _ in range(length):
+        number, index = divmod(number, 62)
+        characters.append(_BASE62[index])
+    return "".join(characters)
+
+
+def new_file_id() -> str:
+    return "file-" + _base62(22)
+
+
+def new_batch_id() -> str:
+    return "batch_" + secrets.token_hex(16)
+
+
+def new_batch_request_id() -> str:
+    return "batch_req_" + secrets.token_hex(16)
+
+
+def new_request_id() -> str:
+    return "req_" + secrets.token_hex(16)
+
+
+def new_completion_id() -> str:
+    return "chatcmpl-" + _base62(29)
+
+
+def is_file_id(text: str) -> bool:
+    """Whether this server could have made the id; what it couldn't is never looked up anywhere."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    return _BATCH_ID.fullmatch(text) is not None

@@ -1,0 +1,146 @@
+"""The results of a batch that runs: two files that lines are appended to, and what is known of them.
+
+They are the truth about what has been executed. A line is handed to the operating system before
+it counts, so a kill loses none; it is synced to the disk from time to time, so a power cut may lose
+the last few, which then are executed again. A torn tail is cut off when the files are opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from batch_assets.local_api import ids, strict_json
+
+# Lines that were never executed, for these reasons, are in the error file but count as neither
+# completed nor failed [recorded: litellm #36034, warmbly #333].
+UNEXECUTED = {
+    # [docs]
+    "batch_expired": "This request could not be executed before the completion window expired.",
+    # The code is what clients look for; OpenAI's message is not known, this one is ours.
+    "batch_cancelled": "This request was not executed because the batch was cancelled.",
+}
+
+
+class Results:
+    """Output and error lines of one batch; not safe for threads, its run holds a lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.output_path = directory / "output.jsonl"
+        self.error_path = directory / "errors.jsonl"
+        self.completed = 0
+        self.failed = 0
+        self.usage = _no_usage()
+        self.recorded: set[str] = set()
+        """custom_ids found when the files were opened; the caller takes and empties it."""
+        self._output = self._open(self.output_path)
+        self._error = self._open(self.error_path)
+        self._dirty = False
+
+    @property
+    def executed(self) -> int:
+        return self.completed + self.failed
+
+    def append(self, custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> None:
+        """Record an answer: in the output file when it is a 200, otherwise in the error file."""
+        response = {"status_code": status, "request_id": request_id, "body": body}
+        self._write(self._output if status == 200 else self._error, custom_id, response, None)
+        if status == 200:
+            self.completed += 1
+            self._add_usage(body)
+        else:
+            self.failed += 1
+
+    def append_unexecuted(self, custom_id: str, code: str) -> None:
+        """Record that a line was not executed, with a code of UNEXECUTED."""
+        self._write(self._error, custom_id, None, {"code": code, "message": UNEXECUTED[code]})
+
+    def sync(self) -> None:
+        if self._dirty:
+            self._dirty = False
+            os.fsync(self._output.fileno())
+            os.fsync(self._error.fileno())
+
+    def close(self) -> None:
+        self._output.close()
+        self._error.close()
+
+    def _write(
+        self,
+        file: BinaryIO,
+        custom_id: str,
+        response: dict[str, Any] | None,
+        error: dict[str, Any] | None,
+    ) -> None:
+        line = {
+            "id": ids.new_batch_request_id(),
+            "custom_id": custom_id,
+            "response": response,
+            "error": error,
+        }
+        data = strict_json.dumps(line) + b"\n"
+        self._dirty = True
+        # Unbuffered: one call to the operating system, which a kill of this process can't undo.
+        # A disk that is full takes part of it; the torn line goes when the files are opened again.
+        if file.write(data) != len(data):
+            raise OSError(f"Could not write a result to {file.name}: is the disk full?")
+
+    def _open(self, path: Path) -> BinaryIO:
+        """Open for appending, after cutting off everything from the first line that isn't whole."""
+        path.touch()
+        good = 0
+        for line, end in _whole_lines(path):
+            self._count(line)
+            good = end
+        file = path.open("r+b", buffering=0)
+        file.truncate(good)
+        file.seek(good)
+        return file
+
+    def _count(self, line: dict[str, Any]) -> None:
+        self.recorded.add(line["custom_id"])
+        response = line["response"]
+        if response is None:
+            return
+        if response["status_code"] == 200:
+            self.completed += 1
+            self._add_usage(response["body"])
+        else:
+            self.failed += 1
+
+    def _add_usage(self, body: dict[str, Any]) -> None:
+        """A batch's usage has other names than a chat completion's, and is the sum over its lines."""
+        usage = body["usage"]
+        total = self.usage
+        total["input_tokens"] += usage["prompt_tokens"]
+        total["input_tokens_details"]["cached_tokens"] += usage["prompt_tokens_details"]["cached_tokens"]
+        total["output_tokens"] += usage["completion_tokens"]
+        total["output_tokens_details"]["reasoning_tokens"] += usage["completion_tokens_details"]["reasoning_tokens"]
+        total["total_tokens"] += usage["total_tokens"]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The lines up to the first that is torn (or zeroes, after a power cut), each with the offset of its end."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            end += len(line)
+            try:
+                value = strict_json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield value, end
+
+
+def _no_usage() -> dict[str, Any]:
+    return {
+        "input_tokens": 0,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 0,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 0,
+    }

@@ -1,0 +1,265 @@
+"""One batch while it runs: which line is next, what has been recorded, and how it ends.
+
+Everything here survives a kill -9: the status is in the database, the input and the results are in
+the batch's work folder, and `open_run` builds the same run from them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from batch_assets.local_api import batches, files, ids, strict_json, validation
+from batch_assets.local_api.results import Results
+from batch_assets.local_api.settings import Settings
+from batch_assets.local_api.store import Store, add_to_counter
+
+_SYNC_SECONDS = 0.2
+
+
+@dataclass
+class Line:
+    index: int
+    data: bytes
+
+
+@dataclass
+class Run:
+    """A batch between its creation and its end.
+
+    stop: set when no further line is to be executed: cancelled, expired, broken, or the server stops.
+    broken: something went wrong that a fresh start from the disk may mend.
+    in_flight, index, done, results: under `lock`; `done[i]` is 1 when line i has its result.
+    """
+
+    batch_id: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+    opened: bool = False
+    ended: bool = False
+    broken: bool = False
+    in_flight: int = 0
+    index: int = 0
+    done: bytearray = field(default_factory=bytearray)
+    created_at: float = 0.0
+    expires_at: float = 0.0
+    counted: int = 0
+    """Executions of this batch that are in the database's counter already."""
+    synced_at: float = 0.0
+    _input: BinaryIO | None = None
+    _results: Results | None = None
+
+    @property
+    def results(self) -> Results:
+        assert self._results is not None, "the run is not open"
+        return self._results
+
+    @property
+    def exhausted(self) -> bool:
+        return self.index >= len(self.done)
+
+    def take(self) -> Line | None:
+        """The next line to execute, which is in flight from now on; None when there is none (any more)."""
+        with self.lock:
+            if time.time() >= self.expires_at:
+                self.stop.set()
+            if self.stop.is_set() or self._input is None:
+                return None
+            while not self.exhausted:
+                data = self._input.readline()
+                index, self.index = self.index, self.index + 1
+                if not self.done[index]:
+                    self.in_flight += 1
+                    return Line(index, data)
+            return None
+
+    def claim_end(self, now: float, batch_seconds: float) -> bool:
+        """True for exactly one caller, once nothing is left to execute and nothing is in flight."""
+        with self.lock:
+            waiting = now < self.created_at + batch_seconds and not self.stop.is_set()
+            if self.ended or self.in_flight or waiting or not (self.exhausted or self.stop.is_set()):
+                return False
+            self.ended = True
+            return True
+
+    def due(self, batch_seconds: float) -> float:
+        """When the next line is due (or the end, after the last), with the lines spread over `batch_seconds`."""
+        share = self.index / len(self.done) if self.done else 1.0
+        return min(self.created_at + batch_seconds * share, self.expires_at)
+
+    def close(self) -> None:
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+        if self._results is not None:
+            self._results.close()
+
+
+def open_run(run: Run, store: Store, settings: Settings) -> bool:
+    """Validate a new batch, or recover one that ran before; False when it has ended thereby.
+
+    Raises validation.Stopped when the server stops in mid-validation.
+    """
+    row = batches.find_batch(store, run.batch_id)
+    work = settings.work_directory / run.batch_id
+    run.created_at, run.expires_at = row["created_at"], row["expires_at"]
+    if row["status"] == "validating" and not _validate(run, store, settings):
+        return False
+    row = batches.find_batch(store, run.batch_id)
+    if row["status"] == "cancelling":
+        run.stop.set()
+    run.done = bytearray(row["total"])
+    if row["in_progress_at"] is None:
+        return True  # cancelled before its lines were known: ends with no files, and counts of zero
+    run._results = Results(work)
+    run._input = (work / "input.jsonl").open("rb")
+    _mark_done(run)
+    _catch_up_counter(run, store, row["completed"] + row["failed"])
+    return True
+
+
+def _validate(run: Run, store: Store, settings: Settings) -> bool:
+    """validating → in_progress (or cancelling, both True), or → failed (False)."""
+    row = batches.find_batch(store, run.batch_id)
+    work = settings.work_directory / run.batch_id
+    work.mkdir(exist_ok=True)
+    problems = _provide_input(row["input_file_id"], run, store, settings)
+    verdict = validation.Verdict(problems=problems)
+    if not problems:
+        path = work / "input.jsonl"
+        try:
+            verdict = validation.validate(path, row["endpoint"], stopped=run.stop.is_set)
+        except validation.Stopped:
+            if batches.find_batch(store, run.batch_id)["status"] == "cancelling":
+                return True
+            raise
+    if not verdict.problems:
+        batches.move_to_in_progress(store, run.batch_id, total=verdict.total, model=verdict.model)
+        return True
+    if batches.move_to_failed(store, run.batch_id, verdict.problems):
+        shutil.rmtree(work, ignore_errors=True)
+        return False
+    return True
+
+
+def _provide_input(file_id: str, run: Run, store: Store, settings: Settings) -> list[validation.Problem]:
+    """Give the batch a name of its own for its input, so that deleting the file object does it no harm."""
+    row = files.find_file(store, file_id)
+    if row is None:
+        return [validation.file_not_found(file_id)]
+    if row["purpose"] != "batch":
+        return [validation.wrong_purpose(file_id, row["purpose"])]
+    own = settings.work_directory / run.batch_id / "input.jsonl"
+    own.unlink(missing_ok=True)  # of an earlier start, perhaps a torn copy
+    try:
+        files.link_or_copy(files.content_path(settings, file_id), own)
+    except FileNotFoundError:  # deleted in this moment
+        return [validation.file_not_found(file_id)]
+    return []
+
+
+def _mark_done(run: Run) -> None:
+    """Find the lines of the input that have a result already."""
+    recorded, run.results.recorded = run.results.recorded, set()
+    if not recorded or run._input is None:
+        return
+    for index, data in enumerate(run._input):
+        if strict_json.loads(data)["custom_id"] in recorded:
+            run.done[index] = 1
+    run._input.seek(0)
+
+
+def _catch_up_counter(run: Run, store: Store, counted: int) -> None:
+    """Count what was recorded but not yet counted when the server was killed."""
+    run.counted = counted
+    save_progress(run, store)
+
+
+def record(run: Run, store: Store, line: Line, answer: Callable[[Results], None]) -> None:
+    """Record a line's result; now and then, sync it and save the counts."""
+    with run.lock:
+        if run.broken:
+            return
+        try:
+            answer(run.results)
+            run.done[line.index] = 1
+            if time.monotonic() - run.synced_at >= _SYNC_SECONDS:
+                save_progress(run, store)
+        except BaseException:
+            # Still under the lock: after a torn line nothing more may be appended.
+            run.broken = True
+            raise
+
+
+def save_progress(run: Run, store: Store) -> None:
+    """Sync the results, and put the counts into the database; the caller holds the lock (or is alone)."""
+    run.synced_at = time.monotonic()
+    results = run.results
+    results.sync()
+    new = results.executed - run.counted
+    with store.transaction() as connection:
+        connection.execute(
+            "UPDATE batch SET completed = ?, failed = ? WHERE id = ?",
+            (results.completed, results.failed, run.batch_id),
+        )
+        add_to_counter(connection, "requests_executed", max(new, 0))
+    run.counted = results.executed
+
+
+def finish_run(run: Run, store: Store, settings: Settings) -> None:
+    """Bring a batch with nothing in flight to its end: completed, expired or cancelled.
+
+    May be repeated from any point after a crash: the results stay in the work folder until the
+    transaction that names the result files and the final status.
+    """
+    work = settings.work_directory / run.batch_id
+    if run._results is None:
+        work.mkdir(exist_ok=True)
+        run._results = Results(work)
+    status = "cancelled"
+    if batches.move_to_finalizing(store, run.batch_id):
+        status = "completed" if all(run.done) else "expired"
+    if status != "completed" and run._input is not None:
+        _record_unexecuted(run, "batch_cancelled" if status == "cancelled" else "batch_expired")
+    save_progress(run, store)
+    row = batches.find_batch(store, run.batch_id)
+    results = run.results
+    produced = [(results.output_path, "output"), (results.error_path, "error")]
+    made: dict[str, tuple[str, int]] = {}
+    for path, kind in produced:
+        if size := path.stat().st_size:
+            made[kind] = (ids.new_file_id(), size)
+            files.link_or_copy(path, files.content_path(settings, made[kind][0]))
+    files.sync_directory(settings.files_directory)
+    seconds = row["output_expires_after_seconds"] or files.BATCH_FILE_EXPIRY_SECONDS
+    with store.transaction() as connection:
+        for kind, (file_id, size) in made.items():
+            filename = f"{run.batch_id}_{kind}.jsonl"
+            files.insert_file(connection, file_id, filename, "batch_output", size, seconds)
+        batches.set_ended(
+            connection,
+            run.batch_id,
+            status,
+            output_file_id=made["output"][0] if "output" in made else None,
+            error_file_id=made["error"][0] if "error" in made else None,
+            completed=results.completed,
+            failed=results.failed,
+            usage=results.usage,
+        )
+    run.close()
+    with contextlib.suppress(OSError):  # swept at the next start
+        shutil.rmtree(work)
+
+
+def _record_unexecuted(run: Run, code: str) -> None:
+    assert run._input is not None
+    run._input.seek(0)
+    for index, data in enumerate(run._input):
+        if not run.done[index]:
+            run.results.append_unexecuted(strict_json.loads(data)["custom_id"], code)
+            run.done[index] = 1

@@ -1,0 +1,203 @@
+"""Running the local Batch API: one server for a directory, found through `server.json` there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from filelock import FileLock, Timeout
+
+from batch_assets.local_api import discovery
+from batch_assets.local_api.app import Api, create_app
+from batch_assets.local_api.engines import make_engine
+from batch_assets.local_api.execution import Executor
+from batch_assets.local_api.gate import Gate
+from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, Settings
+from batch_assets.local_api.store import Store, read_setting, write_setting
+
+KEY_VARIABLE = "BATCH_ASSETS_SERVE_KEY"
+_STARTING_SECONDS = 5.0
+
+
+class AlreadyRunning(Exception):  # noqa: N818 (a state of affairs, not a fault)
+    """Another process serves the directory; `url` is None when it does not answer (yet)."""
+
+    def __init__(self, directory: Path, url: str | None) -> None:
+        where = f"at {url}" if url else "but does not answer"
+        super().__init__(f"A local Batch API is already running for {directory}, {where}.")
+        self.url = url
+
+
+def serve(
+    directory: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    api_key: str | None = None,
+    engine: str = "extractive",
+    concurrency: int = 4,
+    latency_seconds: float = 0.0,
+    batch_seconds: float = 0.0,
+    completion_window_seconds: float = COMPLETION_WINDOW_SECONDS,
+    ready: Callable[[str], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve a directory until SIGINT, SIGTERM or `stop`, then end what is being executed, and return.
+
+    port: 0 takes the port of the last time when it is free, else any; another number must be free (OSError).
+    api_key: demanded of every client; None takes BATCH_ASSETS_SERVE_KEY, and without it admits anyone,
+        which is for loopback only: another host without a key is a ValueError.
+    ready: called with the base URL (ending in /v1) once the server listens and is announced.
+    stop: ends the server when set, where there are no signals, in a thread other than the main one.
+
+    Raises AlreadyRunning when another process serves the directory. Options: see Settings.
+    """
+    api_key = api_key or os.environ.get(KEY_VARIABLE) or None
+    if not _is_loopback(host) and api_key is None:
+        raise ValueError(
+            f"Listening on {host} lets other machines in. Set {KEY_VARIABLE} to a key that they must send."
+        )
+    directory = directory.resolve()
+    settings = Settings(
+        directory=directory,
+        engine=engine,
+        concurrency=concurrency,
+        latency_seconds=latency_seconds,
+        batch_seconds=batch_seconds,
+        completion_window_seconds=completion_window_seconds,
+        api_key=api_key,
+    )
+    chosen_engine = make_engine(engine)
+    settings.make_directories()
+    with _only_server_of(directory), contextlib.closing(Store(settings.database_path)) as store:
+        listener = _listen(store, host, port)
+        url = _base_url(host, listener.getsockname()[1])
+        api = Api(settings, store, Executor(store, settings, chosen_engine), secrets.token_hex(16))
+
+        def announce() -> None:
+            discovery.write_discovery(directory, url=url, instance=api.instance)
+            if ready is not None:
+                ready(url)
+
+        config = uvicorn.Config(
+            Gate(create_app(api), api_key),
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            lifespan="on",
+            # A client that reads slowly, or not at all, must not keep the server from stopping.
+            timeout_graceful_shutdown=3,
+        )
+        try:
+            _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
+        finally:
+            discovery.remove_discovery(directory)
+            listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which says when it listens, and returns on a signal instead of dying of it."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], stop: threading.Event) -> None:
+        super().__init__(config)
+        self._announce = announce
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            await asyncio.to_thread(self._announce)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._stop.is_set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Uvicorn's own raises the signal again afterwards, which would kill the process
+        # before `serve` could remove the discovery file.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = (signal.SIGINT, signal.SIGTERM)
+        previous = {name: signal.signal(name, self.handle_exit) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in previous.items():
+                signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def _only_server_of(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; raises AlreadyRunning. The lock dies with the process, however it dies."""
+    lock = FileLock(discovery.lock_path(directory))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        deadline = time.monotonic() + _STARTING_SECONDS
+        while (url := discovery.running_url(directory)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        raise AlreadyRunning(directory, url) from None
+    try:
+        discovery.remove_discovery(directory)  # of a server that was killed
+        yield
+    finally:
+        lock.release()
+
+
+def _listen(store: Store, host: str, port: int) -> socket.socket:
+    """A bound socket; remembers its port, so that URLs stay valid when the server is started again."""
+    with store.read() as connection:
+        last = read_setting(connection, "port")
+    if port:
+        listener = _bind(host, port)
+    else:
+        try:
+            listener = _bind(host, int(last or 0))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            listener = _bind(host, 0)
+    with store.transaction() as connection:
+        write_setting(connection, "port", str(listener.getsockname()[1]))
+    return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":  # there it would allow two servers on one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _base_url(host: str, port: int) -> str:
+    """Where this machine's programs reach the server, also when it listens on every interface."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{name}:{port}/v1"

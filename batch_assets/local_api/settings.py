@@ -1,0 +1,51 @@
+"""What a local Batch API can be told, and where it keeps things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+COMPLETION_WINDOW_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One server's options.
+
+    concurrency: lines that are executed at the same time, over all batches together.
+    latency_seconds: time that each line takes at least; with `concurrency` of them side by side.
+    batch_seconds: least time between creation and completion of a batch; its lines are spread over it.
+    completion_window_seconds: what "24h" means here; shorter in tests of expiry.
+    api_key: None admits any key and none, which is for loopback only.
+    """
+
+    directory: Path
+    engine: str = "extractive"
+    concurrency: int = 4
+    latency_seconds: float = 0.0
+    batch_seconds: float = 0.0
+    completion_window_seconds: float = COMPLETION_WINDOW_SECONDS
+    api_key: str | None = None
+
+    @property
+    def database_path(self) -> Path:
+        return self.directory / "local_api.sqlite3"
+
+    @property
+    def files_directory(self) -> Path:
+        """Contents of file objects, each under its generated id."""
+        return self.directory / "files"
+
+    @property
+    def uploads_directory(self) -> Path:
+        """Uploads that have not ended yet; emptied at start."""
+        return self.directory / "uploads"
+
+    @property
+    def work_directory(self) -> Path:
+        """One folder for each batch that has not ended: its input, and the results recorded so far."""
+        return self.directory / "batches"
+
+    def make_directories(self) -> None:
+        for path in (self.files_directory, self.uploads_directory, self.work_directory):
+            path.mkdir(parents=True, exist_ok=True)

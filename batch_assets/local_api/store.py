@@ -1,0 +1,131 @@
+"""The server's database: one SQLite file in WAL mode, one connection, short transactions.
+
+Rows of deleted files stay as tombstones, so that a listing can go on after a file that is gone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE file (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT, -- order of creation: what listings page by
+    id         TEXT NOT NULL UNIQUE,
+    filename   TEXT NOT NULL,
+    purpose    TEXT NOT NULL,
+    bytes      INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    expires_at REAL,
+    deleted_at REAL
+);
+CREATE TABLE batch (
+    seq               INTEGER PRIMARY KEY AUTOINCREMENT,
+    id                TEXT NOT NULL UNIQUE,
+    status            TEXT NOT NULL,
+    endpoint          TEXT NOT NULL,
+    input_file_id     TEXT NOT NULL,
+    completion_window TEXT NOT NULL,
+    metadata          TEXT,               -- JSON object
+    output_expires_after_seconds INTEGER,
+    model             TEXT,
+    errors            TEXT,               -- JSON array of {code, message, param, line}
+    output_file_id    TEXT,
+    error_file_id     TEXT,
+    usage             TEXT,               -- JSON object, once the batch has ended
+    total             INTEGER NOT NULL DEFAULT 0,
+    completed         INTEGER NOT NULL DEFAULT 0,
+    failed            INTEGER NOT NULL DEFAULT 0,
+    created_at        REAL NOT NULL,
+    expires_at        REAL NOT NULL,
+    in_progress_at    REAL,
+    finalizing_at     REAL,
+    completed_at      REAL,
+    failed_at         REAL,
+    expired_at        REAL,
+    cancelling_at     REAL,
+    cancelled_at      REAL
+);
+CREATE INDEX batch_status ON batch (status);
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+PRAGMA user_version = 1;
+"""
+
+
+class Store:
+    """Gives out the connection, one transaction at a time; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
+        # Transactions are begun and ended explicitly (isolation_level=None): sqlite3's own
+        # implicit ones would begin with a read, and could fail to upgrade.
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # What a client was told must survive a power cut, not only a crash of this process.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._create_schema(path)
+
+    def _create_schema(self, path: Path) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
+        elif version != _SCHEMA_VERSION:
+            raise RuntimeError(
+                f"{path} was written by another version of the local Batch API (schema {version}, "
+                f"this one reads {_SCHEMA_VERSION}). Use another directory, or delete this one."
+            )
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            yield self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and on the disk when the block has ended."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # A commit that fails, on a full disk, may have ended the transaction or not.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def add_to_counter(connection: sqlite3.Connection, name: str, amount: int) -> None:
+    connection.execute(
+        "INSERT INTO counter (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        (name, amount),
+    )
+
+
+def read_counter(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
+    return row["value"] if row else 0
+
+
+def read_setting(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+    return row["value"] if row else None
+
+
+def write_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
+    connection.execute(
+        "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, value),
+    )

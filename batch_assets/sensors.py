@@ -1,0 +1,343 @@
+"""The last hop: OpenAI says that a day's batches have ended, so `summaries` is materialised.
+
+What the sensor knows it reads from Dagster's event log, with a constant number of queries; it never opens
+DuckDB, whose lock belongs to the runs. Its cursor says only which progress was shown last, and may be lost.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import dagster as dg
+import openai as openai_client
+from dagster_openai import OpenAIResource
+
+from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.assets.batch_request_file import TASK
+from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
+from batch_assets.assets.summaries import OWED
+from batch_assets.batching.collection import LOST_AFTER
+from batch_assets.batching.ledger import must_go_back
+from batch_assets.batching.progress import look_up
+from batch_assets.batching.remote import VANISHED, RemoteBatch
+from batch_assets.settings import read_settings
+
+# A tick may take 60 s before Dagster gives up on it, and then it would run on beside the next one.
+TICK_SECONDS = 40.0
+HTTP_SECONDS = 10.0
+RUNS_PER_TICK = 25
+OBSERVATIONS_PER_TICK = 100  # reporting one takes Dagster up to 70 ms
+EARLIER = timedelta(days=1)  # batches may be older than the materialisation that names them: an adopted one is
+TRIES = 5
+FIRST_PAUSE = timedelta(seconds=30)  # before the second try; doubles with each
+LONGEST_PAUSE = timedelta(minutes=10)
+ROUND_PAUSE = timedelta(seconds=60)  # before what came back without an answer is asked again
+CAUSE_TAG = "batch_assets/cause"
+
+
+class Step(StrEnum):
+    """What comes next for a day."""
+
+    COLLECT = "collect"  # its batches have ended: `summaries`
+    SUBMIT = "submit"  # there may be room for what waits: `openai_batch`
+    NEXT_ROUND = "next_round"  # requests came back without an answer: `batch_request_file` and `openai_batch`
+
+
+ASSETS_OF = {
+    Step.COLLECT: [summaries.key],
+    Step.SUBMIT: [openai_batch.key],
+    Step.NEXT_ROUND: [batch_request_file.key, openai_batch.key],
+}
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the event log says of a day: its newest `openai_batch`, and its newest `summaries` if that is newer.
+
+    `is_collected`: `summaries` is newer, and requests came back without an answer. `room_since`: whether any
+    day was collected after this one was submitted.
+    """
+
+    day: str
+    storage_id: int
+    at: datetime
+    batch_ids: tuple[str, ...] = ()
+    waiting: int = 0
+    look_again_at: datetime | None = None
+    room_since: bool = False
+    is_collected: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A step that a day is ready for. Runs for the same `cause` are tries of the same thing."""
+
+    day: Day
+    step: Step
+
+    @property
+    def cause(self) -> str:
+        return f"{self.step}/{self.day.day}/{self.day.storage_id}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The batches of a day taken together."""
+
+    batches: int
+    ended: int
+    total: int
+    done: int
+    statuses: str
+
+    @property
+    def as_shown(self) -> str:
+        """Changes when there is something new to show: a status, or a tenth of the way."""
+        return f"{self.statuses}:{10 * self.done // self.total if self.total else 0}"
+
+
+@dg.sensor(
+    name="openai_batch_sensor",
+    target=dg.AssetSelection.assets(batch_request_file, openai_batch, summaries),
+    minimum_interval_seconds=read_settings().poll_seconds,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResource) -> dg.SensorResult:
+    """Watches the batches of every pending day, shows their progress, and asks for the run that comes next."""
+    deadline = time.monotonic() + TICK_SECONDS
+    now = datetime.now(UTC)
+    days = read_days(context.instance)
+    flying = [day for day in days if not day.is_collected]
+    seen: Mapping[str, RemoteBatch] = {}
+    notes: list[str] = []
+    if any(day.batch_ids for day in flying):
+        since = min(day.at for day in flying if day.batch_ids) - EARLIER
+        batch_ids = {batch_id for day in flying for batch_id in day.batch_ids}
+        try:
+            with openai.get_client(context) as client:  # type: ignore[arg-type]  # it takes a sensor's context too
+                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=1)
+                seen = look_up(patient_for_a_tick, batch_ids, since=since.replace(tzinfo=None), deadline=deadline)
+        except (openai_client.OpenAIError, dg.Failure) as error:
+            notes.append(f"The batches could not be asked for: {error}")
+            context.log.warning(notes[-1])
+
+    wanted = [Wanted(day, step) for day in days if (step := next_step(day, seen, now))]
+    requests, given_up = ask_for_runs(context.instance, wanted, now)
+    for sentence in given_up:
+        context.log.warning(sentence)
+    observations, cursor = observe(flying, seen, shown_before(context.cursor))
+    waiting = len(flying) - sum(1 for want in wanted if want.step is Step.COLLECT)
+    notes += [f"{waiting} days wait for OpenAI." if days else "Nothing is pending.", *given_up]
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else " ".join(notes),
+        asset_events=observations,
+        cursor=json.dumps(cursor),
+    )
+
+
+def read_days(instance: dg.DagsterInstance) -> list[Day]:
+    """The days with something to do: submitted and not collected, or collected with requests owed."""
+    submitted = _newest(instance, openai_batch.key)
+    collected = _newest(instance, summaries.key)
+    pending = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
+    ended = {day: collected[day] for day in submitted.keys() - pending.keys()}
+    last_collected = max(collected.values(), default=-1)
+    days = [
+        Day(
+            day,
+            storage_id,
+            at,
+            batch_ids=tuple(_value(metadata, BATCH_IDS) or ()),
+            waiting=_value(metadata, WAITING) or 0,
+            look_again_at=_time(_value(metadata, LOOK_AGAIN_AT)),
+            room_since=last_collected > storage_id,
+        )
+        for day, storage_id, at, metadata in _materializations(instance, openai_batch.key, pending)
+    ]
+    for day, storage_id, at, metadata in _materializations(instance, summaries.key, ended):
+        if _value(metadata, OWED):
+            days.append(Day(day, storage_id, at, is_collected=True))
+    return sorted(days, key=lambda day: day.storage_id)
+
+
+def _newest(instance: dg.DagsterInstance, key: dg.AssetKey, days: set[str] | None = None) -> Mapping[str, int]:
+    """partition → storage id of its newest materialisation; one query, whatever the number of partitions."""
+    return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, days)
+
+
+def _materializations(
+    instance: dg.DagsterInstance, key: dg.AssetKey, newest: Mapping[str, int]
+) -> Iterable[tuple[str, int, datetime, Mapping[str, dg.MetadataValue]]]:
+    ids = sorted(newest.values())
+    for start in range(0, len(ids), 1000):
+        some = ids[start : start + 1000]
+        records = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, storage_ids=some), limit=len(some)
+        ).records
+        for record in records:
+            event = record.asset_materialization
+            if event is not None and event.partition is not None:
+                yield event.partition, record.storage_id, datetime.fromtimestamp(record.timestamp, UTC), event.metadata
+
+
+def _value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
+    found = metadata.get(name)
+    return None if found is None else found.value
+
+
+def _time(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+
+
+def next_step(day: Day, seen: Mapping[str, RemoteBatch], now: datetime) -> Step | None:
+    """What the day is ready for; None while it waits. A batch that could not be had counts as running."""
+    if day.is_collected:
+        return Step.NEXT_ROUND if now >= day.at + ROUND_PAUSE else None
+    batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
+    if any(must_go_back(batch) for batch in batches):
+        return Step.SUBMIT
+    if day.waiting:
+        is_due = day.look_again_at is not None and now >= day.look_again_at
+        # an end is known to the second only, rounded down
+        one_ended = any(
+            batch.has_ended and _ended_after(batch, day.at - timedelta(seconds=1)) for batch in seen.values()
+        )
+        return Step.SUBMIT if is_due or one_ended or day.room_since else None
+    has_ended = len(batches) == len(day.batch_ids) and all(
+        batch.has_ended and (batch.status != VANISHED or now - day.at > LOST_AFTER) for batch in batches
+    )
+    return Step.COLLECT if has_ended else None
+
+
+def _ended_after(batch: RemoteBatch, moment: datetime) -> bool:
+    return batch.ended_at is not None and batch.ended_at.replace(tzinfo=UTC) >= moment
+
+
+def ask_for_runs(
+    instance: dg.DagsterInstance, wanted: Sequence[Wanted], now: datetime
+) -> tuple[list[dg.RunRequest], list[str]]:
+    """A run for each of these steps, unless one is under way or it is too early for another try.
+
+    Also returns a sentence for each day that was given up. A run key is used once for ever, whatever became of its
+    run, so it bears the number of the try.
+    """
+    earlier = _earlier_runs(instance, [want.cause for want in wanted])
+    requests: list[dg.RunRequest] = []
+    given_up: list[str] = []
+    for want in wanted:
+        runs, day = earlier[want.cause], want.day.day
+        if len(requests) == RUNS_PER_TICK or any(not run.dagster_run.is_finished for run in runs):
+            continue
+        failures = [run for run in runs if not run.dagster_run.is_success]
+        if len(failures) >= TRIES:
+            names = " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[want.step])
+            given_up.append(
+                f"{day}: {len(failures)} runs failed to {want.step} it, the last is {failures[0].dagster_run.run_id}. "
+                f"Read its error, mend the cause, and materialise {names} of the day by hand."
+            )
+            continue
+        # a run that succeeded, and left the day as it was, found that something else has to end first
+        if runs and now < _ended(runs[0]) + _pause_after(len(runs)):
+            continue
+        requests.append(
+            dg.RunRequest(
+                run_key=f"{want.cause}/{len(runs) + 1}",
+                partition_key=day,
+                asset_selection=ASSETS_OF[want.step],
+                tags={CAUSE_TAG: want.cause},
+                run_config=_config_of(instance, want),
+            )
+        )
+    return requests, given_up
+
+
+def _pause_after(runs: int) -> timedelta:
+    doublings: int = min(runs - 1, 10)
+    return min(FIRST_PAUSE * (1 << doublings), LONGEST_PAUSE)
+
+
+def _earlier_runs(instance: dg.DagsterInstance, causes: Collection[str]) -> Mapping[str, list[dg.RunRecord]]:
+    """The runs asked for so far, newest first, for each cause; one query."""
+    runs: dict[str, list[dg.RunRecord]] = defaultdict(list)
+    if causes:
+        for record in instance.get_run_records(dg.RunsFilter(tags={CAUSE_TAG: list(causes)})):
+            runs[record.dagster_run.tags[CAUSE_TAG]].append(record)
+    return runs
+
+
+def _ended(run: dg.RunRecord) -> datetime:
+    return datetime.fromtimestamp(run.end_time or run.create_timestamp.timestamp(), UTC)
+
+
+def _config_of(instance: dg.DagsterInstance, want: Wanted) -> dict[str, Any]:
+    """Of another round: the task that the day was planned with, whatever the environment or the Launchpad say now.
+
+    Planned with another one, the whole day would be owed again, and paid for. What somebody cancelled stays cancelled.
+    """
+    if want.step is not Step.NEXT_ROUND:
+        return {}
+    config: dict[str, Any] = {"ops": {"batch_request_file": {"config": {"resume_cancelled": False}}}}
+    newest = _newest(instance, batch_request_file.key, {want.day.day})
+    for _, _, _, metadata in _materializations(instance, batch_request_file.key, newest):
+        if task := _value(metadata, TASK):
+            config["resources"] = {"task": {"config": task}}
+    return config
+
+
+def observe(
+    days: Iterable[Day], seen: Mapping[str, RemoteBatch], shown: Mapping[str, str]
+) -> tuple[list[dg.AssetObservation], dict[str, str]]:
+    """Observations of the days whose progress changed since it was last shown, and what is shown now."""
+    observations: list[dg.AssetObservation] = []
+    now_shown: dict[str, str] = {}
+    for day in days:
+        progress = progress_of(day, seen)
+        if progress is None or len(observations) == OBSERVATIONS_PER_TICK:
+            now_shown.update({day.day: shown[day.day]} if day.day in shown else {})
+            continue
+        now_shown[day.day] = progress.as_shown
+        if shown.get(day.day) != progress.as_shown:
+            observations.append(
+                dg.AssetObservation(
+                    asset_key=openai_batch.key,
+                    partition=day.day,
+                    description=f"{progress.done:,} of {progress.total:,} requests done",
+                    metadata={
+                        "status": progress.statuses,
+                        "requests_total": progress.total,
+                        "requests_done": progress.done,
+                        "batches": progress.batches,
+                        "batches_ended": progress.ended,
+                    },
+                )
+            )
+    return observations, now_shown
+
+
+def progress_of(day: Day, seen: Mapping[str, RemoteBatch]) -> Progress | None:
+    """The day's batches taken together; None if none of them was seen."""
+    batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
+    if not batches:
+        return None
+    return Progress(
+        batches=len(day.batch_ids),
+        ended=sum(batch.has_ended for batch in batches),
+        total=sum(batch.total or 0 for batch in batches),
+        done=sum((batch.completed or 0) + (batch.failed or 0) for batch in batches),
+        statuses=", ".join(sorted({batch.status for batch in batches})),
+    )
+
+
+def shown_before(cursor: str | None) -> dict[str, str]:
+    """What an earlier tick has shown; a cursor that can't be read means nothing yet."""
+    try:
+        shown = json.loads(cursor or "{}")
+    except ValueError:
+        return {}
+    return shown if isinstance(shown, dict) else {}

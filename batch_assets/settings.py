@@ -1,0 +1,107 @@
+"""The environment variables, and nothing else: their names, defaults and meaning are a public contract.
+
+Read once, when the definitions load. Whatever else can be configured is a field of a resource.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+SAMPLE = Path(__file__).parent / "sample" / "articles.jsonl"
+SAMPLE_FIRST_DAY, SAMPLE_END = "2026-01-05", "2026-01-10"  # the end is the day after the last
+DEFAULT_MODEL = "gpt-6-luna"
+
+
+class SettingError(ValueError):
+    """An environment variable has a value that can't be meant."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, checked. Paths are absolute: runs may start in another folder."""
+
+    data_folder: Path
+    database: str
+    source: str
+    first_day: str
+    model: str
+    max_rounds: int
+    max_cost_usd: float | None
+    max_enqueued_tokens: int | None
+    poll_seconds: int
+    has_key: bool
+    has_remote_api: bool  # a key or a URL of OpenAI's: otherwise the local Batch API stands in
+
+    @property
+    def end(self) -> str | None:
+        """The day after the last one, if there is a last one: the sample has five days, and nobody wants 300 empty."""
+        return SAMPLE_END if self.source == str(SAMPLE) else None
+
+    @property
+    def local_api_folder(self) -> Path:
+        return self.data_folder / "local_api"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.data_folder / "dagster_home"
+
+
+def read_settings() -> Settings:
+    """Read the environment. Raises SettingError with the variable's name."""
+    data_folder = Path(_text("BATCH_ASSETS_DATA_DIR", "data")).expanduser().absolute()
+    return Settings(
+        data_folder=data_folder,
+        database=_database(data_folder),
+        source=_text("BATCH_ASSETS_SOURCE", str(SAMPLE)),
+        first_day=_day("BATCH_ASSETS_START_DATE", SAMPLE_FIRST_DAY),
+        model=_text("BATCH_ASSETS_MODEL", DEFAULT_MODEL),
+        max_rounds=_number("BATCH_ASSETS_MAX_ROUNDS", 3),
+        max_cost_usd=_amount("BATCH_ASSETS_MAX_COST_USD"),
+        max_enqueued_tokens=_number("BATCH_ASSETS_MAX_ENQUEUED_TOKENS", 0) or None,
+        poll_seconds=_number("BATCH_ASSETS_POLL_SECONDS", 30),
+        has_key=bool(_text("OPENAI_API_KEY", "")),
+        has_remote_api=bool(_text("OPENAI_API_KEY", "") or _text("OPENAI_BASE_URL", "")),
+    )
+
+
+def _database(data_folder: Path) -> str:
+    named = _text("BATCH_ASSETS_DUCKDB", "")
+    if not named:
+        return str(data_folder / "batch_assets.duckdb")
+    is_url = "://" in named or named.startswith("md:")
+    return named if is_url else str(Path(named).expanduser().absolute())
+
+
+def _text(name: str, default: str) -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def _amount(name: str) -> float | None:
+    text = _text(name, "")
+    if not text:
+        return None
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise SettingError(f"{name} is {text!r}; it must be an amount of US dollars such as 2.50.")
+    return amount
+
+
+def _number(name: str, default: int) -> int:
+    text = _text(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingError(f"{name} is {text!r}; it must be a whole number of at least 1.")
+    return int(text)
+
+
+def _day(name: str, default: str) -> str:
+    text = _text(name, default)
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise SettingError(f"{name} is {text!r}; it must be a day such as {default}.") from None

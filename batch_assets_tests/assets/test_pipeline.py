@@ -1,0 +1,262 @@
+"""The four assets together, on a real database and a real Batch API: run twice is run once, and nothing is lost.
+
+What is counted is counted at the server: batches created and requests executed are what a user pays for.
+"""
+
+import dagster as dg
+import pytest
+
+from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.checks import every_article_is_accounted_for
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.project import DAY, EVERYTHING, QUIET, Project, generated_articles, write_articles
+
+NEXT_DAY = "2026-01-06"
+
+
+def test_a_day_of_articles_becomes_a_day_of_summaries(project: Project) -> None:
+    assert project.materialise().success
+    assert project.finish().success
+    rows = project.rows("SELECT article_id, title, status, summary, batch_id, cost_usd FROM summaries")
+    assert len(rows) == 20
+    assert all(status == "summarised" and summary and batch and cost for _, _, status, summary, batch, cost in rows)
+    assert project.api.stats()["batches_created"] == 1
+    assert project.api.stats()["requests_executed"] == 20
+    assert project.metadata(summaries)["summarised"] == 20
+    assert project.metadata(summaries)["cost_usd"] == pytest.approx(sum(row[5] for row in rows))
+
+
+def test_materialising_everything_again_pays_for_nothing(project: Project) -> None:
+    project.materialise()
+    project.finish()
+    before = project.rows("SELECT * FROM summaries ORDER BY article_id"), project.api.stats()
+    assert project.materialise().success
+    assert project.finish().success
+    assert (project.rows("SELECT * FROM summaries ORDER BY article_id"), project.api.stats()) == before
+
+
+def test_materialising_again_while_the_batch_runs_makes_no_second_one(project: Project) -> None:
+    for _ in range(3):
+        assert project.materialise().success
+    assert project.api.stats()["batches_created"] == 1
+    project.finish()
+    assert project.api.stats()["requests_executed"] == 20
+
+
+def test_summaries_of_a_running_day_yield_nothing_and_the_run_is_green(project: Project) -> None:
+    with serving(project.folder / "slow_api", batch_seconds=60) as slow:
+        project.api = slow
+        project.materialise()
+        result = project.materialise([summaries])
+        assert result.success
+        assert not result.get_asset_materialization_events()
+        assert project.rows("SELECT DISTINCT status FROM summaries") == [("in_flight",)]
+
+
+def test_an_edited_article_costs_one_request_and_a_new_order_none(project: Project) -> None:
+    articles = generated_articles(20)
+    project.materialise()
+    project.finish()
+    articles[7]["body"] += " The mayor apologised."
+    write_articles(project.folder / "articles.jsonl", reversed(articles))
+    project.materialise()
+    project.finish()
+    assert project.api.stats()["requests_executed"] == 21
+    assert project.rows("SELECT count(*) FROM summaries WHERE status = 'summarised'") == [(20,)]
+
+
+def test_the_same_article_on_another_day_or_under_another_id_is_not_sent_again(project: Project) -> None:
+    articles = generated_articles(3)
+    twin = {**articles[0], "id": "twin"}
+    tomorrow = {**articles[1], "id": "tomorrow", "published_at": f"{NEXT_DAY}T08:00:00Z"}
+    write_articles(project.folder / "articles.jsonl", [*articles, twin, tomorrow])
+    project.materialise()
+    project.materialise(day=NEXT_DAY)  # while the first day's batch may still run: it waits for that one
+    assert project.metadata(openai_batch)["batches_created"] == 0
+    project.finish()
+    project.finish(NEXT_DAY)
+    assert project.api.stats()["requests_executed"] == 3
+    statuses = project.rows("SELECT partition_date::VARCHAR, count(*), any_value(status) FROM summaries GROUP BY 1")
+    assert sorted(statuses) == [(DAY, 4, "summarised"), (NEXT_DAY, 1, "summarised")]
+
+
+def test_another_model_makes_every_request_owed_again(project: Project) -> None:
+    project.materialise()
+    project.finish()
+    project.model = "gpt-4.1-nano"
+    project.materialise()
+    project.finish()
+    assert project.api.stats()["requests_executed"] == 40
+    assert project.rows("SELECT DISTINCT model FROM summaries") == [("gpt-4.1-nano",)]
+
+
+def test_a_day_without_articles_ends_green_and_empty(project: Project) -> None:
+    assert project.materialise(day=NEXT_DAY).success
+    assert project.metadata(openai_batch)["batch_ids"] == []
+    assert project.finish(NEXT_DAY).success
+    assert project.metadata(summaries)["dagster/partition_row_count"] == 0
+    assert project.api.stats()["batches_created"] == 0
+
+
+def test_rows_that_cannot_be_articles_are_set_aside_and_counted(project: Project) -> None:
+    articles = generated_articles(3)
+    write_articles(
+        project.folder / "articles.jsonl", [*articles, {**articles[0], "body": "x"}, {"id": "e", "body": " "}]
+    )
+    project.materialise([raw_articles])
+    assert project.metadata(raw_articles)["rejected_rows"] == 2
+    assert sorted(project.rows("SELECT article_id, reason FROM rejected_article")) == [
+        ("a0", "duplicate_id"),
+        ("e", "empty_body"),
+    ]
+
+
+def test_a_source_without_a_body_column_fails_with_the_columns_it_has(project: Project) -> None:
+    write_articles(project.folder / "articles.jsonl", [{"id": "1", "text": "Hello."}])
+    result = project.materialise([raw_articles])
+    failure = result.failure_data_for_node("raw_articles")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "id, text" in str(failure.user_failure_data.description)
+
+
+def test_a_request_file_tells_what_it_may_cost(project: Project) -> None:
+    project.materialise([raw_articles, batch_request_file])
+    planned = project.metadata(batch_request_file)
+    assert planned["requests_in_new_files"] == planned["requests"] == 20
+    assert 0 < planned["max_cost_usd"] < 0.01
+    assert project.api.stats() == {
+        "files_created": 0,
+        "batches_created": 0,
+        "requests_executed": 0,
+        "requests_in_flight": 0,
+    }
+
+
+def test_a_model_without_a_known_price_has_an_unknown_cost_not_none(project: Project) -> None:
+    project.model = "our-own-llama"
+    project.materialise()
+    project.finish()
+    assert "max_cost_usd" not in project.metadata(batch_request_file)
+    assert "cost_usd" not in project.metadata(summaries)
+    assert project.rows("SELECT count(*), count(cost_usd) FROM summaries") == [(20, 0)]
+
+
+def test_editing_one_article_of_a_thousand_costs_one_request_and_a_new_prompt_all(project: Project) -> None:
+    articles = generated_articles(1000)
+    with serving(project.folder / "instant_api", engine="instant", concurrency=2) as api:
+        project.api = api
+
+        def executed_for(articles: list[dict[str, str]], day: str = DAY) -> int:
+            before = api.stats()["requests_executed"]
+            write_articles(project.folder / "articles.jsonl", articles)
+            assert project.materialise(day=day).success
+            assert project.finish(day).success
+            return api.stats()["requests_executed"] - before
+
+        assert executed_for(articles) == 1000
+        assert executed_for(articles[::-1]) == 0
+        assert (
+            executed_for([{**article, "published_at": f"{NEXT_DAY}T12:00Z"} for article in articles[:9]], NEXT_DAY) == 0
+        )
+        assert executed_for([{**articles[0], "body": "Rewritten."}, *articles[1:]]) == 1
+        project.model = "gpt-6.1-sol"
+        assert executed_for(articles) == 1000
+
+
+@pytest.mark.parametrize("model", ["gpt-6-luna", "our-own-llama"])
+def test_a_day_that_is_too_dear_or_of_unknown_cost_is_stopped_before_anything_is_uploaded(
+    project: Project, model: str
+) -> None:
+    project.model, project.max_cost_usd = model, 0.000_001
+    result = project.materialise()
+    assert not result.success
+    [evaluation] = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert "20 requests of 2026-01-05" in str(evaluation.description)
+    assert "BATCH_ASSETS_MAX_COST_USD allows $0.0000" in str(evaluation.description)
+    assert not project.materialise([openai_batch]).success  # nor when it is materialised alone
+    assert project.api.stats()["files_created"] == 0
+    project.max_cost_usd = None
+    assert project.materialise().success
+
+
+def test_a_day_within_its_limit_goes_out_and_is_free_to_materialise_again(project: Project) -> None:
+    project.max_cost_usd = 0.01
+    assert project.materialise().success
+    assert project.finish().success
+    project.max_cost_usd = 0.0
+    assert project.materialise().success  # there is nothing left to pay for
+    assert project.finish().success
+
+
+def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
+    project.materialise()
+    project.finish()
+    refreshed = dg.materialize(
+        EVERYTHING,
+        selection=[batch_request_file],
+        instance=project.instance,
+        partition_key=DAY,
+        resources=project.resources,
+        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"refresh": True}}}},
+    )
+    assert refreshed.success
+    for _ in range(2):
+        project.materialise([openai_batch])
+        project.finish()
+    assert project.api.stats()["requests_executed"] == 40
+
+
+@pytest.mark.parametrize(
+    ("damage", "passes"),
+    [
+        ("SELECT 1", True),
+        ("DELETE FROM summaries WHERE article_id = 'a3'", False),
+        ("UPDATE summaries SET summary = NULL WHERE article_id = 'a3'", False),
+        ("UPDATE summaries SET status = 'failed' WHERE article_id = 'a3'", False),
+        ("INSERT INTO summaries SELECT * FROM summaries WHERE article_id = 'a3'", False),
+    ],
+)
+def test_the_check_notices_articles_that_are_not_accounted_for(project: Project, damage: str, passes: bool) -> None:
+    project.materialise()
+    project.finish()
+    with project.database.writing() as connection:
+        connection.execute(damage)
+    result = dg.materialize(
+        [*EVERYTHING, every_article_is_accounted_for],
+        selection=dg.AssetSelection.checks(every_article_is_accounted_for),
+        instance=project.instance,
+        resources=project.resources,
+        run_config=QUIET,
+    )
+    [evaluation] = result.get_asset_check_evaluations()
+    assert evaluation.passed is passes
+
+
+def test_the_check_looks_at_the_day_of_its_run(project: Project) -> None:
+    write_articles(project.folder / "articles.jsonl", generated_articles(4, days=2))
+    for day in (DAY, NEXT_DAY):
+        project.materialise(day=day)
+        project.finish(day)
+    with project.database.writing() as connection:
+        connection.execute("DELETE FROM summaries WHERE partition_date = ?", [NEXT_DAY])
+    evaluations = {found.check_name: found for found in project.materialise([summaries]).get_asset_check_evaluations()}
+    evaluation = evaluations["every_article_is_accounted_for"]
+    assert evaluation.passed
+    assert evaluation.metadata["articles"].value == 2
+
+
+def test_a_usage_that_is_not_the_sum_of_its_lines_is_noticed(project: Project) -> None:
+    project.materialise()
+    project.finish()
+
+    def usage_check() -> dg.AssetCheckEvaluation:
+        found = project.materialise([summaries]).get_asset_check_evaluations()
+        return next(evaluation for evaluation in found if evaluation.check_name == "usage_adds_up")
+
+    assert usage_check().passed
+    assert usage_check().metadata["batches_compared"].value == 1
+    with project.database.writing() as connection:
+        connection.execute("UPDATE openai_batch SET output_tokens = output_tokens + 7")
+    assert not usage_check().passed
+    assert usage_check().metadata["output_tokens_more_than_the_lines"].value == 7

@@ -1,0 +1,487 @@
+"""Guards against results that are fetched and lost, loaded twice, or hidden because one batch of a day is late."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types import Batch
+
+from batch_assets.batching import collection
+from batch_assets.batching.collection import Collected, CollectionError
+from batch_assets.batching.remote import read_batch
+from batch_assets.batching.results import EndedBatch, Loaded, load_results
+from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import (
+    CUT,
+    DAY,
+    NEXT_DAY,
+    Call,
+    FailsFirst,
+    Reply,
+    Workspace,
+    database_in,
+    proxy,
+)
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.local_api_client import LocalApi
+
+
+@pytest.fixture(scope="module")
+def submitted_once(tmp_path_factory: pytest.TempPathFactory, shared_server: LocalApi) -> Workspace:
+    folder = tmp_path_factory.mktemp("submitted")
+    workspace = Workspace(folder, database_in(folder))
+    workspace.ingest({"a": "one", "b": "two", "c": "two"})
+    workspace.plan()
+    for batch_id in workspace.submit(shared_server.client).batch_ids:
+        shared_server.wait(batch_id)
+    return workspace
+
+
+@pytest.fixture
+def submitted(submitted_once: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A day of three articles, two of them equal, whose batch has ended."""
+    with submitted_once.copy(tmp_path) as workspace:
+        yield workspace
+
+
+def statuses(workspace: Workspace, day: str = DAY) -> dict[str, str]:
+    return dict(
+        workspace.rows("SELECT article_id, status FROM summaries WHERE partition_date = ? ORDER BY article_id", [day])
+    )
+
+
+def stored(workspace: Workspace) -> list[Path]:
+    return sorted((workspace.folder / "results").iterdir())
+
+
+def test_every_article_has_its_summary(submitted: Workspace, api: LocalApi) -> None:
+    collected = submitted.collect(api.client)
+    (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
+    assert collected == Collected(batches={batch_id: Loaded(2, 0, 0)}, requests={"answered": 2})
+    assert submitted.rows("SELECT article_id, summary, status, error_code FROM summaries ORDER BY article_id") == [
+        ("a", "one", "summarised", None),
+        ("b", "two", "summarised", None),
+        ("c", "two", "summarised", None),
+    ]
+
+
+def test_result_files_are_stored_byte_for_byte(submitted: Workspace, api: LocalApi) -> None:
+    submitted.collect(api.client)
+    (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
+    batch = api.client.batches.retrieve(batch_id)
+    assert batch.output_file_id is not None
+    assert [path.name for path in stored(submitted)] == [f"{batch_id}_output.jsonl"]
+    assert stored(submitted)[0].read_bytes() == api.client.files.content(batch.output_file_id).content
+    assert submitted.rows("SELECT output_path, error_path FROM openai_batch") == [
+        (f"results/{batch_id}_output.jsonl", None)
+    ]
+
+
+def test_the_ledger_knows_the_batch(submitted: Workspace, api: LocalApi) -> None:
+    submitted.collect(api.client)
+    assert submitted.rows(
+        """SELECT status, requests_total, requests_completed, requests_failed, errors, input_tokens > 0,
+            collected_at IS NOT NULL, ended_at >= submitted_at FROM openai_batch"""
+    ) == [("completed", 2, 2, 0, None, True, True, True)]
+    assert submitted.rows("SELECT * FROM pending_request") == []
+
+
+def test_collecting_again_changes_nothing(submitted: Workspace, api: LocalApi) -> None:
+    submitted.collect(api.client)
+    before = [submitted.rows(f"SELECT * FROM {table}") for table in ("completion", "openai_batch", "summaries")]
+    assert submitted.collect(api.client) == Collected(requests={"answered": 2})
+    assert before == [submitted.rows(f"SELECT * FROM {table}") for table in ("completion", "openai_batch", "summaries")]
+
+
+def test_a_batch_that_another_run_loads_meanwhile_is_not_loaded_again(submitted: Workspace, api: LocalApi) -> None:
+    others: list[Collected] = []
+
+    def collect_before_the_download(call: Call) -> Reply:
+        if "/content" in call.path:
+            others.append(submitted.collect(api.client))
+        return call.forward()
+
+    with proxy(api.url, collect_before_the_download) as client:
+        assert submitted.collect(client) == Collected(requests={"answered": 2})
+    assert [loaded.answered for other in others for loaded in other.batches.values()] == [2]
+    assert len(submitted.rows("SELECT * FROM completion")) == 2
+    assert len(statuses(submitted)) == 3
+
+
+def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
+    submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_at_the_end(connection: Any, batch: EndedBatch) -> Loaded:
+        load_results(connection, batch)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(collection, "load_results", break_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            submitted.collect(api.client)
+    assert submitted.rows("SELECT * FROM completion") == []
+    assert len(stored(submitted)) == 1
+
+    def forbid_downloads(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "Gone"}}, 404) if "/content" in call.path else call.forward()
+
+    with proxy(api.url, forbid_downloads) as client:  # what was stored is not fetched again
+        assert submitted.collect(client).requests == {"answered": 2}
+
+
+def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Workspace, api: LocalApi) -> None:
+    def cut_downloads(call: Call) -> Reply | None:
+        return CUT if "/content" in call.path else call.forward()
+
+    with proxy(api.url, cut_downloads) as client, pytest.raises(CollectionError, match="nothing is lost at OpenAI"):
+        submitted.collect(client)
+    assert stored(submitted) == []
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({"a": f"one of {workspace.folder.name}", "b": f"two of {workspace.folder.name}"})
+    workspace.plan()
+    first, second = workspace.submit(api.client).batch_ids
+    for batch_id in (first, second):
+        api.wait(batch_id)
+
+    def hide_second(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "Down"}}, 500) if second in call.path else call.forward()
+
+    with proxy(api.url, hide_second) as client, pytest.raises(CollectionError, match=f"{second} .*Down"):
+        workspace.collect(client)
+    assert workspace.column("SELECT batch_id FROM completion") == [first]
+    assert list(workspace.collect(api.client).batches) == [second]
+    assert statuses(workspace) == {"a": "summarised", "b": "summarised"}
+
+
+def test_a_running_batch_is_left_running_and_a_cancelled_one_is_owed(workspace: Workspace, tmp_path: Path) -> None:
+    with serving(tmp_path / "slow", engine="instant", latency_seconds=60) as slow:
+        workspace.ingest({"a": "one", "b": "two"})
+        workspace.plan()
+        (batch_id,) = workspace.submit(slow.client).batch_ids
+        assert workspace.collect(slow.client) == Collected(still_running=[batch_id], requests={"in_flight": 2})
+        assert statuses(workspace) == {"a": "in_flight", "b": "in_flight"}
+        assert workspace.rows("SELECT collected_at, ended_at FROM openai_batch") == [(None, None)]
+
+        slow.client.batches.cancel(batch_id)
+        slow.wait(batch_id)
+        collected = workspace.collect(slow.client)
+    assert collected.batches[batch_id] == Loaded(answered=0, failed=2, quarantined=0)
+    assert collected.requests == {"owed": 2}
+    assert workspace.rows("SELECT status, error_code FROM summaries") == [("owed", "batch_cancelled")] * 2
+    assert workspace.plan().round == 2
+
+
+def test_what_expired_is_owed_until_the_rounds_are_used_up(workspace: Workspace, tmp_path: Path) -> None:
+    with serving(tmp_path / "slow", engine="instant", latency_seconds=60, completion_window_seconds=0.1) as slow:
+        workspace.ingest({"a": "one"})
+        for expected in ("owed", "owed", "failed"):
+            collected = workspace.whole_day(slow)
+            assert collected.requests == {expected: 1}
+            assert statuses(workspace) == {"a": expected}
+        assert workspace.plan().shards == []
+    ((code, message),) = workspace.rows("SELECT error_code, error_message FROM summaries")
+    assert code == "batch_expired"
+    assert "completion window" in message
+    assert workspace.column("SELECT round FROM openai_batch ORDER BY round") == [1, 2, 3]
+
+
+def test_a_line_that_validation_refuses_fails_alone(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
+    workspace.plan()
+    (path,) = workspace.request_files()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(b'"POST"', b'"GET"') + lines[2])
+    (batch_id,) = workspace.submit(api.client).batch_ids
+    assert api.wait(batch_id).status == "failed"
+    assert workspace.collect(api.client).batches[batch_id] == Loaded(answered=0, failed=3, quarantined=0)
+    refused = json.loads(lines[1])["custom_id"]
+    assert dict(workspace.rows("SELECT custom_id, retryable FROM failed_request")) == {
+        json.loads(line)["custom_id"]: json.loads(line)["custom_id"] != refused for line in lines
+    }
+    ((message,),) = workspace.rows("SELECT message FROM failed_request WHERE custom_id = ?", [refused])
+    assert "GET" in message
+    assert sorted(statuses(workspace).values()) == ["failed", "owed", "owed"]
+    assert json.loads(workspace.column("SELECT errors FROM openai_batch")[0])[0]["line"] == 2
+    assert workspace.whole_day(api).requests == {"answered": 2, "failed": 1}
+
+
+def test_a_batch_that_fails_as_a_whole_says_why(submitted: Workspace, api: LocalApi) -> None:
+    error = {"code": "invalid_file_format", "message": "The file is not JSONL.", "param": None, "line": None}
+
+    def fail(call: Call) -> Reply:
+        batch = call.forward().json
+        batch.update(status="failed", output_file_id=None, errors={"object": "list", "data": [error]})
+        return Reply.of(batch)
+
+    with proxy(api.url, fail) as client:
+        assert submitted.collect(client).requests == {"owed": 2}
+    assert submitted.rows("SELECT DISTINCT code, message, retryable FROM failed_request") == [
+        ("invalid_file_format", "The file is not JSONL.", True)
+    ]
+
+
+def no_files(batch: dict[str, Any]) -> None:
+    batch.update(output_file_id="", error_file_id="")
+
+
+def nothing_but_ids(batch: dict[str, Any]) -> None:
+    batch.update(request_counts=None, usage=None, completed_at=None, errors={"object": "list", "data": None})
+    batch["status"] = batch["status"].upper()
+
+
+@pytest.mark.parametrize(
+    ("change", "requests"),
+    [(no_files, {"owed": 2}), (nothing_but_ids, {"answered": 2})],
+    ids=["file ids of no length", "no counts"],
+)
+def test_batch_objects_of_other_servers_are_understood(
+    submitted: Workspace, api: LocalApi, change: Callable[[dict[str, Any]], None], requests: dict[str, int]
+) -> None:
+    def answer(call: Call) -> Reply:
+        reply = call.forward()
+        if "/content" in call.path:
+            return reply
+        batch = reply.json
+        change(batch)
+        return Reply.of(batch)
+
+    with proxy(api.url, answer) as client:
+        assert submitted.collect(client).requests == requests
+
+
+def test_a_day_collects_the_batch_of_another_that_it_waits_for(submitted: Workspace, api: LocalApi) -> None:
+    submitted.ingest({"x": "two"}, day=NEXT_DAY)
+    submitted.plan(day=NEXT_DAY)
+    assert submitted.collect(api.client, day=NEXT_DAY).requests == {"answered": 1}
+    assert statuses(submitted, NEXT_DAY) == {"x": "summarised"}
+    assert statuses(submitted) == {}
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def test_summaries_of_other_days_are_left_alone(submitted: Workspace, api: LocalApi) -> None:
+    submitted.collect(api.client)
+    submitted.ingest({"x": "two"}, day=NEXT_DAY)
+    submitted.plan(day=NEXT_DAY)
+    submitted.collect(api.client, day=NEXT_DAY)
+    assert len(statuses(submitted)) == 3
+
+
+def test_an_article_that_came_after_the_plan_is_owed(submitted: Workspace, api: LocalApi) -> None:
+    submitted.ingest({"a": "one", "new": "not planned yet"})
+    submitted.collect(api.client)
+    assert statuses(submitted) == {"a": "summarised", "new": "owed"}
+
+
+def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
+    submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the wrong key, or a passing fault; bought again at once, all of it would be paid twice."""
+    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+
+    def forget(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No batch found"}}, 404)
+
+    with proxy(api.url, forget) as client:
+        assert submitted.collect(client).requests == {"in_flight": 2}
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def test_a_completed_batch_without_its_output_file_is_waited_for(
+    submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+
+    def without_file(call: Call) -> Reply:
+        reply = call.forward()
+        return Reply.of({**reply.json, "output_file_id": None}, 200) if "/batches/" in call.path else reply
+
+    with proxy(api.url, without_file) as client:
+        assert submitted.collect(client).requests == {"in_flight": 2}
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def test_what_a_former_prompt_asked_for_is_paid_for_and_so_collected(submitted: Workspace, api: LocalApi) -> None:
+    [(old,)] = submitted.rows("SELECT batch_id FROM openai_batch")
+    api.wait(old)
+    submitted.plan(task=Task("gpt-4.1-nano"))
+    submitted.submit(api.client)
+    submitted.collect(api.client)
+    assert submitted.rows("SELECT collected_at IS NOT NULL FROM openai_batch WHERE batch_id = ?", [old]) == [(True,)]
+    assert submitted.rows("SELECT count(*) FROM completion WHERE batch_id = ?", [old]) == [(2,)]
+
+
+def test_a_batch_that_vanished_is_owed(submitted: Workspace, api: LocalApi) -> None:
+    def forget(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No batch found"}}, 404)
+
+    with proxy(api.url, forget) as client:
+        assert submitted.collect(client).requests == {"owed": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [(name, True) for name in ("completed", "failed", "expired", "cancelled", "COMPLETED")]
+    + [(name, False) for name in ("validating", "in_progress", "finalizing", "cancelling", "paused", "", None)],
+)
+def test_only_a_status_that_is_known_to_be_the_last_is_the_end(status: str | None, ended: bool) -> None:
+    assert read_batch(Batch.construct(id="batch_x", status=status)).has_ended is ended
+
+
+def test_when_a_batch_ended_is_when_its_answers_came(submitted: Workspace, api: LocalApi) -> None:
+    submitted.collect(api.client)
+    (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
+    completed_at = api.client.batches.retrieve(batch_id).completed_at
+    assert completed_at is not None
+    moment = datetime.utcfromtimestamp(completed_at)  # noqa: DTZ004 - the tables have UTC without zone
+    assert submitted.rows("SELECT DISTINCT completed_at FROM completion") == [(moment,)]
+    assert submitted.rows("SELECT ended_at FROM openai_batch") == [(moment,)]
+
+
+NO_ROOM = [
+    pytest.param("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.", id="tokens"),
+    pytest.param("unknown", "Enqueued request limit reached for gpt-4.1-nano.", id="requests"),
+    pytest.param("invalid_request", "Cannot find file file-x, or organization org-x has no access to it.", id="file"),
+]
+
+
+@pytest.mark.parametrize(("code", "message"), NO_ROOM)
+def test_a_batch_that_found_no_room_goes_out_again_with_its_file(
+    workspace: Workspace, api: LocalApi, code: str, message: str
+) -> None:
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "ab"})
+    workspace.plan()
+    with proxy(api.url, FailsFirst(code, message)) as client:
+        (first,) = workspace.submit(client).batch_ids
+        api.wait(first)
+        collected = workspace.collect(client)
+        assert (collected.put_back, collected.requests) == ([first], {"in_flight": 2})
+        waiting = workspace.submit(client)
+        assert (waiting.created, waiting.waiting, waiting.batch_ids) == (0, 1, [])
+        assert waiting.look_again_at is not None
+        workspace.end_pauses()
+        (second,) = workspace.submit(client).batch_ids
+    assert api.wait(second).metadata == {**(api.client.batches.retrieve(first).metadata or {}), "attempt": "2"}
+    assert workspace.collect(api.client).requests == {"answered": 2}
+    assert api.stats() == {**api.stats(), "files_created": 1, "batches_created": 2, "requests_executed": 2}
+    assert workspace.rows("SELECT attempt, earlier_batch_ids, round FROM openai_batch") == [(2, [first], 1)]
+
+
+def test_three_bad_lines_of_a_thousand_cost_the_others_a_round_and_nothing_else(
+    workspace: Workspace, api: LocalApi
+) -> None:
+    workspace.ingest({f"{number:04d}": f"{number} of {workspace.folder.name}" for number in range(1_000)})
+    workspace.plan()
+    (path,) = workspace.request_files()
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in (0, 499, 999):
+        lines[number] = lines[number].replace(b'"POST"', b'"GET"')
+    path.write_bytes(b"".join(lines))
+    api.wait(workspace.submit(api.client).batch_ids[0])
+    assert workspace.collect(api.client).requests == {"failed": 3, "owed": 997}
+    workspace.whole_day(api)
+    assert workspace.statuses() == {"failed": 3, "summarised": 997}
+    reasons = workspace.column("SELECT error_message FROM summaries WHERE status = 'failed'")
+    assert all("GET" in reason for reason in reasons)
+    assert api.stats()["requests_executed"] == 997
+
+
+def interrupted(reply: Reply) -> Reply:
+    return replace(reply, sent_bytes=len(reply.content) // 2)
+
+
+def cut_short(reply: Reply) -> Reply:
+    """Nothing tells that something is missing."""
+    return replace(reply, content=reply.content[: len(reply.content) // 2])
+
+
+def not_there_yet(reply: Reply) -> Reply:
+    return Reply.of({"error": {"message": "No such File object"}}, 404)
+
+
+@pytest.mark.parametrize("change", [interrupted, cut_short, not_there_yet])
+def test_a_download_that_did_not_come_whole_is_repeated(
+    submitted: Workspace, api: LocalApi, change: Callable[[Reply], Reply]
+) -> None:
+    downloads: list[Reply] = []
+
+    def spoil_two(call: Call) -> Reply:
+        reply = call.forward()
+        if not call.downloads:
+            return reply
+        downloads.append(reply)
+        return change(reply) if len(downloads) <= 2 else reply
+
+    with proxy(api.url, spoil_two) as client:
+        assert submitted.collect(client).requests == {"answered": 2}
+    assert [path.read_bytes() for path in stored(submitted)] == [downloads[-1].content]
+    assert submitted.rows("SELECT * FROM quarantined_line") == []
+
+
+def test_a_download_that_never_comes_whole_is_told_and_not_kept(submitted: Workspace, api: LocalApi) -> None:
+    def spoil(call: Call) -> Reply:
+        return cut_short(call.forward()) if call.downloads else call.forward()
+
+    with proxy(api.url, spoil) as client, pytest.raises(CollectionError, match=r"only \d+ of \d+ bytes"):
+        submitted.collect(client)
+    assert stored(submitted) == []
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+@pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"owed": 2})])
+def test_a_result_file_that_is_gone_is_waited_for_a_day(
+    submitted: Workspace, api: LocalApi, days: int, requests: dict[str, int] | None
+) -> None:
+    def lose(call: Call) -> Reply:
+        if call.downloads:
+            return Reply.of({"error": {"message": "No such File object"}}, 404)
+        batch = call.forward().json
+        batch["completed_at"] = batch.get("completed_at") and batch["completed_at"] - days * 86_400
+        return Reply.of(batch)
+
+    with proxy(api.url, lose) as client:
+        if requests is None:
+            with pytest.raises(CollectionError, match="No such File object"):
+                submitted.collect(client)
+        else:
+            assert submitted.collect(client).requests == requests
+
+
+def test_cancelling_without_an_end_gives_the_requests_back(submitted: Workspace, api: LocalApi) -> None:
+    def cancel_for_ever(call: Call) -> Reply:
+        batch = call.forward().json
+        batch.update(status="cancelling", completed_at=None, output_file_id=None, cancelling_at=time.time() - 3_700)
+        return Reply.of(batch)
+
+    with proxy(api.url, cancel_for_ever) as client:
+        assert submitted.collect(client).requests == {"owed": 2}
+
+
+def test_the_requests_of_a_vanished_batch_are_asked_again(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest({"a": f"one of {workspace.folder.name}"})
+    workspace.plan()
+    (lost,) = workspace.submit(api.client).batch_ids
+    api.wait(lost)
+
+    def forget(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No batch"}}, 404) if lost in call.path else call.forward()
+
+    with proxy(api.url, forget) as client:
+        assert workspace.collect(client).requests == {"owed": 1}
+        assert workspace.column("SELECT error_code FROM summaries") == ["batch_vanished"]
+    assert workspace.whole_day(api).requests == {"answered": 1}
+    assert api.stats()["batches_created"] == 2

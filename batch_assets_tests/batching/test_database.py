@@ -1,0 +1,170 @@
+"""Guards against a day lost to a lock: DuckDB refuses a second process at once, so we have to be the patient ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from batch_assets.batching.database import Database, DatabaseBusyError, transaction
+
+HOLD = """
+import duckdb, sys, time
+with duckdb.connect(sys.argv[1]) as connection:
+    connection.execute("CREATE TABLE IF NOT EXISTS theirs (x INTEGER)")
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(str(tmp_path / "folder" / "test.duckdb"), patience_seconds=20)
+
+
+@contextmanager
+def held_by_a_stranger(database: Database, seconds: float) -> Iterator[None]:
+    """Somebody's DuckDB shell, which knows nothing of our lock file."""
+    Path(database.path).parent.mkdir(exist_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, database.path, str(seconds)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            assert process.stdout.readline() == b"held\n"
+            yield
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def add(database: Database, title: str) -> None:
+    with database.writing() as connection:
+        connection.execute("INSERT INTO raw_articles VALUES ('2026-11-20', 'a', ?, 'body', NULL, NULL)", [title])
+
+
+def titles(database: Database) -> list[str]:
+    with database.reading() as connection:
+        return [row[0] for row in connection.execute("SELECT title FROM raw_articles ORDER BY title").fetchall()]
+
+
+def test_a_strangers_lock_only_delays(database: Database) -> None:
+    started = time.monotonic()
+    with held_by_a_stranger(database, 2.0):
+        add(database, "written")
+    assert titles(database) == ["written"]
+    assert 1.5 < time.monotonic() - started < 10
+
+
+def test_when_patience_runs_out_a_sentence_says_what_to_do(database: Database) -> None:
+    hasty = Database(database.path, patience_seconds=0.3)
+    with held_by_a_stranger(database, 30):
+        for opening in (hasty.writing, hasty.reading):
+            with pytest.raises(DatabaseBusyError, match=r"Close the shell or program .* nothing was lost"), opening():
+                pass
+
+
+def test_patience_with_our_own_processes_runs_out_too(database: Database) -> None:
+    hasty = Database(database.path, patience_seconds=0.3)
+    with (
+        database.writing(),
+        pytest.raises(DatabaseBusyError, match=r"another run of this project holds .*\.lock"),
+        hasty.writing(),
+    ):
+        pass
+
+
+def test_what_is_no_lock_is_raised_at_once(database: Database) -> None:
+    Path(database.path).parent.mkdir()
+    Path(database.path).write_text("not a database " * 1000)
+    started = time.monotonic()
+    with pytest.raises(duckdb.Error), database.writing():
+        pass
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("way", ["writing", "reading"])
+def test_the_file_is_free_after_an_exception(database: Database, way: str) -> None:
+    with pytest.raises(ZeroDivisionError), getattr(database, way)():
+        raise ZeroDivisionError
+    with held_by_a_stranger(database, 0):
+        pass  # a stranger gets no patience, so this needs the file to be free
+    add(database, "written")
+
+
+def test_a_database_that_does_not_exist_yet_reads_as_empty(database: Database) -> None:
+    assert titles(database) == []
+
+
+def test_reading_cannot_write(database: Database) -> None:
+    with database.reading() as connection, pytest.raises(duckdb.InvalidInputException, match="read-only"):
+        connection.execute("DELETE FROM raw_articles")
+
+
+def test_opening_again_keeps_what_is_there(database: Database) -> None:
+    add(database, "one")
+    add(database, "two")
+    assert titles(database) == ["one", "two"]
+
+
+def delete_and_raise(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    with transaction(connection):
+        connection.execute("DELETE FROM raw_articles")
+        connection.execute(statement)
+        raise KeyboardInterrupt
+
+
+def test_a_transaction_is_undone_by_an_error(database: Database) -> None:
+    add(database, "kept")
+    with database.writing() as connection:
+        for error, statement in ((KeyboardInterrupt, "SELECT 1"), (duckdb.ConversionException, "SELECT 'x'::INTEGER")):
+            with pytest.raises(error):
+                delete_and_raise(connection, statement)
+        with transaction(connection):
+            connection.execute("UPDATE raw_articles SET title = title || '!'")
+    assert titles(database) == ["kept!"]
+
+
+def test_times_are_utc_wherever_the_machine_is(database: Database) -> None:
+    for opening in (database.writing, database.reading):
+        with opening() as connection:
+            assert connection.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
+
+
+def add_ten(path: str, name: str) -> None:
+    for number in range(10):
+        add(Database(path, patience_seconds=60), f"{name}{number}")
+
+
+def test_several_processes_writing_at_once_all_get_through(database: Database) -> None:
+    spawn = multiprocessing.get_context("spawn")  # a DuckDB connection must not be forked
+    writers = [spawn.Process(target=add_ten, args=(database.path, name)) for name in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert titles(database) == [f"{name}{number}" for name in "abc" for number in range(10)]
+
+
+DIE = """
+import os, sys
+from batch_assets.batching.database import Database, transaction
+from batch_assets_tests.batching.test_database import add
+database = Database(sys.argv[1])
+add(database, "kept")
+with database.writing() as connection, transaction(connection):
+    connection.execute("DELETE FROM raw_articles")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_writer_leaves_neither_lock_nor_half_a_change(database: Database) -> None:
+    assert subprocess.run([sys.executable, "-c", DIE, database.path], check=False).returncode == -9
+    assert titles(database) == ["kept"]

@@ -1,0 +1,184 @@
+"""Guards against a ledger in which two runs own one submission, or a limit that only one of them sees."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from batch_assets.batching import ledger
+from batch_assets.batching.ledger import Limits, Submission
+from batch_assets.batching.remote import RemoteBatch, RemoteError, now_utc
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+
+NO_ROOM = RemoteError("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.")
+
+
+@pytest.fixture
+def planned(workspace: Workspace) -> Workspace:
+    """A shard on each of two days."""
+    for day in (DAY, NEXT_DAY):
+        workspace.ingest({"a": f"text of {day}"}, day=day)
+        workspace.plan(day=day)
+    return workspace
+
+
+def the_submission(workspace: Workspace, day: str = DAY) -> Submission:
+    (found,) = ledger.unsubmitted(workspace.database, day, workspace.folder)
+    return found
+
+
+def claimed(workspace: Workspace, day: str = DAY, limits: Limits | None = None) -> ledger.Claim:
+    return ledger.claim(workspace.database, the_submission(workspace, day), "run", limits or Limits())
+
+
+def fly(workspace: Workspace, batch_id: str, day: str = DAY) -> Submission:
+    """Submit without an API."""
+    submission = claimed(workspace, day).submission
+    assert submission is not None
+    batch = RemoteBatch(batch_id, "validating", input_file_id="file-in")
+    ledger.record_batch(workspace.database, submission, batch)
+    (flying,) = ledger.uncollected(workspace.database, day, workspace.folder)
+    return flying
+
+
+def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
+    return RemoteBatch(batch_id, "failed", ended_at=now_utc(), errors=errors)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "goes_back"),
+    [
+        ("token_limit_exceeded", "", True),
+        ("request_limit_exceeded", "", True),
+        ("unknown", "Enqueued request limit reached for gpt-4.1-nano in organization org-1.", True),
+        ("x", "The number of enqueued tokens is too large.", True),
+        ("invalid_request", "Cannot find file file-1, or organization org-1 does not have access to it.", True),
+        ("invalid_json_line", "This line is not parseable as valid JSON.", False),
+        ("unknown", "", False),
+    ],
+)
+def test_what_passes_goes_back(code: str, message: str, goes_back: bool) -> None:
+    error = RemoteError(code, message)
+    assert ledger.must_go_back(failed("b", error)) is goes_back
+    assert ledger.must_go_back(failed("b", RemoteError("other", "Bad line.", 1), error)) is goes_back
+    assert not ledger.must_go_back(RemoteBatch("b", "completed", errors=(error,)))
+
+
+def test_of_two_runs_that_saw_the_same_only_one_gets_it(planned: Workspace) -> None:
+    seen = the_submission(planned)
+    assert ledger.claim(planned.database, seen, "one", Limits()).submission is not None
+    assert ledger.claim(planned.database, seen, "other", Limits()) == ledger.Claim()
+
+
+def test_what_was_put_back_since_it_was_read_is_read_again(planned: Workspace) -> None:
+    seen = the_submission(planned)
+    assert ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    assert ledger.claim(planned.database, seen, "run", Limits()) == ledger.Claim()
+
+
+def test_a_put_back_submission_keeps_its_file_and_waits(planned: Workspace) -> None:
+    assert ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    waiting = the_submission(planned)
+    assert (waiting.attempt, waiting.file_id, waiting.batch_id) == (2, "file-in", None)
+    assert (waiting.earlier_batch_ids, waiting.run_id, waiting.intended_at) == (("b1",), None, None)
+    assert claimed(planned) == ledger.Claim(wait_until=waiting.not_before)
+
+
+def test_a_batch_is_put_back_once(planned: Workspace) -> None:
+    flying = fly(planned, "b1")
+    assert ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
+    assert not ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
+    assert the_submission(planned).attempt == 2
+
+
+def test_pauses_grow_to_an_hour(planned: Workspace) -> None:
+    minutes = []
+    for attempt in range(1, 9):
+        ledger.put_back(planned.database, fly(planned, f"b{attempt}"), failed(f"b{attempt}", NO_ROOM))
+        not_before = the_submission(planned).not_before
+        assert not_before is not None
+        minutes.append(round((not_before - now_utc()) / timedelta(minutes=1)))
+        planned.end_pauses()
+    assert minutes == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_file_that_is_not_found_twice_is_uploaded_anew(planned: Workspace) -> None:
+    not_found = RemoteError("invalid_request", "Cannot find file file-in, or …")
+    ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", not_found))
+    planned.end_pauses()
+    assert the_submission(planned).file_id == "file-in"
+    ledger.put_back(planned.database, fly(planned, "b2"), failed("b2", not_found))
+    assert the_submission(planned).file_id is None
+
+
+def test_what_somebody_cancelled_does_not_go_back(planned: Workspace) -> None:
+    flying = fly(planned, "b1")
+    ledger.record_cancel_request(planned.database, flying)
+    assert not ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
+    assert ledger.unsubmitted(planned.database, DAY, planned.folder) == []
+    assert planned.column("SELECT code FROM failed_request") == ["cancelled_by_user"]
+    assert planned.plan(resume_cancelled=False).requests == {"cancelled": 1}
+    assert planned.plan().requests == {"cancelled": 1}
+    assert the_submission(planned).attempt == 1
+
+
+def test_what_another_run_has_claimed_is_not_withdrawn(planned: Workspace) -> None:
+    seen = the_submission(planned)
+    claimed(planned)
+    assert not ledger.withdraw(planned.database, seen)
+    assert the_submission(planned).run_id == "run"
+    assert ledger.withdraw(planned.database, the_submission(planned, NEXT_DAY))
+
+
+def test_the_budget_is_shared_by_all_days(planned: Workspace) -> None:
+    tokens = the_submission(planned).estimated_input_tokens
+    fly(planned, "b1")
+    waiting = claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=2 * tokens - 1))
+    assert waiting.submission is None
+    assert waiting.wait_until is not None
+    assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=2 * tokens)).submission is not None
+
+
+def test_a_budget_is_per_model(planned: Workspace) -> None:
+    tokens = the_submission(planned).estimated_input_tokens
+    fly(planned, "b1")
+    planned.plan(day=NEXT_DAY, task=Task("gpt-4.1-mini"))
+    assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=tokens)).submission is not None
+
+
+def test_what_is_larger_than_the_budget_goes_out_alone(planned: Workspace) -> None:
+    limits = Limits(max_enqueued_tokens=1)
+    assert claimed(planned, limits=limits).submission is not None
+    assert claimed(planned, NEXT_DAY, limits).submission is None
+
+
+@pytest.mark.parametrize("status", ["completed", "vanished", "cancelled"])
+def test_the_tokens_of_an_ended_batch_are_free(planned: Workspace, status: str) -> None:
+    flying = fly(planned, "b1")
+    ledger.record_state(planned.database, flying, RemoteBatch("b1", status))
+    assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
+
+
+def test_the_tokens_of_a_put_back_batch_are_free(planned: Workspace) -> None:
+    ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
+
+
+def test_more_batches_than_an_hour_allows_wait_for_the_first_to_be_an_hour_old(planned: Workspace) -> None:
+    limits = Limits(max_batches_an_hour=1)
+    fly(planned, "b1")
+    wait_until = claimed(planned, NEXT_DAY, limits).wait_until
+    assert wait_until is not None
+    assert timedelta(minutes=59) < wait_until - now_utc() <= timedelta(hours=1)
+    planned.execute("UPDATE openai_batch SET intended_at = intended_at - INTERVAL 61 MINUTE")
+    assert claimed(planned, NEXT_DAY, limits).submission is not None
+
+
+def test_an_intent_is_taken_over_whatever_the_limits(planned: Workspace) -> None:
+    """Its batch may exist already: it is counted, and has to be looked for."""
+    assert claimed(planned).submission is not None
+    again = claimed(planned, limits=Limits(max_enqueued_tokens=1, max_batches_an_hour=0)).submission
+    assert again is not None
+    assert again.intended_at is not None

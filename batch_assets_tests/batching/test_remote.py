@@ -1,0 +1,156 @@
+"""Guards against batch objects that are not quite OpenAI's: a missing key must not stop a day."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Batch
+
+from batch_assets.batching import remote
+from batch_assets.batching.remote import (
+    VANISHED,
+    RemoteBatch,
+    RemoteError,
+    list_batches,
+    now_utc,
+    read_batch,
+    retrieve_batch,
+    words_of,
+)
+from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.local_api_client import LocalApi
+
+MOMENT = 1_800_000_000
+MOMENT_UTC = datetime(2027, 1, 15, 8, 0)  # noqa: DTZ001 - the tables' times are UTC without zone
+
+
+def read(**said: Any) -> RemoteBatch:
+    return read_batch(Batch.construct(id="batch_x", **said))
+
+
+def make_batches(api: LocalApi, count: int) -> list[str]:
+    make = api.client.batches.create
+    return [
+        make(input_file_id=f"file-{number}", endpoint="/v1/chat/completions", completion_window="24h").id
+        for number in range(count)
+    ]
+
+
+def test_openais_batch_is_read_whole() -> None:
+    batch = read(
+        status="completed",
+        created_at=MOMENT - 60,
+        completed_at=MOMENT,
+        input_file_id="file-in",
+        output_file_id="file-out",
+        error_file_id=None,
+        request_counts={"total": 3, "completed": 2, "failed": 1},
+        usage={"input_tokens": 10, "output_tokens": 20, "total_tokens": 30},
+        errors={"object": "list", "data": [{"code": "bad", "message": "No.", "line": 2, "param": "body"}]},
+        metadata={"a": "b"},
+    )
+    assert batch == RemoteBatch(
+        "batch_x",
+        "completed",
+        created_at=MOMENT_UTC - timedelta(minutes=1),
+        ended_at=MOMENT_UTC,
+        input_file_id="file-in",
+        output_file_id="file-out",
+        total=3,
+        completed=2,
+        failed=1,
+        input_tokens=10,
+        output_tokens=20,
+        errors=(RemoteError("bad", "No.", 2, "body"),),
+        metadata={"a": "b"},
+    )
+
+
+def test_an_id_is_enough() -> None:
+    assert read() == RemoteBatch("batch_x", "")
+
+
+def test_nulls_and_empty_strings_are_nothing() -> None:
+    said = dict.fromkeys(("status", "request_counts", "usage", "errors", "metadata", "created_at", "completed_at"))
+    assert read(**said, input_file_id="", output_file_id="", error_file_id="") == RemoteBatch("batch_x", "")
+
+
+@pytest.mark.parametrize("errors", [{"data": None}, {"object": "list"}, {"data": []}, [], "none"])
+def test_errors_without_entries_are_none(errors: object) -> None:
+    assert read(errors=errors).errors == ()
+
+
+def test_an_error_may_say_little() -> None:
+    said = {"data": [{}, None, {"code": None, "message": None, "line": "?"}]}
+    assert read(errors=said).errors == (RemoteError("unknown", ""),) * 3
+
+
+@pytest.mark.parametrize("field", ["completed_at", "failed_at", "expired_at", "cancelled_at"])
+def test_a_batch_ended_at_whichever_time_is_told(field: str) -> None:
+    assert read(**{field: MOMENT}).ended_at == MOMENT_UTC
+    assert read(**{field: 0}).ended_at is None
+
+
+@pytest.mark.parametrize(("hours", "has_ended"), [(0.9, False), (1.1, True)])
+def test_cancelling_for_more_than_an_hour_counts_as_ended(hours: float, has_ended: bool) -> None:
+    assert RemoteBatch("b", "cancelling", cancelling_at=now_utc() - timedelta(hours=hours)).has_ended is has_ended
+
+
+def test_what_the_api_does_not_know_has_vanished(api: LocalApi) -> None:
+    assert retrieve_batch(api.client, "batch_forgotten") == RemoteBatch("batch_forgotten", VANISHED)
+    assert retrieve_batch(api.client, "batch_forgotten").has_ended
+
+
+def test_an_error_speaks_in_the_apis_words(api: LocalApi) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        api.client.batches.create(input_file_id="f", endpoint="/v1/nothing", completion_window="24h")  # type: ignore[arg-type]
+    assert words_of(refused.value).startswith("Invalid value: '/v1/nothing'")
+    assert words_of(openai.OpenAIError()) == "OpenAIError"
+
+
+@pytest.mark.parametrize("lacking", [(), ("has_more",), ("has_more", "created_at")], ids=str)
+@pytest.mark.parametrize("ignores_after", [False, True])
+def test_every_page_is_read_once(
+    local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...], ignores_after: bool
+) -> None:
+    monkeypatch.setattr(remote, "PAGE", 2)
+    made = make_batches(local_api, 5)
+    pages: list[Reply] = []
+
+    def answer(call: Call) -> Reply:
+        pages.append(call.forward())
+        page = (pages[0] if ignores_after else pages[-1]).json
+        for key in lacking:
+            for holder in (page, *page["data"]):
+                holder.pop(key, None)
+        return Reply.of(page)
+
+    with proxy(local_api.url, answer) as client:
+        listed = [batch.id for batch in list_batches(client, since=now_utc() - timedelta(hours=1))]
+    assert listed == made[:2:-1] if ignores_after else made[::-1]
+    assert len(pages) <= 4
+
+
+@pytest.mark.parametrize("page", [{}, {"data": None}, {"data": [], "has_more": True}], ids=str)
+def test_a_list_of_nothing_is_empty(api: LocalApi, page: dict[str, Any]) -> None:
+    with proxy(api.url, lambda call: Reply.of(page)) as client:
+        assert list(list_batches(client, since=MOMENT_UTC)) == []
+
+
+def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is not promised to be in order; only a page of nothing but older ones, newest first, is the end."""
+    monkeypatch.setattr(remote, "PAGE", 2)
+    made = make_batches(local_api, 4)
+
+    def age(call: Call) -> Reply:
+        page = call.forward().json
+        for batch in page["data"]:
+            batch["created_at"] -= 86_400 if batch["id"] in made[1:3] else 0
+        return Reply.of(page)
+
+    with proxy(local_api.url, age) as client:
+        found = [batch.id for batch in list_batches(client, since=now_utc() - timedelta(hours=1))]
+    assert found == [made[3], made[0]]

@@ -1,0 +1,62 @@
+"""Guards against figures that flatter or frighten: shared requests count once, an unknown cost is no zero."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch_assets.batching.report import CELL_CHARACTERS, DayReport, day_report
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets_tests.local_api_client import LocalApi
+
+
+def test_equal_articles_each_have_a_row_and_their_request_counts_once(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest({"a": "same", "b": "same", "c": "same", "d": f"other of {workspace.folder.name}", "e": ""})
+    workspace.whole_day(api)
+    report = day_report(workspace.database, DAY, preview_rows=2)
+    ((requests, input_tokens, output_tokens, cost_usd),) = workspace.rows(
+        "SELECT count(*), sum(input_tokens), sum(output_tokens), sum(cost_usd) FROM completion"
+    )
+    assert requests == 2
+    assert (report.articles, report.by_status, report.rejected) == (4, {"summarised": 4}, 1)
+    assert (report.input_tokens, report.output_tokens) == (input_tokens, output_tokens)
+    assert report.cost_usd == pytest.approx(cost_usd)
+    assert report.cost_usd == pytest.approx(input_tokens * 0.05e-6 + output_tokens * 0.2e-6)
+    assert report.preview == [("a", "", "summarised", "same"), ("b", "", "summarised", "same")]
+
+
+def test_a_cost_that_is_not_known_is_none(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest({"a": f"one of {workspace.folder.name}"})
+    workspace.whole_day(api, task=Task("mistral-small"))
+    report = day_report(workspace.database, DAY, preview_rows=0)
+    assert report.by_status == {"summarised": 1}
+    assert report.cost_usd is None
+    assert report.input_tokens > 0
+    workspace.execute("INSERT INTO summaries SELECT * REPLACE ('x' AS custom_id, 1.0 AS cost_usd) FROM summaries")
+    assert day_report(workspace.database, DAY, preview_rows=0).cost_usd is None
+
+
+def test_a_day_of_which_nothing_is_known_is_empty(workspace: Workspace) -> None:
+    assert day_report(workspace.database, NEXT_DAY, preview_rows=5) == DayReport(NEXT_DAY, 0, {}, 0, 0, 0, 0, [])
+
+
+def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Workspace) -> None:
+    workspace.ingest({"a": "one"})
+    workspace.plan()
+    workspace.execute(
+        """INSERT INTO summaries (partition_date, article_id, title, status, error_message)
+        VALUES (CAST(? AS DATE), 'a', 'Title', 'failed', 'code: Its words.'), ('2020-01-01', 'b', 'T', 'owed', 'x')""",
+        [DAY],
+    )
+    report = day_report(workspace.database, DAY, preview_rows=5)
+    assert report.by_status == {"failed": 1}
+    assert report.preview == [("a", "Title", "failed", "code: Its words.")]
+    assert (report.input_tokens, report.cost_usd) == (0, 0)
+
+
+def test_the_preview_is_a_table_whatever_the_texts_hold() -> None:
+    preview = [("a", "A | B\nC", "summarised", "<script>\r\n\t| x"), ("b", "", "owed", "y" * 1_000)]
+    lines = DayReport(DAY, 2, {}, 0, 0, 0, None, preview).as_markdown().split("\n")
+    assert lines[:3] == ["| article | summary |", "|---|---|", "| A \\| B C | &lt;script> \\| x |"]
+    assert lines[3] == f"|  | {'y' * CELL_CHARACTERS} … |"
+    assert len(lines) == 4

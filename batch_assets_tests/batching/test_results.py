@@ -1,0 +1,442 @@
+"""Guards against losing what was paid for: whatever a result file holds, each request of its batch ends up as an
+answer or a failure with its reason, and each line that could not be used is kept as it came."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batch_assets.batching.database import transaction
+from batch_assets.batching.results import EndedBatch, Loaded, load_results
+from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
+
+BATCH = "batch_1"
+Outcomes = dict[str, tuple[Any, str]]
+ENDED_AT = datetime(2026, 11, 21, 8, 30)  # noqa: DTZ001 - as the tables have it
+USAGE = {
+    "prompt_tokens": 1_000,
+    "completion_tokens": 50,
+    "prompt_tokens_details": {"cached_tokens": 400},
+    "completion_tokens_details": {"reasoning_tokens": 30},
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A planned day of the articles a, b and c, whose one batch has ended; its database is open."""
+
+    folder: Path
+    connection: duckdb.DuckDBPyConnection
+    ids: Mapping[str, str]  # article_id → custom_id
+    key: str
+
+    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, list(parameters)).fetchall()
+
+    def column(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        return [row[0] for row in self.rows(statement, parameters)]
+
+    def load(self, *contents: bytes, status: str = "completed", **more: Any) -> Loaded:
+        """Load result files with these contents, and see that every request is accounted for."""
+        files = [self.folder / f"{number}.jsonl" for number in range(len(contents))]
+        for path, content in zip(files, contents, strict=True):
+            path.write_bytes(content)
+        options: dict[str, Any] = {"model": TASK.model, **more}
+        batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
+        with transaction(self.connection):
+            loaded = load_results(self.connection, batch)
+        answered, failed = (self.column(f"SELECT custom_id FROM {name}") for name in ("completion", "failed_request"))
+        assert sorted(answered + failed) == sorted(self.ids.values())
+        assert (loaded.answered, loaded.failed) == (len(answered), len(failed))
+        assert self.column("SELECT count(*) FROM quarantined_line") == [loaded.quarantined]
+        assert self.rows("SELECT * FROM pending_request") == []
+        return loaded
+
+    def outcome(self, name: str) -> Any:
+        """The text of an answered request; (code, retryable) of another."""
+        found = self.rows(
+            """SELECT text, NULL, NULL FROM completion WHERE custom_id = $1
+            UNION ALL SELECT NULL, code, retryable FROM failed_request WHERE custom_id = $1""",
+            [self.ids[name]],
+        )
+        ((text, code, retryable),) = found
+        return (code, retryable) if text is None else text
+
+    def message(self, name: str) -> str:
+        (message,) = self.column("SELECT message FROM failed_request WHERE custom_id = ?", [self.ids[name]])
+        return str(message)
+
+    def answer(self, name: str = "a", text: object = "Summary.", **body: Any) -> dict[str, Any]:
+        return answer(self.ids[name], text, **body)
+
+
+def answer(custom_id: object, text: object = "Summary.", **body: Any) -> dict[str, Any]:
+    """A line of an output file, as OpenAI writes it."""
+    message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    whole = {"object": "chat.completion", "model": "gpt-4.1-nano-2025", "choices": [choice], "usage": USAGE, **body}
+    response = {"status_code": 200, "request_id": "req_1", "body": whole}
+    return {"id": "batch_req_1", "custom_id": custom_id, "response": response, "error": None}
+
+
+def choice(content: str | None, finish_reason: str, refusal: str | None = None) -> dict[str, Any]:
+    """The changed part of a body: {choices: …}."""
+    return {"choices": [{"message": {"content": content, "refusal": refusal}, "finish_reason": finish_reason}]}
+
+
+def refused(custom_id: str, status_code: int | None, code: str | None = "some_code") -> dict[str, Any]:
+    """A line of an error file: the request reached the model, which answered with a status."""
+    error = {"message": "Its words.", "type": "some_type", "param": None, "code": code}
+    response = {"status_code": status_code, "request_id": "req_2", "body": {"error": error}}
+    return {"id": "batch_req_2", "custom_id": custom_id, "response": response, "error": None}
+
+
+def not_run(custom_id: str, code: str) -> dict[str, Any]:
+    """A line of an error file: the request was not executed."""
+    return {"custom_id": custom_id, "response": None, "error": {"code": code, "message": "Not executed."}}
+
+
+def jsonl(*lines: dict[str, Any] | bytes) -> bytes:
+    return b"".join((line if isinstance(line, bytes) else raw(line)) + b"\n" for line in lines)
+
+
+def raw(line: dict[str, Any]) -> bytes:
+    """The line in UTF-8, without ASCII escapes."""
+    return json.dumps(line, ensure_ascii=False).encode()
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("planned")
+    workspace = Workspace(folder, database_in(folder))
+    workspace.ingest({"a": "one", "b": "two", "c": "three"})
+    workspace.plan()
+    return workspace
+
+
+@contextmanager
+def ended(planned: Workspace) -> Iterator[Batch]:
+    with planned.database.writing() as connection:
+        ids = dict(connection.execute("SELECT article_id, custom_id FROM batch_request").fetchall())
+        ((key,),) = connection.execute("SELECT submission_key FROM batch_request_file").fetchall()
+        yield Batch(planned.folder, connection, ids, key)
+
+
+@contextmanager
+def copy_of(planned: Workspace, folder: Path) -> Iterator[Batch]:
+    """The planned day as the test may change it."""
+    shutil.copy(planned.database.path, folder)
+    with ended(Workspace(folder, database_in(folder))) as batch:
+        yield batch
+
+
+@pytest.fixture
+def batch(planned: Workspace, tmp_path: Path) -> Iterator[Batch]:
+    with copy_of(planned, tmp_path) as batch:
+        yield batch
+
+
+FORMS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "as OpenAI writes it": lambda line: json.dumps(line).encode() + b"\n",
+    "no final newline": raw,
+    "windows newlines": lambda line: raw(line) + b"\r\n",
+    "blank lines": lambda line: b"\n  \n" + raw(line) + b"\n\n\t\n",
+    "byte order mark": lambda line: b"\xef\xbb\xbf" + raw(line) + b"\n",
+    "other order of keys": lambda line: raw(dict(reversed(line.items()))),
+    "unknown fields": lambda line: raw({"x": [{"y": None}], **line, "": 1e400, "z": "\u2028"}),
+    "only what is needed": lambda line: raw({key: line[key] for key in ("custom_id", "response")}),
+    "body as a string": lambda line: raw(
+        {**line, "response": {"status_code": 200, "body": json.dumps(line["response"]["body"])}}
+    ),
+    "status code as a string": lambda line: raw({**line, "response": {**line["response"], "status_code": "200"}}),
+    "no usage": lambda line: raw(answer(line["custom_id"], usage=None)),
+    "odd usage": lambda line: raw(answer(line["custom_id"], usage={"prompt_tokens": "many", "x": []})),
+    "empty refusal": lambda line: raw(answer(line["custom_id"], **choice("Summary.", "stop", refusal=""))),
+    "cut at the limit": lambda line: raw(answer(line["custom_id"], **choice("Summary.", "length"))),
+    "several choices": lambda line: raw(
+        answer(line["custom_id"], choices=line["response"]["body"]["choices"] + choice("Other.", "stop")["choices"])
+    ),
+    "not a number": lambda line: raw({**line, "score": float("nan")}),
+    "lone surrogate in an unknown field": lambda line: json.dumps({**line, "x": "\udfff"}).encode(),
+    "lone surrogate in a list": lambda line: json.dumps({**line, "x": [["\ud800"]]}).encode(),
+    "lone surrogate in a key": lambda line: json.dumps({**line, "\ud800": 1}).encode(),
+    "broken UTF-8 in an unknown field": lambda line: raw({**line, "x": "?"}).replace(b'"?"', b'"\xff\xc3"'),
+}
+
+
+TEXTS: dict[bytes, str] = {
+    b"one \\u2028 two": "one \u2028 two",
+    "raw \u2028 \u2029 \x85 separators".encode(): "raw \u2028 \u2029 \x85 separators",
+    b"\\ud83e\\udd86 duck": "🦆 duck",
+    "🦆 漢字 مقال".encode(): "🦆 漢字 مقال",
+    b"nul \\u0000 end": "nul \x00 end",
+    b"\\n  several\\nlines \\n ": "several\nlines",
+    b'\\"quoted\\" \\\\ \\/ \\t end': '"quoted" \\ / \t end',
+    b"null": "null",
+    b"half \\ud83e a pair": "half \ufffd a pair",
+    b"caf\xe9": "caf\ufffd",
+    b"cut \xf0\x9f": "cut \ufffd",
+    b"raw \x01 control \t character": "raw \x01 control \t character",
+}
+
+FAILURES: list[tuple[dict[str, Any], str, bool, str]] = [
+    (answer("a", **choice(None, "stop", refusal="I can't.")), "content_refused", False, "I can't."),
+    (answer("a", **choice("Text", "stop", refusal="I can't.")), "content_refused", False, "I can't."),
+    (answer("a", **choice(None, "content_filter")), "content_refused", False, "withheld by the content filter"),
+    (answer("a", **choice("", "length")), "max_output_tokens", False, "Raise max_output_tokens"),
+    (answer("a", None), "empty_answer", True, "answered with nothing"),
+    (answer("a", ""), "empty_answer", True, "answered with nothing"),
+    (answer("a", " \n\t\r\n"), "empty_answer", True, "answered with nothing"),
+    (answer("a", choices=[]), "empty_answer", True, "answered with nothing"),
+    (answer("a", choices=None), "empty_answer", True, "answered with nothing"),
+    (answer("a", choices="x"), "empty_answer", True, "answered with nothing"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "empty_answer", True, "nothing"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "empty_answer", True, "nothing"),
+    ({"custom_id": "a", "response": {"status_code": 200}}, "empty_answer", True, "nothing"),
+    (refused("a", 0, None), "some_type", True, "Its words."),
+    ({"custom_id": "a", "response": {"status_code": 0, "body": None}}, "http_0", True, "None"),
+    (refused("a", None), "some_code", True, "Its words."),
+    ({"custom_id": "a", "response": None, "error": None}, "no_response", True, "None"),
+    ({"custom_id": "a"}, "no_response", True, "None"),
+    ({"custom_id": "a", "response": "text"}, "no_response", True, "None"),
+    ({"custom_id": "a", "response": [answer("a")["response"]]}, "no_response", True, "None"),
+    (not_run("a", "batch_expired"), "batch_expired", True, "Not executed."),
+    (not_run("a", "batch_cancelled"), "batch_cancelled", True, "Not executed."),
+    *((refused("a", status), "some_code", False, "Its words.") for status in (400, 401, 403, 404, 413, 422)),
+    *((refused("a", status), "some_code", True, "Its words.") for status in (408, 409, 425, 429)),
+    *((refused("a", status), "some_code", True, "Its words.") for status in (500, 502, 503, 529, 302)),
+]
+
+
+def cases() -> dict[str, Callable[[str], bytes]]:
+    """What a result file for one request holds, given its custom_id."""
+
+    def with_form(custom_id: str, form: str) -> bytes:
+        return FORMS[form](answer(custom_id))
+
+    def with_text(custom_id: str, written: bytes) -> bytes:
+        return raw(answer(custom_id, "@@@")).replace(b"@@@", written)
+
+    def with_id(custom_id: str, line: dict[str, Any]) -> bytes:
+        return jsonl({**line, "custom_id": custom_id})
+
+    return {
+        **{form: partial(with_form, form=form) for form in FORMS},
+        **{f"text {text!r}": partial(with_text, written=text) for text in TEXTS},
+        **{f"failure {number}": partial(with_id, line=case[0]) for number, case in enumerate(FAILURES)},
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What became of each case, and the message: each in a result file of its own, all loaded with one batch."""
+    folder = tmp_path_factory.mktemp("cases")
+    workspace = Workspace(folder, database_in(folder))
+    workspace.ingest({name: name for name in cases()})
+    workspace.plan()
+    with ended(workspace) as batch:
+        loaded = batch.load(*(content(batch.ids[name]) for name, content in cases().items()))
+        assert loaded == Loaded(answered=len(FORMS) + len(TEXTS), failed=len(FAILURES), quarantined=0)
+        messages = dict(batch.rows("SELECT custom_id, message FROM failed_request"))
+        return {name: (batch.outcome(name), str(messages.get(batch.ids[name]))) for name in cases()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_answer_is_read_in_whatever_form_it_comes(outcomes: Outcomes, form: str) -> None:
+    assert outcomes[form][0] == "Summary."
+
+
+@pytest.mark.parametrize("written", TEXTS)
+def test_texts_survive(outcomes: Outcomes, written: bytes) -> None:
+    assert outcomes[f"text {written!r}"][0] == TEXTS[written]
+
+
+@pytest.mark.parametrize("number", range(len(FAILURES)))
+def test_what_is_no_answer_is_a_failure_with_its_reason(outcomes: Outcomes, number: int) -> None:
+    _, code, retryable, message = FAILURES[number]
+    assert outcomes[f"failure {number}"][0] == (code, retryable)
+    assert message in outcomes[f"failure {number}"][1]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(max_size=50), min_size=3, max_size=3), is_ascii=st.booleans())
+def test_any_text_survives(planned: Workspace, tmp_path: Path, texts: list[str], is_ascii: bool) -> None:
+    with copy_of(planned, tmp_path) as batch:
+        lines = [batch.answer(name, f"<{text}>") for name, text in zip("abc", texts, strict=True)]
+        content = "\n".join(json.dumps(line, ensure_ascii=is_ascii) for line in lines)
+        assert batch.load(content.encode()).answered == 3
+        assert [batch.outcome(name) for name in "abc"] == [f"<{text}>" for text in texts]
+
+
+def test_a_line_of_5_mb_is_read(batch: Batch) -> None:
+    text = "🦆 long " * 550_000
+    assert len(text.encode()) > 5_000_000
+    assert batch.load(jsonl(batch.answer("a", text), batch.answer("b"))).answered == 2
+    assert batch.outcome("a") == text.strip()
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+def test_a_cut_text_is_an_answer_that_says_so(batch: Batch, finish_reason: str) -> None:
+    batch.load(jsonl(answer(batch.ids["a"], **choice("Half a", finish_reason))))
+    assert batch.rows("SELECT text, finish_reason FROM completion") == [("Half a", finish_reason)]
+
+
+UNUSABLE: list[tuple[bytes, str]] = [
+    (b"no JSON at all", "malformed JSON"),
+    (b'{"custom_id": "cut', "malformed JSON"),
+    (b'{"custom_id": "x" "y, \'z\'": 1}', "malformed JSON"),
+    (b"[" * 100_000, "malformed JSON"),
+    (b"\xff\xfe\x00\x01", "malformed JSON"),
+    (b"\x00", "malformed JSON"),
+    (b"5", "not a JSON object"),
+    (b"[]", "not a JSON object"),
+    (b"null", "not a JSON object"),
+    (b'"text, with a comma and a \\" quote"', "not a JSON object"),
+    (b"{}", "no custom_id"),
+    (raw(answer(None)), "no custom_id"),
+    (raw(answer(5)), "no custom_id"),
+    (raw(answer("")), "unknown custom_id"),
+    (raw(answer("not ours")), "unknown custom_id"),
+    (raw(answer("\u2028'; DROP TABLE completion; --")), "unknown custom_id"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), UNUSABLE, ids=lambda value: repr(value)[:30])
+def test_an_unusable_line_is_kept_and_does_not_stop_the_others(batch: Batch, line: bytes, reason: str) -> None:
+    content = jsonl(batch.answer("a"), line, batch.answer("b", "Two."))
+    assert batch.load(content) == Loaded(answered=2, failed=1, quarantined=1)
+    ((batch_id, path, number, why, kept),) = batch.rows("SELECT * FROM quarantined_line")
+    assert (batch_id, path, number, kept) == (BATCH, str(batch.folder / "0.jsonl"), 2, line)
+    assert reason in why
+    assert (batch.outcome("a"), batch.outcome("b")) == ("Summary.", "Two.")
+
+
+def test_all_unusable_lines_together(batch: Batch) -> None:
+    content = jsonl(*(line for line, _ in UNUSABLE), raw(batch.answer("b")))
+    assert batch.load(content).quarantined == len(UNUSABLE)
+    assert batch.column("SELECT line FROM quarantined_line ORDER BY line_number") == [line for line, _ in UNUSABLE]
+    assert batch.outcome("b") == "Summary."
+
+
+def test_an_unusable_line_of_5_mb_is_kept(batch: Batch) -> None:
+    line = b'{"custom_id": "' + b"x" * 5_000_000
+    assert batch.load(jsonl(line, batch.answer("a"))) == Loaded(answered=1, failed=2, quarantined=1)
+    assert batch.column("SELECT line FROM quarantined_line") == [line]
+
+
+@pytest.mark.parametrize("answer_first", [True, False])
+@pytest.mark.parametrize("same_file", [True, False])
+@pytest.mark.parametrize("text", ["Summary.", "half \ud83e a pair"], ids=["plain", "in need of repair"])
+def test_of_two_lines_for_a_request_the_better_one_wins(
+    batch: Batch, answer_first: bool, same_file: bool, text: str
+) -> None:
+    lines = [json.dumps(batch.answer(text=text)).encode(), raw(refused(batch.ids["a"], 500))]
+    if not answer_first:
+        lines.reverse()
+    assert batch.load(*([jsonl(*lines)] if same_file else map(jsonl, lines))) == Loaded(1, 2, 0)
+    assert batch.outcome("a") == text.replace("\ud83e", "\ufffd")
+
+
+def test_a_repeated_answer_counts_once(batch: Batch) -> None:
+    assert batch.load(jsonl(batch.answer("a"), batch.answer("a"), b"malformed"), jsonl(batch.answer("a"))).answered == 1
+
+
+def test_of_two_failures_the_one_with_a_status_wins(batch: Batch) -> None:
+    batch.load(jsonl(not_run(batch.ids["a"], "batch_expired"), refused(batch.ids["a"], 400)))
+    assert batch.outcome("a") == ("some_code", False)
+
+
+def test_both_files_together_account_for_all(batch: Batch) -> None:
+    errors = jsonl(refused(batch.ids["b"], 400), not_run(batch.ids["c"], "batch_expired"))
+    assert batch.load(jsonl(batch.answer("a")), errors, status="expired") == Loaded(1, 2, 0)
+    assert [batch.outcome(name) for name in "abc"] == ["Summary.", ("some_code", False), ("batch_expired", True)]
+    assert batch.rows("SELECT http_status, failed_at FROM failed_request ORDER BY http_status") == [
+        (400, ENDED_AT),
+        (None, ENDED_AT),
+    ]
+
+
+@pytest.mark.parametrize("contents", [[], [b""], [b"", b""], [b"\n\n"]], ids=str)
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("completed", "missing_from_results"),
+        ("expired", "batch_expired"),
+        ("cancelled", "batch_cancelled"),
+        ("failed", "batch_failed"),
+    ],
+)
+def test_requests_without_a_line_are_noticed(batch: Batch, contents: list[bytes], status: str, code: str) -> None:
+    assert batch.load(*contents, status=status) == Loaded(answered=0, failed=3, quarantined=0)
+    assert batch.rows("SELECT DISTINCT code, retryable FROM failed_request") == [(code, True)]
+    assert f"ended as {status}" in batch.message("a")
+
+
+def test_a_failed_batch_blames_the_requests_that_openai_named(batch: Batch) -> None:
+    loaded = batch.load(
+        status="failed",
+        reasons={batch.ids["b"]: ("invalid_request", "Bad line."), "not ours": ("x", "y")},
+        reason=("batch_failed", "Others were bad."),
+    )
+    assert loaded == Loaded(answered=0, failed=3, quarantined=0)
+    assert batch.outcome("b") == ("invalid_request", False)
+    assert batch.message("b") == "Bad line."
+    assert batch.outcome("a") == batch.outcome("c") == ("batch_failed", True)
+    assert batch.message("a") == "Others were bad."
+
+
+def test_an_answer_carries_its_figures(batch: Batch) -> None:
+    batch.load(jsonl(batch.answer("a")))
+    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd) FROM completion")
+    assert text == "Summary."
+    assert figures == ["stop", "gpt-4.1-nano-2025", 1_000, 400, 50, 30, BATCH, "req_1", ENDED_AT]
+
+
+@pytest.mark.parametrize(
+    ("model", "cost_usd"),
+    [
+        ("gpt-4.1-nano", 1_000 * 0.05e-6 + 50 * 0.2e-6),  # no discount for cached tokens before GPT-5
+        ("gpt-5-mini", 600 * 0.125e-6 + 400 * 0.0125e-6 + 50 * 1e-6),
+        ("mistral-small", None),
+    ],
+)
+def test_an_answer_costs_what_the_batch_price_says(batch: Batch, model: str, cost_usd: float | None) -> None:
+    batch.load(jsonl(batch.answer("a")), model=model)
+    (found,) = batch.column("SELECT cost_usd FROM completion")
+    assert found is None if cost_usd is None else found == pytest.approx(cost_usd)
+
+
+def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
+    batch.rows(
+        "INSERT INTO completion (custom_id, text, batch_id, completed_at) VALUES (?, 'Earlier.', 'batch_0', now())",
+        [batch.ids["a"]],
+    )
+    path = batch.folder / "again.jsonl"
+    path.write_bytes(jsonl(batch.answer("a"), batch.answer("b")))
+    again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, [path])
+    assert load_results(batch.connection, again) == Loaded(answered=1, failed=1, quarantined=0)
+    assert batch.outcome("a") == "Earlier."
+
+
+@pytest.mark.parametrize("folder", ["with spaces", "[1]", "a*b", "it's", "{x}"])
+def test_result_files_may_be_in_any_folder(batch: Batch, folder: str) -> None:
+    elsewhere = replace(batch, folder=batch.folder / folder)
+    elsewhere.folder.mkdir()
+    assert elsewhere.load(jsonl(batch.answer("a"), b"malformed")) == Loaded(1, 2, 1)
+
+
+def test_a_relative_path_serves_as_well(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(batch.folder)
+    assert replace(batch, folder=Path()).load(jsonl(batch.answer("a"), b"malformed")) == Loaded(1, 2, 1)

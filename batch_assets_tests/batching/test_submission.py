@@ -1,0 +1,839 @@
+"""Guards against the second bill: whatever is lost, refused, killed or started twice, a shard becomes one batch."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import openai
+import pytest
+
+from batch_assets.batching import remote, submission
+from batch_assets.batching.ledger import Limits, Submission
+from batch_assets.batching.remote import list_batches, now_utc, utc
+from batch_assets.batching.requests import submission_key
+from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.submission import SubmissionError, find_batch
+from batch_assets_tests.batching.conftest import (
+    CUT,
+    DAY,
+    NEXT_DAY,
+    Call,
+    FailsFirst,
+    Reply,
+    Workspace,
+    database_in,
+    proxy,
+)
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.local_api_client import ENDED, LocalApi
+
+LONG_AGO = datetime(2026, 1, 1)  # noqa: DTZ001 - the tables' times are UTC without zone
+
+
+@pytest.fixture(scope="module")
+def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("planned")
+    workspace = Workspace(folder, database_in(folder))
+    workspace.ingest({"a": "one", "b": "two"})
+    workspace.plan()
+    return workspace
+
+
+@pytest.fixture
+def planned(planned_once: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A day with one request file, whose name and key no other test has."""
+    with planned_once.copy(tmp_path) as workspace:
+        for table in ("batch_request_file", "pending_request"):
+            workspace.execute(f"UPDATE {table} SET submission_key = ?", [tmp_path.name])
+        (path,) = workspace.request_files()
+        own = path.rename(path.with_name(f"{tmp_path.name}.jsonl"))
+        workspace.execute("UPDATE batch_request_file SET path = ?", [str(own.relative_to(tmp_path))])
+        yield workspace
+
+
+def key_of(workspace: Workspace) -> str:
+    (key,) = workspace.column("SELECT submission_key FROM batch_request_file")
+    return str(key)
+
+
+def intend(workspace: Workspace, run_id: str, file_id: str | None = None) -> None:
+    """What a run leaves behind that was killed before it knew its batch."""
+    workspace.execute(
+        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at, file_id)
+        SELECT submission_key, partition_date, round, shard, ?, now() AT TIME ZONE 'UTC', ? FROM batch_request_file""",
+        [run_id, file_id],
+    )
+
+
+def make_batch(client: openai.OpenAI, key: str | None = None, file_id: str = "file-none") -> str:
+    metadata = None if key is None else {submission.KEY: key}
+    return client.batches.create(
+        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", metadata=metadata
+    ).id
+
+
+def upload(workspace: Workspace, client: openai.OpenAI) -> str:
+    path = workspace.request_files()[0]
+    with path.open("rb") as file:
+        return client.files.create(file=(f"{DAY}-{path.name}", file), purpose="batch").id
+
+
+def wanted(key: str, file_id: str | None = None) -> Submission:
+    """A submission of which nothing but the key, and perhaps the file, matters."""
+    return Submission(key, DAY, 1, 0, Path("none.jsonl"), "/v1/chat/completions", "a-model", 1, file_id=file_id)
+
+
+def ledger(workspace: Workspace, columns: str) -> list[tuple[Any, ...]]:
+    return workspace.rows(f"SELECT {columns} FROM openai_batch ORDER BY round, shard")
+
+
+def test_a_shard_becomes_a_batch_that_bears_its_key(planned: Workspace, api: LocalApi) -> None:
+    submitted = planned.submit(api.client, run_id="run 1")
+    (batch_id,) = submitted.batch_ids
+    assert (submitted.created, submitted.adopted) == (1, 0)
+    batch = api.client.batches.retrieve(batch_id)
+    assert batch.metadata is not None
+    assert batch.metadata[submission.KEY] == key_of(planned)
+    assert api.client.files.content(batch.input_file_id).content == planned.request_files()[0].read_bytes()
+    assert ledger(planned, "submission_key, run_id, file_id, batch_id, submitted_at, refusal") == [
+        (key_of(planned), "run 1", batch.input_file_id, batch_id, utc(batch.created_at), None)
+    ]
+
+
+def test_submitting_again_makes_nothing(planned: Workspace, api: LocalApi) -> None:
+    first = planned.submit(api.client)
+    second = planned.submit(api.client, run_id="another run")
+    assert second.batch_ids == first.batch_ids
+    assert (second.created, second.adopted) == (0, 0)
+    assert api.stats()["batches_created"] == api.stats()["files_created"] == 1
+
+
+def test_several_shards_become_a_batch_each(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
+    workspace.plan()
+    submitted = workspace.submit(api.client)
+    assert submitted.created == len(set(submitted.batch_ids)) == api.stats()["batches_created"] == 3
+
+
+def test_a_day_without_requests_submits_nothing(workspace: Workspace, api: LocalApi) -> None:
+    workspace.plan()
+    assert workspace.submit(api.client).batch_ids == []
+    assert api.stats()["files_created"] == 0
+
+
+def test_a_day_submits_the_shard_of_another_that_it_needs(planned: Workspace, api: LocalApi) -> None:
+    planned.ingest({"same": "one"}, day=NEXT_DAY)
+    planned.plan(day=NEXT_DAY)
+    submitted = planned.submit(api.client, day=NEXT_DAY)
+    assert submitted.created == 1
+    assert planned.submit(api.client).batch_ids == submitted.batch_ids
+    assert api.stats()["batches_created"] == 1
+
+
+def test_the_batch_of_a_dead_run_is_adopted(planned: Workspace, api: LocalApi) -> None:
+    file_id = upload(planned, api.client)
+    intend(planned, "dead", file_id)
+    made = make_batch(api.client, key_of(planned), file_id)
+    make_batch(api.client)
+    submitted = planned.submit(api.client, run_id="follower")
+    assert (submitted.batch_ids, submitted.created, submitted.adopted) == ([made], 0, 1)
+    assert ledger(planned, "run_id, file_id, batch_id") == [("follower", file_id, made)]
+    assert api.stats() == {**api.stats(), "batches_created": 2, "files_created": 1}
+
+
+@pytest.mark.parametrize("is_uploaded", [True, False])
+def test_a_dead_run_without_a_batch_is_continued(planned: Workspace, api: LocalApi, is_uploaded: bool) -> None:
+    file_id = upload(planned, api.client) if is_uploaded else None
+    intend(planned, "dead", file_id)
+    submitted = planned.submit(api.client)
+    assert (submitted.created, submitted.adopted) == (1, 0)
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+def test_a_retry_of_the_same_run_looks_first(planned: Workspace, api: LocalApi) -> None:
+    intend(planned, "run")
+    made = make_batch(api.client, key_of(planned))
+    assert planned.submit(api.client, run_id="run", is_run_alive=lambda run_id: True).batch_ids == [made]
+
+
+def test_a_live_runs_intent_is_left_alone(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "LEFT_TO_OTHERS_SECONDS", 0.0)
+    intend(planned, "alive")
+    with pytest.raises(SubmissionError, match=r"Another run \(alive\).*nothing was sent twice"):
+        planned.submit(api.client, is_run_alive=lambda run_id: run_id == "alive")
+    assert ledger(planned, "run_id, batch_id") == [("alive", None)]
+    assert api.stats()["files_created"] == api.stats()["batches_created"] == 0
+
+
+def test_a_live_run_is_waited_for(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    intend(planned, "alive")
+
+    def finish_meanwhile(seconds: float) -> None:
+        planned.execute("UPDATE openai_batch SET batch_id = 'batch_theirs'")
+
+    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=finish_meanwhile, monotonic=lambda: 0.0))
+    submitted = planned.submit(api.client, is_run_alive=lambda run_id: True)
+    assert (submitted.batch_ids, submitted.created, submitted.adopted) == (["batch_theirs"], 0, 0)
+    assert api.stats()["batches_created"] == 0
+
+
+def test_a_run_that_dies_while_it_is_waited_for_is_followed(
+    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intend(planned, "dying")
+    made = make_batch(api.client, key_of(planned))
+    alive = iter([True, True, False])
+    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
+    assert planned.submit(api.client, is_run_alive=lambda run_id: next(alive)).batch_ids == [made]
+
+
+def test_a_run_that_was_not_so_dead_is_not_submitted_for(planned: Workspace, api: LocalApi) -> None:
+    intend(planned, "dying")
+
+    def finishes_before_it_dies(run_id: str) -> bool:
+        planned.execute("UPDATE openai_batch SET batch_id = 'batch_theirs'")
+        return False
+
+    assert planned.submit(api.client, is_run_alive=finishes_before_it_dies).batch_ids == ["batch_theirs"]
+    assert api.stats()["batches_created"] == 0
+
+
+def test_of_two_followers_of_a_dead_run_the_first_goes_on(
+    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "LEFT_TO_OTHERS_SECONDS", 0.0)
+    intend(planned, "dead")
+
+    def is_followed(run_id: str) -> bool:
+        planned.execute("UPDATE openai_batch SET run_id = 'first'")
+        return run_id == "first"
+
+    with pytest.raises(SubmissionError, match="nothing was sent twice"):
+        planned.submit(api.client, run_id="second", is_run_alive=is_followed)
+    assert ledger(planned, "run_id, batch_id") == [("first", None)]
+    assert api.stats()["batches_created"] == 0
+
+
+def test_two_runs_at_once_make_one_batch(planned: Workspace, api: LocalApi) -> None:
+    found: list[submission.Submitted] = []
+
+    def submit(run_id: str) -> None:
+        found.append(planned.submit(api.client, run_id=run_id, is_run_alive=lambda run_id: True))
+
+    threads = [threading.Thread(target=submit, args=(run_id,)) for run_id in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 2
+    assert found[0].batch_ids == found[1].batch_ids
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+OPENAI_REFUSES = {"error": {"message": "Billing hard limit has been reached.", "type": "x", "code": "y", "param": None}}
+
+
+@pytest.mark.parametrize("status", [400, 403, 409])
+def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: LocalApi, status: int) -> None:
+    def refuse(call: Call) -> Reply:
+        return Reply.of(OPENAI_REFUSES, status) if call.creates_batch else call.forward()
+
+    with (
+        proxy(api.url, refuse) as client,
+        pytest.raises(SubmissionError, match=r"would not create a batch .*Billing hard limit has been reached\."),
+    ):
+        planned.submit(client)
+    assert ledger(planned, "batch_id, refusal") == [(None, "Billing hard limit has been reached.")]
+    assert planned.submit(api.client, run_id="later").created == 1
+    assert ledger(planned, "refusal") == [(None,)]
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+def test_what_was_submitted_before_a_refusal_stays_submitted(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "ab"})
+    workspace.plan()
+    answers: list[Callable[[Call], Reply]] = [lambda call: call.forward(), lambda call: Reply.of(OPENAI_REFUSES, 400)]
+
+    def refuse_second(call: Call) -> Reply:
+        return answers.pop(0)(call) if call.creates_batch else call.forward()
+
+    with proxy(api.url, refuse_second) as client, pytest.raises(SubmissionError):
+        workspace.submit(client)
+    submitted = workspace.submit(api.client, run_id="later")
+    assert (submitted.created, len(submitted.batch_ids)) == (1, 2)
+    assert api.stats()["batches_created"] == 2
+
+
+def forward_and_lose(reply: Reply | None) -> Callable[[Call], Reply | None]:
+    """The batch is made; the answer isn't the API's."""
+
+    def answer(call: Call) -> Reply | None:
+        forwarded = call.forward()
+        return reply if call.creates_batch else forwarded
+
+    return answer
+
+
+LOST = [
+    pytest.param(CUT, id="connection cut"),
+    pytest.param(Reply.of({"error": {"message": "Oops"}}, 500), id="500"),
+    pytest.param(Reply(502, b"<html>Bad gateway", "text/html"), id="502 in HTML"),
+]
+
+
+@pytest.mark.parametrize("reply", LOST)
+def test_a_batch_whose_answer_was_lost_is_found_and_not_made_again(
+    planned: Workspace, api: LocalApi, reply: Reply | None
+) -> None:
+    with proxy(api.url, forward_and_lose(reply)) as client:
+        submitted = planned.submit(client)
+    assert (submitted.created, submitted.adopted) == (0, 1)
+    assert submitted.batch_ids == [api.client.batches.list(limit=1).data[0].id]
+    assert api.stats()["batches_created"] == 1
+
+
+def test_a_list_that_lags_is_looked_at_again(planned: Workspace, api: LocalApi) -> None:
+    lists: list[Reply] = []
+
+    def answer(call: Call) -> Reply | None:
+        forwarded = call.forward()
+        if call.lists_batches:
+            lists.append(forwarded)
+            return forwarded if len(lists) > 2 else Reply.of({"object": "list", "data": [], "has_more": False})
+        return CUT if call.creates_batch else forwarded
+
+    with proxy(api.url, answer) as client:
+        assert planned.submit(client).adopted == 1
+    assert api.stats()["batches_created"] == 1
+
+
+def test_a_create_that_never_arrived_is_made_again(planned: Workspace, api: LocalApi) -> None:
+    creates: list[Call] = []
+
+    def cut_first(call: Call) -> Reply | None:
+        if call.creates_batch:
+            creates.append(call)
+        return CUT if call.creates_batch and len(creates) == 1 else call.forward()
+
+    with proxy(api.url, cut_first) as client:
+        assert planned.submit(client).created == 1
+    assert len(creates) == 2
+    assert api.stats()["batches_created"] == 1
+
+
+def test_an_api_that_is_down_is_asked_three_times_whatever_the_client_would_do(
+    planned: Workspace, api: LocalApi
+) -> None:
+    creates: list[Call] = []
+
+    def fail(call: Call) -> Reply:
+        if not call.creates_batch:
+            return call.forward()
+        creates.append(call)
+        return Reply.of({"error": {"message": "Overloaded"}}, 503)
+
+    with (
+        proxy(api.url, fail) as client,
+        pytest.raises(SubmissionError, match="Overloaded"),
+    ):
+        planned.submit(client.with_options(max_retries=9))
+    assert len(creates) == 3
+    assert planned.submit(api.client, run_id="later").created == 1
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+def test_a_rate_limit_is_waited_out(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "LOOK_AFTER_SECONDS", ())
+    pauses: list[float] = []
+    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
+    replies = [Reply.of({"error": {"message": "Slow down"}}, 429)] * 2
+
+    def limit(call: Call) -> Reply:
+        return replies.pop() if call.creates_batch and replies else call.forward()
+
+    with proxy(api.url, limit) as client:
+        assert planned.submit(client).created == 1
+    assert pauses == [5.0, 10.0]
+
+
+def test_while_the_list_cannot_be_had_nothing_is_made_again(planned: Workspace, api: LocalApi) -> None:
+    def answer(call: Call) -> Reply | None:
+        if call.lists_batches:
+            return Reply.of({"error": {"message": "Down"}}, 500)
+        return forward_and_lose(CUT)(call)
+
+    with proxy(api.url, answer) as client:
+        for run_id in ("one", "two"):
+            with pytest.raises(SubmissionError, match=r"isn't known whether the batch .* It was not made again"):
+                planned.submit(client, run_id=run_id)
+    assert api.stats()["batches_created"] == 1
+    assert planned.submit(api.client, run_id="three").adopted == 1
+
+
+def test_a_lost_upload_is_made_again(planned: Workspace, api: LocalApi) -> None:
+    def lose_uploads(call: Call) -> Reply | None:
+        call.forward()
+        return CUT
+
+    with proxy(api.url, lose_uploads) as client, pytest.raises(SubmissionError, match="did not take the file"):
+        planned.submit(client)
+    assert ledger(planned, "file_id, batch_id") == [(None, None)]
+    assert planned.submit(api.client, run_id="later").created == 1
+    assert api.stats()["batches_created"] == 1
+
+
+def test_a_wrong_key_is_told_in_the_apis_words(planned: Workspace, api: LocalApi) -> None:
+    def deny(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "Incorrect API key provided.", "code": "invalid_api_key"}}, 401)
+
+    with proxy(api.url, deny) as client, pytest.raises(SubmissionError, match=r"Incorrect API key provided\."):
+        planned.submit(client)
+
+
+def test_a_request_file_that_is_gone_is_named(planned: Workspace, api: LocalApi) -> None:
+    (path,) = planned.request_files()
+    path.unlink()
+    with pytest.raises(SubmissionError, match=f"{path} is gone"):
+        planned.submit(api.client)
+    assert api.stats()["batches_created"] == 0
+
+
+def test_a_key_names_bytes_day_and_round() -> None:
+    key = submission_key("ab", DAY, 1)
+    assert key == submission_key("ab", DAY, 1)
+    assert (
+        len({key, submission_key("ac", DAY, 1), submission_key("ab", NEXT_DAY, 1), submission_key("ab", DAY, 11)}) == 4
+    )
+
+
+def reshaped(change: Callable[[dict[str, Any]], object], *, ignores_after: bool = False) -> Callable[[Call], Reply]:
+    """A server whose lists of batches look otherwise; fails after 50 calls."""
+    first: list[Reply] = []
+    calls: list[Call] = []
+
+    def answer(call: Call) -> Reply:
+        calls.append(call)
+        if len(calls) > 50:
+            return Reply.of({"error": {"message": "endless"}}, 400)
+        reply = call.forward()
+        first.append(reply)
+        page = (first[0] if ignores_after else reply).json
+        change(page)
+        return Reply.of(page, reply.status)
+
+    return answer
+
+
+def nothing(page: dict[str, Any]) -> None:
+    pass
+
+
+def without_has_more(page: dict[str, Any]) -> None:
+    page.pop("has_more", None)
+
+
+def null_data_at_the_end(page: dict[str, Any]) -> None:
+    page.pop("has_more", None)
+    page["data"] = page["data"] or None
+
+
+LISTS = {
+    "as OpenAI's": reshaped(nothing),
+    "without has_more": reshaped(without_has_more),
+    "null after the last page": reshaped(null_data_at_the_end),
+    "has_more always true": reshaped(lambda page: page.update(has_more=True)),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_batch_is_found_on_any_page(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(remote, "PAGE", 2)
+    made = [make_batch(local_api.client, None if number == 3 else f"key {number}") for number in range(6)]
+    with proxy(local_api.url, LISTS[kind]) as client:
+        found = [find_batch(client, wanted(f"key {number}"), since=LONG_AGO) for number in (0, 1, 5)]
+        assert [batch and batch.id for batch in found] == [made[0], made[1], made[5]]
+        assert find_batch(client, wanted("key 3"), since=LONG_AGO) is None
+        assert find_batch(client, wanted("key 9"), since=LONG_AGO) is None
+
+
+@pytest.mark.parametrize("change", [nothing, without_has_more])
+def test_a_list_that_ignores_where_to_go_on_ends(
+    local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
+) -> None:
+    monkeypatch.setattr(remote, "PAGE", 2)
+    made = [make_batch(local_api.client, f"key {number}") for number in range(3)]
+    with proxy(local_api.url, reshaped(change, ignores_after=True)) as client:
+        assert find_batch(client, wanted("key 0"), since=LONG_AGO) is None
+        assert [batch.id for batch in list_batches(client, since=LONG_AGO)] == [made[2], made[1]]
+
+
+def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAGE", 1)
+    for number in range(3):
+        make_batch(local_api.client, f"key {number}")
+    calls: list[Call] = []
+
+    def age_all_but_the_newest(call: Call) -> Reply:
+        calls.append(call)
+        page = call.forward().json
+        if len(calls) > 1:
+            page["data"][0]["created_at"] -= 3600
+        return Reply.of(page)
+
+    now = datetime.now(UTC).replace(tzinfo=None)
+    with proxy(local_api.url, age_all_but_the_newest) as client:
+        assert [batch.metadata for batch in list_batches(client, since=now - timedelta(minutes=1))] == [
+            {submission.KEY: "key 2"}
+        ]
+    assert len(calls) == 2
+
+
+def test_clocks_may_differ_by_minutes(local_api: LocalApi) -> None:
+    made = make_batch(local_api.client, "key")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    found = find_batch(local_api.client, wanted("key"), since=now + timedelta(minutes=5))
+    assert found is not None
+    assert found.id == made
+    assert find_batch(local_api.client, wanted("key"), since=now + timedelta(hours=1)) is None
+
+
+def test_the_submitted_lines_are_answered(planned: Workspace, api: LocalApi) -> None:
+    batch = api.wait(planned.submit(api.client).batch_ids[0])
+    assert batch.status == "completed"
+    assert batch.output_file_id is not None
+    lines = api.client.files.content(batch.output_file_id).content.splitlines()
+    assert {json.loads(line)["custom_id"] for line in lines} == set(
+        planned.column("SELECT custom_id FROM batch_request")
+    )
+
+
+def without_metadata(call: Call) -> bytes:
+    body = json.loads(call.body)
+    body.pop("metadata", None)
+    return json.dumps(body).encode()
+
+
+def refuse_metadata(call: Call) -> Reply:
+    if call.creates_batch and b"metadata" in call.body:
+        error = {"message": "Unknown parameter: 'metadata'.", "param": "metadata", "code": "unknown_parameter"}
+        return Reply.of({"error": error}, 400)
+    return call.forward()
+
+
+def drop_metadata(call: Call) -> Reply:
+    return call.forward(without_metadata(call)) if call.creates_batch else call.forward()
+
+
+METADATA = pytest.mark.parametrize(
+    "answer", [Call.forward, refuse_metadata, drop_metadata], ids=["takes metadata", "refuses it", "drops it"]
+)
+
+
+@METADATA
+def test_a_lost_answer_makes_one_batch_with_or_without_metadata(
+    planned: Workspace, api: LocalApi, answer: Callable[[Call], Reply]
+) -> None:
+    make_batch(api.client)  # somebody else's
+
+    def lose_success(call: Call) -> Reply | None:
+        reply = answer(call)
+        return CUT if call.creates_batch and reply.status == 200 else reply
+
+    with proxy(api.url, lose_success) as client:
+        submitted = planned.submit(client)
+    assert (submitted.created, submitted.adopted) == (0, 1)
+    make_batch(api.client)
+    assert api.stats() == {**api.stats(), "batches_created": 3, "files_created": 1}
+
+
+@METADATA
+def test_a_killed_runs_batch_is_adopted_with_or_without_metadata(
+    planned: Workspace, api: LocalApi, answer: Callable[[Call], Reply]
+) -> None:
+    def die_after_create(call: Call) -> Reply | None:
+        reply = answer(call)
+        if call.creates_batch and reply.status == 200:
+            died.append(reply)
+        return CUT if died else reply
+
+    died: list[Reply] = []
+    with proxy(api.url, die_after_create) as client, pytest.raises(SubmissionError, match="isn't known whether"):
+        planned.submit(client, run_id="killed")
+    submitted = planned.submit(api.client, run_id="follower")
+    assert (submitted.batch_ids, submitted.adopted) == ([died[0].json["id"]], 1)
+    assert api.stats()["batches_created"] == 1
+
+
+@METADATA
+def test_a_second_attempt_never_takes_the_first_for_its_own(
+    planned: Workspace, api: LocalApi, answer: Callable[[Call], Reply]
+) -> None:
+    fails = FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")
+    creates: list[str] = []
+
+    def cut_the_first_of_the_second(call: Call) -> Reply | None:
+        if call.creates_batch and answer is refuse_metadata and b"metadata" in call.body:
+            return answer(call)
+        if call.creates_batch:
+            creates.append(call.path)
+            if len(creates) == 2:
+                return CUT
+        changed = replace(call, body=without_metadata(call)) if call.creates_batch and answer is drop_metadata else call
+        return fails(changed)
+
+    with proxy(api.url, cut_the_first_of_the_second) as client:
+        (first,) = planned.submit(client).batch_ids
+        api.wait(first)
+        assert planned.submit(client).put_back == 1
+        planned.end_pauses()
+        again = planned.submit(client)
+    assert (again.created, again.adopted) == (1, 0)
+    assert again.batch_ids != [first]
+    assert ledger(planned, "attempt, earlier_batch_ids, batch_id") == [(2, [first], *again.batch_ids)]
+    assert api.stats() == {**api.stats(), "batches_created": 2, "files_created": 1}
+    api.wait(again.batch_ids[0])
+    assert planned.collect(api.client).requests == {"answered": 2}
+
+
+def test_an_upload_whose_answer_is_lost_is_used(planned: Workspace, api: LocalApi) -> None:
+    uploads: list[Reply] = []
+
+    def lose_first(call: Call) -> Reply | None:
+        reply = call.forward()
+        if call.uploads:
+            uploads.append(reply)
+        return CUT if call.uploads and len(uploads) == 1 else reply
+
+    with proxy(api.url, lose_first) as client:
+        assert planned.submit(client).created == 1
+    assert ledger(planned, "file_id") == [(uploads[0].json["id"],)]
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+@pytest.mark.parametrize("ignores_after", [False, True])
+def test_uploads_that_nobody_uses_are_deleted(planned: Workspace, api: LocalApi, ignores_after: bool) -> None:
+    """The list of files lags, so that a second upload is made; its answer is lost, too."""
+    uploads: list[Reply] = []
+    lists: list[Reply] = []
+
+    def answer(call: Call) -> Reply | None:
+        if call.path.startswith("/v1/files?") and call.method == "GET":
+            if len(uploads) < 2:
+                return Reply.of({"object": "list", "data": [], "has_more": False})
+            lists.append(call.forward())
+            page = lists[0 if ignores_after else -1].json
+            page.pop("has_more")
+            return Reply.of(page)
+        reply = call.forward()
+        if call.uploads:
+            uploads.append(reply)
+            return CUT
+        return reply
+
+    with proxy(api.url, answer) as client:
+        submitted = planned.submit(client)
+    orphan, used = (upload.json["id"] for upload in uploads)
+    assert ledger(planned, "file_id, batch_id") == [(used, *submitted.batch_ids)]
+    with pytest.raises(openai.NotFoundError):
+        api.client.files.retrieve(orphan)
+    assert api.wait(submitted.batch_ids[0]).status == "completed"
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 2}
+
+
+def test_a_part_of_an_upload_is_not_used(planned: Workspace, api: LocalApi) -> None:
+    name = f"{DAY}-{planned.request_files()[0].name}"
+    half = planned.request_files()[0].read_bytes().splitlines(keepends=True)[0]
+    api.client.files.create(file=(name, half), purpose="batch")
+    intend(planned, "dead")
+    (batch_id,) = planned.submit(api.client).batch_ids
+    assert api.wait(batch_id).request_counts == api.client.batches.retrieve(batch_id).request_counts
+    assert planned.collect(api.client).requests == {"answered": 2}
+
+
+@pytest.mark.parametrize(
+    ("refusals", "files", "status", "is_follower"),
+    [(1, 1, 404, False), (3, 1, 400, False), (4, 2, 400, False), (4, 2, 404, True)],
+)
+def test_a_file_that_is_not_found_is_tried_again_then_uploaded_again(
+    planned: Workspace, api: LocalApi, refusals: int, files: int, status: int, is_follower: bool
+) -> None:
+    if is_follower:
+        intend(planned, "dead", upload(planned, api.client))
+    used: list[str] = []
+
+    def not_found(call: Call) -> Reply:
+        if call.creates_batch:
+            used.append(json.loads(call.body)["input_file_id"])
+            if len(used) <= refusals:
+                return Reply.of({"error": {"message": f"Cannot find file {used[-1]}, or …"}}, status)
+        return call.forward()
+
+    with proxy(api.url, not_found) as client:
+        assert planned.submit(client).created == 1
+    assert (len(used), len(set(used))) == (refusals + 1, files)
+    assert ledger(planned, "file_id, refusal") == [(used[-1], None)]
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": files}
+
+
+def test_a_file_that_is_never_found_ends_in_a_refusal(planned: Workspace, api: LocalApi) -> None:
+    def never_found(call: Call) -> Reply:
+        if call.creates_batch:
+            return Reply.of({"error": {"message": "Cannot find file file-x, or …"}}, 400)
+        return call.forward()
+
+    with proxy(api.url, never_found) as client, pytest.raises(SubmissionError, match="Cannot find file") as refused:
+        planned.submit(client)
+    assert refused.value.is_final
+    assert api.stats() == {**api.stats(), "batches_created": 0, "files_created": 2}
+
+
+def test_a_file_that_is_gone_at_openai_is_found_out_by_the_batch_and_uploaded_again(
+    planned: Workspace, api: LocalApi
+) -> None:
+    """As OpenAI does: the batch is made, and fails a moment later."""
+    intend(planned, "dead", "file-gone")
+    for attempt in (1, 2):
+        (batch_id,) = planned.submit(api.client).batch_ids
+        assert api.wait(batch_id).status == "failed"
+        assert planned.collect(api.client).put_back == [batch_id]
+        assert ledger(planned, "attempt") == [(attempt + 1,)]
+        planned.end_pauses()
+    api.wait(planned.submit(api.client).batch_ids[0])
+    assert planned.collect(api.client).requests == {"answered": 2}
+    assert api.stats() == {**api.stats(), "batches_created": 3, "files_created": 1, "requests_executed": 2}
+
+
+def test_the_requests_of_a_file_that_is_gone_are_owed_and_written_again(planned: Workspace, api: LocalApi) -> None:
+    planned.request_files()[0].unlink()
+    with pytest.raises(SubmissionError, match=r"is gone; nothing of it was sent, and its requests are owed again") as e:
+        planned.submit(api.client)
+    assert e.value.is_final
+    assert ledger(planned, "*") == planned.rows("SELECT * FROM pending_request") == []
+    assert planned.plan().requests == {"owed": 2}
+    assert planned.submit(api.client).created == 1
+
+
+SHARDS_A_DAY = 3
+
+
+@pytest.fixture
+def two_days(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Two days of three shards, all of the same size."""
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    for day in (DAY, NEXT_DAY):
+        workspace.ingest({str(n): f"text {n} of {day}" for n in range(SHARDS_A_DAY)}, day=day)
+        workspace.plan(day=day)
+    return workspace
+
+
+def running(api: LocalApi) -> int:
+    return sum(batch.status not in ENDED for batch in api.client.batches.list(limit=100).data)
+
+
+def test_no_more_is_in_flight_than_the_budget_allows(two_days: Workspace, tmp_path: Path) -> None:
+    (tokens,) = two_days.column("SELECT DISTINCT estimated_input_tokens FROM batch_request_file")
+    limits = Limits(max_enqueued_tokens=2 * tokens)
+    most = 0
+    with serving(tmp_path / "slow", engine="instant", batch_seconds=0.2) as slow:
+        unfinished = [DAY, NEXT_DAY]
+        deadline = time.monotonic() + 20
+        while unfinished:
+            assert time.monotonic() < deadline
+            for day in list(unfinished):
+                submitted = two_days.submit(slow.client, day=day, limits=limits)
+                most = max(most, running(slow))
+                if two_days.collect(slow.client, day=day).requests == {"answered": SHARDS_A_DAY}:
+                    assert submitted.waiting == 0
+                    unfinished.remove(day)
+        assert slow.stats() == {**slow.stats(), "batches_created": 6, "files_created": 6, "requests_executed": 6}
+    assert most == 2
+
+
+def test_two_runs_at_once_keep_to_one_budget(two_days: Workspace, tmp_path: Path) -> None:
+    (tokens,) = two_days.column("SELECT DISTINCT estimated_input_tokens FROM batch_request_file")
+    with serving(tmp_path / "slow", engine="instant", batch_seconds=60) as slow:
+        found: list[submission.Submitted] = []
+
+        def submit(day: str) -> None:
+            limits = Limits(max_enqueued_tokens=2 * tokens)
+            found.append(two_days.submit(slow.client, day=day, run_id=day, limits=limits))
+
+        threads = [threading.Thread(target=submit, args=(day,)) for day in (DAY, NEXT_DAY)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert running(slow) == slow.stats()["batches_created"] == 2
+    assert sorted(report.created + report.waiting for report in found) == [SHARDS_A_DAY] * 2
+
+
+def test_what_an_hour_does_not_allow_waits_and_says_until_when(two_days: Workspace, api: LocalApi) -> None:
+    limits = Limits(max_batches_an_hour=2)
+    submitted = two_days.submit(api.client, limits=limits)
+    assert (submitted.created, submitted.waiting, len(submitted.batch_ids)) == (2, 1, 2)
+    assert submitted.look_again_at is not None
+    assert timedelta(minutes=59) < submitted.look_again_at - now_utc() <= timedelta(hours=1)
+    assert two_days.submit(api.client, limits=limits).created == 0
+    two_days.execute("UPDATE openai_batch SET intended_at = intended_at - INTERVAL 61 MINUTE")
+    assert two_days.submit(api.client, limits=limits).created == 1
+    assert api.stats()["batches_created"] == 3
+
+
+def test_a_batch_that_vanished_frees_its_budget(two_days: Workspace, api: LocalApi) -> None:
+    limits = Limits(max_enqueued_tokens=1)
+    (lost,) = two_days.submit(api.client, limits=limits).batch_ids
+
+    def forget(call: Call) -> Reply:
+        if call.lists_batches:
+            page = call.forward().json
+            return Reply.of({**page, "data": [batch for batch in page["data"] if batch["id"] != lost]})
+        return Reply.of({"error": {"message": "No batch"}}, 404) if lost in call.path else call.forward()
+
+    with proxy(api.url, forget) as client:
+        submitted = two_days.submit(client, limits=limits)
+    assert (submitted.created, submitted.waiting) == (1, 1)
+
+
+def test_a_run_taken_for_dead_that_gets_through_after_all_cancels_its_extra_batch(planned: Workspace) -> None:
+    """Two runs pay for the same only until the slower of them looks into the ledger."""
+
+    def overtaken_in_the_middle_of_the_post(call: Call) -> Reply:
+        if call.method == "POST" and call.path.endswith("/v1/batches"):
+            planned.execute("UPDATE openai_batch SET run_id = 'second', batch_id = 'batch_of_second'")
+        return call.forward()
+
+    with (
+        serving(planned.folder / "slow", batch_seconds=30) as slow,
+        proxy(slow.url, overtaken_in_the_middle_of_the_post) as client,
+    ):
+        with pytest.raises(SubmissionError, match="taken over"):
+            planned.submit(client, run_id="first")
+        assert [batch.status for batch in slow.client.batches.list()] in (["cancelling"], ["cancelled"])
+    assert ledger(planned, "run_id, batch_id") == [("second", "batch_of_second")]
+
+
+def test_a_refused_submission_takes_up_no_room_and_is_planned_anew(planned: Workspace, api: LocalApi) -> None:
+    def refuse(call: Call) -> Reply:
+        if call.method == "POST" and call.path.endswith("/v1/batches"):
+            return Reply.of({"error": {"message": "Billing hard limit has been reached"}}, 400)
+        return call.forward()
+
+    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="Billing hard limit"):
+        planned.submit(client)
+    assert ledger(planned, "intended_at IS NULL, refusal") == [(True, "Billing hard limit has been reached")]
+    assert planned.submit(api.client).created == 1

@@ -1,0 +1,69 @@
+"""Fixtures for all tests: a real local Batch API, over real HTTP, on a directory of its own."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from openai import OpenAI
+
+# Before anything of ours is imported, which reads them: no test may see the project, or the key, of whoever runs it.
+for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_ASSETS_", "DAGSTER_"))]:
+    if name != "BATCH_ASSETS_TEST_THOROUGH":
+        del os.environ[name]
+
+from batch_assets.local_api.server import serve
+from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.project import Project, generated_articles, write_articles
+
+
+@contextmanager
+def serving(directory: Path, **options: Any) -> Iterator[LocalApi]:
+    """Serve a directory from a thread of this process; the options are those of `serve`."""
+    stop, listening = threading.Event(), threading.Event()
+    urls: list[str] = []
+    failures: list[BaseException] = []
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        listening.set()
+
+    def run() -> None:
+        try:
+            serve(directory, ready=announce, stop=stop, **options)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            listening.set()
+
+    thread = threading.Thread(target=run, name="local-api")
+    thread.start()
+    try:
+        listening.wait(20)
+        if not urls:
+            raise failures[0]
+        with OpenAI(base_url=urls[0], api_key=options.get("api_key") or "unused", max_retries=0) as client:
+            yield LocalApi(urls[0], client, directory)
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive(), "the local Batch API did not stop"
+
+
+@pytest.fixture
+def local_api(tmp_path: Path) -> Iterator[LocalApi]:
+    """A local Batch API of this test's own, with the built-in engine and without delays."""
+    with serving(tmp_path / "local_api") as api:
+        yield api
+
+
+@pytest.fixture
+def project(tmp_path: Path, local_api: LocalApi) -> Iterator[Project]:
+    """A project with twenty articles on 2026-01-05, nothing of it materialised yet."""
+    source = write_articles(tmp_path / "articles.jsonl", generated_articles(20))
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        yield Project(tmp_path, local_api, instance, source)

@@ -1,0 +1,197 @@
+"""`batch-assets` as a user runs it: real processes on a temporary data folder, asked over HTTP."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 120.0
+UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
+COMMAND = [sys.executable, "-m", "batch_assets.cli"]
+
+
+def environment(data: Path, **variables: str) -> dict[str, str]:
+    """The user's environment, without anything that would lead to OpenAI or to another project."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OPENAI_", "BATCH_ASSETS_", "DAGSTER_"))
+    }
+    return {**kept, "BATCH_ASSETS_DATA_DIR": str(data), "COLUMNS": "120", **variables}
+
+
+def run_command(data: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """`batch-assets …` to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(data, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@dataclass
+class Dev:
+    """A running `batch-assets dev`."""
+
+    process: "subprocess.Popen[bytes]"
+    ui_url: str
+    api_url: str
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.ui_url}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+        assert "errors" not in found, found["errors"]
+        data: dict[str, Any] = found["data"]
+        return data
+
+    def materialise(
+        self, day: str, assets: Sequence[str] = ("raw_articles", "batch_request_file", "openai_batch")
+    ) -> str:
+        """What the button Materialize does; returns the run's id."""
+        launched = self.graphql(
+            """
+            mutation ($day: String!, $assets: [AssetKeyInput!]!) {
+                launchRun(executionParams: {
+                    selector: {
+                        repositoryName: "__repository__", repositoryLocationName: "batch_assets",
+                        pipelineName: "__ASSET_JOB", assetSelection: $assets, assetCheckSelection: []
+                    }
+                    mode: "default"
+                    runConfigData: {}
+                    executionMetadata: { tags: [{ key: "dagster/partition", value: $day }] }
+                }) {
+                    __typename
+                    ... on LaunchRunSuccess { run { runId } }
+                    ... on PythonError { message }
+                    ... on InvalidSubsetError { message }
+                }
+            }
+            """,
+            day=day,
+            assets=[{"path": [asset]} for asset in assets],
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id: str = launched["run"]["runId"]
+        return run_id
+
+    def backfill(self, days: Sequence[str]) -> str:
+        """A backfill of the job `submit_batches`; returns its id."""
+        launched = self.graphql(
+            """
+            mutation ($days: [String!]!) {
+                launchPartitionBackfill(backfillParams: {
+                    selector: {
+                        partitionSetName: "submit_batches_partition_set",
+                        repositorySelector: {
+                            repositoryName: "__repository__", repositoryLocationName: "batch_assets"
+                        }
+                    }
+                    partitionNames: $days
+                }) {
+                    __typename
+                    ... on LaunchBackfillSuccess { backfillId }
+                    ... on PythonError { message }
+                }
+            }
+            """,
+            days=list(days),
+        )["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        backfill_id: str = launched["backfillId"]
+        return backfill_id
+
+    def materialisations(self, asset: str) -> dict[str, float]:
+        """day → when it was last materialised, in Unix seconds."""
+        node = self.graphql(
+            """
+            query ($asset: [String!]!) {
+                assetOrError(assetKey: { path: $asset }) {
+                    ... on Asset { assetMaterializations(limit: 1000) { partition timestamp } }
+                }
+            }
+            """,
+            asset=[asset],
+        )["assetOrError"]
+        newest_first = node.get("assetMaterializations", [])
+        return {event["partition"]: float(event["timestamp"]) / 1000 for event in reversed(newest_first)}
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs: runId, status, tags."""
+        found = self.graphql(
+            "{ runsOrError { ... on Runs { results { runId status pipelineName startTime endTime } } } }"
+        )["runsOrError"]
+        runs: list[dict[str, Any]] = found["results"]
+        return runs
+
+    def wait_for(self, asset: str, days: Sequence[str], *, seconds: float) -> dict[str, float]:
+        """Until the asset is materialised for all of these days; fails the test after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not set(days) <= (found := self.materialisations(asset)).keys():
+            assert time.monotonic() < deadline, f"{sorted(set(days) - found.keys())} missing; runs: {self.runs()}"
+            assert self.process.poll() is None, "batch-assets dev has ended"
+            time.sleep(0.5)
+        return found
+
+
+@contextmanager
+def running_dev(data: Path, **variables: str) -> Iterator[Dev]:
+    """`batch-assets dev` on a free port, ended as a user ends it: by Ctrl-C."""
+    data.mkdir(parents=True, exist_ok=True)
+    log = data / "dev.log"  # a pipe that nobody reads would fill up, and stop every run that logs
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*COMMAND, "dev"],
+            env=environment(data, PYTHONUNBUFFERED="1", **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        said = _read_until_ready(process, log)
+        yield Dev(process, _found(r"Ready: (http://[^/]+)", said), _found(r"Batch API +(\S+)", said))
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(45)
+        finally:
+            process.kill()
+
+
+def _read_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while "Ready:" not in (said := log.read_text()):
+        assert process.poll() is None, f"batch-assets dev ended: {said}"
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+    return said
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, text
+    return match.group(1)
+
+
+def stats_of(api_url: str) -> Mapping[str, int]:
+    """What the local Batch API has done so far."""
+    with urllib.request.urlopen(api_url.removesuffix("/v1") + "/stats", timeout=10) as answer:
+        found: dict[str, int] = json.load(answer)
+    return found

@@ -1,0 +1,75 @@
+"""`batch-assets demo`, as `make demo` runs it: whole processes, and nothing paid for twice."""
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.end_to_end.processes import run_command
+
+pytestmark = pytest.mark.end_to_end
+
+
+def batches_made(data: Path) -> int:
+    with serving(data / "local_api") as api:
+        return api.stats()["batches_created"]
+
+
+def summaries_in(data: Path) -> list[tuple[str, str, str]]:
+    with duckdb.connect(str(data / "batch_assets.duckdb"), read_only=True) as connection:
+        return connection.execute("SELECT article_id, status, summary FROM summaries ORDER BY article_id").fetchall()
+
+
+def test_the_demo_summarises_its_day_and_a_second_one_pays_for_nothing(tmp_path: Path) -> None:
+    first = run_command(tmp_path, "demo")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "9 articles: 9 summarised. 2 rows of the source were set aside." in first.stdout
+    rows = summaries_in(tmp_path)
+    assert len(rows) == 9
+    assert all(status == "summarised" and summary for _, status, summary in rows)
+    assert batches_made(tmp_path) == 1
+
+    second = run_command(tmp_path, "demo")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert summaries_in(tmp_path) == rows
+    assert batches_made(tmp_path) == 1
+    table = [line for line in first.stdout.splitlines() if "│" in line]
+    assert table == [line for line in second.stdout.splitlines() if "│" in line]
+    assert len(table) > 9
+
+
+def test_two_projects_side_by_side_do_not_meet(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        done = run_command(tmp_path / name, "demo", "--day", "2026-01-06")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert batches_made(tmp_path / "one") == batches_made(tmp_path / "other") == 1
+
+
+def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
+    source = tmp_path / "mine.jsonl"
+    article = {"body": "The bridge opened. It took nine years. Boats pass again.", "published_at": "2026-02-03"}
+    source.write_text(json.dumps(article))
+    done = run_command(tmp_path, "demo", BATCH_ASSETS_SOURCE=str(source), BATCH_ASSETS_START_DATE="2026-02-03")
+    assert "1 articles: 1 summarised." in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "sentence"),
+    [
+        (["demo", "--day", "1999-01-01"], {}, "There is no day"),
+        (["demo"], {"BATCH_ASSETS_POLL_SECONDS": "soon"}, "BATCH_ASSETS_POLL_SECONDS is 'soon'"),
+        (["demo"], {"BATCH_ASSETS_SOURCE": "/nowhere/*.csv"}, "there is no file"),
+        (["cancel", "1999-01-01"], {}, "There is no day"),
+        (["adopt", "batch_nobody_made"], {}, "knows no batch batch_nobody_made"),
+        (["demo", "--yes"], {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "does not answer"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str], sentence: str
+) -> None:
+    done = run_command(tmp_path, *arguments, **variables)
+    assert done.returncode == 1
+    assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,72 @@
+"""`batch-assets dev`: Dagster's webserver and daemon as a user has them, from the click to the summaries."""
+
+import subprocess
+import time
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from batch_assets_tests.end_to_end.processes import COMMAND, environment, running_dev, stats_of
+from batch_assets_tests.project import DAY, generated_articles, write_articles
+
+pytestmark = pytest.mark.end_to_end
+
+
+def test_a_click_brings_summaries_and_a_backfill_brings_every_day(tmp_path: Path) -> None:
+    days = [(date.fromisoformat(DAY) + timedelta(days=n)).isoformat() for n in range(5)]
+    source = write_articles(tmp_path / "articles.jsonl", generated_articles(50, days=5))
+    with running_dev(tmp_path / "data", BATCH_ASSETS_POLL_SECONDS="4", BATCH_ASSETS_SOURCE=source) as dev:
+        dev.materialise(days[0])
+        dev.wait_for("summaries", days[:1], seconds=90)
+        dev.backfill(days)
+        dev.wait_for("openai_batch", days, seconds=120)
+        # somebody looks into the tables meanwhile: that may delay a run, and must not fail it
+        shell = read_only_shell(tmp_path / "data" / "batch_assets.duckdb", seconds=3)
+        dev.wait_for("summaries", days, seconds=120)
+        shell.wait(30)
+        assert {run["status"] for run in dev.runs()} <= {"SUCCESS", "STARTED", "QUEUED", "STARTING"}
+        assert stats_of(dev.api_url)["batches_created"] == 5
+        assert stats_of(dev.api_url)["requests_executed"] == 50
+    assert dev.process.returncode == 0
+    with duckdb.connect(str(tmp_path / "data" / "batch_assets.duckdb"), read_only=True) as connection:
+        rows = connection.execute("SELECT status, count(*) FROM summaries GROUP BY status").fetchall()
+    assert rows == [("summarised", 50)]
+    assert processes_that_mention(tmp_path) == ""
+
+
+def read_only_shell(database: Path, *, seconds: int) -> "subprocess.Popen[bytes]":
+    """A stranger that opens the database file again and again until it succeeds, and keeps it for a while."""
+    script = f"""
+import duckdb, time
+while True:
+    try:
+        connection = duckdb.connect({str(database)!r}, read_only=True)
+        break
+    except duckdb.IOException:
+        time.sleep(0.01)
+connection.execute("SELECT count(*) FROM summaries").fetchall()
+time.sleep({seconds})
+"""
+    return subprocess.Popen([COMMAND[0], "-c", script], env=environment(database.parent))
+
+
+def processes_that_mention(folder: Path) -> str:
+    """The environment of any process of ours that was left behind names its data folder."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        left = [
+            process.name for process in Path("/proc").glob("[0-9]*") if str(folder).encode() in _environment_of(process)
+        ]
+        if not left:
+            return ""
+        time.sleep(0.2)
+    return ", ".join(left)
+
+
+def _environment_of(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,171 @@
+"""An HTTP proxy before the local Batch API that breaks what it is told to break: real sockets, real losses."""
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Body = bytes
+Rewrite = Callable[[Body], Body]
+
+
+@dataclass
+class Fault:
+    """What happens to the first `times` requests of a method whose path ends in, or contains, `path`.
+
+    `forward`: whether the request reaches the API before. Then the client gets a status of ours, or no answer at all
+    (`cut`), or half of one (`truncate`), or the API's own after `rewrite` has been at it, or after `delay_seconds`.
+    """
+
+    method: str
+    path: str
+    times: int = 1
+    forward: bool = True
+    cut: bool = False
+    truncate: bool = False
+    status: int | None = None
+    error: dict[str, Any] | None = None
+    rewrite: Rewrite | None = None
+    delay_seconds: float = 0.0
+    fake_batch_errors: list[dict[str, Any]] | None = None  # answer with a batch of ours, which fails with these
+    seen: int = 0
+
+    def takes(self, method: str, path: str) -> bool:
+        if method != self.method or self.path not in path.split("?")[0] or self.seen >= self.times:
+            return False
+        self.seen += 1
+        return True
+
+
+@dataclass
+class Proxy:
+    """A running proxy; `down` refuses everything.
+
+    `batch_ids` are those that it saw made; the API seems not to know those in `vanished`. `fakes` it made up itself.
+    """
+
+    url: str
+    faults: list[Fault] = field(default_factory=list)
+    down: bool = False
+    batch_ids: list[str] = field(default_factory=list)
+    vanished: set[str] = field(default_factory=set)
+    fakes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    vanish_first_batch: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fake_batch(self, request: Body, errors: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch that OpenAI takes at first, and fails before it runs anything."""
+        now = int(time.time())
+        batch = {
+            "id": f"batch_fake{len(self.fakes)}",
+            "object": "batch",
+            "status": "failed",
+            "created_at": now,
+            "failed_at": now,
+            "completion_window": "24h",
+            **json.loads(request),
+            "errors": {"object": "list", "data": errors},
+        }
+        self.fakes[batch["id"]] = batch
+        return batch
+
+    def edit(self, path: str, status: int, answer: Body) -> tuple[int, Body]:
+        """What the API says of batches, with our fakes in it and without what has vanished."""
+        where = path.split("?")[0].removeprefix("/v1")
+        name = where.removeprefix("/batches/")
+        if name in self.fakes:
+            return 200, json.dumps(self.fakes[name]).encode()
+        if name in self.vanished:
+            return 404, b'{"error": {"message": "No batch found with that id.", "type": "invalid_request_error"}}'
+        if where == "/batches" and status == 200:
+            listed = json.loads(answer)
+            if listed.get("object") == "list":
+                kept = [batch for batch in listed["data"] if batch["id"] not in self.vanished]
+                listed["data"] = [*reversed(self.fakes.values()), *kept] if "after=" not in path else kept
+                return status, json.dumps(listed).encode()
+            self.batch_ids.append(listed["id"])
+            if self.vanish_first_batch and len(self.batch_ids) == 1:
+                self.vanished.add(listed["id"])
+        return status, answer
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            return next((fault for fault in self.faults if fault.takes(method, path)), None)
+
+
+@contextmanager
+def proxying(api_url: str) -> Iterator[Proxy]:
+    """A proxy for the API at `api_url` (ending in /v1), on a free port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    proxy = Proxy(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    server.RequestHandlerClass = _handler(proxy, api_url.removesuffix("/v1"))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _handler(proxy: Proxy, upstream: str) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if proxy.down:
+                return self.hang_up()
+            fault = proxy.fault_for(self.command, self.path) or Fault("", "")
+            status, answer, content_type = 200, b"{}", "application/json"
+            if fault.fake_batch_errors is not None:
+                answer = json.dumps(proxy.fake_batch(body, fault.fake_batch_errors)).encode()
+            elif fault.forward:
+                status, answer, content_type = self.forward(body)
+                status, answer = proxy.edit(self.path, status, answer)
+            time.sleep(fault.delay_seconds)
+            if fault.cut:
+                return self.hang_up()
+            if fault.status is not None:
+                status, content_type = fault.status, "application/json"
+                answer = json.dumps({"error": fault.error or {"message": "Injected.", "code": None}}).encode()
+            elif fault.rewrite is not None:
+                answer = fault.rewrite(answer)
+            return self.send(status, answer, content_type, truncate=fault.truncate)
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - names of http.server
+
+        def forward(self, body: bytes) -> tuple[int, bytes, str]:
+            request = urllib.request.Request(upstream + self.path, data=body or None, method=self.command)
+            for name in ("Content-Type", "Authorization", "Accept"):
+                if self.headers.get(name):
+                    request.add_header(name, self.headers[name])
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return answer.status, answer.read(), answer.headers.get("Content-Type", "")
+            except urllib.error.HTTPError as error:
+                return error.code, error.read(), error.headers.get("Content-Type", "")
+
+        def send(self, status: int, answer: bytes, content_type: str, *, truncate: bool) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            if not truncate:
+                self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(answer[: len(answer) // 2] if truncate else answer)
+
+        def hang_up(self) -> None:
+            self.close_connection = True
+            self.connection.close()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    return Handler

@@ -1,0 +1,144 @@
+"""A server may be killed at any instruction: the next one goes on, and each request has exactly one result."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from batch_assets.local_api.discovery import running_url
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.local_api.support import (
+    custom_ids,
+    lines_of,
+    results,
+    server_process,
+    submit,
+    upload,
+)
+from batch_assets_tests.local_api_client import LocalApi
+
+LINES = 300
+SLOW = {"engine": "instant", "latency_seconds": 0.01, "concurrency": 4}
+
+
+def check_one_result_each(api: LocalApi, batch_id: str) -> None:
+    batch = api.wait(batch_id)
+    output, errors = results(api, batch)
+    assert (batch.status, custom_ids(output), errors) == ("completed", custom_ids(lines_of(LINES)), [])
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": LINES, "completed": LINES, "failed": 0}
+    assert batch.usage is not None
+    assert batch.usage.total_tokens == sum(line["response"]["body"]["usage"]["total_tokens"] for line in output)
+
+
+def wait_for_progress(api: LocalApi, batch_id: str, completed: int) -> None:
+    while (counts := api.client.batches.retrieve(batch_id).request_counts) is None or (counts.completed < completed):
+        time.sleep(0.005)
+
+
+def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
+    with server_process(tmp_path, **SLOW) as server:
+        batch = submit(server.api, lines_of(LINES))
+        wait_for_progress(server.api, batch.id, 60)
+        server.kill()
+        url = server.api.url
+    assert running_url(tmp_path) is None
+    recorded = (tmp_path / "batches" / batch.id / "output.jsonl").read_bytes()
+    assert recorded.count(b"\n") >= 60
+
+    with serving(tmp_path, **SLOW) as api:
+        assert api.url == url, "the port is the same, so that clients find it again"
+        check_one_result_each(api, batch.id)
+        output = api.client.files.content(api.client.batches.retrieve(batch.id).output_file_id or "").content
+        assert output.startswith(recorded), "what was recorded is not executed again"
+        assert api.stats()["requests_executed"] == LINES
+
+
+def test_a_server_that_is_killed_again_and_again_gets_there(tmp_path: Path) -> None:
+    with serving(tmp_path, engine="instant") as api:
+        file_id = upload(api, lines_of(LINES))
+    with server_process(tmp_path, **SLOW) as server:
+        batch = server.api.client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        server.kill()  # as early as can be: what was acknowledged must be there
+    for pause in (0.01, 0.1, 0.2):
+        with server_process(tmp_path, **SLOW) as server:
+            time.sleep(pause)
+            server.kill()
+    with serving(tmp_path, engine="instant") as api:
+        check_one_result_each(api, batch.id)
+        assert api.stats()["requests_executed"] == LINES
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b'{"id": "batch_req_', b"\0" * 100, b'{"id": "x"}', b"\xff\n"],
+    ids=["torn", "zeroes", "no newline", "garbage"],
+)
+def test_a_torn_tail_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+    with serving(tmp_path, **SLOW) as api:
+        batch = submit(api, lines_of(LINES))
+        wait_for_progress(api, batch.id, 10)
+    for name in ("output.jsonl", "errors.jsonl"):
+        with (tmp_path / "batches" / batch.id / name).open("ab") as file:
+            file.write(tail)
+    with serving(tmp_path, engine="instant") as api:
+        check_one_result_each(api, batch.id)
+
+
+def test_a_lost_end_is_executed_again(tmp_path: Path) -> None:
+    """After a power cut, results that were not synced may be gone, although the database counted them."""
+    with serving(tmp_path, **SLOW) as api:
+        batch = submit(api, lines_of(LINES))
+        wait_for_progress(api, batch.id, 20)
+    path = tmp_path / "batches" / batch.id / "output.jsonl"
+    path.write_bytes(path.read_bytes()[:-700])
+    with serving(tmp_path, engine="instant") as api:
+        check_one_result_each(api, batch.id)
+
+
+def test_cancelling_survives_a_restart(tmp_path: Path) -> None:
+    with server_process(tmp_path, engine="instant", latency_seconds=0.01) as server:
+        batch = submit(server.api, lines_of(LINES))
+        wait_for_progress(server.api, batch.id, 20)
+        server.api.client.batches.cancel(batch.id)
+        server.kill()
+    with serving(tmp_path, engine="instant") as api:
+        batch = api.wait(batch.id)
+        output, errors = results(api, batch)
+        assert batch.status == "cancelled"
+        assert custom_ids(output + errors) == custom_ids(lines_of(LINES))
+        assert len(output) < LINES
+
+
+def test_a_batch_expires_while_no_server_runs(tmp_path: Path) -> None:
+    with serving(tmp_path, engine="instant", latency_seconds=0.02, completion_window_seconds=0.6) as api:
+        batch = submit(api, lines_of(LINES))
+        wait_for_progress(api, batch.id, 5)
+    time.sleep(0.5)
+    with serving(tmp_path, engine="instant") as api:
+        batch = api.wait(batch.id)
+        output, errors = results(api, batch)
+        assert batch.status == "expired"
+        assert custom_ids(output + errors) == custom_ids(lines_of(LINES))
+        assert {line["error"]["code"] for line in errors} == {"batch_expired"}
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_gracefully(tmp_path: Path, name: signal.Signals) -> None:
+    with server_process(tmp_path, **SLOW) as server:
+        found = json.loads((tmp_path / "server.json").read_text())
+        assert (found["url"], found["pid"]) == (server.api.url, server.process.pid)
+        batch = submit(server.api, lines_of(LINES))
+        wait_for_progress(server.api, batch.id, 5)
+        server.process.send_signal(name)
+        assert server.process.wait(5) == 0
+    assert not (tmp_path / "server.json").exists()
+    with serving(tmp_path, engine="instant") as api:
+        check_one_result_each(api, batch.id)
+        assert api.stats()["requests_executed"] == LINES

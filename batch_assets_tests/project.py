@@ -1,0 +1,102 @@
+"""A whole project on a temporary data folder: the real assets and resources, on a real local Batch API."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_openai import OpenAIResource
+
+from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.batching.database import Database
+from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
+from batch_assets.resources import ArticleSource, SummaryTask, Warehouse
+from batch_assets_tests.local_api_client import LocalApi
+
+DAY = "2026-01-05"
+UPSTREAM = [raw_articles, batch_request_file, openai_batch]
+EVERYTHING = [*UPSTREAM, summaries]
+CHECKS = [day_is_within_budget, every_article_is_accounted_for, usage_adds_up]
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass
+class Project:
+    """What a user has: a source, a data folder, a Dagster instance; and an API to count at."""
+
+    folder: Path
+    api: LocalApi
+    instance: dg.DagsterInstance
+    source: str
+    model: str = "gpt-6-luna"
+    max_cost_usd: float | None = None
+
+    @property
+    def database(self) -> Database:
+        return Database(str(self.folder / "data" / "batch_assets.duckdb"), patience_seconds=30)
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        return {
+            "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
+            "article_source": ArticleSource(source=self.source),
+            "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd),
+            "openai": OpenAIResource(api_key="local", base_url=self.api.url),
+        }
+
+    def materialise(
+        self, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
+    ) -> dg.ExecuteInProcessResult:
+        """A run of these assets for the day; one that fails is returned, not raised."""
+        return dg.materialize(
+            [*EVERYTHING, *CHECKS],
+            selection=[asset.key for asset in assets],
+            instance=self.instance,
+            partition_key=day,
+            resources=self.resources,
+            tags=tags,
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+
+    def finish(self, day: str = DAY) -> dg.ExecuteInProcessResult:
+        """Wait until the day's batches have ended, and materialise its summaries."""
+        for (batch_id,) in self.rows("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL"):
+            self.api.wait(batch_id)
+        return self.materialise([summaries], day)
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with self.database.reading() as connection:
+            return connection.execute(statement, list(parameters)).fetchall()
+
+    def metadata(self, asset: dg.AssetsDefinition) -> dict[str, Any]:
+        """The values of the asset's newest materialisation."""
+        event = self.instance.get_latest_materialization_event(asset.key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def write_articles(path: Path, articles: Iterable[dict[str, Any]]) -> str:
+    """A JSONL source of these articles, on DAY at noon unless they say otherwise."""
+    noon = f"{DAY}T12:00:00Z"
+    lines = [json.dumps({"published_at": noon, **article}, ensure_ascii=False) for article in articles]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def generated_articles(number: int, first_day: str = DAY, days: int = 1) -> list[dict[str, Any]]:
+    """Distinct little articles, spread evenly over some days."""
+    start = datetime.combine(date.fromisoformat(first_day), datetime.min.time())
+    return [
+        {
+            "id": f"a{n}",
+            "title": f"Report {n}",
+            "body": f"The harbour of town {n} reopened. It had been closed for {n % 50 + 2} days. Ships are waiting.",
+            "published_at": (start + timedelta(days=n % days, hours=12)).isoformat() + "Z",
+        }
+        for n in range(number)
+    ]

@@ -1,0 +1,121 @@
+"""What Dagster loads, and which way imports point: `batching` and `local_api` would work without Dagster."""
+
+import ast
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import batch_assets
+from batch_assets.definitions import defs
+from batch_assets.resources import LocalOpenAIResource, openai_resource
+from batch_assets.settings import read_settings
+
+PACKAGE = Path(batch_assets.__file__).parent
+SECRET = "sk-a-secret-of-the-user"
+
+
+def imports_of(folder: str) -> set[str]:
+    found: set[str] = set()
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    return found
+
+
+def test_everything_loads_as_dagster_wants_it() -> None:
+    dg.Definitions.validate_loadable(defs())
+
+
+def test_the_group_has_the_four_assets() -> None:
+    keys = {spec.key.to_user_string(): spec.group_name for spec in defs().resolve_all_asset_specs()}
+    assert keys == dict.fromkeys(["raw_articles", "batch_request_file", "openai_batch", "summaries"], "articles")
+
+
+def test_what_spends_money_by_itself_is_off_and_what_collects_is_on() -> None:
+    definitions = defs()
+    schedule = definitions.resolve_schedule_def("daily_submission")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    sensor = definitions.resolve_sensor_def("openai_batch_sensor")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:
+    job = defs().resolve_job_def("submit_batches")
+    assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
+        "raw_articles",
+        "batch_request_file",
+        "openai_batch",
+    }
+
+
+def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
+    definitions = defs()
+    schedule = definitions.resolve_schedule_def("daily_submission")
+    at_night = datetime(2026, 1, 8, 2, tzinfo=UTC)
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at_night, repository_def=definitions.get_repository_def()
+    )
+    [request] = schedule.evaluate_tick(context).run_requests or []
+    assert request.partition_key == "2026-01-07"
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        ("batching", ("dagster", "batch_assets.local_api", "batch_assets.assets", "batch_assets.resources")),
+        ("local_api", ("dagster", "duckdb", "openai", "batch_assets.batching", "batch_assets.assets")),
+    ],
+)
+def test_imports_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:
+    assert {name for name in imports_of(folder) if name.startswith(forbidden)} == set()
+
+
+def test_without_a_key_the_local_batch_api_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert isinstance(openai_resource(read_settings()), LocalOpenAIResource)
+
+
+def test_with_a_key_it_is_openai_and_the_key_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    resource = openai_resource(read_settings())
+    assert not isinstance(resource, LocalOpenAIResource)
+    assert resource.api_key == "OPENAI_API_KEY"  # an EnvVar: Dagster reads it when a run starts, and shows the name
+    assert SECRET not in repr(resource)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BATCH_ASSETS_POLL_SECONDS", "0"),
+        ("BATCH_ASSETS_MAX_ROUNDS", "many"),
+        ("BATCH_ASSETS_START_DATE", "05.01.2026"),
+        ("BATCH_ASSETS_MAX_COST_USD", "cheap"),
+        ("BATCH_ASSETS_MAX_COST_USD", "-1"),
+        ("BATCH_ASSETS_MAX_ENQUEUED_TOKENS", "1e6"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'"):
+        read_settings()
+
+
+def test_only_the_bundled_sample_has_a_last_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().end == "2026-01-10"
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", "/feeds/*.parquet")
+    assert read_settings().end is None
+
+
+def test_paths_are_absolute_since_runs_may_start_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", "here")
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", "md:ours")
+    settings = read_settings()
+    assert settings.data_folder == tmp_path / "here"
+    assert settings.database == "md:ours"

@@ -1,0 +1,310 @@
+"""The sensor: stateless in essence, so a lost cursor, a failed run or a dead API may cost time, never a day.
+
+Its memory is Dagster's event log, so that is what these tests write; the batches are real ones.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster_openai import OpenAIResource
+
+from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.batching.remote import RemoteBatch, RemoteError
+from batch_assets.sensors import (
+    CAUSE_TAG,
+    FIRST_PAUSE,
+    TRIES,
+    Step,
+    Wanted,
+    ask_for_runs,
+    next_step,
+    openai_batch_sensor,
+    read_days,
+)
+from batch_assets_tests.conftest import serving
+from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project
+
+NEXT_DAY = "2026-01-06"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def submitted(
+    instance: dg.DagsterInstance,
+    *batch_ids: str,
+    day: str = DAY,
+    waiting: int = 0,
+    look_again_at: datetime | None = None,
+) -> None:
+    metadata: dict[str, dg.MetadataValue] = {
+        "batch_ids": dg.MetadataValue.json(list(batch_ids)),
+        "waiting_shards": dg.MetadataValue.int(waiting),
+    }
+    if look_again_at is not None:
+        metadata["look_again_at"] = dg.MetadataValue.timestamp(look_again_at)
+    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
+
+
+def wanted(instance: dg.DagsterInstance) -> Wanted:
+    """The step that comes next for the only day there is."""
+    [day] = read_days(instance)
+    return Wanted(day, Step.COLLECT)
+
+
+def collected(instance: dg.DagsterInstance, *, owed: int = 0, day: str = DAY) -> None:
+    metadata = {"requests_owed": owed}
+    instance.report_runless_asset_event(dg.AssetMaterialization(summaries.key, partition=day, metadata=metadata))
+
+
+def a_batch(api: LocalApi) -> str:
+    line = {
+        "custom_id": "1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "gpt-6-luna", "messages": [{"role": "user", "content": "One. Two. Three."}]},
+    }
+    file = api.client.files.create(file=("a.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = api.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    return batch.id
+
+
+def tick(instance: dg.DagsterInstance, url: str, cursor: str | None = None) -> dg.SensorResult:
+    resources = {"openai": OpenAIResource(api_key="local", base_url=url)}
+    with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+        result = openai_batch_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def requested(result: dg.SensorResult) -> list[tuple[str | None, list[dg.AssetKey]]]:
+    return [(request.partition_key, list(request.asset_selection or [])) for request in result.run_requests or []]
+
+
+def a_run(instance: dg.DagsterInstance, cause: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    run = dg.DagsterRun(job_name="a_job", run_id=str(uuid.uuid4()), status=status, tags={CAUSE_TAG: cause})
+    return instance.add_run(run)
+
+
+def test_nothing_submitted_means_nothing_to_do(instance: dg.DagsterInstance) -> None:
+    result = tick(instance, "http://127.0.0.1:9/v1")  # nobody listens there, and nobody is asked
+    assert not result.run_requests
+    assert "Nothing is pending" in str(result.skip_reason)
+
+
+def test_an_ended_batch_brings_summaries_of_its_day_only(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    with serving(tmp_path, batch_seconds=3) as api:
+        submitted(instance, ended := a_batch(api))
+        api.wait(ended)
+        submitted(instance, a_batch(api), day=NEXT_DAY)
+        assert requested(tick(instance, api.url)) == [(DAY, [summaries.key])]
+
+
+def test_a_day_is_ready_when_all_of_its_batches_have_ended(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    with serving(tmp_path, batch_seconds=2) as api:
+        early = a_batch(api)
+        api.wait(early)
+        submitted(instance, early, late := a_batch(api))
+        assert not requested(tick(instance, api.url))
+        api.wait(late)
+        assert requested(tick(instance, api.url)) == [(DAY, [summaries.key])]
+
+
+def test_a_day_that_had_nothing_to_submit_is_ready_at_once(instance: dg.DagsterInstance) -> None:
+    submitted(instance)
+    assert requested(tick(instance, "http://127.0.0.1:9/v1")) == [(DAY, [summaries.key])]
+
+
+def test_a_collected_day_is_left_alone_until_it_is_submitted_again(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    collected(instance)
+    assert not requested(tick(instance, local_api.url))
+    submitted(instance, batch)
+    assert requested(tick(instance, local_api.url)) == [(DAY, [summaries.key])]
+
+
+def test_progress_is_shown_on_change_and_again_after_a_lost_cursor(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    first = tick(instance, local_api.url)
+    [observation] = first.asset_events
+    assert isinstance(observation, dg.AssetObservation)
+    assert observation.partition == DAY
+    assert observation.metadata["status"].value == "completed"
+    assert observation.metadata["requests_done"].value == 1
+    assert not tick(instance, local_api.url, first.cursor).asset_events
+    assert len(tick(instance, local_api.url, "not JSON").asset_events) == 1
+    assert len(tick(instance, local_api.url, None).asset_events) == 1
+
+
+def test_a_batch_that_the_api_does_not_know_does_not_stop_the_others(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    submitted(instance, "batch_" + "0" * 32)
+    submitted(instance, batch := a_batch(local_api), day=NEXT_DAY)
+    local_api.wait(batch)
+    assert [day for day, _ in requested(tick(instance, local_api.url))] == [NEXT_DAY]
+
+
+def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInstance) -> None:
+    submitted(instance, "batch_" + "0" * 32)
+    result = tick(instance, "http://127.0.0.1:9/v1")
+    assert not result.run_requests
+    assert "could not be asked" in str(result.skip_reason)
+
+
+def test_no_second_run_while_one_is_under_way(instance: dg.DagsterInstance) -> None:
+    submitted(instance)
+    want = wanted(instance)
+    a_run(instance, want.cause, dg.DagsterRunStatus.STARTED)
+    assert ask_for_runs(instance, [want], datetime.now(UTC)) == ([], [])
+
+
+def test_a_failed_run_is_asked_for_again_with_growing_pauses_and_a_new_key_until_given_up(
+    instance: dg.DagsterInstance,
+) -> None:
+    submitted(instance)
+    want = wanted(instance)
+    keys = set()
+    now = datetime.now(UTC)
+    for number in range(TRIES):
+        [request], _ = ask_for_runs(instance, [want], now)
+        assert request.run_key is not None
+        keys.add(request.run_key)
+        a_run(instance, want.cause, dg.DagsterRunStatus.FAILURE)
+        pause = FIRST_PAUSE * 2**number
+        assert ask_for_runs(instance, [want], datetime.now(UTC) + pause * 0.9)[0] == []
+        now = datetime.now(UTC) + pause * 1.1
+    assert len(keys) == TRIES
+    requests, given_up = ask_for_runs(instance, [want], now + timedelta(days=1))
+    assert requests == []
+    assert DAY in given_up[0]
+    assert "by hand" in given_up[0]
+
+
+def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterInstance) -> None:
+    submitted(instance)
+    for _ in range(TRIES):
+        a_run(instance, wanted(instance).cause, dg.DagsterRunStatus.FAILURE)
+    submitted(instance)
+    requests, given_up = ask_for_runs(instance, [wanted(instance)], datetime.now(UTC))
+    assert len(requests) == 1
+    assert not given_up
+
+
+def test_owed_requests_bring_another_round_after_a_pause(instance: dg.DagsterInstance) -> None:
+    submitted(instance)
+    collected(instance, owed=3)
+    [day] = read_days(instance)
+    assert next_step(day, {}, datetime.now(UTC)) is None
+    assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
+    [request], _ = ask_for_runs(instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
+    # what somebody cancelled by hand does not go out again by itself
+    assert request.run_config == {"ops": {"batch_request_file": {"config": {"resume_cancelled": False}}}}
+
+
+def test_waiting_shards_go_out_when_a_batch_has_ended_or_their_time_has_come(instance: dg.DagsterInstance) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    submitted(instance, "batch_1", waiting=2, look_again_at=soon)
+    [day] = read_days(instance)
+    running = {"batch_1": RemoteBatch("batch_1", "in_progress")}
+    before, after = ((day.at + timedelta(seconds=pause)).replace(tzinfo=None) for pause in (-60, 60))
+    assert next_step(day, running, datetime.now(UTC)) is None
+    assert next_step(day, running, soon) is Step.SUBMIT
+    ended_long_ago = {"batch_1": RemoteBatch("batch_1", "completed", ended_at=before)}
+    assert next_step(day, ended_long_ago, datetime.now(UTC)) is None  # this end the submission knew of
+    assert next_step(day, {"batch_1": RemoteBatch("batch_1", "completed", ended_at=after)}, datetime.now(UTC)) is (
+        Step.SUBMIT
+    )
+
+
+def test_waiting_shards_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
+    submitted(instance, waiting=1, look_again_at=datetime.now(UTC) + timedelta(minutes=5))
+    assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is None
+    submitted(instance, day=NEXT_DAY)
+    collected(instance, day=NEXT_DAY)
+    assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is Step.SUBMIT
+
+
+def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.DagsterInstance) -> None:
+    submitted(instance, "batch_1")
+    error = RemoteError("token_limit_exceeded", "Enqueued token limit reached for gpt-6-luna.")
+    seen = {"batch_1": RemoteBatch("batch_1", "failed", errors=(error,))}
+    assert next_step(read_days(instance)[0], seen, datetime.now(UTC)) is Step.SUBMIT
+    seen = {"batch_1": RemoteBatch("batch_1", "failed", errors=(RemoteError("invalid_json_line", "", line=1),))}
+    assert next_step(read_days(instance)[0], seen, datetime.now(UTC)) is Step.COLLECT
+
+
+def test_another_round_keeps_the_task_that_the_day_was_planned_with(project: Project) -> None:
+    changed = {"model": "gpt-4.1-nano", "max_output_tokens": 77}
+    dg.materialize(
+        UPSTREAM,
+        instance=project.instance,
+        partition_key=DAY,
+        resources=project.resources,
+        run_config={**QUIET, "resources": {"task": {"config": changed}}},
+    )
+    [day] = read_days(project.instance)
+    [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    task = request.run_config["resources"]["task"]["config"]
+    assert task == {**task, **changed}
+    assert set(task) == {"model", "max_output_tokens", "system_prompt", "user_template"}
+    again = dg.materialize(
+        UPSTREAM,
+        selection=[batch_request_file],
+        instance=project.instance,
+        partition_key=DAY,
+        resources=project.resources,
+        run_config={**QUIET, **request.run_config},
+    )
+    assert again.success
+    assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
+
+
+def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.DagsterInstance) -> None:
+    """Something else had to end first: the day is looked at again, with growing pauses, and never given up."""
+    submitted(instance)
+    want = wanted(instance)
+    for _ in range(TRIES + 3):
+        a_run(instance, want.cause, dg.DagsterRunStatus.SUCCESS)
+    assert ask_for_runs(instance, [want], datetime.now(UTC)) == ([], [])
+    [request], given_up = ask_for_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))
+    assert request.run_key == f"{want.cause}/{TRIES + 4}"
+    assert not given_up
+    for _ in range(150):  # a day of them
+        a_run(instance, want.cause, dg.DagsterRunStatus.SUCCESS)
+    assert len(ask_for_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))[0]) == 1
+
+
+def test_a_batch_that_cannot_be_found_is_given_up_after_its_24_hours(instance: dg.DagsterInstance) -> None:
+    """It may be the wrong key, or a passing fault: what looks lost is not to be bought again at once."""
+    submitted(instance, "batch_1")
+    [day] = read_days(instance)
+    seen = {"batch_1": RemoteBatch("batch_1", "vanished")}
+    assert next_step(day, seen, datetime.now(UTC) + timedelta(hours=24)) is None
+    assert next_step(day, seen, datetime.now(UTC) + timedelta(hours=26)) is Step.COLLECT
+
+
+def test_the_real_pipeline_is_understood(project: Project) -> None:
+    project.materialise(UPSTREAM)
+    [(batch_id,)] = project.rows("SELECT batch_id FROM openai_batch")
+    project.api.wait(batch_id)
+    result = tick(project.instance, project.api.url)
+    assert requested(result) == [(DAY, [summaries.key])]
+    project.materialise([summaries], **(result.run_requests or [])[0].tags)
+    assert not requested(tick(project.instance, project.api.url, result.cursor))

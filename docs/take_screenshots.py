@@ -1,0 +1,249 @@
+"""Takes the pictures of the docs: a day goes from articles to summaries in the real UI, by real clicks.
+
+`make screenshots` runs it, on 127.0.0.1 and in a temporary folder; nothing stays behind but `docs/images/*.png`.
+It ends with an error, and changes no picture, when the UI doesn't do what a reader is told that it does.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
+
+from batch_assets.local_api.server import serve
+
+IMAGES = Path(__file__).parent / "images"
+DAY = "2026-01-05"
+SAMPLE_DAYS = "[2026-01-05...2026-01-09]"
+UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+BATCH_SECONDS = 30.0  # long enough for its progress to be seen
+CLICK_SECONDS = 30.0
+PATIENCE_SECONDS = 240.0
+
+Found = TypeVar("Found")
+
+
+def main() -> None:
+    browser = find_browser()
+    # What a shell starts in the background ignores SIGINT, and so would Dagster, which then ignores SIGTERM as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    expect.set_options(timeout=CLICK_SECONDS * 1000)
+    with tempfile.TemporaryDirectory(prefix="batch-assets-") as temporary:
+        pictures, data, log = (Path(temporary) / name for name in ("pictures", "data", "dev.log"))
+        api = slow_batch_api(data / "local_api")
+        with api, running_dev(data, log) as group_url, open_page(browser, group_url) as page:
+            materialize(page, group_url, pictures)
+            wait_until(lambda: events(page, "summaries"), PATIENCE_SECONDS, "the sensor has not brought `summaries`")
+            picture_of_graph(page, group_url, pictures)
+            picture_of_sensor(page, pictures)
+            picture_of_progress(page, pictures)
+            picture_of_summaries(page, pictures)
+        IMAGES.mkdir(exist_ok=True)
+        for picture in sorted(pictures.iterdir()):
+            shutil.copy(picture, IMAGES)
+            print(f"{IMAGES / picture.name}  {picture.stat().st_size / 1000:.0f} kB")
+
+
+# What runs beside us
+
+
+def find_browser() -> str:
+    named = os.environ.get("CHROMIUM")
+    wanted = (named,) if named else BROWSERS
+    for candidate in wanted:
+        if found := shutil.which(candidate):
+            return found
+    sys.exit(
+        f"The pictures need a browser, and there is no {' or '.join(wanted)} that can be run. Install Chromium "
+        "(Debian: apt install chromium), or put the path of one into the variable CHROMIUM."
+    )
+
+
+@contextmanager
+def slow_batch_api(folder: Path) -> Iterator[None]:
+    """The local Batch API of a data folder, taking its time; `batch-assets dev` of that folder uses it."""
+    ready, stop = threading.Event(), threading.Event()
+    options = {"batch_seconds": BATCH_SECONDS, "ready": lambda _url: ready.set(), "stop": stop}
+    server = threading.Thread(target=serve, args=(folder,), kwargs=options, daemon=True)
+    server.start()
+    try:
+        if not ready.wait(PATIENCE_SECONDS):
+            sys.exit("The local Batch API did not start; its words are above.")
+        yield
+    finally:
+        stop.set()
+        server.join()
+
+
+@contextmanager
+def running_dev(data: Path, log: Path) -> Iterator[str]:
+    """`batch-assets dev` for as long as the `with`; gives the address that it prints when it is ready."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
+    environment |= {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "batch_assets.cli", "dev", "--port", str(port)]
+    started = time.monotonic()
+    with log.open("wb") as output:
+        dev = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+
+    def address() -> str | None:
+        if dev.poll() is not None:
+            sys.exit(f"`batch-assets dev` ended with exit code {dev.returncode}.")
+        found = re.search(r"^Ready: (http\S+)$", log.read_text(), re.MULTILINE)
+        return found and found.group(1)
+
+    try:
+        url = wait_until(address, PATIENCE_SECONDS, "`batch-assets dev` is not ready")
+        print(f"`batch-assets dev` was ready after {time.monotonic() - started:.0f} s")
+        yield url
+    except BaseException:
+        print(f"The end of what `batch-assets dev` said:\n{log.read_text()[-3000:]}", file=sys.stderr)
+        raise
+    finally:
+        dev.send_signal(signal.SIGINT)  # as Ctrl-C does
+        dev.wait(PATIENCE_SECONDS)
+        time.sleep(2)  # Dagster's code server ends a moment later, and uses the folder until then
+
+
+@contextmanager
+def open_page(browser: str, base_url: str) -> Iterator[Page]:
+    """A page in a fresh profile. Raises AssertionError at the end if the UI reported an error meanwhile."""
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER_FLAGS)
+        try:
+            page = chromium.new_page(base_url=base_url, color_scheme="light", device_scale_factor=1.25, locale="en-GB")
+            page.set_default_timeout(CLICK_SECONDS * 1000)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+            page.on("response", lambda got: errors.append(f"{got.status} {got.url}") if got.status >= 400 else None)
+            yield page
+        finally:
+            chromium.close()
+    assert not errors, f"The UI reported errors: {errors}"
+
+
+# What a reader does, and sees
+
+
+def materialize(page: Page, group_url: str, pictures: Path) -> None:
+    """Select the three upstream assets in the graph, and materialise the day."""
+    page.goto(group_url)
+    page.get_by_role("button", name="Hide navigation").click()  # it stays hidden, and leaves room for what matters
+    open_graph(page, group_url)
+    for name in UPSTREAM:
+        page.get_by_text(name, exact=True).first.click(modifiers=["Shift"])
+    page.get_by_role("button", name="Materialize selected (3)").click()
+    dialog = page.get_by_role("dialog")
+    days = dialog.get_by_role("textbox").first
+    expect(days).to_be_editable()
+    settle(page)
+    everything = dialog.get_by_role("button", name="Show all partitions")
+    if everything.is_visible():  # the sample's days are more than 90 days ago
+        everything.click()
+    days.fill(DAY)
+    days.press("Enter")
+    launch = dialog.get_by_role("button", name="Launch 1 run")
+    expect(launch).to_be_enabled()
+    take(dialog, pictures / "materialize.png")
+    launch.click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+
+
+def picture_of_graph(page: Page, group_url: str, pictures: Path) -> None:
+    open_graph(page, group_url)
+    expect(page.get_by_text("1 / 1 Passed")).to_be_visible()
+    expect(page.get_by_text(re.compile(r" ago$"))).to_have_count(4)
+    nodes = FloatRect(x=120, y=273, width=1225, height=225)  # where the four are in a window of this size
+    page.screenshot(path=pictures / "asset_graph.png", clip=nodes)
+
+
+def picture_of_sensor(page: Page, pictures: Path) -> None:
+    page.set_viewport_size({"width": 1100, "height": 870})
+    page.goto("/locations/batch_assets/sensors/openai_batch_sensor")
+    expect(page.get_by_text("1 run requested").first).to_be_visible()
+    take(page, pictures / "sensor.png")
+
+
+def picture_of_progress(page: Page, pictures: Path) -> None:
+    """The events of `openai_batch`, one from the middle of the batch's way selected."""
+    shown = [event for event in events(page, "openai_batch") if event["description"]]
+    assert len(shown) > 2, f"The sensor showed little progress: {shown}"
+    halfway = shown[len(shown) // 2]
+    page.set_viewport_size({"width": 1100, "height": 620})
+    page.goto(f"/assets/openai_batch?view=events&time={halfway['timestamp']}")
+    expect(page.get_by_text(halfway["description"])).to_be_visible()
+    take(page, pictures / "openai_batch_progress.png")
+
+
+def picture_of_summaries(page: Page, pictures: Path) -> None:
+    page.set_viewport_size({"width": 1100, "height": 860})
+    page.goto(f"/assets/summaries?view=partitions&partition={DAY}&default_range={SAMPLE_DAYS}")
+    preview = page.get_by_text("[Show Markdown]")
+    expect(preview).to_be_visible()
+    take(page, pictures / "summaries_partition.png")
+    preview.click()
+    take(page.get_by_role("dialog"), pictures / "summaries_preview.png")
+
+
+def open_graph(page: Page, group_url: str) -> None:
+    page.set_viewport_size({"width": 1400, "height": 640})
+    page.goto(group_url)
+    expect(page.get_by_text("summaries", exact=True)).to_be_visible()
+    settle(page)
+
+
+def take(what: Page | Locator, file: Path) -> None:
+    settle(what if isinstance(what, Page) else what.page)
+    what.screenshot(path=file)
+
+
+def settle(page: Page) -> None:
+    """Until nothing moves any more."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1500)  # charts and live status are drawn after the last answer
+
+
+def events(page: Page, asset: str) -> list[dict[str, Any]]:
+    """The day's materialisations and observations of an asset, oldest first."""
+    query = """query Events($asset: [String!]!, $days: [String!]!) {
+        assetNodeOrError(assetKey: {path: $asset}) { ... on AssetNode {
+            assetMaterializations(partitions: $days) { timestamp description }
+            assetObservations(partitions: $days) { timestamp description }
+    } } }"""
+    answer = page.request.post("/graphql", data={"query": query, "variables": {"asset": [asset], "days": [DAY]}})
+    node = answer.json()["data"]["assetNodeOrError"]
+    found = [*node["assetMaterializations"], *node["assetObservations"]]
+    return sorted(found, key=lambda event: float(event["timestamp"]))
+
+
+def wait_until(condition: Callable[[], Found | None], seconds: float, otherwise: str) -> Found:
+    """What `condition` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.5)
+    sys.exit(f"After {seconds:.0f} s, {otherwise}.")
+
+
+if __name__ == "__main__":
+    main()
