@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# They wait more than they compute, so four at a time go on two cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses 4
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo dev test test-unit test-thorough lint types format screenshots constraints clean
@@ -24,13 +26,13 @@ dev: $(VENV)/ready
 	@$(BIN)/batch-assets dev
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-unit: $(VENV)/ready-for-tests
-	$(BIN)/python -m pytest -m "not end_to_end"
+	$(PYTEST) -m "not end_to_end"
 
 test-thorough: $(VENV)/ready-for-tests
-	BATCH_ASSETS_TEST_THOROUGH=1 $(BIN)/python -m pytest
+	BATCH_ASSETS_TEST_THOROUGH=1 $(PYTEST)
 
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check
