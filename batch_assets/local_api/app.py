@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from batch_assets.local_api import batches, files, models, strict_json
+from batch_assets.local_api import batches, endpoints, files, models, strict_json
 from batch_assets.local_api.answers import JsonAnswer, error_answer
 from batch_assets.local_api.discovery import INSTANCE_HEADER
 from batch_assets.local_api.errors import ApiError, server_error
@@ -78,7 +78,7 @@ def create_app(api: Api) -> Starlette:
             Route("/v1/batches", _list_batches),
             Route("/v1/batches/{batch_id}", _get_batch),
             Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
-            Route("/v1/chat/completions", _create_chat_completion, methods=["POST"]),
+            *(Route(endpoint, _answer_now, methods=["POST"]) for endpoint in endpoints.ANSWERS),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -266,9 +266,10 @@ async def _cancel_batch(request: Request) -> Response:
     return await _answer(work)
 
 
-async def _create_chat_completion(request: Request) -> Response:
+async def _answer_now(request: Request) -> Response:
+    """A request outside of any batch; the path is one of `endpoints.ANSWERS`."""
     body = await _read_json(request)
-    return await _answer(_api(request).executor.answer_now, body)
+    return await _answer(_api(request).executor.answer_now, request.url.path, body)
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

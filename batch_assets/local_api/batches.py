@@ -16,15 +16,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from batch_assets.local_api import errors, ids
+from batch_assets.local_api import endpoints, errors, ids
 from batch_assets.local_api.errors import ApiError
 from batch_assets.local_api.files import expiry_seconds
 from batch_assets.local_api.listing import list_object, read_page
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
 
-# OpenAI has more; a batch that this server couldn't execute is refused when it is created.
-ENDPOINTS = ("/v1/chat/completions",)
 _PARAMETERS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 _TIMES = (
     "created_at",
@@ -75,8 +73,9 @@ def create_batch(store: Store, settings: Settings, request: object) -> dict[str,
     for name in request:
         if name not in _PARAMETERS:
             raise errors.unknown_parameter(name)
-    if request["endpoint"] not in ENDPOINTS:
-        raise errors.invalid_value("endpoint", request["endpoint"], ENDPOINTS)
+    # OpenAI has more; a batch that this server couldn't execute is refused when it is created.
+    if request["endpoint"] not in endpoints.ANSWERS:
+        raise errors.invalid_value("endpoint", request["endpoint"], tuple(endpoints.ANSWERS))
     if request["completion_window"] != "24h":
         raise errors.invalid_value("completion_window", request["completion_window"], ["24h"])
     metadata = _check_metadata(request.get("metadata"))

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-from batch_assets.local_api import batches, chat, ids, strict_json, validation
+from batch_assets.local_api import batches, endpoints, ids, strict_json, validation
 from batch_assets.local_api.engines import Engine
 from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.run import Line, Run, finish_run, open_run, record, save_progress
@@ -117,12 +117,12 @@ class Executor:
     def in_flight(self) -> int:
         return self._direct + sum(run.in_flight for run in list(self._runs.values()))
 
-    def answer_now(self, body: object) -> dict[str, Any]:
+    def answer_now(self, endpoint: str, body: object) -> dict[str, Any]:
         """Execute one request outside of any batch; raises ApiError."""
         with self._wake:
             self._direct += 1
         try:
-            return chat.answer(self._engine, body)
+            return endpoints.answer(self._engine, endpoint, body)
         finally:
             with self._wake:
                 self._direct -= 1
@@ -194,7 +194,7 @@ class Executor:
             return
         request = strict_json.loads(line.data)
         try:
-            status, body = 200, chat.answer(self._engine, request["body"])
+            status, body = 200, endpoints.answer(self._engine, request["url"], request["body"])
         except ApiError as error:
             status, body = error.status, error.body()
         except Exception:
