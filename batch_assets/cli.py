@@ -44,10 +44,36 @@ def dev(host: str, port: int | None) -> None:
     "--batch-seconds", type=float, default=0.0, help="Let every batch take at least so long, to watch it.  [default: 0]"
 )
 @click.option("--latency", type=float, default=0.0, help="Seconds that each request takes.  [default: 0]")
-def serve(host: str, port: int, batch_seconds: float, latency: float) -> None:
+@click.option(
+    "--engine",
+    default="extractive",
+    show_default=True,
+    help="What answers: extractive, smollm2, or the URL of an OpenAI-compatible server, such as http://host:8000/v1.",
+)
+@click.option("--engine-model", metavar="NAME", help="Model to ask that server for.  [default: the request's]")
+@click.option(
+    "--engine-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    help="Seconds that one of its answers may take.  [default: 600]",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, help="Requests at the same time."
+)
+def serve(
+    host: str,
+    port: int,
+    batch_seconds: float,
+    latency: float,
+    engine: str,
+    engine_model: str | None,
+    engine_timeout: float,
+    concurrency: int,
+) -> None:
     """The local Batch API alone: files, batches and chat completions as OpenAI has them.
 
     An address other than 127.0.0.1 wants a key, in BATCH_ASSETS_SERVE_KEY, which clients then have to send.
+    The key of another server that answers belongs into BATCH_ASSETS_SERVE_ENGINE_KEY.
     """
     from batch_assets.local_api.server import AlreadyRunning
     from batch_assets.local_api.server import serve as serve_api
@@ -59,6 +85,10 @@ def serve(host: str, port: int, batch_seconds: float, latency: float) -> None:
             port=port,
             batch_seconds=batch_seconds,
             latency_seconds=latency,
+            engine=engine,
+            engine_model=engine_model,
+            engine_timeout_seconds=engine_timeout,
+            concurrency=concurrency,
             ready=_say_where,
         )
     except (AlreadyRunning, ValueError, OSError) as error:

@@ -155,7 +155,7 @@ async def _stats(request: Request) -> Response:
 
 
 async def _list_models(request: Request) -> Response:
-    return JsonAnswer(models.list_models())
+    return await _answer(models.list_models, _api(request).executor.engines)
 
 
 async def _get_model(request: Request) -> Response:

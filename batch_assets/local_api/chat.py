@@ -69,6 +69,13 @@ def answer(engine: Engine, body: object) -> dict[str, Any]:
     return completion_object(engine.name, request, engine.complete(request), choices)
 
 
+def check(body: object, *, text_only: bool) -> None:
+    """Raises ApiError for a request body that OpenAI would refuse; text_only: see read_request."""
+    if not isinstance(body, dict):
+        raise errors.invalid_type("body", "an object", body)
+    read_request(body, text_only=text_only)
+
+
 def completion_object(engine: str, request: ChatRequest, completion: Completion, choices: int) -> dict[str, Any]:
     """OpenAI's object; `n` choices are equal, since an engine is deterministic, but each is counted."""
     completion_tokens = completion.completion_tokens * choices
@@ -83,26 +90,30 @@ def completion_object(engine: str, request: ChatRequest, completion: Completion,
         "created": int(time.time()),
         "model": request.model,
         "choices": [{"index": index, **choice} for index in range(choices)],
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": completion.prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
-        },
+        "usage": usage_object(completion.prompt_tokens, completion_tokens),
         "service_tier": "default",
         # Whoever keeps the object can see later that no OpenAI model wrote the text.
         "system_fingerprint": f"fp_local_{engine}",
     }
 
 
-def read_request(body: dict[str, Any]) -> tuple[ChatRequest, int]:
-    """The checked request and the number of choices; raises ApiError."""
+def usage_object(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatRequest, int]:
+    """The checked request and the number of choices; raises ApiError, if text_only for a wish for JSON too."""
     for name in body:
         if name not in _PARAMETERS:
             raise ApiError(400, f"Unrecognized request argument supplied: {name}")
@@ -114,6 +125,8 @@ def read_request(body: dict[str, Any]) -> tuple[ChatRequest, int]:
     max_tokens = _read_max_tokens(body)
     _check_sampling(body)
     _check_what_no_engine_can(body)
+    if text_only:
+        _check_response_format(body)
     if _REASONING_MODEL.match(model) and "-chat" not in model:
         _check_reasoning_model(body)
     choices = errors.check_integer("n", _given(body, "n", 1), minimum=1, maximum=128)
@@ -220,14 +233,12 @@ def _check_sampling(body: dict[str, Any]) -> None:
 
 
 def _check_what_no_engine_can(body: dict[str, Any]) -> None:
-    """Ours: what can't be honoured is refused, not ignored, so that nobody takes prose for JSON."""
     if body.get("stream"):
-        raise ApiError(
-            400,
-            "Unsupported value: 'stream' does not support true with the local Batch API.",
-            param="stream",
-            code="unsupported_value",
-        )
+        raise errors.streaming_unsupported()
+
+
+def _check_response_format(body: dict[str, Any]) -> None:
+    """Ours: what can't be honoured is refused, not ignored, so that nobody takes prose for JSON."""
     response_format = body.get("response_format")
     if response_format is None:
         return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from batch_assets.local_api import chat
+from batch_assets.local_api.engine_choice import Engines, Forwarder
 from batch_assets.local_api.engines import Engine
 
 Answer = Callable[[Engine, object], dict[str, Any]]
@@ -13,6 +15,12 @@ Answer = Callable[[Engine, object], dict[str, Any]]
 ANSWERS: dict[str, Answer] = {"/v1/chat/completions": chat.answer}
 
 
-def answer(engine: Engine, endpoint: str, body: object) -> dict[str, Any]:
-    """OpenAI's object for a request body; raises ApiError for one that OpenAI would refuse."""
+def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
+    """OpenAI's object for a request body; raises ApiError for one that OpenAI would refuse.
+
+    stop, tries: for an engine that may have to be waited for; raises Away when it takes no requests now.
+    """
+    engine = engines.choose(body)
+    if isinstance(engine, Forwarder):
+        return engine.forward(endpoint, body, stop=stop, tries=tries)
     return ANSWERS[endpoint](engine, body)

@@ -91,14 +91,3 @@ class InstantEngine:
 def _prompt_tokens(request: ChatRequest) -> int:
     tokens = sum(_TOKENS_PER_MESSAGE + extractive.count_tokens(text) for text in request.prompt)
     return tokens + _TOKENS_PER_ANSWER
-
-
-def make_engine(name: str) -> Engine:
-    """The engine of that name; raises ValueError for a name that there is none of."""
-    engines: dict[str, type[ExtractiveEngine] | type[InstantEngine]] = {
-        "extractive": ExtractiveEngine,
-        "instant": InstantEngine,
-    }
-    if name not in engines:
-        raise ValueError(f"There is no engine {name!r}. The engines are: {', '.join(engines)}.")
-    return engines[name]()

@@ -49,6 +49,12 @@ def server_error() -> ApiError:
     return ApiError(500, message, kind="server_error")
 
 
+def streaming_unsupported() -> ApiError:
+    """Ours: OpenAI streams, this server doesn't."""
+    message = "Unsupported value: 'stream' does not support true with the local Batch API."
+    return ApiError(400, message, param="stream", code="unsupported_value")
+
+
 def missing_parameter(param: str) -> ApiError:
     return ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 

@@ -16,8 +16,9 @@ from collections import deque
 from typing import Any
 
 from batch_assets.local_api import batches, endpoints, ids, strict_json, validation
-from batch_assets.local_api.engines import Engine
+from batch_assets.local_api.engine_choice import Engines
 from batch_assets.local_api.errors import ApiError, server_error
+from batch_assets.local_api.remote_engine import PATIENT_TRIES, Away
 from batch_assets.local_api.run import Line, Run, finish_run, open_run, record, save_progress
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
@@ -33,10 +34,11 @@ _RETRY_SECONDS = 5.0
 class Executor:
     """Owns the worker threads and the queue; everything else about a batch is in its Run."""
 
-    def __init__(self, store: Store, settings: Settings, engine: Engine) -> None:
+    def __init__(self, store: Store, settings: Settings, engines: Engines) -> None:
         self._store = store
         self._settings = settings
-        self._engine = engine
+        self.engines = engines
+        self._halt = threading.Event()
         self._wake = threading.Condition()
         self._stopping = False
         self._runs: dict[str, Run] = {}
@@ -66,6 +68,7 @@ class Executor:
         """Stop after the lines that are being executed now; the rest is for the next start."""
         with self._wake:
             self._stopping = True
+            self._halt.set()
             for run in self._runs.values():
                 run.stop.set()
             self._wake.notify_all()
@@ -122,7 +125,9 @@ class Executor:
         with self._wake:
             self._direct += 1
         try:
-            return endpoints.answer(self._engine, endpoint, body)
+            return endpoints.answer(self.engines, endpoint, body, stop=self._halt, tries=1)
+        except Away as away:
+            raise away.error from away
         finally:
             with self._wake:
                 self._direct -= 1
@@ -181,10 +186,11 @@ class Executor:
             finally:
                 with run.lock:
                     run.in_flight -= 1
-            self._finish_if_idle(run)
-        elif not self._finish_if_idle(run) and not run.in_flight:
-            # Not yet due after all, which only a clock that was set back can bring about.
-            self._put_back(run, time.time() + 1.0)
+            if not self._finish_if_idle(run) and run.unpark():
+                self._put_back(run, run.due(self._settings.batch_seconds))
+        elif not self._finish_if_idle(run) and run.unpark():
+            # The engine had no time for a line, or a clock was set back.
+            self._put_back(run, run.due(self._settings.batch_seconds))
 
     def _execute(self, run: Run, line: Line) -> None:
         latency = self._settings.latency_seconds
@@ -194,7 +200,11 @@ class Executor:
             return
         request = strict_json.loads(line.data)
         try:
-            status, body = 200, endpoints.answer(self._engine, request["url"], request["body"])
+            status, body = 200, self._answer(run, line, request)
+        except Away as away:
+            line.failures += away.failures
+            run.give_back(line, away.after_seconds)
+            return
         except ApiError as error:
             status, body = error.status, error.body()
         except Exception:
@@ -207,6 +217,10 @@ class Executor:
             line,
             lambda results: results.append(request["custom_id"], status, request_id, body),
         )
+
+    def _answer(self, run: Run, line: Line, request: dict[str, Any]) -> dict[str, Any]:
+        tries = PATIENT_TRIES - line.failures
+        return endpoints.answer(self.engines, request["url"], request["body"], stop=run.stop, tries=tries)
 
     def _finish_if_idle(self, run: Run) -> bool:
         """End the run when nothing of it is left to do; True when it has left the queue."""

@@ -20,12 +20,17 @@ from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
 
 _SYNC_SECONDS = 0.2
+# Between attempts to reach an engine that takes no requests now: doubled from the first to the longest.
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 60.0
 
 
 @dataclass
 class Line:
     index: int
     data: bytes
+    failures: int = 0
+    """Tries that ended without an answer, of those that an engine may make."""
 
 
 @dataclass
@@ -34,7 +39,9 @@ class Run:
 
     stop: set when no further line is to be executed: cancelled, expired, broken, or the server stops.
     broken: something went wrong that a fresh start from the disk may mend.
-    in_flight, index, done, results: under `lock`; `done[i]` is 1 when line i has its result.
+    in_flight, index, done, returned, results: under `lock`; `done[i]` is 1 when line i has its result.
+    returned: lines that the engine had no time for; nothing is taken before `not_before` while there are any.
+    parked: no worker has the run in its queue, since there was nothing to take.
     """
 
     batch_id: str
@@ -46,6 +53,10 @@ class Run:
     in_flight: int = 0
     index: int = 0
     done: bytearray = field(default_factory=bytearray)
+    returned: list[Line] = field(default_factory=list)
+    pause_seconds: float = 0.0
+    not_before: float = 0.0
+    parked: bool = False
     created_at: float = 0.0
     expires_at: float = 0.0
     counted: int = 0
@@ -61,22 +72,49 @@ class Run:
 
     @property
     def exhausted(self) -> bool:
-        return self.index >= len(self.done)
+        return self.index >= len(self.done) and not self.returned
 
     def take(self) -> Line | None:
         """The next line to execute, which is in flight from now on; None when there is none (any more)."""
         with self.lock:
             if time.time() >= self.expires_at:
                 self.stop.set()
-            if self.stop.is_set() or self._input is None:
-                return None
-            while not self.exhausted:
-                data = self._input.readline()
-                index, self.index = self.index, self.index + 1
-                if not self.done[index]:
-                    self.in_flight += 1
-                    return Line(index, data)
-            return None
+            line = None if self.stop.is_set() or self._input is None else self._next_line(self._input)
+            self.parked = line is None
+            if line is not None:
+                self.in_flight += 1
+            return line
+
+    def _next_line(self, file: BinaryIO) -> Line | None:
+        if self.returned:
+            return self.returned.pop() if time.time() >= self.not_before else None
+        while not self.exhausted:
+            data = file.readline()
+            index, self.index = self.index, self.index + 1
+            if not self.done[index]:
+                return Line(index, data)
+        return None
+
+    def give_back(self, line: Line, after_seconds: float | None) -> None:
+        """Take a line back that the engine had no time for; the run pauses so long, or longer each time in a row."""
+        with self.lock:
+            self.returned.append(line)
+            now = time.time()
+            if after_seconds is None:
+                if now < self.not_before:
+                    return  # another line has met the same trouble
+                self.pause_seconds = min(max(2 * self.pause_seconds, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+                after_seconds = self.pause_seconds
+            self.not_before = max(self.not_before, now + after_seconds)
+
+    def unpark(self) -> bool:
+        """True for exactly one caller, once there is something to take (or nothing in flight) after all."""
+        with self.lock:
+            more = not self.in_flight or (bool(self.returned) and not self.stop.is_set())
+            if not self.parked or self.ended or not more:
+                return False
+            self.parked = False
+            return True
 
     def claim_end(self, now: float, batch_seconds: float) -> bool:
         """True for exactly one caller, once nothing is left to execute and nothing is in flight."""
@@ -89,6 +127,8 @@ class Run:
 
     def due(self, batch_seconds: float) -> float:
         """When the next line is due (or the end, after the last), with the lines spread over `batch_seconds`."""
+        if self.returned:
+            return min(self.not_before, self.expires_at)
         share = self.index / len(self.done) if self.done else 1.0
         return min(self.created_at + batch_seconds * share, self.expires_at)
 
@@ -188,6 +228,7 @@ def record(run: Run, store: Store, line: Line, answer: Callable[[Results], None]
         try:
             answer(run.results)
             run.done[line.index] = 1
+            run.pause_seconds = 0.0
             if time.monotonic() - run.synced_at >= _SYNC_SECONDS:
                 save_progress(run, store)
         except BaseException:

@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 
 from batch_assets.local_api import discovery
 from batch_assets.local_api.app import Api, create_app
-from batch_assets.local_api.engines import make_engine
+from batch_assets.local_api.engine_choice import Engines
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.gate import Gate
-from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, Settings
+from batch_assets.local_api.remote_engine import KEY_VARIABLE as ENGINE_KEY_VARIABLE
+from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, ENGINE_TIMEOUT_SECONDS, Settings
 from batch_assets.local_api.store import Store, read_setting, write_setting
 
 KEY_VARIABLE = "BATCH_ASSETS_SERVE_KEY"
@@ -46,6 +47,8 @@ def serve(
     *,
     api_key: str | None = None,
     engine: str = "extractive",
+    engine_model: str | None = None,
+    engine_timeout_seconds: float = ENGINE_TIMEOUT_SECONDS,
     concurrency: int = 4,
     latency_seconds: float = 0.0,
     batch_seconds: float = 0.0,
@@ -72,18 +75,29 @@ def serve(
     settings = Settings(
         directory=directory,
         engine=engine,
+        engine_model=engine_model,
+        engine_timeout_seconds=engine_timeout_seconds,
         concurrency=concurrency,
         latency_seconds=latency_seconds,
         batch_seconds=batch_seconds,
         completion_window_seconds=completion_window_seconds,
         api_key=api_key,
     )
-    chosen_engine = make_engine(engine)
+    engines = Engines(
+        engine,
+        key=os.environ.get(ENGINE_KEY_VARIABLE) or None,
+        model=engine_model,
+        timeout_seconds=engine_timeout_seconds,
+    )
     settings.make_directories()
-    with _only_server_of(directory), contextlib.closing(Store(settings.database_path)) as store:
+    with (
+        _only_server_of(directory),
+        contextlib.closing(engines),
+        contextlib.closing(Store(settings.database_path)) as store,
+    ):
         listener = _listen(store, host, port)
         url = _base_url(host, listener.getsockname()[1])
-        api = Api(settings, store, Executor(store, settings, chosen_engine), secrets.token_hex(16))
+        api = Api(settings, store, Executor(store, settings, engines), secrets.token_hex(16))
 
         def announce() -> None:
             discovery.write_discovery(directory, url=url, instance=api.instance)

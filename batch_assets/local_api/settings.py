@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
+ENGINE_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Settings:
     """One server's options.
 
+    engine: a name, or the URL of an OpenAI-compatible server, whose models engine_model stands for, if given.
+    engine_timeout_seconds: how long one answer of such a server may take.
     concurrency: lines that are executed at the same time, over all batches together.
     latency_seconds: time that each line takes at least; with `concurrency` of them side by side.
     batch_seconds: least time between creation and completion of a batch; its lines are spread over it.
@@ -21,6 +24,8 @@ class Settings:
 
     directory: Path
     engine: str = "extractive"
+    engine_model: str | None = None
+    engine_timeout_seconds: float = ENGINE_TIMEOUT_SECONDS
     concurrency: int = 4
     latency_seconds: float = 0.0
     batch_seconds: float = 0.0

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from batch_assets.local_api import chat, extractive
-from batch_assets.local_api.engines import ExtractiveEngine, InstantEngine, make_engine
+from batch_assets.local_api.engine_choice import Engines
+from batch_assets.local_api.engines import ExtractiveEngine, InstantEngine
 from batch_assets.local_api.errors import ApiError
 from batch_assets_tests.local_api.support import body_of, post_json
 from batch_assets_tests.local_api_client import LocalApi
@@ -224,4 +225,4 @@ def test_null_is_as_good_as_absent() -> None:
 
 def test_an_engine_that_there_is_none_of() -> None:
     with pytest.raises(ValueError, match="The engines are: extractive, instant"):
-        make_engine("gpt")
+        Engines("gpt")
