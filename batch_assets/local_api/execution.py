@@ -72,6 +72,7 @@ class Executor:
             for run in self._runs.values():
                 run.stop.set()
             self._wake.notify_all()
+        self.engines.abandon()
         for thread in self._threads:
             thread.join()
         for run in self._runs.values():
@@ -105,6 +106,7 @@ class Executor:
                     self._ready.append(run)
                     break
             self._wake.notify_all()
+        self.engines.abandon()
 
     def progress(self, batch_id: str) -> tuple[int, int] | None:
         """Completed and failed requests of a batch that runs, newer than the database's; else None."""

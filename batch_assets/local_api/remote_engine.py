@@ -11,6 +11,7 @@ server judges. What this module adds is patience. Trouble is of two kinds:
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
 import selectors
@@ -30,8 +31,6 @@ PATIENT_TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
 _LISTING_SECONDS = 5.0
-# How soon a stop is noticed while an answer is awaited.
-_GLANCE_SECONDS = 0.2
 _AWAY_STATUSES = (429, 502, 503)
 
 
@@ -104,11 +103,12 @@ class RemoteEngine:
         self._timeout_seconds = timeout_seconds
         # Kept alive between requests; as many as there were requests at the same time.
         self._idle: list[http.client.HTTPConnection] = []
+        self._busy: dict[http.client.HTTPConnection, threading.Event] = {}
 
     def forward(self, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
         """The server's answer to a request body; raises ApiError for any status but 200, and Away.
 
-        stop: abandons the request when set, with Away.
+        stop: when set, and `abandon` is called, the request ends with Away.
         """
         payload = self._payload(body)
         for number in range(1, max(tries, 1) + 1):
@@ -131,6 +131,13 @@ class RemoteEngine:
             return [str(model["id"]) for model in strict_json.loads(answer.content)["data"]]
         except (Away, _Failed, ValueError, KeyError, TypeError):
             return []
+
+    def abandon(self) -> None:
+        """End the requests whose `stop` is set, in the threads that wait for their answers."""
+        for connection, stop in list(self._busy.items()):
+            if stop.is_set() and (sock := connection.sock) is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         while self._idle:
@@ -168,9 +175,12 @@ class RemoteEngine:
         self, method: str, endpoint: str, payload: bytes | None, stop: threading.Event, timeout_seconds: float
     ) -> _Answer:
         connection = self._connection()
+        connection.sock.settimeout(timeout_seconds)
+        self._busy[connection] = stop
         try:
+            if stop.is_set():
+                raise _stopped()
             connection.request(method, self._path + endpoint.removeprefix("/v1"), payload, self._headers)
-            self._wait(connection, stop, timeout_seconds)
             response = connection.getresponse()
             answer = _Answer(response.status, response.getheader("Retry-After"), response.read())
         except TimeoutError as error:
@@ -179,10 +189,14 @@ class RemoteEngine:
             raise _Failed(problem) from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if stop.is_set():
+                raise _stopped() from error
             raise _Failed(self._problem(502, f"dropped the connection ({error})")) from error
         except BaseException:
             connection.close()
             raise
+        finally:
+            del self._busy[connection]
         if connection.sock is not None:  # None when the server wants it closed
             self._idle.append(connection)
         return answer
@@ -194,7 +208,7 @@ class RemoteEngine:
                 connection = self._idle.pop()
             except IndexError:  # another thread took the last one
                 break
-            if not _readable(connection.sock, 0.0):
+            if not _readable(connection.sock):
                 return connection
             connection.close()
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -204,17 +218,7 @@ class RemoteEngine:
         except OSError as error:
             connection.close()
             raise Away(self._problem(503, f"can't be reached ({error})")) from error
-        connection.sock.settimeout(self._timeout_seconds)
         return connection
-
-    def _wait(self, connection: http.client.HTTPConnection, stop: threading.Event, timeout_seconds: float) -> None:
-        """Return when an answer begins; raises TimeoutError, and Away soon after `stop` is set."""
-        deadline = time.monotonic() + timeout_seconds
-        while not _readable(connection.sock, min(_GLANCE_SECONDS, timeout_seconds)):
-            if stop.is_set():
-                raise _stopped()
-            if time.monotonic() >= deadline:
-                raise TimeoutError
 
     def _problem(self, status: int, what: str) -> ApiError:
         return ApiError(status, f"The engine at {self.url} {what}.", kind="server_error", code="engine_error")
@@ -224,11 +228,11 @@ def _stopped() -> Away:
     return Away(ApiError(503, "The server stops, or the batch ends, before the engine answered.", kind="server_error"))
 
 
-def _readable(sock: socket.socket, seconds: float) -> bool:
-    """Whether there is something to read, if only the end."""
+def _readable(sock: socket.socket) -> bool:
+    """Whether there is something to read now, if only the end."""
     with selectors.DefaultSelector() as selector:  # select.select fails beyond 1,024 open files
         selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(seconds))
+        return bool(selector.select(0))
 
 
 def _seconds(retry_after: str | None) -> float | None:

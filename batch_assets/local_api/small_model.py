@@ -67,6 +67,10 @@ class SmallModel:
             raise _as_openais(error) from error
         return _completion(answer, body) if endpoint == "/v1/chat/completions" else answer
 
+    def abandon(self) -> None:
+        if (remote := self._remote) is not None:
+            remote.abandon()
+
     def close(self) -> None:
         with self._lock:
             self._end()
