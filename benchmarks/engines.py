@@ -29,6 +29,7 @@ ARTICLES = (
     "renewables-pass-coal",
 )
 _MOST_SECONDS = 3600.0
+_MOST_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def main(engines: tuple[str, ...], model: str | None) -> None:
     for name, article in articles.items():
         click.echo(f"\n**{article['title']}**\n")
         for engine, outcome in outcomes.items():
-            click.echo(f"- `{engine}`: {' '.join(outcome.summaries[name].split())}")
+            click.echo(f"- `{engine}`: {shorten(outcome.summaries[name])}")
+
+
+def shorten(summary: str) -> str:
+    text = " ".join(summary.split())
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}… ({len(text):,} characters)"
 
 
 def read_articles() -> dict[str, dict[str, str]]:

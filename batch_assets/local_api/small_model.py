@@ -23,7 +23,7 @@ from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.remote_engine import Away, ForwardedError, RemoteEngine
 
 CONTEXT_TOKENS = 8192
-# Without a limit in the request; a small model doesn't always find an end by itself.
+# No answer is longer: a model so small doesn't always find an end by itself.
 ANSWER_TOKENS = 512
 _FINGERPRINT = "fp_local_smollm2"
 
@@ -62,7 +62,7 @@ class SmallModel:
         if endpoint == "/v1/chat/completions":
             chat.check(body, text_only=False)
         try:
-            answer = self._running().forward(endpoint, body, stop=stop, tries=tries)
+            answer = self._running().forward(endpoint, _limited(body), stop=stop, tries=tries)
         except ForwardedError as error:
             raise _as_openais(error) from error
         return _completion(answer, body) if endpoint == "/v1/chat/completions" else answer
@@ -102,6 +102,15 @@ class SmallModel:
             self._process.kill()
             self._process.communicate()
         self._process = self._remote = None
+
+
+def _limited(body: object) -> object:
+    """The request with limits that the model's own doesn't exceed."""
+    if not isinstance(body, dict):
+        return body
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    given = {name: value for name in names if isinstance(value := body.get(name), int)}
+    return {**body, **{name: min(value, ANSWER_TOKENS) for name, value in given.items()}}
 
 
 def _as_openais(error: ForwardedError) -> ApiError:

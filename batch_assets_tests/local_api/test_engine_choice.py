@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from batch_assets.local_api.engine_choice import Engines
+from batch_assets.local_api.small_model import _limited
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import ENDPOINT, body_of, http_request, post_json
 from batch_assets_tests.local_api_client import LocalApi
@@ -43,6 +44,13 @@ def test_a_small_model_that_is_not_installed_says_what_to_do(tmp_path: Path, not
     assert command in answer.json["error"]["message"]
     assert {"local-extractive", "gpt-6-luna"} <= set(listed)
     assert "local-smollm2" not in listed
+
+
+@pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens", "max_output_tokens"])
+def test_no_limit_exceeds_the_small_models_own(name: str) -> None:
+    for asked, given in [(5, 5), (512, 512), (1024, 512), (None, None), ("many", "many")]:
+        assert _limited({"model": "m", name: asked}) == {"model": "m", name: given}
+    assert _limited([1]) == [1]
 
 
 def test_another_model_can_only_be_asked_of_another_server() -> None:
