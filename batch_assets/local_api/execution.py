@@ -65,7 +65,10 @@ class Executor:
             thread.start()
 
     def stop(self) -> None:
-        """Stop after the lines that are being executed now; the rest is for the next start."""
+        """Stop after the lines that are being executed now; the rest is for the next start.
+
+        Those that wait for another server are abandoned, and belong to the rest.
+        """
         with self._wake:
             self._stopping = True
             self._halt.set()
@@ -191,7 +194,7 @@ class Executor:
             if not self._finish_if_idle(run) and run.unpark():
                 self._put_back(run, run.due(self._settings.batch_seconds))
         elif not self._finish_if_idle(run) and run.unpark():
-            # The engine had no time for a line, or a clock was set back.
+            # The run pauses, since the engine had no time for a line; or a clock was set back.
             self._put_back(run, run.due(self._settings.batch_seconds))
 
     def _execute(self, run: Run, line: Line) -> None:

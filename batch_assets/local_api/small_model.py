@@ -10,6 +10,7 @@ and on a CPU several slots are no faster.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import secrets
 import subprocess
@@ -88,8 +89,9 @@ class SmallModel:
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{key}\n".encode())
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died at once, which shows below
+            self._process.stdin.write(f"{key}\n".encode())
+            self._process.stdin.flush()
         url = self._process.stdout.readline().decode().strip()
         if not url:
             raise Away(ApiError(503, "The small model did not start; the log says why.", kind="server_error"))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from batch_assets.local_api.remote_engine import KEY_VARIABLE
+from batch_assets.local_api.usage import add_usage, no_usage
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
@@ -79,6 +80,22 @@ def test_what_the_server_refuses_is_in_the_error_file_in_its_words(tmp_path: Pat
     assert [(line["response"]["status_code"], line["response"]["body"]) for line in errors] == [(status, body)] * 2
     assert (direct.status, direct.json) == (status, body)
     assert len(up.seen) == 3, "asking again would change nothing"
+
+
+def test_usage_is_counted_under_either_of_openais_names() -> None:
+    total = no_usage()
+    details = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
+    add_usage(total, {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **details}})
+    details = {"input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": {"reasoning_tokens": 1}}
+    add_usage(total, {"usage": {"input_tokens": 7, "output_tokens": 3, **details}})
+    add_usage(total, {"usage": {"prompt_tokens": 5, "total_tokens": 5}})  # an embedding's
+    assert total == {
+        "input_tokens": 19,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens": 6,
+        "output_tokens_details": {"reasoning_tokens": 2},
+        "total_tokens": 25,
+    }
 
 
 @pytest.mark.parametrize(
