@@ -193,8 +193,20 @@ class Executor:
         if latency and time.time() >= run.expires_at:
             return
         request = strict_json.loads(line.data)
+        drills = self._settings.rehearsal.drills
+        fate = drills.fate(run.seq, request["custom_id"])
+        if fate == "expire":
+            return  # not done: so the batch ends as expired
+        if fate == "drop":
+            with run.lock:
+                run.done[line.index] = 1
+            return
         try:
-            status, body = 200, endpoints.answer(self._engine, request["url"], request["body"])
+            status, body = (
+                drills.failure()
+                if fate == "fail"
+                else (200, endpoints.answer(self._engine, request["url"], request["body"]))
+            )
         except ApiError as error:
             status, body = error.status, error.body()
         except Exception:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import secrets
 import signal
@@ -18,13 +19,17 @@ from pathlib import Path
 import uvicorn
 from filelock import FileLock, Timeout
 
-from batch_assets.local_api import discovery
+from batch_assets.local_api import discovery, webhooks
 from batch_assets.local_api.app import Api, create_app
+from batch_assets.local_api.drills import Drills, Rehearsal
 from batch_assets.local_api.engines import make_engine
+from batch_assets.local_api.events import reporting
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.gate import Gate
 from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, Settings
 from batch_assets.local_api.store import Store, read_setting, write_setting
+
+logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "BATCH_ASSETS_SERVE_KEY"
 _STARTING_SECONDS = 5.0
@@ -50,6 +55,9 @@ def serve(
     latency_seconds: float = 0.0,
     batch_seconds: float = 0.0,
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS,
+    drills: Drills | None = None,
+    control: bool = False,
+    webhook: str | None = None,
     ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -58,6 +66,8 @@ def serve(
     port: 0 takes the port of the last time when it is free, else any; another number must be free (OSError).
     api_key: demanded of every client; None takes BATCH_ASSETS_SERVE_KEY, and without it admits anyone,
         which is for loopback only: another host without a key is a ValueError.
+    webhook: URL that is told when a batch has ended; signed with BATCH_ASSETS_SERVE_WEBHOOK_SECRET, or a secret
+        that is made and kept in the directory (`webhooks.secret_path`).
     ready: called with the base URL (ending in /v1) once the server listens and is announced.
     stop: ends the server when set, where there are no signals, in a thread other than the main one.
 
@@ -77,9 +87,12 @@ def serve(
         batch_seconds=batch_seconds,
         completion_window_seconds=completion_window_seconds,
         api_key=api_key,
+        rehearsal=Rehearsal(drills),
+        control=control,
     )
     chosen_engine = make_engine(engine)
     settings.make_directories()
+    announced = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
     with _only_server_of(directory), contextlib.closing(Store(settings.database_path)) as store:
         listener = _listen(store, host, port)
         url = _base_url(host, listener.getsockname()[1])
@@ -87,9 +100,12 @@ def serve(
 
         def announce() -> None:
             discovery.write_discovery(directory, url=url, instance=api.instance)
+            if settings.rehearsal.drills != Drills():
+                logger.info("Drills: %s", settings.rehearsal.drills)
             if ready is not None:
                 ready(url)
 
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(
             Gate(create_app(api), api_key),
             log_config=None,
@@ -103,10 +119,16 @@ def serve(
             timeout_graceful_shutdown=3,
         )
         try:
-            _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
+            with webhooks.delivering(store, announced), reporting(store, api.executor):
+                _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
         finally:
             discovery.remove_discovery(directory)
             listener.close()
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    """Uvicorn complains of answers that a drill cuts."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 class _Server(uvicorn.Server):
