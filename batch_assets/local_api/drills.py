@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 Fate = Literal["run", "expire", "drop", "fail"]
 _UNIFORM = 2.0**64
+_MOST = 10**12  # of anything: more is a mistake
 
 
 def _drill(default: float, meaning: str) -> Any:
@@ -53,8 +53,8 @@ class Drills:
             whole = isinstance(each.default, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise ValueError(f"{each.name} is {value!r}; it must be a {'whole ' if whole else ''}number.")
-            if each.name != "seed" and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{each.name} is {value}; it can't be less than 0, or infinite.")
+            if each.name != "seed" and not 0 <= value <= _MOST:
+                raise ValueError(f"{each.name} is {value}; it must be from 0 to {_MOST:,}.")
         if self.expire_share + self.drop_share + self.fail_share > 1:
             raise ValueError("expire_share, drop_share and fail_share come to more than 1: a line has one fate.")
         if self.fail_status != 0 and not 400 <= self.fail_status <= 599:

@@ -202,11 +202,10 @@ class Executor:
                 run.done[line.index] = 1
             return
         try:
-            status, body = (
-                drills.failure()
-                if fate == "fail"
-                else (200, endpoints.answer(self._engine, request["url"], request["body"]))
-            )
+            if fate == "fail":
+                status, body = drills.failure()
+            else:
+                status, body = 200, endpoints.answer(self._engine, request["url"], request["body"])
         except ApiError as error:
             status, body = error.status, error.body()
         except Exception:

@@ -100,10 +100,10 @@ def serve(
 
         def announce() -> None:
             discovery.write_discovery(directory, url=url, instance=api.instance)
-            if settings.rehearsal.drills != Drills():
-                logger.info("Drills: %s", settings.rehearsal.drills)
             if ready is not None:
                 ready(url)
+            if settings.rehearsal.drills != Drills():
+                logger.info("Drills: %s", settings.rehearsal.drills)
 
         logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(

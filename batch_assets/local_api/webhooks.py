@@ -173,7 +173,7 @@ def _post(webhook: Webhook, event: sqlite3.Row) -> str | None:
     try:
         connection.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers)
         status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a name that no host can have
         return type(error).__name__
     finally:
         connection.close()
