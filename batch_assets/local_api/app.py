@@ -1,7 +1,7 @@
 """The HTTP side: routes, request bodies, error bodies, and who may come in.
 
-Paths, objects and errors are OpenAI's, with two additions of ours:
-`GET /healthz` says "ok" and which instance answers; `GET /stats` counts what was done, for tests.
+Paths, objects and errors are OpenAI's, with additions of ours: `GET /healthz` says "ok" and which instance answers;
+`GET /stats` counts what was done, for tests; `/control/drills`, when it is wanted, changes what goes wrong.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the server says of itself: a line for each event, and now and then one for all that is in progress.
 
 Events are INFO records of the loggers in this package, so without `print_events` nobody sees them. They hold ids and
-counts: never what clients sent, nor keys.
+counts: never texts, nor keys.
 """
 
 from __future__ import annotations

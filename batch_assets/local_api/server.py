@@ -92,8 +92,8 @@ def serve(
     )
     chosen_engine = make_engine(engine)
     settings.make_directories()
-    announced = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
     with _only_server_of(directory), contextlib.closing(Store(settings.database_path)) as store:
+        receiver = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
         listener = _listen(store, host, port)
         url = _base_url(host, listener.getsockname()[1])
         api = Api(settings, store, Executor(store, settings, chosen_engine), secrets.token_hex(16))
@@ -119,7 +119,7 @@ def serve(
             timeout_graceful_shutdown=3,
         )
         try:
-            with webhooks.delivering(store, announced), reporting(store, api.executor):
+            with webhooks.delivering(store, receiver), reporting(store, api.executor):
                 _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
         finally:
             discovery.remove_discovery(directory)

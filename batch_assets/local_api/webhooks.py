@@ -96,10 +96,11 @@ def provide_secret(directory: Path) -> str:
     if given := os.environ.get(SECRET_VARIABLE):
         return given
     path = secret_path(directory)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+        partial.replace(path)
     return path.read_text().strip()
 
 
