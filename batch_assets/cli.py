@@ -1,9 +1,35 @@
 """The command `batch-assets`: `demo`, `dev`, `serve`, `cancel` and `adopt`."""
 
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
 import click
 
 from batch_assets import __version__
+from batch_assets.local_api.drills import Drills
 from batch_assets.settings import SettingError, Settings, read_settings
+
+
+def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each field of Drills."""
+    for drill in reversed(fields(Drills)):
+        metavar = {"seed": "N", "fail_status": "STATUS", "token_limit": "TOKENS"}.get(drill.name)
+        if metavar is None:
+            metavar = "SHARE" if drill.name.endswith("_share") else "N" if type(drill.default) is int else "SECONDS"
+        command = click.option(
+            f"--{drill.name.replace('_', '-')}",
+            type=type(drill.default),
+            default=drill.default,
+            metavar=metavar,
+            show_default=bool(drill.default),
+            help=drill.metadata["help"],
+        )(command)
+    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,6 +86,9 @@ def dev(host: str, port: int | None) -> None:
 @click.option(
     "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, help="Requests at the same time."
 )
+@click.option("--webhook", metavar="URL", help="Tell this URL when a batch has ended, with OpenAI's signature.")
+@click.option("--control", is_flag=True, help="Let the drills be changed, by PUT /control/drills.")
+@_drill_options
 def serve(
     host: str,
     port: int,
@@ -69,18 +98,26 @@ def serve(
     engine_model: str | None,
     engine_timeout: float,
     concurrency: int,
+    webhook: str | None,
+    control: bool,
+    **drills: Any,
 ) -> None:
     """The local Batch API alone: files, batches and chat completions as OpenAI has them.
 
     An address other than 127.0.0.1 wants a key, in BATCH_ASSETS_SERVE_KEY, which clients then have to send.
     The key of another server that answers belongs into BATCH_ASSETS_SERVE_ENGINE_KEY.
+
+    The options from --seed on are drills: things that go wrong on purpose.
     """
+    from batch_assets.local_api.events import print_events
     from batch_assets.local_api.server import AlreadyRunning
     from batch_assets.local_api.server import serve as serve_api
 
+    print_events(sys.stdout)
+    folder = _settings().local_api_folder
     try:
         serve_api(
-            _settings().local_api_folder,
+            folder,
             host=host,
             port=port,
             batch_seconds=batch_seconds,
@@ -89,7 +126,10 @@ def serve(
             engine_model=engine_model,
             engine_timeout_seconds=engine_timeout,
             concurrency=concurrency,
-            ready=_say_where,
+            drills=Drills(**drills),
+            control=control,
+            webhook=webhook,
+            ready=lambda url: _say_where(url, folder, webhook=webhook, control=control),
         )
     except (AlreadyRunning, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -115,9 +155,21 @@ def adopt(batch_id: str) -> None:
     adopt_by_hand(settings, batch_id)
 
 
-def _say_where(url: str) -> None:
+def _say_where(url: str, folder: Path, *, webhook: str | None, control: bool) -> None:
+    from batch_assets.local_api.server import KEY_VARIABLE
+    from batch_assets.local_api.webhooks import SECRET_VARIABLE, secret_path
+
+    key = f"${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else "local"
     click.echo(f"The local Batch API listens on {url}. Point an OpenAI client at it with\n")
-    click.echo(f"    export OPENAI_BASE_URL={url} OPENAI_API_KEY=local\n")
+    click.echo(f"    export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}")
+    if webhook:
+        made = f"$(cat {shlex.quote(str(secret_path(folder)))})"
+        click.echo(
+            f"    export OPENAI_WEBHOOK_SECRET={'$' + SECRET_VARIABLE if os.environ.get(SECRET_VARIABLE) else made}"
+        )
+    if control:
+        click.echo(f"\nDrills are changed by PUT {url.removesuffix('/v1')}/control/drills")
+    click.echo()
 
 
 def _settings() -> Settings:

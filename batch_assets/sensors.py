@@ -286,8 +286,19 @@ def _config_of(instance: dg.DagsterInstance, want: Wanted) -> dict[str, Any]:
     newest = _newest(instance, batch_request_file.key, {want.day.day})
     for _, _, _, metadata in _materializations(instance, batch_request_file.key, newest):
         if task := _value(metadata, TASK):
-            config["resources"] = {"task": {"config": task}}
+            config["resources"] = {"task": {"config": {**_limits_now(), **task}}}
     return config
+
+
+def _limits_now() -> dict[str, Any]:
+    """The environment's limits, which aren't part of a task: left out of a run's config, they would not hold in it."""
+    settings = read_settings()
+    limits = {
+        "max_rounds": settings.max_rounds,
+        "max_cost_usd": settings.max_cost_usd,
+        "max_enqueued_tokens": settings.max_enqueued_tokens,
+    }
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def observe(

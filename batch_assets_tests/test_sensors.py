@@ -263,7 +263,7 @@ def test_another_round_keeps_the_task_that_the_day_was_planned_with(project: Pro
     [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
     task = request.run_config["resources"]["task"]["config"]
     assert task == {**task, **changed}
-    assert set(task) == {"model", "max_output_tokens", "system_prompt", "user_template"}
+    assert set(task) == {"model", "max_output_tokens", "system_prompt", "user_template", "max_rounds"}
     again = dg.materialize(
         UPSTREAM,
         selection=[batch_request_file],
@@ -274,6 +274,20 @@ def test_another_round_keeps_the_task_that_the_day_was_planned_with(project: Pro
     )
     assert again.success
     assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
+
+
+def test_another_round_keeps_to_the_limits_of_the_environment(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run's config doesn't name of a resource has the field's default, whatever the environment said."""
+    project.materialise()
+    [day] = read_days(project.instance)
+    for name, value in (("MAX_ROUNDS", "7"), ("MAX_COST_USD", "0.5"), ("MAX_ENQUEUED_TOKENS", "900")):
+        monkeypatch.setenv(f"BATCH_ASSETS_{name}", value)
+    [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    task = request.run_config["resources"]["task"]["config"]
+    limits = {"max_rounds": 7, "max_cost_usd": 0.5, "max_enqueued_tokens": 900}
+    assert task == {**task, **limits}
 
 
 def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.DagsterInstance) -> None:

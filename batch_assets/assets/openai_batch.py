@@ -7,6 +7,7 @@ from dagster_openai import OpenAIResource
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching import ledger
+from batch_assets.batching.control import stop_submitting
 from batch_assets.batching.costs import estimate_day
 from batch_assets.batching.submission import SubmissionError, submit_day
 from batch_assets.partitions import daily_partitions
@@ -15,6 +16,7 @@ from batch_assets.resources import SummaryTask, Warehouse
 # metadata that the sensor reads
 BATCH_IDS, WAITING, LOOK_AGAIN_AT = "batch_ids", "waiting_shards", "look_again_at"
 PAUSE_WHILE_UNREACHABLE, PAUSE_AFTER_A_REFUSAL = timedelta(minutes=10), timedelta(hours=1)
+PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # before we look for a batch whose creation was cut off
 # Safe here: whoever tries again looks for the batch of the first try. Dagster waits 10, 30, 70, 150 and 310 s.
 PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 
@@ -54,8 +56,17 @@ def openai_batch(
             )
         except SubmissionError as error:
             if error.is_final or context.retry_number == PATIENCE.max_retries:
-                _leave_to_sensor(context, warehouse, day, error)
+                pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
+                _leave_to_sensor(context, warehouse, day, pause, str(error))
             raise dg.Failure(str(error), allow_retries=not error.is_final) from error
+        except dg.DagsterExecutionInterruptedError:
+            run = context.instance.get_run_by_id(context.run.run_id)
+            if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
+                raise  # nobody has terminated it: its machine goes down, and the run is retried
+            stop_submitting(warehouse.tables, day=day, data_folder=warehouse.files)
+            _leave_to_sensor(context, warehouse, day, PAUSE_AFTER_TERMINATION, "The run was terminated.")
+            # Dagster would take the interrupt for an error like any other, and retry the step
+            raise dg.Failure("The run was terminated; nothing more goes out by itself.", allow_retries=False) from None
     if submitted.waiting:
         context.log.info(f"{submitted.waiting} files wait for room in OpenAI's limits; the sensor sees to them.")
     look_again = submitted.look_again_at
@@ -72,14 +83,15 @@ def openai_batch(
     )
 
 
-def _leave_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse, day: str, error: SubmissionError) -> None:
-    """Tell the sensor of a submission that got no further: what is made is collected, and the rest tried again."""
-    pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
+def _leave_to_sensor(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, day: str, pause: timedelta, reason: str
+) -> None:
+    """Tell the sensor of a submission that got no further: what is made is collected, and the rest seen to."""
     metadata = {
         BATCH_IDS: dg.MetadataValue.json(ledger.batches_waited_for(warehouse.tables, day, warehouse.files)),
         WAITING: dg.MetadataValue.int(len(ledger.unsubmitted(warehouse.tables, day, warehouse.files))),
         LOOK_AGAIN_AT: dg.MetadataValue.timestamp(datetime.now(UTC) + pause),
-        "error": dg.MetadataValue.text(str(error)),
+        "error": dg.MetadataValue.text(reason),
     }
     context.instance.report_runless_asset_event(
         dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata)

@@ -82,6 +82,24 @@ def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_fold
     return report
 
 
+def stop_submitting(database: Database, *, day: str, data_folder: Path) -> int:
+    """Let nothing more of the day go out by itself: for somebody who has terminated the run that submits it.
+
+    What has no batch yet is withdrawn; it goes out when `batch_request_file` is materialised by hand. Batches that
+    exist go on. Returns how many submissions are of unknown fate: `submit_day` looks for their batches, and makes none.
+    """
+    unknown = 0
+    for submission in ledger.unsubmitted(database, day, data_folder):
+        if submission.day != day:
+            continue
+        if submission.intended_at is None:
+            ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
+        else:
+            ledger.record_cancel_request(database, submission)
+            unknown += 1
+    return unknown
+
+
 def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
     """Enter a batch into the ledger that somebody made from a request file of ours, by web page or curl.
 

@@ -63,6 +63,7 @@ class Submission:
     run_id: str | None = None
     earlier_batch_ids: tuple[str, ...] = ()
     is_wanted: bool = True  # whether anything still waits for its requests: a prompt may have changed since
+    is_cancelled: bool = False  # somebody wants none of it to go out by itself
 
 
 # Also what only the day's former prompt or text asked for: it is paid for, so it is seen to.
@@ -74,7 +75,8 @@ SUBMISSIONS = f"""
     SELECT submission_key, file.partition_date::VARCHAR, file.round, file.shard, path, endpoint, model,
         estimated_input_tokens, coalesce(attempt, 1), file_id, batch_id, intended_at, not_before, run_id,
         coalesce(earlier_batch_ids, []),
-        submission_key IN (SELECT submission_key FROM pending_request SEMI JOIN batch_request USING (custom_id))
+        submission_key IN (SELECT submission_key FROM pending_request SEMI JOIN batch_request USING (custom_id)),
+        cancel_requested_at IS NOT NULL
     FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
 """
 
@@ -115,7 +117,7 @@ def _submissions(
 ) -> list[Submission]:
     with database.reading() as connection:
         rows = connection.execute(statement, parameters).fetchall()
-    fields = ([*row[:4], data_folder / row[4], *row[5:14], tuple(row[14]), row[15]] for row in rows)
+    fields = ([*row[:4], data_folder / row[4], *row[5:14], tuple(row[14]), *row[15:]] for row in rows)
     return [Submission(*values) for values in fields]
 
 

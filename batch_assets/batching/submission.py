@@ -19,6 +19,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database
 from batch_assets.batching.ledger import Limits, Submission
 from batch_assets.batching.remote import RemoteBatch, list_batches, now_utc, read_batch, retrieve_batch, words_of
+from batch_assets.batching.results import CANCELLED_BY_USER
 
 KEY, ATTEMPT = "submission_key", "attempt"  # in a batch's metadata
 TRIES = 3
@@ -150,6 +151,9 @@ def _submit(database: Database, client: openai.OpenAI, submission: Submission, r
         if found is not None:
             _keep(database, client, submission, found)
             report.adopted += 1
+            return
+        if submission.is_cancelled:
+            ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
             return
         if not submission.is_wanted:  # its prompt or text has changed since, and nothing was made of it
             ledger.withdraw(database, submission)

@@ -1,7 +1,7 @@
 """The HTTP side: routes, request bodies, error bodies, and who may come in.
 
-Paths, objects and errors are OpenAI's, with two additions of ours:
-`GET /healthz` says "ok" and which instance answers; `GET /stats` counts what was done, for tests.
+Paths, objects and errors are OpenAI's, with additions of ours: `GET /healthz` says "ok" and which instance answers;
+`GET /stats` counts what was done, for tests; `/control/drills`, when it is wanted, changes what goes wrong.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -22,8 +23,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from batch_assets.local_api import batches, endpoints, files, models, strict_json
-from batch_assets.local_api.answers import JsonAnswer, error_answer
+from batch_assets.local_api import batches, control, endpoints, files, models, strict_json
+from batch_assets.local_api.answers import CutAnswer, JsonAnswer, error_answer
 from batch_assets.local_api.discovery import INSTANCE_HEADER
 from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.execution import Executor
@@ -79,6 +80,7 @@ def create_app(api: Api) -> Starlette:
             Route("/v1/batches/{batch_id}", _get_batch),
             Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
             *(Route(endpoint, _answer_now, methods=["POST"]) for endpoint in endpoints.ANSWERS),
+            *(control.routes(api.settings.rehearsal, _read_json) if api.settings.control else []),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -165,7 +167,10 @@ async def _get_model(request: Request) -> Response:
 async def _create_file(request: Request) -> Response:
     api = _api(request)
     async with receive_upload(request, api.settings.uploads_directory) as upload:
-        return await _answer(files.create_file, api.store, api.settings, upload.path, upload.filename, upload.fields)
+        file = await run_in_threadpool(
+            files.create_file, api.store, api.settings, upload.path, upload.filename, upload.fields
+        )
+    return _answer_of(api, "upload", file)
 
 
 async def _list_files(request: Request) -> Response:
@@ -187,11 +192,14 @@ async def _get_content(request: Request) -> Response:
     api = _api(request)
     file_id = request.path_params["file_id"]
     row = await run_in_threadpool(files.get_file, api.store, file_id)
+    missing = ApiError(404, f"No such File object: {file_id}", param="id")
+    if row["purpose"] == "batch_output" and time.time() < row["created_at"] + api.settings.rehearsal.drills.output_late:
+        raise missing
     try:
         # Opened here: a deletion from now on doesn't disturb the download.
         file = files.content_path(api.settings, file_id).open("rb")
     except FileNotFoundError as error:
-        raise ApiError(404, f"No such File object: {file_id}", param="id") from error
+        raise missing from error
     disposition = _content_disposition(row["filename"])
     return StreamingResponse(
         _chunks(file), media_type="application/octet-stream", headers={"content-disposition": disposition}
@@ -221,14 +229,23 @@ async def _create_batch(request: Request) -> Response:
         api.executor.submit(batch["id"])
         return batch
 
-    return await _answer(create)
+    return _answer_of(api, "create", await run_in_threadpool(create))
+
+
+def _answer_of(api: Api, action: Literal["upload", "create"], made: dict[str, Any]) -> Response:
+    """The answer to a creation, unless a drill withholds it."""
+    if api.settings.rehearsal.claim(f"cut_{action}", made["id"]):
+        return CutAnswer()
+    if api.settings.rehearsal.claim(f"error_{action}", made["id"]):
+        return error_answer(server_error())
+    return JsonAnswer(made)
 
 
 async def _list_batches(request: Request) -> Response:
     api = _api(request)
 
     def work() -> dict[str, Any]:
-        page = batches.list_batches(api.store, request.query_params)
+        page = batches.list_batches(api.store, api.settings, request.query_params)
         for batch in page["data"]:
             _add_progress(api, batch)
         return page

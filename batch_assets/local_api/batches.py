@@ -11,6 +11,8 @@ agree on what happened: whoever comes second sees that the status has moved on.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from batch_assets.local_api.files import expiry_seconds
 from batch_assets.local_api.listing import list_object, read_page
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
+
+logger = logging.getLogger(__name__)
 
 _PARAMETERS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 _TIMES = (
@@ -99,6 +103,7 @@ def create_batch(store: Store, settings: Settings, request: object) -> dict[str,
                 now + settings.completion_window_seconds,
             ),
         ).fetchone()
+    logger.info("%s: created from %s", row["id"], row["input_file_id"])
     return batch_object(row)
 
 
@@ -129,16 +134,18 @@ def find_batch(store: Store, batch_id: str) -> sqlite3.Row:
     raise ApiError(404, f"No batch found with id '{batch_id}'.")
 
 
-def list_batches(store: Store, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first."""
+def list_batches(store: Store, settings: Settings, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest first; without those that are newer than the drill `list_lag` allows."""
     page = read_page(query, default_limit=20, maximum_limit=100)
+    lag = settings.rehearsal.drills.list_lag
     seq = None
     if page.after is not None:
         seq = find_batch(store, page.after)["seq"]
     with store.read() as connection:
         rows = connection.execute(
-            "SELECT * FROM batch WHERE :seq IS NULL OR seq < :seq ORDER BY seq DESC LIMIT :limit",
-            {"seq": seq, "limit": page.limit + 1},
+            "SELECT * FROM batch WHERE (:seq IS NULL OR seq < :seq) AND created_at <= :newest "
+            "ORDER BY seq DESC LIMIT :limit",
+            {"seq": seq, "newest": time.time() - lag if lag else math.inf, "limit": page.limit + 1},
         ).fetchall()
     return list_object([batch_object(row) for row in rows], page.limit)
 
@@ -158,6 +165,7 @@ def cancel_batch(store: Store, batch_id: str) -> dict[str, Any]:
         row = connection.execute("SELECT * FROM batch WHERE id = ?", (batch_id,)).fetchone()
     if row["status"] not in ("cancelling", "cancelled"):
         raise ApiError(409, f"Cannot cancel a batch with status '{row['status']}'.")
+    logger.info("%s: %s", batch_id, row["status"])
     return batch_object(row)
 
 
@@ -176,6 +184,15 @@ def active_batches(store: Store) -> list[str]:
     return [row["id"] for row in rows]
 
 
+def in_progress(store: Store, model: str) -> list[str]:
+    """Ids of the batches of a model that are in progress."""
+    with store.read() as connection:
+        rows = connection.execute(
+            "SELECT id FROM batch WHERE status = 'in_progress' AND model = ?", (without_surrogates(model),)
+        ).fetchall()
+    return [row["id"] for row in rows]
+
+
 def move_to_failed(store: Store, batch_id: str, problems: list[dict[str, Any]]) -> bool:
     """validating → failed; False when it was cancelled meanwhile."""
     with store.transaction() as connection:
@@ -183,7 +200,9 @@ def move_to_failed(store: Store, batch_id: str, problems: list[dict[str, Any]]) 
             "UPDATE batch SET status = 'failed', failed_at = ?, errors = ? WHERE id = ? AND status = 'validating'",
             (time.time(), json.dumps(problems), batch_id),
         )
-        return cursor.rowcount == 1
+    if cursor.rowcount == 1:
+        logger.info("%s: failed, %s", batch_id, problems[0]["code"])
+    return cursor.rowcount == 1
 
 
 def move_to_in_progress(store: Store, batch_id: str, *, total: int, model: str) -> bool:
@@ -194,7 +213,9 @@ def move_to_in_progress(store: Store, batch_id: str, *, total: int, model: str) 
             "WHERE id = ? AND status = 'validating'",
             (time.time(), total, without_surrogates(model), batch_id),
         )
-        return cursor.rowcount == 1
+    if cursor.rowcount == 1:
+        logger.info("%s: in progress, %s requests", batch_id, f"{total:,}")
+    return cursor.rowcount == 1
 
 
 def move_to_finalizing(store: Store, batch_id: str) -> bool:
@@ -222,7 +243,7 @@ def set_ended(
     """finalizing or cancelling → `status`, in the transaction that makes the result files appear."""
     statements = {
         "completed": "UPDATE batch SET status = 'completed', completed_at = :now",
-        "expired": "UPDATE batch SET status = 'expired', expired_at = :now",
+        "expired": "UPDATE batch SET status = 'expired', expired_at = :now, expires_at = min(expires_at, :now)",
         "cancelled": "UPDATE batch SET status = 'cancelled', cancelled_at = :now",
     }
     connection.execute(

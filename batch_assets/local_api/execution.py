@@ -204,11 +204,23 @@ class Executor:
         if latency and time.time() >= run.expires_at:
             return
         request = strict_json.loads(line.data)
+        drills = self._settings.rehearsal.drills
+        fate = drills.fate(run.seq, request["custom_id"])
+        if fate == "expire":
+            return  # not done: so the batch ends as expired
+        if fate == "drop":
+            with run.lock:
+                run.done[line.index] = 1
+            return
         try:
-            status, body = 200, self._answer(run, line, request)
+            if fate == "fail":
+                status, body = drills.failure()
+            else:
+                status, body = 200, self._answer(run, line, request)
         except Away as away:
             line.failures += away.failures
-            run.give_back(line, away.after_seconds)
+            if run.give_back(line, away.after_seconds) and not run.stop.is_set():
+                logger.warning("Batch %s pauses: %s", run.batch_id, away.error.message)
             return
         except ApiError as error:
             status, body = error.status, error.body()

@@ -6,6 +6,7 @@ content is; so a row never names a missing or torn file. What a crash leaves ove
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -19,6 +20,8 @@ from batch_assets.local_api.errors import ApiError
 from batch_assets.local_api.listing import list_object, read_page
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
+
+logger = logging.getLogger(__name__)
 
 # OpenAI takes 512 MB for files in general; a batch's input is held to 200 MB later, when it is validated.
 MAXIMUM_FILE_BYTES = 512 * 1024 * 1024
@@ -95,7 +98,9 @@ def create_file(
     upload.rename(content_path(settings, file_id))
     sync_directory(settings.files_directory)
     with store.transaction() as connection:
-        return insert_file(connection, file_id, filename, purpose, size, seconds)
+        file = insert_file(connection, file_id, filename, purpose, size, seconds)
+    logger.info("%s: uploaded, %s bytes", file_id, f"{size:,}")
+    return file
 
 
 def _expiry_of_upload(fields: Mapping[str, str]) -> int | None:

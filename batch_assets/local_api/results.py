@@ -23,6 +23,8 @@ UNEXECUTED = {
     # The code is what clients look for; OpenAI's message is not known, this one is ours.
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
 }
+# Of the statuses that are no success, only a 0 was ever seen in an output file, counted as completed [users].
+OUTPUT = (200, 0)
 
 
 class Results:
@@ -45,10 +47,13 @@ class Results:
         return self.completed + self.failed
 
     def append(self, custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> None:
-        """Record an answer: in the output file when it is a 200, otherwise in the error file."""
+        """Record an answer: in the output file when its status is in OUTPUT, otherwise in the error file."""
         response = {"status_code": status, "request_id": request_id, "body": body}
-        self._write(self._output if status == 200 else self._error, custom_id, response, None)
-        if status == 200:
+        self._write(self._output if status in OUTPUT else self._error, custom_id, response, None)
+        self._count_answer(status, body)
+
+    def _count_answer(self, status: int, body: dict[str, Any]) -> None:
+        if status in OUTPUT:
             self.completed += 1
             add_usage(self.usage, body)
         else:
@@ -105,11 +110,7 @@ class Results:
         response = line["response"]
         if response is None:
             return
-        if response["status_code"] == 200:
-            self.completed += 1
-            add_usage(self.usage, response["body"])
-        else:
-            self.failed += 1
+        self._count_answer(response["status_code"], response["body"])
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

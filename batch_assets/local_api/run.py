@@ -7,6 +7,7 @@ the batch's work folder, and `open_run` builds the same run from them again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import threading
 import time
@@ -14,10 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from batch_assets.local_api import batches, files, ids, strict_json, validation
+from batch_assets.local_api import batches, files, ids, quota, strict_json, validation
 from batch_assets.local_api.results import Results
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
+
+logger = logging.getLogger(__name__)
 
 _SYNC_SECONDS = 0.2
 # Between attempts to reach an engine that takes no requests now: doubled from the first to the longest.
@@ -57,6 +60,8 @@ class Run:
     pause_seconds: float = 0.0
     not_before: float = 0.0
     parked: bool = False
+    seq: int = 0
+    """Which of the server's batches it is."""
     created_at: float = 0.0
     expires_at: float = 0.0
     counted: int = 0
@@ -95,17 +100,22 @@ class Run:
                 return Line(index, data)
         return None
 
-    def give_back(self, line: Line, after_seconds: float | None) -> None:
-        """Take a line back that the engine had no time for; the run pauses so long, or longer each time in a row."""
+    def give_back(self, line: Line, after_seconds: float | None) -> bool:
+        """Take a line back that the engine had no time for; the run pauses so long, or longer each time in a row.
+
+        True when the run was not pausing already, for another line that met the same trouble.
+        """
         with self.lock:
             self.returned.append(line)
             now = time.time()
+            begins = now >= self.not_before
             if after_seconds is None:
-                if now < self.not_before:
-                    return  # another line has met the same trouble
+                if not begins:
+                    return False
                 self.pause_seconds = min(max(2 * self.pause_seconds, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
                 after_seconds = self.pause_seconds
             self.not_before = max(self.not_before, now + after_seconds)
+            return begins
 
     def unpark(self) -> bool:
         """True for exactly one caller, once there is something to take (or nothing in flight) after all."""
@@ -147,7 +157,7 @@ def open_run(run: Run, store: Store, settings: Settings) -> bool:
     """
     row = batches.find_batch(store, run.batch_id)
     work = settings.work_directory / run.batch_id
-    run.created_at, run.expires_at = row["created_at"], row["expires_at"]
+    run.seq, run.created_at, run.expires_at = row["seq"], row["created_at"], row["expires_at"]
     if row["status"] == "validating" and not _validate(run, store, settings):
         return False
     row = batches.find_batch(store, run.batch_id)
@@ -179,8 +189,9 @@ def _validate(run: Run, store: Store, settings: Settings) -> bool:
                 return True
             raise
     if not verdict.problems:
-        batches.move_to_in_progress(store, run.batch_id, total=verdict.total, model=verdict.model)
-        return True
+        verdict.problems = quota.begin(store, settings, run.batch_id, verdict)
+        if not verdict.problems:
+            return True
     if batches.move_to_failed(store, run.batch_id, verdict.problems):
         shutil.rmtree(work, ignore_errors=True)
         return False
@@ -292,6 +303,8 @@ def finish_run(run: Run, store: Store, settings: Settings) -> None:
             failed=results.failed,
             usage=results.usage,
         )
+    counts = (results.completed, results.failed, row["total"] - results.executed)
+    logger.info("%s: %s, %d completed, %d failed, %d without an answer", run.batch_id, status, *counts)
     run.close()
     with contextlib.suppress(OSError):  # swept at the next start
         shutil.rmtree(work)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import secrets
 import signal
@@ -18,14 +19,18 @@ from pathlib import Path
 import uvicorn
 from filelock import FileLock, Timeout
 
-from batch_assets.local_api import discovery
+from batch_assets.local_api import discovery, webhooks
 from batch_assets.local_api.app import Api, create_app
+from batch_assets.local_api.drills import Drills, Rehearsal
 from batch_assets.local_api.engine_choice import Engines
+from batch_assets.local_api.events import reporting
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.gate import Gate
 from batch_assets.local_api.remote_engine import KEY_VARIABLE as ENGINE_KEY_VARIABLE
 from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, ENGINE_TIMEOUT_SECONDS, Settings
 from batch_assets.local_api.store import Store, read_setting, write_setting
+
+logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "BATCH_ASSETS_SERVE_KEY"
 _STARTING_SECONDS = 5.0
@@ -53,6 +58,9 @@ def serve(
     latency_seconds: float = 0.0,
     batch_seconds: float = 0.0,
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS,
+    drills: Drills | None = None,
+    control: bool = False,
+    webhook: str | None = None,
     ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -61,6 +69,8 @@ def serve(
     port: 0 takes the port of the last time when it is free, else any; another number must be free (OSError).
     api_key: demanded of every client; None takes BATCH_ASSETS_SERVE_KEY, and without it admits anyone,
         which is for loopback only: another host without a key is a ValueError.
+    webhook: URL that is told when a batch has ended; signed with BATCH_ASSETS_SERVE_WEBHOOK_SECRET, or a secret
+        that is made and kept in the directory (`webhooks.secret_path`).
     ready: called with the base URL (ending in /v1) once the server listens and is announced.
     stop: ends the server when set, where there are no signals, in a thread other than the main one.
 
@@ -82,6 +92,8 @@ def serve(
         batch_seconds=batch_seconds,
         completion_window_seconds=completion_window_seconds,
         api_key=api_key,
+        rehearsal=Rehearsal(drills),
+        control=control,
     )
     engines = Engines(
         engine,
@@ -95,6 +107,7 @@ def serve(
         contextlib.closing(engines),
         contextlib.closing(Store(settings.database_path)) as store,
     ):
+        receiver = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
         listener = _listen(store, host, port)
         url = _base_url(host, listener.getsockname()[1])
         api = Api(settings, store, Executor(store, settings, engines), secrets.token_hex(16))
@@ -103,7 +116,10 @@ def serve(
             discovery.write_discovery(directory, url=url, instance=api.instance)
             if ready is not None:
                 ready(url)
+            if settings.rehearsal.drills != Drills():
+                logger.info("Drills: %s", settings.rehearsal.drills)
 
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(
             Gate(create_app(api), api_key),
             log_config=None,
@@ -117,10 +133,16 @@ def serve(
             timeout_graceful_shutdown=3,
         )
         try:
-            _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
+            with webhooks.delivering(store, receiver), reporting(store, api.executor):
+                _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
         finally:
             discovery.remove_discovery(directory)
             listener.close()
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    """Uvicorn complains of answers that a drill cuts."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 class _Server(uvicorn.Server):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from batch_assets.local_api.drills import Rehearsal
 
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
 ENGINE_TIMEOUT_SECONDS = 600.0
@@ -20,6 +22,8 @@ class Settings:
     batch_seconds: least time between creation and completion of a batch; its lines are spread over it.
     completion_window_seconds: what "24h" means here; shorter in tests of expiry.
     api_key: None admits any key and none, which is for loopback only.
+    rehearsal: what the server gets wrong on purpose; may change while it runs.
+    control: whether it may be changed over HTTP.
     """
 
     directory: Path
@@ -31,6 +35,8 @@ class Settings:
     batch_seconds: float = 0.0
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS
     api_key: str | None = None
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    control: bool = False
 
     @property
     def database_path(self) -> Path:

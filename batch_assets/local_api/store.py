@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE file (
@@ -57,6 +57,23 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 PRAGMA user_version = 1;
 """
 
+# Version → what it adds to the one before.
+_ADDITIONS = {
+    2: """
+CREATE TABLE IF NOT EXISTS webhook (      -- an event that nobody has taken yet
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT NOT NULL,             -- the same for each try
+    event_id   TEXT NOT NULL,
+    type       TEXT NOT NULL,
+    batch_id   TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    tries      INTEGER NOT NULL DEFAULT 0,
+    due_at     REAL NOT NULL              -- not to be tried before
+);
+PRAGMA user_version = 2;
+""",
+}
+
 
 class Store:
     """Gives out the connection, one transaction at a time; safe to share between threads."""
@@ -74,13 +91,15 @@ class Store:
 
     def _create_schema(self, path: Path) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._connection.executescript("BEGIN IMMEDIATE;" + _SCHEMA + "COMMIT;")
-        elif version != _SCHEMA_VERSION:
+        if version > _SCHEMA_VERSION:
             raise RuntimeError(
                 f"{path} was written by another version of the local Batch API (schema {version}, "
                 f"this one reads {_SCHEMA_VERSION}). Use another directory, or delete this one."
             )
+        steps = [_SCHEMA] if version == 0 else []
+        steps += [addition for number, addition in _ADDITIONS.items() if number > version]
+        for step in steps:
+            self._connection.executescript(f"BEGIN IMMEDIATE; {step} COMMIT;")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.control import AdoptionError, Cancelled, adopt_batch, cancel_day
+from batch_assets.batching.control import AdoptionError, Cancelled, adopt_batch, cancel_day, stop_submitting
 from batch_assets.batching.ledger import Limits
 from batch_assets.batching.shards import ShardWriter
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, FailsFirst, Workspace, proxy
@@ -146,6 +146,33 @@ def test_an_intent_whose_batch_is_not_known_is_left_alone(workspace: Workspace, 
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
     assert "1 submissions are under way" in str(Cancelled(unknown=1))
     assert workspace.submit(api.client).created == 1
+
+
+def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four files one is a batch, one may be a batch and is, one may be and isn't, and one was never begun."""
+    one_request_per_file(monkeypatch)
+    workspace.ingest(texts(workspace, "abcd"))
+    workspace.plan()
+    workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
+    first, second = workspace.column("SELECT batch_id FROM openai_batch ORDER BY shard")
+    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'ended' WHERE shard = 1")
+    workspace.execute(
+        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
+        SELECT submission_key, partition_date, round, shard, 'ended', now() FROM batch_request_file WHERE shard = 2"""
+    )
+    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == 2
+    submitted = workspace.submit(api.client)
+    assert (submitted.batch_ids, submitted.created, submitted.adopted) == ([first, second], 0, 1)
+    for batch_id in submitted.batch_ids:
+        api.wait(batch_id)
+    workspace.collect(api.client)
+    assert workspace.statuses() == {"summarised": 2, "cancelled": 2}
+    assert workspace.plan(resume_cancelled=False).shards == []
+    workspace.whole_day(api)
+    assert workspace.statuses() == {"summarised": 4}
+    assert api.stats()["requests_executed"] == 4
 
 
 def test_refresh_buys_exactly_the_days_requests_again(workspace: Workspace, api: LocalApi) -> None:

@@ -141,6 +141,27 @@ class Dev:
         runs: list[dict[str, Any]] = found["results"]
         return runs
 
+    def process_of(self, run_id: str) -> int:
+        """The process that a run lives in, as it says in its log."""
+        found = self.graphql(
+            """
+            query ($run: ID!) {
+                logsForRun(runId: $run) { ... on EventConnection { events { ... on MessageEvent { message } } } }
+            }
+            """,
+            run=run_id,
+        )["logsForRun"]
+        messages = " ".join(event.get("message", "") for event in found["events"])
+        return int(_found(r"Executing steps in process \(pid: (\d+)\)", messages))
+
+    def terminate(self, run_id: str) -> None:
+        """What the button Terminate does."""
+        ended = self.graphql(
+            "mutation ($run: String!) { terminateRun(runId: $run, terminatePolicy: SAFE_TERMINATE) { __typename } }",
+            run=run_id,
+        )["terminateRun"]
+        assert ended["__typename"] == "TerminateRunSuccess", ended
+
     def wait_for(self, asset: str, days: Sequence[str], *, seconds: float) -> dict[str, float]:
         """Until the asset is materialised for all of these days; fails the test after so many seconds."""
         deadline = time.monotonic() + seconds

@@ -1,7 +1,10 @@
 """`batch-assets dev`: Dagster's webserver and daemon as a user has them, from the click to the summaries."""
 
+import os
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import duckdb
 import pytest
 
 from batch_assets_tests.end_to_end.processes import COMMAND, environment, running_dev, stats_of
+from batch_assets_tests.faults.proxy import Fault
+from batch_assets_tests.faults.scenarios import a_world
 from batch_assets_tests.project import DAY, generated_articles, write_articles
 
 pytestmark = pytest.mark.end_to_end
@@ -34,6 +39,37 @@ def test_a_click_brings_summaries_and_a_backfill_brings_every_day(tmp_path: Path
         rows = connection.execute("SELECT status, count(*) FROM summaries GROUP BY status").fetchall()
     assert rows == [("summarised", 50)]
     assert processes_that_mention(tmp_path) == ""
+
+
+def test_a_killed_run_comes_back_and_a_terminated_one_strands_nothing(tmp_path: Path) -> None:
+    """Both in the middle of creating a batch: it is made, and the answer has not come."""
+    killed, terminated = DAY, "2026-01-06"
+    with a_world(tmp_path, articles=20, days=2) as world:
+        data = tmp_path / "data"
+        variables = {"BATCH_ASSETS_POLL_SECONDS": "4", "BATCH_ASSETS_SOURCE": world.source}
+        with running_dev(data, OPENAI_BASE_URL=world.proxy.url, **variables) as dev:
+            for number, day in enumerate((killed, terminated), start=1):
+                world.proxy.faults = [Fault("POST", "/v1/batches", delay_seconds=40)]
+                run_id = dev.materialise(day)
+                wait_until(lambda: len(world.proxy.batch_ids) == number, seconds=90)  # noqa: B023
+                if day == killed:
+                    os.kill(dev.process_of(run_id), signal.SIGKILL)
+                else:
+                    dev.terminate(run_id)
+            dev.wait_for("summaries", [killed, terminated], seconds=240)
+            states = {run["runId"]: run["status"] for run in dev.runs()}
+            assert states[run_id] == "CANCELED"
+            assert sorted(states.values()).count("FAILURE") == 1  # the killed one
+        assert world.api.stats()["batches_created"] == 2
+        assert world.api.stats()["requests_executed"] == 20
+        assert world.rows("SELECT status, count(*) FROM summaries GROUP BY status") == [("summarised", 20)]
+
+
+def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def read_only_shell(database: Path, *, seconds: int) -> "subprocess.Popen[bytes]":

@@ -127,7 +127,8 @@ class ServerProcess:
 def server_process(directory: Path, **options: Any) -> Iterator[ServerProcess]:
     """Start a server, and kill it at the end unless it has ended before."""
     program = (
-        "from pathlib import Path; from batch_assets.local_api.server import serve; "
+        "from pathlib import Path; from batch_assets.local_api.drills import Drills; "
+        "from batch_assets.local_api.server import serve; "
         f"serve(Path({str(directory)!r}), **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONWARNINGS": "error"})

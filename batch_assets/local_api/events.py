@@ -1,0 +1,67 @@
+"""What the server says of itself: a line for each event, and now and then one for all that is in progress.
+
+Events are INFO records of the loggers in this package, so without `print_events` nobody sees them. They hold ids and
+counts: never texts, nor keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import TextIO
+
+from batch_assets.local_api.execution import Executor
+from batch_assets.local_api.store import Store
+
+logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 5.0
+
+
+def print_events(stream: TextIO) -> None:
+    """Write events to the stream from now on, each with its time of day."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    package = logging.getLogger("batch_assets.local_api")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+@contextlib.contextmanager
+def reporting(store: Store, executor: Executor) -> Iterator[None]:
+    """Within the block, say every few seconds how far the batches in progress are, if that has changed."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_report_until, args=(stop, store, executor), name="local-api-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _report_until(stop: threading.Event, store: Store, executor: Executor) -> None:
+    last = ""
+    while not stop.wait(_REPORT_SECONDS):
+        try:
+            said = progress(store, executor)
+        except Exception:
+            logger.exception("Could not see how far the batches are.")
+            continue
+        if said != last:
+            logger.info(said or "no batch in progress")
+            last = said
+
+
+def progress(store: Store, executor: Executor) -> str:
+    """`2 batches in progress: 12 of 40 requests done`; empty when there is none."""
+    with store.read() as connection:
+        rows = connection.execute("SELECT id, total FROM batch WHERE status = 'in_progress'").fetchall()
+    if not rows:
+        return ""
+    done = sum(sum(executor.progress(row["id"]) or ()) for row in rows)
+    total = sum(row["total"] for row in rows)
+    return f"{len(rows)} batch{'es' if len(rows) > 1 else ''} in progress: {done:,} of {total:,} requests done"
