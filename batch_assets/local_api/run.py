@@ -109,9 +109,9 @@ class Run:
             self.returned.append(line)
             now = time.time()
             begins = now >= self.not_before
+            if after_seconds is None and not begins:
+                return False
             if after_seconds is None:
-                if not begins:
-                    return False
                 self.pause_seconds = min(max(2 * self.pause_seconds, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
                 after_seconds = self.pause_seconds
             self.not_before = max(self.not_before, now + after_seconds)

@@ -32,7 +32,7 @@ def _parameters(xllamacpp: ModuleType, weights: str, key: str) -> Any:
     # More would wait for each other on cores that others use too, and be slower than one.
     threads = max(1, (os.cpu_count() or 1) // 2)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    # For requests that say nothing else. A penalty on repetition ends its loops, but makes it invent things.
+    # For requests that say nothing else. Penalties on repetition made it invent more.
     parameters.sampling.temp = 0.0
     parameters.sampling.seed = 0
     return parameters
