@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
 import string
@@ -11,10 +12,12 @@ _FILE_ID = re.compile(r"file-[A-Za-z0-9]{22}", re.ASCII)
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
 
 
-def _base62(length: int) -> str:
-    # One call for all the randomness: a system call for each character would let go of Python's
-    # lock each time, and the threads that execute lines would do little else than pass it around.
-    number = secrets.randbits(6 * length + 32)
+# For what is made with every line: a system call for each would let go of Python's lock each time, and the
+# threads that execute lines would do little else than pass it around. Nobody gains by guessing these ids.
+_draw = random.Random(secrets.randbits(256)).getrandbits  # noqa: S311
+
+
+def _base62(number: int, length: int) -> str:
     characters = []
     for _ in range(length):
         number, index = divmod(number, 62)
@@ -22,8 +25,12 @@ def _base62(length: int) -> str:
     return "".join(characters)
 
 
+def _hex(length: int) -> str:
+    return f"{_draw(4 * length):0{length}x}"
+
+
 def new_file_id() -> str:
-    return "file-" + _base62(22)
+    return "file-" + _base62(secrets.randbits(160), 22)
 
 
 def new_batch_id() -> str:
@@ -31,15 +38,23 @@ def new_batch_id() -> str:
 
 
 def new_batch_request_id() -> str:
-    return "batch_req_" + secrets.token_hex(16)
+    return "batch_req_" + _hex(32)
 
 
 def new_request_id() -> str:
-    return "req_" + secrets.token_hex(16)
+    return "req_" + _hex(32)
 
 
 def new_completion_id() -> str:
-    return "chatcmpl-" + _base62(29)
+    return "chatcmpl-" + _base62(_draw(200), 29)
+
+
+def new_response_id() -> str:
+    return "resp_" + _hex(50)
+
+
+def new_message_id() -> str:
+    return "msg_" + _hex(50)
 
 
 def is_file_id(text: str) -> bool:

@@ -111,13 +111,21 @@ class Results:
             self.failed += 1
 
     def _add_usage(self, body: dict[str, Any]) -> None:
-        """A batch's usage has other names than a chat completion's, and is the sum over its lines."""
-        usage = body["usage"]
-        total = self.usage
-        total["input_tokens"] += usage["prompt_tokens"]
-        total["input_tokens_details"]["cached_tokens"] += usage["prompt_tokens_details"]["cached_tokens"]
-        total["output_tokens"] += usage["completion_tokens"]
-        total["output_tokens_details"]["reasoning_tokens"] += usage["completion_tokens_details"]["reasoning_tokens"]
+        """A batch's usage is the sum over its lines, whose names for it differ from endpoint to endpoint."""
+        usage, total = body["usage"], self.usage
+        if "input_tokens" in usage:  # a response
+            total["input_tokens"] += usage["input_tokens"]
+            total["input_tokens_details"]["cached_tokens"] += usage["input_tokens_details"]["cached_tokens"]
+            total["output_tokens"] += usage["output_tokens"]
+            total["output_tokens_details"]["reasoning_tokens"] += usage["output_tokens_details"]["reasoning_tokens"]
+        elif "completion_tokens" in usage:  # a chat completion
+            total["input_tokens"] += usage["prompt_tokens"]
+            total["input_tokens_details"]["cached_tokens"] += usage["prompt_tokens_details"]["cached_tokens"]
+            total["output_tokens"] += usage["completion_tokens"]
+            reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
+            total["output_tokens_details"]["reasoning_tokens"] += reasoning
+        else:  # embeddings
+            total["input_tokens"] += usage["prompt_tokens"]
         total["total_tokens"] += usage["total_tokens"]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from batch_assets.local_api import batches, files, ids, strict_json, validation
+from batch_assets.local_api.lines import Problem
 from batch_assets.local_api.results import Results
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
@@ -147,7 +148,7 @@ def _validate(run: Run, store: Store, settings: Settings) -> bool:
     return True
 
 
-def _provide_input(file_id: str, run: Run, store: Store, settings: Settings) -> list[validation.Problem]:
+def _provide_input(file_id: str, run: Run, store: Store, settings: Settings) -> list[Problem]:
     """Give the batch a name of its own for its input, so that deleting the file object does it no harm."""
     row = files.find_file(store, file_id)
     if row is None:

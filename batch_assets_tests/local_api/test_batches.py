@@ -152,7 +152,8 @@ def test_batches_are_listed_newest_first(local_api: LocalApi) -> None:
     [
         (
             {"endpoint": "/v1/invalid/endpoint"},
-            "Invalid value: '/v1/invalid/endpoint'. Supported values are: '/v1/chat/completions'.",
+            "Invalid value: '/v1/invalid/endpoint'. Supported values are: "
+            "'/v1/chat/completions', '/v1/embeddings', and '/v1/responses'.",
             "endpoint",
             "invalid_value",
         ),
@@ -442,13 +443,15 @@ def test_a_failure_at_the_very_end_is_mended(tmp_path: Path, monkeypatch: pytest
 
 def test_text_that_utf8_cannot_hold_does_no_harm(shared_api: LocalApi) -> None:
     """JSON can escape half a surrogate pair; it must come back as it went in."""
-    line = request_line("\ud800", body=body_of(model="\udfff", messages=[{"role": "user", "content": "a \udc00"}]))
+    line = request_line("\ud800", body=body_of(messages=[{"role": "user", "content": "a \udc00"}]))
     batch = shared_api.wait(submit(shared_api, [json.dumps(line).encode()]).id)
     assert batch.status == "completed"
     ((answer,), errors) = results(shared_api, batch)
     assert errors == []
     assert answer["custom_id"] == "\ud800"
-    assert answer["response"]["body"]["model"] == "\udfff"
+    assert "\udc00" in answer["response"]["body"]["choices"][0]["message"]["content"]
+    unusable = request_line("a", body=body_of(model="\udfff"))
+    assert shared_api.wait(submit(shared_api, [json.dumps(unusable).encode()]).id).status == "failed"
     refused = post_json(
         shared_api, "/v1/batches", {"input_file_id": "\ud800", "endpoint": "\udfff", "completion_window": "24h"}
     )

@@ -31,6 +31,10 @@ def missing(name: str) -> tuple[str, str, str]:
     return ("missing_required_parameter", name, f"Missing required parameter: '{name}'.")
 
 
+def unsupported(model: str) -> tuple[str, str, str]:
+    return ("model_not_found", "body.model", f"The provided model '{model}' is not supported by the Batch API.")
+
+
 def required(name: str) -> tuple[str, str, str]:
     return ("invalid_request", f"body.{name}", f"{name.title()} parameter is required.")
 
@@ -72,6 +76,10 @@ def required(name: str) -> tuple[str, str, str]:
         ),
         (request_line("b", body=body_of(model=...)), required("model")),
         (request_line("b", body=body_of(messages=...)), required("messages")),
+        *(
+            (request_line("b", body=body_of(model=model)), unsupported(model))
+            for model in ("no such model", "text-embedding-3-small", "x" * 257, "\udfff", "a\0")
+        ),
         (
             request_line("b", body=body_of(stream=True)),
             ("streaming_unsupported", "body.stream", "Chat Completions: Streaming is not supported in the Batch API."),
