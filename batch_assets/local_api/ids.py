@@ -14,23 +14,19 @@ _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
 
 # For what is made with every line: a system call for each would let go of Python's lock each time, and the
 # threads that execute lines would do little else than pass it around. Nobody gains by guessing these ids.
-_draw = random.Random(secrets.randbits(256)).getrandbits  # noqa: S311
+_QUICK = random.Random(secrets.randbits(256))  # noqa: S311
 
 
-def _base62(number: int, length: int) -> str:
-    characters = []
-    for _ in range(length):
-        number, index = divmod(number, 62)
-        characters.append(_BASE62[index])
-    return "".join(characters)
+def _base62(length: int, source: random.Random = _QUICK) -> str:
+    return "".join(source.choices(_BASE62, k=length))
 
 
 def _hex(length: int) -> str:
-    return f"{_draw(4 * length):0{length}x}"
+    return f"{_QUICK.getrandbits(4 * length):0{length}x}"
 
 
 def new_file_id() -> str:
-    return "file-" + _base62(secrets.randbits(160), 22)
+    return "file-" + _base62(22, random.SystemRandom())
 
 
 def new_batch_id() -> str:
@@ -46,7 +42,7 @@ def new_request_id() -> str:
 
 
 def new_completion_id() -> str:
-    return "chatcmpl-" + _base62(_draw(200), 29)
+    return "chatcmpl-" + _base62(29)
 
 
 def new_response_id() -> str:

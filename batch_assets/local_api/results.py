@@ -1,12 +1,13 @@
 """The results of a batch that runs: two files that lines are appended to, and what is known of them.
 
-They are the truth about what has been executed. A line is handed to the operating system before
-it counts, so a kill loses none; it is synced to the disk from time to time, so a power cut may lose
+They are the truth about what has been executed. Lines are handed to the operating system before
+they count, so a kill loses none; it is synced to the disk from time to time, so a power cut may lose
 the last few, which then are executed again. A torn tail is cut off when the files are opened.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ class Results:
         """custom_ids found when the files were opened; the caller takes and empties it."""
         self._output = self._open(self.output_path)
         self._error = self._open(self.error_path)
+        self._pending: dict[BinaryIO, list[bytes]] = {self._output: [], self._error: []}
+        self._uncounted: list[tuple[int, dict[str, Any]]] = []
         self._dirty = False
 
     @property
@@ -46,16 +49,23 @@ class Results:
     def append(self, custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> None:
         """Record an answer: in the output file when it is a 200, otherwise in the error file."""
         response = {"status_code": status, "request_id": request_id, "body": body}
-        self._write(self._output if status == 200 else self._error, custom_id, response, None)
-        if status == 200:
-            self.completed += 1
-            self._add_usage(body)
-        else:
-            self.failed += 1
+        self._add(self._output if status == 200 else self._error, custom_id, response, None)
+        self._uncounted.append((status, body))
 
     def append_unexecuted(self, custom_id: str, code: str) -> None:
         """Record that a line was not executed, with a code of UNEXECUTED."""
-        self._write(self._error, custom_id, None, {"code": code, "message": UNEXECUTED[code]})
+        self._add(self._error, custom_id, None, {"code": code, "message": UNEXECUTED[code]})
+
+    def flush(self) -> None:
+        """Write out what was recorded since the last time; only then it counts."""
+        for file, lines in self._pending.items():
+            if lines:
+                data = b"".join(lines)
+                lines.clear()
+                self._write(file, data)
+        for status, body in self._uncounted:
+            self._count(status, body)
+        self._uncounted.clear()
 
     def sync(self) -> None:
         if self._dirty:
@@ -67,7 +77,7 @@ class Results:
         self._output.close()
         self._error.close()
 
-    def _write(
+    def _add(
         self,
         file: BinaryIO,
         custom_id: str,
@@ -80,33 +90,37 @@ class Results:
             "response": response,
             "error": error,
         }
-        data = strict_json.dumps(line) + b"\n"
+        self._pending[file].append(strict_json.dumps(line) + b"\n")
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
         self._dirty = True
         # Unbuffered: one call to the operating system, which a kill of this process can't undo.
         # A disk that is full takes part of it; the torn line goes when the files are opened again.
         if file.write(data) != len(data):
-            raise OSError(f"Could not write a result to {file.name}: is the disk full?")
+            raise OSError(errno.ENOSPC, "Could not write a result: is the disk full?", file.name)
 
     def _open(self, path: Path) -> BinaryIO:
         """Open for appending, after cutting off everything from the first line that isn't whole."""
         path.touch()
         good = 0
         for line, end in _whole_lines(path):
-            self._count(line)
+            self._recover(line)
             good = end
         file = path.open("r+b", buffering=0)
         file.truncate(good)
         file.seek(good)
         return file
 
-    def _count(self, line: dict[str, Any]) -> None:
+    def _recover(self, line: dict[str, Any]) -> None:
         self.recorded.add(line["custom_id"])
         response = line["response"]
-        if response is None:
-            return
-        if response["status_code"] == 200:
+        if response is not None:
+            self._count(response["status_code"], response["body"])
+
+    def _count(self, status: int, body: dict[str, Any]) -> None:
+        if status == 200:
             self.completed += 1
-            self._add_usage(response["body"])
+            self._add_usage(body)
         else:
             self.failed += 1
 

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -21,6 +21,11 @@ from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
 
 _SYNC_SECONDS = 0.2
+# A line is some kilobytes: read many at a time.
+_READ_BYTES = 128 * 1024
+_UNEXECUTED_AT_A_TIME = 1000
+
+Record = Callable[[Results], None]
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Run:
 
     stop: set when no further line is to be executed: cancelled, expired, broken, or the server stops.
     broken: something went wrong that a fresh start from the disk may mend.
+    quick: the last turn had time for many lines.
     in_flight, index, done, results: under `lock`; `done[i]` is 1 when line i has its result.
     """
 
@@ -44,6 +50,7 @@ class Run:
     opened: bool = False
     ended: bool = False
     broken: bool = False
+    quick: bool = False
     in_flight: int = 0
     index: int = 0
     done: bytearray = field(default_factory=bytearray)
@@ -118,7 +125,7 @@ def open_run(run: Run, store: Store, settings: Settings) -> bool:
     if row["in_progress_at"] is None:
         return True  # cancelled before its lines were known: ends with no files, and counts of zero
     run._results = Results(work)
-    run._input = (work / "input.jsonl").open("rb")
+    run._input = (work / "input.jsonl").open("rb", buffering=_READ_BYTES)
     _mark_done(run)
     _catch_up_counter(run, store, row["completed"] + row["failed"])
     return True
@@ -181,14 +188,17 @@ def _catch_up_counter(run: Run, store: Store, counted: int) -> None:
     save_progress(run, store)
 
 
-def record(run: Run, store: Store, line: Line, answer: Callable[[Results], None]) -> None:
-    """Record a line's result; now and then, sync it and save the counts."""
+def record(run: Run, store: Store, executed: Sequence[tuple[Line, Record]]) -> None:
+    """Record the results of some lines together; now and then, sync them and save the counts."""
     with run.lock:
-        if run.broken:
+        if run.broken or not executed:
             return
         try:
-            answer(run.results)
-            run.done[line.index] = 1
+            for _, add_result in executed:
+                add_result(run.results)
+            run.results.flush()
+            for line, _ in executed:
+                run.done[line.index] = 1
             if time.monotonic() - run.synced_at >= _SYNC_SECONDS:
                 save_progress(run, store)
         except BaseException:
@@ -264,3 +274,6 @@ def _record_unexecuted(run: Run, code: str) -> None:
         if not run.done[index]:
             run.results.append_unexecuted(strict_json.loads(data)["custom_id"], code)
             run.done[index] = 1
+        if index % _UNEXECUTED_AT_A_TIME == 0:
+            run.results.flush()
+    run.results.flush()

@@ -409,13 +409,14 @@ def test_a_disk_that_fails_for_a_while_loses_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(execution, "_RETRY_SECONDS", 0.05)
     write, calls = Results._write, iter(range(1_000_000))
 
-    def write_or_fail(self: Results, file: Any, *arguments: Any) -> None:
+    def write_or_fail(self: Results, file: Any, data: bytes) -> None:
         if next(calls) in (10, 30, 31, 32):
-            file.write(b'{"id": "torn')
+            file.write(data + b'{"id": "torn')
             raise OSError(28, "No space left on device")
-        write(self, file, *arguments)
+        write(self, file, data)
 
     monkeypatch.setattr(Results, "_write", write_or_fail)
+    monkeypatch.setattr(execution, "_TURN_SECONDS", 0)
     with serving(tmp_path, engine="instant") as api:
         batch = api.wait(submit(api, lines_of(50)).id)
         output, errors = results(api, batch)
