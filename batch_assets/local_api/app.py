@@ -1,7 +1,7 @@
 """The HTTP side: routes, request bodies, error bodies, and who may come in.
 
-Paths, objects and errors are OpenAI's, with two additions of ours:
-`GET /healthz` says "ok" and which instance answers; `GET /stats` counts what was done, for tests.
+Paths, objects and errors are OpenAI's, with three additions of ours: `GET /healthz` says "ok" and which instance
+answers, `GET /stats` counts what was done, for tests, and `GET /openapi.json` describes the server.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from batch_assets.local_api import batches, endpoints, files, models, strict_json
@@ -28,6 +29,7 @@ from batch_assets.local_api.discovery import INSTANCE_HEADER
 from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.settings import Settings
+from batch_assets.local_api.storage import storage_error
 from batch_assets.local_api.store import Store, read_counter
 from batch_assets.local_api.uploads import receive_upload
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 _MAXIMUM_JSON_BYTES = 16 * 1024 * 1024
+_OPENAPI = Path(__file__).with_name("openapi.json")
 _CHUNK_BYTES = 256 * 1024
 _SWEEP_SECONDS = 3600.0
 
@@ -67,6 +70,7 @@ def create_app(api: Api) -> Starlette:
         routes=[
             Route("/healthz", _healthz),
             Route("/stats", _stats),
+            Route("/openapi.json", _openapi),
             Route("/v1/models", _list_models),
             Route("/v1/models/{model_id:path}", _get_model),
             Route("/v1/files", _create_file, methods=["POST"]),
@@ -84,6 +88,8 @@ def create_app(api: Api) -> Starlette:
             ApiError: _on_api_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
+            OSError: _on_storage_error,
+            sqlite3.Error: _on_storage_error,
             Exception: _on_error,
         },
         lifespan=lifespan,
@@ -134,6 +140,11 @@ async def _read_json(request: Request) -> Any:
 
 async def _healthz(request: Request) -> Response:
     return PlainTextResponse("ok", headers={INSTANCE_HEADER: _api(request).instance})
+
+
+async def _openapi(request: Request) -> Response:
+    """What the server offers, for tools that read OpenAPI."""
+    return FileResponse(_OPENAPI, media_type="application/json")
 
 
 async def _stats(request: Request) -> Response:
@@ -297,6 +308,11 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_disconnect(_: Request, error: Exception) -> Response:
     """Nobody reads this; it only keeps a client that hung up out of the error log."""
     return Response(status_code=499)
+
+
+async def _on_storage_error(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed.", request.method, request.url.path, exc_info=error)
+    return error_answer(storage_error(error))
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ MAXIMUM_FILE_BYTES = 512 * 1024 * 1024
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
 _MAXIMUM_FIRST_LINE_BYTES = 16 * 1024 * 1024
 _MINIMUM_EXPIRY_SECONDS = 3600
+_MAXIMUM_DIGITS = 20
 BATCH_FILE_EXPIRY_SECONDS = 30 * 24 * 3600
 
 _VISIBLE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
@@ -104,7 +105,8 @@ def _expiry_of_upload(fields: Mapping[str, str]) -> int | None:
         text = fields.get(f"expires_after[{key}]")
         if text is not None:
             # A form carries only text, so digits are what an integer looks like.
-            value[key] = int(text) if key == "seconds" and text.isascii() and text.isdigit() else text
+            digits = key == "seconds" and len(text) <= _MAXIMUM_DIGITS and text.isascii() and text.isdigit()
+            value[key] = int(text) if digits else text
     return expiry_seconds("expires_after", value) if value else None
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from batch_assets.local_api import errors
 
+_MAXIMUM_DIGITS = 20  # more are no number that anybody means, and beyond 4,300 Python refuses to read them
+
 
 @dataclass(frozen=True)
 class Page:
@@ -21,10 +23,9 @@ def read_page(query: Mapping[str, str], *, default_limit: int, maximum_limit: in
     if text is None:
         limit = default_limit
     else:
-        try:
-            value: object = int(text)
-        except ValueError:
-            value = text
+        digits = text.removeprefix("-")
+        is_integer = len(digits) <= _MAXIMUM_DIGITS and digits.isascii() and digits.isdigit()
+        value: object = int(text) if is_integer else text
         limit = errors.check_integer("limit", value, minimum=1, maximum=maximum_limit)
     return Page(limit, query.get("after"))
 

@@ -56,14 +56,22 @@ async def _receive(request: Request, upload: Upload, file: BinaryIO) -> None:
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
         raise ApiError(400, "Expected a multipart/form-data body with a boundary.")
+    failure: OSError | None = None
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
             parser.write(chunk)
             if len(reader.pending) >= _WRITE_BYTES:
-                await run_in_threadpool(file.write, reader.take())
+                data = reader.take()
+                if failure is None:
+                    try:
+                        await run_in_threadpool(file.write, data)
+                    except OSError as error:  # a full disk; the client sends on, and is answered when it has ended
+                        failure = error
     except FormParserError as error:
         raise ApiError(400, f"Could not parse multipart form: {error}") from error
+    if failure is not None:
+        raise failure
     await run_in_threadpool(file.write, reader.take())
     if not reader.ended:
         raise ApiError(400, "Could not parse multipart form: the body ends before its last boundary.")
