@@ -8,6 +8,8 @@ from typing import Any
 from batch_assets.local_api import embeddings, errors, models, strict_json
 
 MAXIMUM_EMBEDDING_INPUTS = 50_000  # "/v1/embeddings batches are also restricted to 50,000 inputs" [spec]
+# Ours, so that no line takes more memory than a direct request may; OpenAI's limit is not known.
+MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
 
 # What a body must have besides the model, and what OpenAI calls the endpoint when it refuses to stream.
 _REQUIRED = {
@@ -41,6 +43,9 @@ class LineChecker:
 
     def check(self, line: bytes, number: int) -> Problem | None:
         """The first thing that is wrong with a line."""
+        if len(line) > MAXIMUM_LINE_BYTES:
+            message = f"This line is longer than the maximum of {MAXIMUM_LINE_BYTES} bytes."
+            return problem("invalid_request", message, line=number)
         try:
             request = strict_json.loads(line)
         except ValueError:

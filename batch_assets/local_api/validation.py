@@ -6,12 +6,13 @@ Codes, messages, `param` and `line` come from recorded OpenAI traffic where a re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from batch_assets.local_api import strict_json
-from batch_assets.local_api.lines import LineChecker, Problem, problem
+from batch_assets.local_api.lines import MAXIMUM_LINE_BYTES, LineChecker, Problem, problem
 
 MAXIMUM_REQUESTS = 50_000
 MAXIMUM_INPUT_BYTES = 200 * 1024 * 1024  # "larger than the 209715200 maximum"
@@ -51,8 +52,7 @@ def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> Verdi
     if path.stat().st_size > MAXIMUM_INPUT_BYTES:
         return Verdict(problems=[_too_large(path)])
     with path.open("rb", buffering=_READ_BYTES) as file:
-        # A binary file splits at b"\n" only: U+2028 and the like are part of a line.
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if number % 256 == 0 and stopped():
                 raise Stopped
             if number > MAXIMUM_REQUESTS:
@@ -69,6 +69,16 @@ def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> Verdi
         message = "The input file is empty. Please ensure that the batch contains at least one request."
         verdict.problems.append(problem("empty_file", message))
     return verdict
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, a beginning that is still too long."""
+    # A binary file splits at b"\n" only: U+2028 and the like are part of a line.
+    while line := file.readline(MAXIMUM_LINE_BYTES + 1):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(_READ_BYTES)
+        yield line
 
 
 def _too_large(path: Path) -> Problem:

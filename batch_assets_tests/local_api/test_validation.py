@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api import validation
+from batch_assets.local_api import lines, validation
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
     assert_no_work_is_left,
@@ -184,6 +184,16 @@ def test_a_file_over_200_mb_is_refused_without_being_read(shared_api: LocalApi, 
         "param": None,
         "line": None,
     }
+
+
+def test_a_line_that_is_too_long_is_named_and_the_next_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "input.jsonl"
+    long = request_line("long", body=body_of(user="x" * lines.MAXIMUM_LINE_BYTES))
+    path.write_bytes(jsonl([request_line("a"), long, b"{", request_line("b")]))
+    assert [(problem["line"], problem["code"]) for problem in validate(path).problems] == [
+        (2, "invalid_request"),
+        (3, "invalid_json_line"),
+    ]
 
 
 def test_an_empty_file_has_no_requests(tmp_path: Path) -> None:
