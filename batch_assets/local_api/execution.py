@@ -225,7 +225,7 @@ class Executor:
         except Exception:
             logger.exception("The engine failed on %r of batch %s.", request["custom_id"], run.batch_id)
             status, body = 500, server_error().body()
-        request_id = ids.new_request_id()
+        request_id = ids.new_line_request_id()
         return lambda results: results.append(request["custom_id"], status, request_id, body)
 
     def _finish_if_idle(self, run: Run) -> bool:

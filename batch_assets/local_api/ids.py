@@ -38,7 +38,12 @@ def new_batch_request_id() -> str:
 
 
 def new_request_id() -> str:
-    return "req_" + _hex(32)
+    """The header's; a result line's lacks the prefix [rec]."""
+    return "req_" + new_line_request_id()
+
+
+def new_line_request_id() -> str:
+    return _hex(32)
 
 
 def new_completion_id() -> str:

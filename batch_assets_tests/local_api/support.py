@@ -125,10 +125,10 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(directory: Path, **options: Any) -> Iterator[ServerProcess]:
-    """Start a server, and kill it at the end unless it has ended before."""
+def server_process(directory: Path, *, prelude: str = "", **options: Any) -> Iterator[ServerProcess]:
+    """Start a server, and kill it at the end unless it has ended before; `prelude` is run in it first."""
     program = (
-        "from pathlib import Path; from batch_assets.local_api.server import serve; "
+        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.server import serve; "
         f"serve(Path({str(directory)!r}), **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONWARNINGS": "error"})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -73,7 +74,9 @@ def test_a_batch_goes_the_whole_way(local_api: LocalApi) -> None:
     assert failure["response"]["status_code"] == 400
     assert failure["response"]["body"]["error"]["code"] == "empty_array"
     assert len({line["id"] for line in output + errors}) == 7
-    assert all(line["id"].startswith("batch_req_") for line in output + errors)
+    for line in output + errors:
+        assert re.fullmatch("batch_req_[0-9a-f]{32}", line["id"])
+        assert re.fullmatch("[0-9a-f]{32}", line["response"]["request_id"])
 
     usages = [line["response"]["body"]["usage"] for line in output]
     assert batch.usage is not None
@@ -343,6 +346,37 @@ def test_a_small_batch_overtakes_a_large_one(tmp_path: Path) -> None:
         assert running.status == "in_progress"
         assert running.request_counts is not None
         assert running.request_counts.completed < 1000
+
+
+@pytest.mark.end_to_end
+def test_two_hundred_small_batches_are_done_before_a_large_one_that_came_first(tmp_path: Path) -> None:
+    with serving(tmp_path, engine="instant", latency_seconds=0.002) as api:
+        large = submit(api, lines_of(50_000))
+        while api.client.batches.retrieve(large.id).status == "validating":
+            time.sleep(0.01)
+        file_id = upload(api, lines_of(3))
+        small = [submit_file(api, file_id).id for _ in range(200)]
+        before = api.client.batches.retrieve(large.id).request_counts
+        assert [api.wait(batch_id, seconds=60).status for batch_id in small] == ["completed"] * 200
+        after = api.client.batches.retrieve(large.id)
+        assert after.status == "in_progress"
+        assert before is not None
+        assert after.request_counts is not None
+        assert before.completed < after.request_counts.completed, "the large one goes on meanwhile"
+
+
+def test_lines_that_take_no_time_leave_room_for_other_batches(tmp_path: Path) -> None:
+    """A turn is short, however many lines there are."""
+    with serving(tmp_path, engine="instant", concurrency=1) as api:
+        file_id = upload(api, lines_of(10_000))
+        large = [submit_file(api, file_id).id for _ in range(2)]
+        small = api.wait(submit(api, lines_of(3)).id)
+        assert small.status == "completed"
+        assert "in_progress" in {api.client.batches.retrieve(batch_id).status for batch_id in large}
+        for batch_id in large:
+            batch = api.wait(batch_id)
+            assert batch.request_counts is not None
+            assert batch.request_counts.completed == 10_000
 
 
 def test_many_batches_at_once(tmp_path: Path) -> None:
