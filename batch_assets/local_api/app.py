@@ -82,6 +82,7 @@ def create_app(api: Api) -> Starlette:
             Route("/v1/batches", _list_batches),
             Route("/v1/batches/{batch_id}", _get_batch),
             Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
+            Route("/v1/responses/{response_id}", _no_response, methods=["GET", "DELETE"]),
             *(Route(endpoint, _answer_now, methods=["POST"]) for endpoint in endpoints.ANSWERS),
         ],
         exception_handlers={
@@ -281,6 +282,11 @@ async def _answer_now(request: Request) -> Response:
     """A request outside of any batch; the path is one of `endpoints.ANSWERS`."""
     body = await _read_json(request)
     return await _answer(_api(request).executor.answer_now, request.url.path, body)
+
+
+async def _no_response(request: Request) -> Response:
+    """Responses are not stored."""
+    raise ApiError(404, f"Response with id '{request.path_params['response_id']}' not found.")
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAXIMUM_FIELD_BYTES = 64 * 1024
 _MAXIMUM_FIELDS = 32
+_MAXIMUM_HEADER_BYTES = 16 * 1024
 _WRITE_BYTES = 1024 * 1024
 
 
@@ -103,8 +104,8 @@ class _Reader:
     def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._part_begin,
-            "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._header_data(self._header_name, data[start:end]),
+            "on_header_value": lambda data, start, end: self._header_data(self._header_value, data[start:end]),
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._part_data,
@@ -119,6 +120,11 @@ class _Reader:
     def _part_begin(self) -> None:
         self._disposition = b""
         self._value = bytearray()
+
+    def _header_data(self, header: bytearray, data: bytes) -> None:
+        header += data
+        if len(header) > _MAXIMUM_HEADER_BYTES:
+            raise ApiError(400, "Could not parse multipart form: a part's header is too long.")
 
     def _header_end(self) -> None:
         if self._header_name.lower() == b"content-disposition":
@@ -136,12 +142,14 @@ class _Reader:
                 raise ApiError(400, "Could not parse multipart form: more than one part 'file'.")
             self.has_file = True
             self._upload.filename = _text(options.get(b"filename", b"")) or "upload"
+        elif len(self._upload.fields) >= _MAXIMUM_FIELDS:
+            raise _too_much()
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name != "file":
             self._value += data[start:end]
-            if len(self._value) > _MAXIMUM_FIELD_BYTES or len(self._upload.fields) >= _MAXIMUM_FIELDS:
-                raise ApiError(400, "Could not parse multipart form: too much data besides the file.")
+            if len(self._value) > _MAXIMUM_FIELD_BYTES:
+                raise _too_much()
             return
         self.file_bytes += end - start
         if self.file_bytes <= MAXIMUM_FILE_BYTES:
@@ -153,6 +161,10 @@ class _Reader:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _too_much() -> ApiError:
+    return ApiError(400, "Could not parse multipart form: too much data besides the file.")
 
 
 def _text(data: bytes) -> str:

@@ -119,6 +119,12 @@ class ServerProcess:
     api: LocalApi
     process: subprocess.Popen[bytes]
 
+    def peak_kb(self) -> int:
+        """The most memory that it ever held; Linux only."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1])
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from batch_assets_tests.local_api.support import (
     post_json,
     request_line,
     results,
+    server_process,
     submit,
     submit_file,
     upload,
@@ -377,6 +379,21 @@ def test_lines_that_take_no_time_leave_room_for_other_batches(tmp_path: Path) ->
             batch = api.wait(batch_id)
             assert batch.request_counts is not None
             assert batch.request_counts.completed == 10_000
+
+
+@pytest.mark.end_to_end
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from /proc")
+def test_a_large_batch_needs_no_memory(tmp_path: Path) -> None:
+    content = [{"role": "user", "content": "One two three. " * 200}]
+    with server_process(tmp_path, engine="instant") as server:
+        small = server.api.wait(submit(server.api, lines_of(100)).id)
+        assert small.status == "completed"
+        before = server.peak_kb()
+        lines = (request_line(f"{number}", body=body_of(messages=content)) for number in range(20_000))
+        batch = server.api.wait(submit(server.api, lines).id, seconds=60)
+        assert batch.request_counts is not None
+        assert batch.request_counts.completed == 20_000
+        assert server.peak_kb() - before < 25_000, "less than half of the 60 MB of requests"
 
 
 def test_many_batches_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -22,8 +23,9 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 description = schemathesis.openapi.from_path(DESCRIPTION)
 
 
+@pytest.mark.end_to_end
 @description.parametrize()
-@settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_no_request_brings_the_server_down(case: schemathesis.Case, shared_api: LocalApi) -> None:
     case.call_and_validate(base_url=shared_api.url, checks=CHECKS, timeout=10)
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import openai
 import pytest
 
 from batch_assets.local_api import extractive, responses
 from batch_assets.local_api.engines import ExtractiveEngine
-from batch_assets_tests.local_api.support import http_request, post_json, request_line, results, submit
+from batch_assets_tests.local_api.support import post_json, request_line, results, submit
 from batch_assets_tests.local_api.test_chat import ARTICLE
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -190,9 +191,10 @@ def test_requests_that_are_refused(
 
 
 def test_responses_are_not_stored(shared_api: LocalApi) -> None:
-    made = post_json(shared_api, PATH, body_of())
-    answer = http_request(shared_api, "GET", f"{PATH}/{made.json['id']}")
-    assert answer.status == 404
+    made = shared_api.client.responses.create(model="m", input="One two.")
+    for call in (shared_api.client.responses.retrieve, shared_api.client.responses.delete):
+        with pytest.raises(openai.NotFoundError, match=f"Response with id '{made.id}' not found"):
+            call(made.id)
 
 
 def test_a_batch_of_responses_has_the_sum_of_their_usage(shared_api: LocalApi) -> None:
