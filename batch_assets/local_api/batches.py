@@ -24,10 +24,6 @@ from batch_assets.local_api.parameters import check_metadata
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
 
-STATUSES = (
-    *("validating", "failed", "in_progress", "finalizing"),
-    *("completed", "expired", "cancelling", "cancelled"),
-)
 _PARAMETERS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
 _TIMES = (
     "created_at",

@@ -17,6 +17,7 @@ from typing import Any
 from batch_assets.local_api import errors, ids, strict_json
 from batch_assets.local_api.errors import ApiError
 from batch_assets.local_api.listing import list_object, read_page
+from batch_assets.local_api.parameters import read_integer
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
 
@@ -25,7 +26,6 @@ MAXIMUM_FILE_BYTES = 512 * 1024 * 1024
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
 _MAXIMUM_FIRST_LINE_BYTES = 16 * 1024 * 1024
 _MINIMUM_EXPIRY_SECONDS = 3600
-_MAXIMUM_DIGITS = 20
 BATCH_FILE_EXPIRY_SECONDS = 30 * 24 * 3600
 
 _VISIBLE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
@@ -104,9 +104,7 @@ def _expiry_of_upload(fields: Mapping[str, str]) -> int | None:
     for key in ("anchor", "seconds"):
         text = fields.get(f"expires_after[{key}]")
         if text is not None:
-            # A form carries only text, so digits are what an integer looks like.
-            digits = key == "seconds" and len(text) <= _MAXIMUM_DIGITS and text.isascii() and text.isdigit()
-            value[key] = int(text) if digits else text
+            value[key] = read_integer(text) if key == "seconds" else text
     return expiry_seconds("expires_after", value) if value else None
 
 

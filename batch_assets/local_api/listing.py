@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_assets.local_api import errors
-
-_MAXIMUM_DIGITS = 20  # more are no number that anybody means, and beyond 4,300 Python refuses to read them
+from batch_assets.local_api.parameters import read_integer
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,9 @@ class Page:
 def read_page(query: Mapping[str, str], *, default_limit: int, maximum_limit: int) -> Page:
     """The page that a query string asks for; raises ApiError when `limit` is no integer in its range."""
     text = query.get("limit")
-    if text is None:
-        limit = default_limit
-    else:
-        digits = text.removeprefix("-")
-        is_integer = len(digits) <= _MAXIMUM_DIGITS and digits.isascii() and digits.isdigit()
-        value: object = int(text) if is_integer else text
-        limit = errors.check_integer("limit", value, minimum=1, maximum=maximum_limit)
+    limit = default_limit
+    if text is not None:
+        limit = errors.check_integer("limit", read_integer(text), minimum=1, maximum=maximum_limit)
     return Page(limit, query.get("after"))
 
 

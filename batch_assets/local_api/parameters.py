@@ -24,6 +24,14 @@ def given(body: dict[str, Any], name: str, default: object) -> object:
     return default if value is None else value
 
 
+def read_integer(text: str) -> int | str:
+    """The integer that a form or a query carries as text; the text itself where it is none."""
+    digits = text.removeprefix("-")
+    # Of more digits than Python cares to read (4,300), or than anybody means, it is none.
+    is_integer = len(digits) <= 20 and digits.isascii() and digits.isdigit()
+    return int(text) if is_integer else text
+
+
 def check_ranges(body: dict[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raises ApiError for a parameter that is given and is no number in its range, both ends included."""
     for name, (minimum, maximum) in ranges.items():

@@ -1,7 +1,7 @@
 """The results of a batch that runs: two files that lines are appended to, and what is known of them.
 
 They are the truth about what has been executed. Lines are handed to the operating system before
-they count, so a kill loses none; it is synced to the disk from time to time, so a power cut may lose
+they count, so a kill loses none; they are synced to the disk from time to time, so a power cut may lose
 the last few, which then are executed again. A torn tail is cut off when the files are opened.
 """
 

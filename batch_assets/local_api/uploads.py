@@ -64,22 +64,27 @@ async def _receive(request: Request, upload: Upload, file: BinaryIO) -> None:
             parser.write(chunk)
             if len(reader.pending) >= _WRITE_BYTES:
                 data = reader.take()
-                if failure is None:
-                    try:
-                        await run_in_threadpool(file.write, data)
-                    except OSError as error:  # a full disk; the client sends on, and is answered when it has ended
-                        failure = error
+                failure = failure or await run_in_threadpool(_write, file, data)
     except FormParserError as error:
         raise ApiError(400, f"Could not parse multipart form: {error}") from error
+    failure = failure or await run_in_threadpool(_write, file, reader.take())
     if failure is not None:
         raise failure
-    await run_in_threadpool(file.write, reader.take())
     if not reader.ended:
         raise ApiError(400, "Could not parse multipart form: the body ends before its last boundary.")
     if not reader.has_file:
         raise errors.missing_parameter("file")
     if reader.file_bytes > MAXIMUM_FILE_BYTES:
         raise ApiError(400, "File is too large.")
+
+
+def _write(file: BinaryIO, data: bytearray) -> OSError | None:
+    """What went wrong, on a full disk; not raised, for the client sends on, and reads no answer before its end."""
+    try:
+        file.write(data)
+    except OSError as error:
+        return error
+    return None
 
 
 class _Reader:

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from batch_assets.local_api.batches import STATUSES
+from batch_assets import local_api
 from batch_assets_tests.local_api.bodies import Bodies, collect
 
 TYPES: dict[str, type[BaseModel]] = {
@@ -29,6 +29,17 @@ TYPES: dict[str, type[BaseModel]] = {
 }
 # Always there in recorded traffic, with null where there is nothing to say, although the specification requires few.
 ALWAYS_WHOLE = {"Batch", "BatchError", "BatchRequestCounts", "ListBatchesResponse", "ListFilesResponse", "OpenAIFile"}
+DESCRIPTION = Path(local_api.__file__).with_name("openapi.json")
+# Names in our description where they aren't OpenAI's.
+DESCRIBED = {
+    "CreateChatCompletionResponse": "ChatCompletion",
+    "CreateEmbeddingResponse": "Embeddings",
+    "DeleteFileResponse": "FileDeleted",
+    "ErrorResponse": "Error",
+    "ListBatchesResponse": "BatchList",
+    "ListFilesResponse": "FileList",
+    "OpenAIFile": "File",
+}
 OPENAPI = os.environ.get("BATCH_ASSETS_TEST_OPENAPI")
 
 
@@ -40,7 +51,8 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Bodies:
 def test_every_kind_of_body_is_looked_at(bodies: Bodies) -> None:
     assert {name for name, _ in bodies} == {*TYPES, "ErrorResponse", "ListBatchesResponse", "ListFilesResponse"}
     seen = Counter(body["status"] for name, body in bodies if name == "Batch")
-    assert set(STATUSES) - {"finalizing"} <= set(seen), "finalizing takes no time"
+    statuses = set(get_args(Batch.model_fields["status"].annotation))
+    assert statuses - {"finalizing"} <= set(seen), "finalizing takes no time"
 
 
 def test_the_sdks_types_fit_strictly(bodies: Bodies) -> None:
@@ -74,6 +86,14 @@ def test_errors_are_whole(bodies: Bodies) -> None:
         assert set(body["error"]) == {"message", "type", "param", "code"}
         assert body["error"]["message"]
         assert body["error"]["type"]
+
+
+def test_the_servers_own_description_fits(bodies: Bodies) -> None:
+    document = json.loads(DESCRIPTION.read_bytes())
+    for name, body in bodies:
+        schema = {**document, "$ref": f"#/components/schemas/{DESCRIBED.get(name, name)}"}
+        problems = [error.message for error in jsonschema_rs.Draft202012Validator(schema).iter_errors(body)]
+        assert not problems, f"{name}: {problems}\n{body}"
 
 
 @pytest.mark.skipif(not OPENAPI, reason="BATCH_ASSETS_TEST_OPENAPI names no OpenAPI document of OpenAI's")
