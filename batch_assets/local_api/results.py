@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from batch_assets.local_api import ids, strict_json
+from batch_assets.local_api.usage import add_usage, no_usage
 
 # Lines that were never executed, for these reasons, are in the error file but count as neither
 # completed nor failed [recorded: litellm #36034, warmbly #333].
@@ -33,7 +34,7 @@ class Results:
         self.error_path = directory / "errors.jsonl"
         self.completed = 0
         self.failed = 0
-        self.usage = _no_usage()
+        self.usage = no_usage()
         self.recorded: set[str] = set()
         """custom_ids found when the files were opened; the caller takes and empties it."""
         self._output = self._open(self.output_path)
@@ -120,27 +121,9 @@ class Results:
     def _count(self, status: int, body: dict[str, Any]) -> None:
         if status == 200:
             self.completed += 1
-            self._add_usage(body)
+            add_usage(self.usage, body)
         else:
             self.failed += 1
-
-    def _add_usage(self, body: dict[str, Any]) -> None:
-        """A batch's usage is the sum over its lines, whose names for it differ from endpoint to endpoint."""
-        usage, total = body["usage"], self.usage
-        if "input_tokens" in usage:  # a response
-            total["input_tokens"] += usage["input_tokens"]
-            total["input_tokens_details"]["cached_tokens"] += usage["input_tokens_details"]["cached_tokens"]
-            total["output_tokens"] += usage["output_tokens"]
-            total["output_tokens_details"]["reasoning_tokens"] += usage["output_tokens_details"]["reasoning_tokens"]
-        elif "completion_tokens" in usage:  # a chat completion
-            total["input_tokens"] += usage["prompt_tokens"]
-            total["input_tokens_details"]["cached_tokens"] += usage["prompt_tokens_details"]["cached_tokens"]
-            total["output_tokens"] += usage["completion_tokens"]
-            reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
-            total["output_tokens_details"]["reasoning_tokens"] += reasoning
-        else:  # embeddings
-            total["input_tokens"] += usage["prompt_tokens"]
-        total["total_tokens"] += usage["total_tokens"]
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -156,13 +139,3 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             if not line.endswith(b"\n"):
                 return
             yield value, end
-
-
-def _no_usage() -> dict[str, Any]:
-    return {
-        "input_tokens": 0,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 0,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 0,
-    }
