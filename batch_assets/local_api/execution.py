@@ -19,7 +19,8 @@ from typing import Any
 from batch_assets.local_api import batches, endpoints, ids, strict_json, validation
 from batch_assets.local_api.engines import Engine
 from batch_assets.local_api.errors import ApiError, server_error
-from batch_assets.local_api.run import Line, Record, Run, finish_run, open_run, record, save_progress
+from batch_assets.local_api.results import Answer, make_answer
+from batch_assets.local_api.run import Line, Run, finish_run, open_run, record, save_progress
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
 
@@ -195,12 +196,12 @@ class Executor:
         until = time.monotonic() + _TURN_SECONDS
         paced = self._settings.latency_seconds or self._settings.batch_seconds
         taken = 0
-        executed: list[tuple[Line, Record]] = []
+        executed: dict[int, Answer] = {}
         try:
             while line is not None:
                 taken += 1
-                if (add_result := self._execute(run, line)) is not None:
-                    executed.append((line, add_result))
+                if (answer := self._execute(run, line)) is not None:
+                    executed[line.index] = answer
                 line = None if paced or time.monotonic() >= until else run.take()
             run.quick = taken >= _QUICK_LINES
         finally:
@@ -210,8 +211,8 @@ class Executor:
                 with run.lock:
                     run.in_flight -= taken
 
-    def _execute(self, run: Run, line: Line) -> Record | None:
-        """What records the line's result; None when it was not executed."""
+    def _execute(self, run: Run, line: Line) -> Answer | None:
+        """The answer to a line; None when it was not executed."""
         latency = self._settings.latency_seconds
         if latency and run.stop.wait(min(latency, max(0.0, run.expires_at - time.time()))):
             return None  # the batch ends, or the server stops
@@ -225,8 +226,7 @@ class Executor:
         except Exception:
             logger.exception("The engine failed on %r of batch %s.", request["custom_id"], run.batch_id)
             status, body = 500, server_error().body()
-        request_id = ids.new_line_request_id()
-        return lambda results: results.append(request["custom_id"], status, request_id, body)
+        return make_answer(request["custom_id"], status, ids.new_line_request_id(), body)
 
     def _finish_if_idle(self, run: Run) -> bool:
         """End the run when nothing of it is left to do; True when it has left the queue."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from batch_assets.local_api import ids, strict_json
-from batch_assets.local_api.usage import add_usage, no_usage
+from batch_assets.local_api.usage import Usage, add_usage, no_usage, read_usage
 
 # Lines that were never executed, for these reasons, are in the error file but count as neither
 # completed nor failed [recorded: litellm #36034, warmbly #333].
@@ -24,6 +24,23 @@ UNEXECUTED = {
     # The code is what clients look for; OpenAI's message is not known, this one is ours.
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
 }
+
+
+class Answer(NamedTuple):
+    """An answer that is ready to be recorded.
+
+    Many are held until a turn ends, and Python's garbage collector walks over all objects that are held:
+    with whole bodies instead of their bytes, it took a quarter of the time.
+    """
+
+    line: bytes
+    status: int
+    usage: Usage
+
+
+def make_answer(custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> Answer:
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    return Answer(_line(custom_id, response, None), status, read_usage(body) if status == 200 else Usage())
 
 
 class Results:
@@ -39,34 +56,26 @@ class Results:
         """custom_ids found when the files were opened; the caller takes and empties it."""
         self._output = self._open(self.output_path)
         self._error = self._open(self.error_path)
-        self._pending: dict[BinaryIO, list[bytes]] = {self._output: [], self._error: []}
-        self._uncounted: list[tuple[int, dict[str, Any]]] = []
         self._dirty = False
 
     @property
     def executed(self) -> int:
         return self.completed + self.failed
 
-    def append(self, custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> None:
-        """Record an answer: in the output file when it is a 200, otherwise in the error file."""
-        response = {"status_code": status, "request_id": request_id, "body": body}
-        self._add(self._output if status == 200 else self._error, custom_id, response, None)
-        self._uncounted.append((status, body))
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Record answers: in the output file when they are a 200, otherwise in the error file."""
+        by_file: dict[BinaryIO, list[Answer]] = {self._output: [], self._error: []}
+        for answer in answers:
+            by_file[self._output if answer.status == 200 else self._error].append(answer)
+        for file, kept in by_file.items():
+            self._write(file, b"".join(answer.line for answer in kept))
+            for answer in kept:
+                self._count(answer.status, answer.usage)
 
-    def append_unexecuted(self, custom_id: str, code: str) -> None:
-        """Record that a line was not executed, with a code of UNEXECUTED."""
-        self._add(self._error, custom_id, None, {"code": code, "message": UNEXECUTED[code]})
-
-    def flush(self) -> None:
-        """Write out what was recorded since the last time; only then it counts."""
-        for file, lines in self._pending.items():
-            if lines:
-                data = b"".join(lines)
-                lines.clear()
-                self._write(file, data)
-        for status, body in self._uncounted:
-            self._count(status, body)
-        self._uncounted.clear()
+    def append_unexecuted(self, custom_ids: Iterable[str], code: str) -> None:
+        """Record that lines were not executed, with a code of UNEXECUTED."""
+        error = {"code": code, "message": UNEXECUTED[code]}
+        self._write(self._error, b"".join(_line(custom_id, None, error) for custom_id in custom_ids))
 
     def sync(self) -> None:
         if self._dirty:
@@ -78,22 +87,9 @@ class Results:
         self._output.close()
         self._error.close()
 
-    def _add(
-        self,
-        file: BinaryIO,
-        custom_id: str,
-        response: dict[str, Any] | None,
-        error: dict[str, Any] | None,
-    ) -> None:
-        line = {
-            "id": ids.new_batch_request_id(),
-            "custom_id": custom_id,
-            "response": response,
-            "error": error,
-        }
-        self._pending[file].append(strict_json.dumps(line) + b"\n")
-
     def _write(self, file: BinaryIO, data: bytes) -> None:
+        if not data:
+            return
         self._dirty = True
         # Unbuffered: one call to the operating system, which a kill of this process can't undo.
         # A disk that is full takes part of it; the torn line goes when the files are opened again.
@@ -116,14 +112,19 @@ class Results:
         self.recorded.add(line["custom_id"])
         response = line["response"]
         if response is not None:
-            self._count(response["status_code"], response["body"])
+            self._count(response["status_code"], read_usage(response["body"]))
 
-    def _count(self, status: int, body: dict[str, Any]) -> None:
+    def _count(self, status: int, usage: Usage) -> None:
         if status == 200:
             self.completed += 1
-            add_usage(self.usage, body)
+            add_usage(self.usage, usage)
         else:
             self.failed += 1
+
+
+def _line(custom_id: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:
+    line = {"id": ids.new_batch_request_id(), "custom_id": custom_id, "response": response, "error": error}
+    return strict_json.dumps(line) + b"\n"
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

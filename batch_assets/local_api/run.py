@@ -10,13 +10,13 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from batch_assets.local_api import batches, files, ids, strict_json, validation
 from batch_assets.local_api.lines import Problem
-from batch_assets.local_api.results import Results
+from batch_assets.local_api.results import Answer, Results
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
 
@@ -25,10 +25,8 @@ _SYNC_SECONDS = 0.2
 _READ_BYTES = 128 * 1024
 _UNEXECUTED_AT_A_TIME = 1000
 
-Record = Callable[[Results], None]
 
-
-@dataclass
+@dataclass(slots=True)
 class Line:
     index: int
     data: bytes
@@ -188,17 +186,15 @@ def _catch_up_counter(run: Run, store: Store, counted: int) -> None:
     save_progress(run, store)
 
 
-def record(run: Run, store: Store, executed: Sequence[tuple[Line, Record]]) -> None:
-    """Record the results of some lines together; now and then, sync them and save the counts."""
+def record(run: Run, store: Store, executed: Mapping[int, Answer]) -> None:
+    """Record answers, by the indices of their lines, together; now and then, sync them and save the counts."""
     with run.lock:
         if run.broken or not executed:
             return
         try:
-            for _, add_result in executed:
-                add_result(run.results)
-            run.results.flush()
-            for line, _ in executed:
-                run.done[line.index] = 1
+            run.results.append(executed.values())
+            for index in executed:
+                run.done[index] = 1
             if time.monotonic() - run.synced_at >= _SYNC_SECONDS:
                 save_progress(run, store)
         except BaseException:
@@ -270,10 +266,12 @@ def finish_run(run: Run, store: Store, settings: Settings) -> None:
 def _record_unexecuted(run: Run, code: str) -> None:
     assert run._input is not None
     run._input.seek(0)
+    custom_ids: list[str] = []
     for index, data in enumerate(run._input):
         if not run.done[index]:
-            run.results.append_unexecuted(strict_json.loads(data)["custom_id"], code)
+            custom_ids.append(strict_json.loads(data)["custom_id"])
             run.done[index] = 1
-        if index % _UNEXECUTED_AT_A_TIME == 0:
-            run.results.flush()
-    run.results.flush()
+        if len(custom_ids) >= _UNEXECUTED_AT_A_TIME:
+            run.results.append_unexecuted(custom_ids, code)
+            custom_ids.clear()
+    run.results.append_unexecuted(custom_ids, code)
