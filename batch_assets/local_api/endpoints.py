@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batch_assets.local_api import chat
+from batch_assets.local_api import chat, embeddings, models, responses
 from batch_assets.local_api.engines import Engine
 
 Answer = Callable[[Engine, object], dict[str, Any]]
 
-ANSWERS: dict[str, Answer] = {"/v1/chat/completions": chat.answer}
+ANSWERS: dict[str, Answer] = {
+    "/v1/chat/completions": chat.answer,
+    "/v1/embeddings": embeddings.answer,
+    "/v1/responses": responses.answer,
+}
 
 
 def answer(engine: Engine, endpoint: str, body: object) -> dict[str, Any]:
     """OpenAI's object for a request body; raises ApiError for one that OpenAI would refuse."""
+    if isinstance(body, dict):
+        models.check_model(body.get("model"), endpoint)
     return ANSWERS[endpoint](engine, body)
