@@ -1,7 +1,8 @@
 """The HTTP side: routes, request bodies, error bodies, and who may come in.
 
 Paths, objects and errors are OpenAI's, with additions of ours: `GET /healthz` says "ok" and which instance answers;
-`GET /stats` counts what was done, for tests; `/control/drills`, when it is wanted, changes what goes wrong.
+`GET /stats` counts what was done, for tests; `GET /openapi.json` describes the server; `/control/drills`, when it is
+wanted, changes what goes wrong.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from batch_assets.local_api import batches, control, endpoints, files, models, strict_json
@@ -29,6 +31,7 @@ from batch_assets.local_api.discovery import INSTANCE_HEADER
 from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.settings import Settings
+from batch_assets.local_api.storage import storage_error
 from batch_assets.local_api.store import Store, read_counter
 from batch_assets.local_api.uploads import receive_upload
 
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 _MAXIMUM_JSON_BYTES = 16 * 1024 * 1024
+_OPENAPI = Path(__file__).with_name("openapi.json")
 _CHUNK_BYTES = 256 * 1024
 _SWEEP_SECONDS = 3600.0
 
@@ -68,6 +72,7 @@ def create_app(api: Api) -> Starlette:
         routes=[
             Route("/healthz", _healthz),
             Route("/stats", _stats),
+            Route("/openapi.json", _openapi),
             Route("/v1/models", _list_models),
             Route("/v1/models/{model_id:path}", _get_model),
             Route("/v1/files", _create_file, methods=["POST"]),
@@ -79,6 +84,7 @@ def create_app(api: Api) -> Starlette:
             Route("/v1/batches", _list_batches),
             Route("/v1/batches/{batch_id}", _get_batch),
             Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
+            Route("/v1/responses/{response_id}", _no_response, methods=["GET", "DELETE"]),
             *(Route(endpoint, _answer_now, methods=["POST"]) for endpoint in endpoints.ANSWERS),
             *(control.routes(api.settings.rehearsal, _read_json) if api.settings.control else []),
         ],
@@ -86,6 +92,8 @@ def create_app(api: Api) -> Starlette:
             ApiError: _on_api_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
+            OSError: _on_storage_error,
+            sqlite3.Error: _on_storage_error,
             Exception: _on_error,
         },
         lifespan=lifespan,
@@ -136,6 +144,11 @@ async def _read_json(request: Request) -> Any:
 
 async def _healthz(request: Request) -> Response:
     return PlainTextResponse("ok", headers={INSTANCE_HEADER: _api(request).instance})
+
+
+async def _openapi(request: Request) -> Response:
+    """What the server offers, for tools that read OpenAPI."""
+    return FileResponse(_OPENAPI, media_type="application/json")
 
 
 async def _stats(request: Request) -> Response:
@@ -289,6 +302,11 @@ async def _answer_now(request: Request) -> Response:
     return await _answer(_api(request).executor.answer_now, request.url.path, body)
 
 
+async def _no_response(request: Request) -> Response:
+    """Responses are not stored."""
+    raise ApiError(404, f"Response with id '{request.path_params['response_id']}' not found.")
+
+
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error_answer(error)
@@ -314,6 +332,11 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_disconnect(_: Request, error: Exception) -> Response:
     """Nobody reads this; it only keeps a client that hung up out of the error log."""
     return Response(status_code=499)
+
+
+async def _on_storage_error(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed.", request.method, request.url.path, exc_info=error)
+    return error_answer(storage_error(error))
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from batch_assets.local_api import endpoints, errors, ids
 from batch_assets.local_api.errors import ApiError
 from batch_assets.local_api.files import expiry_seconds
 from batch_assets.local_api.listing import list_object, read_page
+from batch_assets.local_api.parameters import check_metadata
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
 
@@ -82,7 +83,7 @@ def create_batch(store: Store, settings: Settings, request: object) -> dict[str,
         raise errors.invalid_value("endpoint", request["endpoint"], tuple(endpoints.ANSWERS))
     if request["completion_window"] != "24h":
         raise errors.invalid_value("completion_window", request["completion_window"], ["24h"])
-    metadata = _check_metadata(request.get("metadata"))
+    metadata = check_metadata(request.get("metadata"))
     expires_after = request.get("output_expires_after")
     seconds = None if expires_after is None else expiry_seconds("output_expires_after", expires_after)
     now = time.time()
@@ -105,24 +106,6 @@ def create_batch(store: Store, settings: Settings, request: object) -> dict[str,
         ).fetchone()
     logger.info("%s: created from %s", row["id"], row["input_file_id"])
     return batch_object(row)
-
-
-def _check_metadata(metadata: object) -> dict[str, str] | None:
-    """At most 16 pairs; keys of at most 64 characters, values are strings of at most 512."""
-    if metadata is None:
-        return None
-    if not isinstance(metadata, dict):
-        raise errors.invalid_type("metadata", "an object", metadata)
-    if len(metadata) > 16:
-        message = (
-            "Invalid 'metadata': too many properties. Expected an object with at most 16 properties, "
-            f"but got an object with {len(metadata)} properties instead."
-        )
-        raise ApiError(400, message, param="metadata", code="object_above_max_properties")
-    for key, value in metadata.items():
-        errors.check_string(f"metadata.{key}", value, maximum_length=512)
-        errors.check_string("metadata", key, maximum_length=64)
-    return metadata
 
 
 def find_batch(store: Store, batch_id: str) -> sqlite3.Row:

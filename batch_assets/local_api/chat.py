@@ -6,14 +6,15 @@ Wordings are OpenAI's as commonly seen by its users; where a record exists, it i
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
 from batch_assets.local_api import errors, ids
 from batch_assets.local_api.engines import ChatRequest, Completion, Engine
 from batch_assets.local_api.errors import ApiError
+from batch_assets.local_api.parameters import check_ranges, given, is_reasoning_model, split_title
 
+_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 # From OpenAI's OpenAPI document of 2026-08-21, CreateChatCompletionRequest.
 _PARAMETERS = frozenset(
@@ -57,8 +58,6 @@ _PARAMETERS = frozenset(
         "web_search_options",
     }
 )
-_REASONING_MODEL = re.compile(r"(o[1-9]|gpt-([5-9]|[1-9][0-9]))(?![0-9])", re.ASCII)
-_TITLE = "Title: "
 
 
 def answer(engine: Engine, body: object) -> dict[str, Any]:
@@ -123,21 +122,15 @@ def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatR
     errors.check_string("model", model)
     prompt, text = _read_messages(body)
     max_tokens = _read_max_tokens(body)
-    _check_sampling(body)
+    check_ranges(body, _RANGES)
     _check_what_no_engine_can(body)
     if text_only:
         _check_response_format(body)
-    if _REASONING_MODEL.match(model) and "-chat" not in model:
+    if is_reasoning_model(model):
         _check_reasoning_model(body)
-    choices = errors.check_integer("n", _given(body, "n", 1), minimum=1, maximum=128)
-    title, text = _split_title(text)
+    choices = errors.check_integer("n", given(body, "n", 1), minimum=1, maximum=128)
+    title, text = split_title(text)
     return ChatRequest(model=model, prompt=prompt, text=text, title=title, max_tokens=max_tokens), choices
-
-
-def _given(body: dict[str, Any], name: str, default: object) -> object:
-    """A parameter's value; OpenAI takes null as if it were not there."""
-    value = body.get(name)
-    return default if value is None else value
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[list[str], str]:
@@ -215,23 +208,6 @@ def _read_max_tokens(body: dict[str, Any]) -> int | None:
     return errors.check_integer(given[0], body[given[0]], minimum=1)
 
 
-def _check_sampling(body: dict[str, Any]) -> None:
-    ranges = {
-        "temperature": (0, 2),
-        "top_p": (0, 1),
-        "presence_penalty": (-2, 2),
-        "frequency_penalty": (-2, 2),
-    }
-    for name, (minimum, maximum) in ranges.items():
-        value = body.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise errors.invalid_type(name, "a decimal", value)
-        if problem := errors.out_of_range(name, "decimal", value, minimum=minimum, maximum=maximum):
-            raise problem
-
-
 def _check_what_no_engine_can(body: dict[str, Any]) -> None:
     if body.get("stream"):
         raise errors.streaming_unsupported()
@@ -275,11 +251,3 @@ def _check_reasoning_model(body: dict[str, Any]) -> None:
                 param=name,
                 code="unsupported_value",
             )
-
-
-def _split_title(text: str) -> tuple[str | None, str]:
-    """A first line `Title: …` is the title, and not part of the text to summarise."""
-    if not text.startswith(_TITLE):
-        return None, text
-    first, _, rest = text.partition("\n")
-    return first.removeprefix(_TITLE).strip() or None, rest.lstrip("\n")

@@ -6,13 +6,17 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from batch_assets.local_api import chat
+from batch_assets.local_api import chat, embeddings, models, responses
 from batch_assets.local_api.engine_choice import Engines, Forwarder
 from batch_assets.local_api.engines import Engine
 
 Answer = Callable[[Engine, object], dict[str, Any]]
 
-ANSWERS: dict[str, Answer] = {"/v1/chat/completions": chat.answer}
+ANSWERS: dict[str, Answer] = {
+    "/v1/chat/completions": chat.answer,
+    "/v1/embeddings": embeddings.answer,
+    "/v1/responses": responses.answer,
+}
 
 
 def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
@@ -23,4 +27,6 @@ def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Eve
     engine = engines.choose(body)
     if isinstance(engine, Forwarder):
         return engine.forward(endpoint, body, stop=stop, tries=tries)
+    if isinstance(body, dict):
+        models.check_model(body.get("model"), endpoint)
     return ANSWERS[endpoint](engine, body)

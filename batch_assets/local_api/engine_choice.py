@@ -61,6 +61,11 @@ class Engines:
         """Whether the default answers in the place of every model of OpenAI's."""
         return self._remote is None
 
+    @property
+    def waits(self) -> bool:
+        """Whether the default works elsewhere, so that requests take no time of this process's."""
+        return isinstance(self._default, Forwarder)
+
     def abandon(self) -> None:
         """Don't wait any longer for the answers to requests whose `stop` is set."""
         self._small_model.abandon()

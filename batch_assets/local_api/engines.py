@@ -82,7 +82,7 @@ class InstantEngine:
 
     def complete(self, request: ChatRequest) -> Completion:
         # Cut before it is split: a long article costs no more than a short one.
-        words = request.text[:1000].split()[:20]
+        words = request.text[:1000].split(maxsplit=20)[:20]
         kept = words[: request.max_tokens]
         finish_reason = "length" if len(kept) < len(words) else "stop"
         return Completion(" ".join(kept), finish_reason, sum(map(len, request.prompt)) // 4, len(kept))

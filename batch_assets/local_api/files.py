@@ -18,6 +18,7 @@ from typing import Any
 from batch_assets.local_api import errors, ids, strict_json
 from batch_assets.local_api.errors import ApiError
 from batch_assets.local_api.listing import list_object, read_page
+from batch_assets.local_api.parameters import read_integer
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
 
@@ -108,8 +109,7 @@ def _expiry_of_upload(fields: Mapping[str, str]) -> int | None:
     for key in ("anchor", "seconds"):
         text = fields.get(f"expires_after[{key}]")
         if text is not None:
-            # A form carries only text, so digits are what an integer looks like.
-            value[key] = int(text) if key == "seconds" and text.isascii() and text.isdigit() else text
+            value[key] = read_integer(text) if key == "seconds" else text
     return expiry_seconds("expires_after", value) if value else None
 
 

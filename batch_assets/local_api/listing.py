@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_assets.local_api import errors
+from batch_assets.local_api.parameters import read_integer
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,9 @@ class Page:
 def read_page(query: Mapping[str, str], *, default_limit: int, maximum_limit: int) -> Page:
     """The page that a query string asks for; raises ApiError when `limit` is no integer in its range."""
     text = query.get("limit")
-    if text is None:
-        limit = default_limit
-    else:
-        try:
-            value: object = int(text)
-        except ValueError:
-            value = text
-        limit = errors.check_integer("limit", value, minimum=1, maximum=maximum_limit)
+    limit = default_limit
+    if text is not None:
+        limit = errors.check_integer("limit", read_integer(text), minimum=1, maximum=maximum_limit)
     return Page(limit, query.get("after"))
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from batch_assets.local_api import batches, extractive, strict_json
+from batch_assets.local_api.lines import Problem, problem
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
-from batch_assets.local_api.validation import Problem, Verdict, problem
+from batch_assets.local_api.validation import Verdict
 
 _PROMPTS = ("messages", "instructions", "input", "prompt")  # of a body, whichever its endpoint
 

@@ -1,19 +1,20 @@
 """The results of a batch that runs: two files that lines are appended to, and what is known of them.
 
-They are the truth about what has been executed. A line is handed to the operating system before
-it counts, so a kill loses none; it is synced to the disk from time to time, so a power cut may lose
+They are the truth about what has been executed. Lines are handed to the operating system before
+they count, so a kill loses none; they are synced to the disk from time to time, so a power cut may lose
 the last few, which then are executed again. A torn tail is cut off when the files are opened.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from batch_assets.local_api import ids, strict_json
-from batch_assets.local_api.usage import add_usage, no_usage
+from batch_assets.local_api.usage import Usage, add_usage, no_usage, read_usage
 
 # Lines that were never executed, for these reasons, are in the error file but count as neither
 # completed nor failed [recorded: litellm #36034, warmbly #333].
@@ -25,6 +26,23 @@ UNEXECUTED = {
 }
 # Of the statuses that are no success, only a 0 was ever seen in an output file, counted as completed [users].
 OUTPUT = (200, 0)
+
+
+class Answer(NamedTuple):
+    """An answer that is ready to be recorded.
+
+    Many are held until a turn ends, and Python's garbage collector walks over all objects that are held:
+    with whole bodies instead of their bytes, it took a quarter of the time.
+    """
+
+    line: bytes
+    status: int
+    usage: Usage
+
+
+def make_answer(custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> Answer:
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    return Answer(_line(custom_id, response, None), status, read_usage(body) if status in OUTPUT else Usage())
 
 
 class Results:
@@ -46,22 +64,20 @@ class Results:
     def executed(self) -> int:
         return self.completed + self.failed
 
-    def append(self, custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> None:
-        """Record an answer: in the output file when its status is in OUTPUT, otherwise in the error file."""
-        response = {"status_code": status, "request_id": request_id, "body": body}
-        self._write(self._output if status in OUTPUT else self._error, custom_id, response, None)
-        self._count_answer(status, body)
+    def append(self, answers: Iterable[Answer]) -> None:
+        """Record answers: in the output file when their status is in OUTPUT, otherwise in the error file."""
+        by_file: dict[BinaryIO, list[Answer]] = {self._output: [], self._error: []}
+        for answer in answers:
+            by_file[self._output if answer.status in OUTPUT else self._error].append(answer)
+        for file, kept in by_file.items():
+            self._write(file, b"".join(answer.line for answer in kept))
+            for answer in kept:
+                self._count(answer.status, answer.usage)
 
-    def _count_answer(self, status: int, body: dict[str, Any]) -> None:
-        if status in OUTPUT:
-            self.completed += 1
-            add_usage(self.usage, body)
-        else:
-            self.failed += 1
-
-    def append_unexecuted(self, custom_id: str, code: str) -> None:
-        """Record that a line was not executed, with a code of UNEXECUTED."""
-        self._write(self._error, custom_id, None, {"code": code, "message": UNEXECUTED[code]})
+    def append_unexecuted(self, custom_ids: Iterable[str], code: str) -> None:
+        """Record that lines were not executed, with a code of UNEXECUTED."""
+        error = {"code": code, "message": UNEXECUTED[code]}
+        self._write(self._error, b"".join(_line(custom_id, None, error) for custom_id in custom_ids))
 
     def sync(self) -> None:
         if self._dirty:
@@ -73,44 +89,44 @@ class Results:
         self._output.close()
         self._error.close()
 
-    def _write(
-        self,
-        file: BinaryIO,
-        custom_id: str,
-        response: dict[str, Any] | None,
-        error: dict[str, Any] | None,
-    ) -> None:
-        line = {
-            "id": ids.new_batch_request_id(),
-            "custom_id": custom_id,
-            "response": response,
-            "error": error,
-        }
-        data = strict_json.dumps(line) + b"\n"
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        if not data:
+            return
         self._dirty = True
         # Unbuffered: one call to the operating system, which a kill of this process can't undo.
         # A disk that is full takes part of it; the torn line goes when the files are opened again.
         if file.write(data) != len(data):
-            raise OSError(f"Could not write a result to {file.name}: is the disk full?")
+            raise OSError(errno.ENOSPC, "Could not write a result: is the disk full?", file.name)
 
     def _open(self, path: Path) -> BinaryIO:
         """Open for appending, after cutting off everything from the first line that isn't whole."""
         path.touch()
         good = 0
         for line, end in _whole_lines(path):
-            self._count(line)
+            self._recover(line)
             good = end
         file = path.open("r+b", buffering=0)
         file.truncate(good)
         file.seek(good)
         return file
 
-    def _count(self, line: dict[str, Any]) -> None:
+    def _recover(self, line: dict[str, Any]) -> None:
         self.recorded.add(line["custom_id"])
         response = line["response"]
-        if response is None:
-            return
-        self._count_answer(response["status_code"], response["body"])
+        if response is not None:
+            self._count(response["status_code"], read_usage(response["body"]))
+
+    def _count(self, status: int, usage: Usage) -> None:
+        if status in OUTPUT:
+            self.completed += 1
+            add_usage(self.usage, usage)
+        else:
+            self.failed += 1
+
+
+def _line(custom_id: str, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:
+    line = {"id": ids.new_batch_request_id(), "custom_id": custom_id, "response": response, "error": error}
+    return strict_json.dumps(line) + b"\n"
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

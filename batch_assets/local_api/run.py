@@ -11,12 +11,13 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from batch_assets.local_api import batches, files, ids, quota, strict_json, validation
-from batch_assets.local_api.results import Results
+from batch_assets.local_api.lines import Problem
+from batch_assets.local_api.results import Answer, Results
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store, add_to_counter
 
@@ -26,9 +27,12 @@ _SYNC_SECONDS = 0.2
 # Between attempts to reach an engine that takes no requests now: doubled from the first to the longest.
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+# A line is some kilobytes: read many at a time.
+_READ_BYTES = 128 * 1024
+_UNEXECUTED_AT_A_TIME = 1000
 
 
-@dataclass
+@dataclass(slots=True)
 class Line:
     index: int
     data: bytes
@@ -42,6 +46,7 @@ class Run:
 
     stop: set when no further line is to be executed: cancelled, expired, broken, or the server stops.
     broken: something went wrong that a fresh start from the disk may mend.
+    quick: the last turn had time for many lines.
     in_flight, index, done, returned, results: under `lock`; `done[i]` is 1 when line i has its result.
     returned: lines that the engine had no time for; nothing is taken before `not_before` while there are any.
     parked: no worker has the run in its queue, since there was nothing to take.
@@ -53,6 +58,7 @@ class Run:
     opened: bool = False
     ended: bool = False
     broken: bool = False
+    quick: bool = False
     in_flight: int = 0
     index: int = 0
     done: bytearray = field(default_factory=bytearray)
@@ -79,13 +85,17 @@ class Run:
     def exhausted(self) -> bool:
         return self.index >= len(self.done) and not self.returned
 
-    def take(self) -> Line | None:
-        """The next line to execute, which is in flight from now on; None when there is none (any more)."""
+    def take(self, *, park: bool = False) -> Line | None:
+        """The next line to execute, which is in flight from now on; None when there is none (any more).
+
+        park: there being none, the run is parked.
+        """
         with self.lock:
             if time.time() >= self.expires_at:
                 self.stop.set()
             line = None if self.stop.is_set() or self._input is None else self._next_line(self._input)
-            self.parked = line is None
+            if park:
+                self.parked = line is None
             if line is not None:
                 self.in_flight += 1
             return line
@@ -167,7 +177,7 @@ def open_run(run: Run, store: Store, settings: Settings) -> bool:
     if row["in_progress_at"] is None:
         return True  # cancelled before its lines were known: ends with no files, and counts of zero
     run._results = Results(work)
-    run._input = (work / "input.jsonl").open("rb")
+    run._input = (work / "input.jsonl").open("rb", buffering=_READ_BYTES)
     _mark_done(run)
     _catch_up_counter(run, store, row["completed"] + row["failed"])
     return True
@@ -198,7 +208,7 @@ def _validate(run: Run, store: Store, settings: Settings) -> bool:
     return True
 
 
-def _provide_input(file_id: str, run: Run, store: Store, settings: Settings) -> list[validation.Problem]:
+def _provide_input(file_id: str, run: Run, store: Store, settings: Settings) -> list[Problem]:
     """Give the batch a name of its own for its input, so that deleting the file object does it no harm."""
     row = files.find_file(store, file_id)
     if row is None:
@@ -231,15 +241,16 @@ def _catch_up_counter(run: Run, store: Store, counted: int) -> None:
     save_progress(run, store)
 
 
-def record(run: Run, store: Store, line: Line, answer: Callable[[Results], None]) -> None:
-    """Record a line's result; now and then, sync it and save the counts."""
+def record(run: Run, store: Store, executed: Mapping[int, Answer]) -> None:
+    """Record answers, by the indices of their lines, together; now and then, sync them and save the counts."""
     with run.lock:
-        if run.broken:
+        if run.broken or not executed:
             return
         try:
-            answer(run.results)
-            run.done[line.index] = 1
+            run.results.append(executed.values())
             run.pause_seconds = 0.0
+            for index in executed:
+                run.done[index] = 1
             if time.monotonic() - run.synced_at >= _SYNC_SECONDS:
                 save_progress(run, store)
         except BaseException:
@@ -313,7 +324,12 @@ def finish_run(run: Run, store: Store, settings: Settings) -> None:
 def _record_unexecuted(run: Run, code: str) -> None:
     assert run._input is not None
     run._input.seek(0)
+    custom_ids: list[str] = []
     for index, data in enumerate(run._input):
         if not run.done[index]:
-            run.results.append_unexecuted(strict_json.loads(data)["custom_id"], code)
+            custom_ids.append(strict_json.loads(data)["custom_id"])
             run.done[index] = 1
+        if len(custom_ids) >= _UNEXECUTED_AT_A_TIME:
+            run.results.append_unexecuted(custom_ids, code)
+            custom_ids.clear()
+    run.results.append_unexecuted(custom_ids, code)

@@ -19,7 +19,7 @@ from pathlib import Path
 import uvicorn
 from filelock import FileLock, Timeout
 
-from batch_assets.local_api import discovery, webhooks
+from batch_assets.local_api import discovery, storage, webhooks
 from batch_assets.local_api.app import Api, create_app
 from batch_assets.local_api.drills import Drills, Rehearsal
 from batch_assets.local_api.engine_choice import Engines
@@ -74,7 +74,8 @@ def serve(
     ready: called with the base URL (ending in /v1) once the server listens and is announced.
     stop: ends the server when set, where there are no signals, in a thread other than the main one.
 
-    Raises AlreadyRunning when another process serves the directory. Options: see Settings.
+    Raises AlreadyRunning when another process serves the directory, and OSError, with a sentence, when nothing
+    can be written there. Options: see Settings.
     """
     api_key = api_key or os.environ.get(KEY_VARIABLE) or None
     if not _is_loopback(host) and api_key is None:
@@ -101,11 +102,13 @@ def serve(
         model=engine_model,
         timeout_seconds=engine_timeout_seconds,
     )
-    settings.make_directories()
+    with storage.writable(directory):
+        settings.make_directories()
+        storage.try_to_write(settings.uploads_directory)
     with (
         _only_server_of(directory),
         contextlib.closing(engines),
-        contextlib.closing(Store(settings.database_path)) as store,
+        contextlib.closing(_open_store(settings)) as store,
     ):
         receiver = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
         listener = _listen(store, host, port)
@@ -193,6 +196,11 @@ def _only_server_of(directory: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _open_store(settings: Settings) -> Store:
+    with storage.writable(settings.directory):
+        return Store(settings.database_path)
 
 
 def _listen(store: Store, host: str, port: int) -> socket.socket:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAXIMUM_FIELD_BYTES = 64 * 1024
 _MAXIMUM_FIELDS = 32
+_MAXIMUM_HEADER_BYTES = 16 * 1024
 _WRITE_BYTES = 1024 * 1024
 
 
@@ -56,21 +57,34 @@ async def _receive(request: Request, upload: Upload, file: BinaryIO) -> None:
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
         raise ApiError(400, "Expected a multipart/form-data body with a boundary.")
+    failure: OSError | None = None
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
             parser.write(chunk)
             if len(reader.pending) >= _WRITE_BYTES:
-                await run_in_threadpool(file.write, reader.take())
+                data = reader.take()
+                failure = failure or await run_in_threadpool(_write, file, data)
     except FormParserError as error:
         raise ApiError(400, f"Could not parse multipart form: {error}") from error
-    await run_in_threadpool(file.write, reader.take())
+    failure = failure or await run_in_threadpool(_write, file, reader.take())
+    if failure is not None:
+        raise failure
     if not reader.ended:
         raise ApiError(400, "Could not parse multipart form: the body ends before its last boundary.")
     if not reader.has_file:
         raise errors.missing_parameter("file")
     if reader.file_bytes > MAXIMUM_FILE_BYTES:
         raise ApiError(400, "File is too large.")
+
+
+def _write(file: BinaryIO, data: bytearray) -> OSError | None:
+    """What went wrong, on a full disk; not raised, for the client sends on, and reads no answer before its end."""
+    try:
+        file.write(data)
+    except OSError as error:
+        return error
+    return None
 
 
 class _Reader:
@@ -95,8 +109,8 @@ class _Reader:
     def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._part_begin,
-            "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
+            "on_header_field": lambda data, start, end: self._header_data(self._header_name, data[start:end]),
+            "on_header_value": lambda data, start, end: self._header_data(self._header_value, data[start:end]),
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._part_data,
@@ -111,6 +125,11 @@ class _Reader:
     def _part_begin(self) -> None:
         self._disposition = b""
         self._value = bytearray()
+
+    def _header_data(self, header: bytearray, data: bytes) -> None:
+        header += data
+        if len(header) > _MAXIMUM_HEADER_BYTES:
+            raise ApiError(400, "Could not parse multipart form: a part's header is too long.")
 
     def _header_end(self) -> None:
         if self._header_name.lower() == b"content-disposition":
@@ -128,12 +147,14 @@ class _Reader:
                 raise ApiError(400, "Could not parse multipart form: more than one part 'file'.")
             self.has_file = True
             self._upload.filename = _text(options.get(b"filename", b"")) or "upload"
+        elif len(self._upload.fields) >= _MAXIMUM_FIELDS:
+            raise _too_much()
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name != "file":
             self._value += data[start:end]
-            if len(self._value) > _MAXIMUM_FIELD_BYTES or len(self._upload.fields) >= _MAXIMUM_FIELDS:
-                raise ApiError(400, "Could not parse multipart form: too much data besides the file.")
+            if len(self._value) > _MAXIMUM_FIELD_BYTES:
+                raise _too_much()
             return
         self.file_bytes += end - start
         if self.file_bytes <= MAXIMUM_FILE_BYTES:
@@ -145,6 +166,10 @@ class _Reader:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _too_much() -> ApiError:
+    return ApiError(400, "Could not parse multipart form: too much data besides the file.")
 
 
 def _text(data: bytes) -> str:

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Usage(NamedTuple):
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    total_tokens: int = 0
+
+
+def read_usage(body: dict[str, Any]) -> Usage:
+    """An answer's counts, which a chat completion and a response name differently; what is missing counts as 0."""
+    usage = _object(body.get("usage"))
+    given = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    made = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    given_details = _object(usage.get("prompt_tokens_details", usage.get("input_tokens_details")))
+    made_details = _object(usage.get("completion_tokens_details", usage.get("output_tokens_details")))
+    return Usage(
+        given,
+        _count(given_details.get("cached_tokens")),
+        made,
+        _count(made_details.get("reasoning_tokens")),
+        _count(usage.get("total_tokens")) or given + made,
+    )
 
 
 def no_usage() -> dict[str, Any]:
+    """A batch's usage object, which `add_usage` adds to."""
     return {
         "input_tokens": 0,
         "input_tokens_details": {"cached_tokens": 0},
@@ -15,23 +40,17 @@ def no_usage() -> dict[str, Any]:
     }
 
 
-def add_usage(total: dict[str, Any], body: dict[str, Any]) -> None:
-    """Add an answer's counts, which a chat completion and a response name differently; what is missing counts as 0."""
-    usage = _object(body, "usage")
-    given = _count(usage, "prompt_tokens", "input_tokens")
-    made = _count(usage, "completion_tokens", "output_tokens")
-    given_details = _object(usage, "prompt_tokens_details", "input_tokens_details")
-    made_details = _object(usage, "completion_tokens_details", "output_tokens_details")
-    total["input_tokens"] += given
-    total["input_tokens_details"]["cached_tokens"] += _count(given_details, "cached_tokens")
-    total["output_tokens"] += made
-    total["output_tokens_details"]["reasoning_tokens"] += _count(made_details, "reasoning_tokens")
-    total["total_tokens"] += _count(usage, "total_tokens") or given + made
+def add_usage(total: dict[str, Any], usage: Usage) -> None:
+    total["input_tokens"] += usage.input_tokens
+    total["input_tokens_details"]["cached_tokens"] += usage.cached_tokens
+    total["output_tokens"] += usage.output_tokens
+    total["output_tokens_details"]["reasoning_tokens"] += usage.reasoning_tokens
+    total["total_tokens"] += usage.total_tokens
 
 
-def _object(parent: dict[str, Any], *names: str) -> dict[str, Any]:
-    return next((value for name in names if isinstance(value := parent.get(name), dict)), {})
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _count(parent: dict[str, Any], *names: str) -> int:
-    return next((value for name in names if type(value := parent.get(name)) is int), 0)
+def _count(value: object) -> int:
+    return value if type(value) is int else 0

@@ -761,7 +761,7 @@ def test_no_more_is_in_flight_than_the_budget_allows(two_days: Workspace, tmp_pa
                     assert submitted.waiting == 0
                     unfinished.remove(day)
         assert slow.stats() == {**slow.stats(), "batches_created": 6, "files_created": 6, "requests_executed": 6}
-    assert most == 2
+    assert most <= 2
 
 
 def test_two_runs_at_once_keep_to_one_budget(two_days: Workspace, tmp_path: Path) -> None:

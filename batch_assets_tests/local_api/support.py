@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from openai import OpenAI
@@ -21,6 +21,7 @@ from openai.types import Batch
 from batch_assets.local_api.discovery import running_url
 from batch_assets_tests.local_api_client import LocalApi
 
+Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/v1/responses"]
 ENDPOINT: Final = "/v1/chat/completions"
 
 
@@ -48,12 +49,12 @@ def upload(api: LocalApi, lines: Iterable[dict[str, Any] | bytes]) -> str:
     return api.client.files.create(file=("requests.jsonl", jsonl(lines)), purpose="batch").id
 
 
-def submit(api: LocalApi, lines: Iterable[dict[str, Any] | bytes]) -> Batch:
-    return submit_file(api, upload(api, lines))
+def submit(api: LocalApi, lines: Iterable[dict[str, Any] | bytes], endpoint: Endpoint = ENDPOINT) -> Batch:
+    return submit_file(api, upload(api, lines), endpoint)
 
 
-def submit_file(api: LocalApi, file_id: str) -> Batch:
-    return api.client.batches.create(input_file_id=file_id, endpoint=ENDPOINT, completion_window="24h")
+def submit_file(api: LocalApi, file_id: str, endpoint: Endpoint = ENDPOINT) -> Batch:
+    return api.client.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h")
 
 
 def read_lines(api: LocalApi, file_id: str | None) -> list[dict[str, Any]]:
@@ -118,16 +119,22 @@ class ServerProcess:
     api: LocalApi
     process: subprocess.Popen[bytes]
 
+    def peak_kb(self) -> int:
+        """The most memory that it ever held; Linux only."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1])
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
 
 
 @contextmanager
-def server_process(directory: Path, **options: Any) -> Iterator[ServerProcess]:
-    """Start a server, and kill it at the end unless it has ended before."""
+def server_process(directory: Path, *, prelude: str = "", **options: Any) -> Iterator[ServerProcess]:
+    """Start a server, and kill it at the end unless it has ended before; `prelude` is run in it first."""
     program = (
-        "from pathlib import Path; from batch_assets.local_api.drills import Drills; "
+        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.drills import Drills; "
         "from batch_assets.local_api.server import serve; "
         f"serve(Path({str(directory)!r}), **{options!r})"
     )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from batch_assets_tests.local_api.support import (
     post_json,
     request_line,
     results,
+    server_process,
     submit,
     submit_file,
     upload,
@@ -73,7 +76,9 @@ def test_a_batch_goes_the_whole_way(local_api: LocalApi) -> None:
     assert failure["response"]["status_code"] == 400
     assert failure["response"]["body"]["error"]["code"] == "empty_array"
     assert len({line["id"] for line in output + errors}) == 7
-    assert all(line["id"].startswith("batch_req_") for line in output + errors)
+    for line in output + errors:
+        assert re.fullmatch("batch_req_[0-9a-f]{32}", line["id"])
+        assert re.fullmatch("[0-9a-f]{32}", line["response"]["request_id"])
 
     usages = [line["response"]["body"]["usage"] for line in output]
     assert batch.usage is not None
@@ -152,7 +157,8 @@ def test_batches_are_listed_newest_first(local_api: LocalApi) -> None:
     [
         (
             {"endpoint": "/v1/invalid/endpoint"},
-            "Invalid value: '/v1/invalid/endpoint'. Supported values are: '/v1/chat/completions'.",
+            "Invalid value: '/v1/invalid/endpoint'. Supported values are: "
+            "'/v1/chat/completions', '/v1/embeddings', and '/v1/responses'.",
             "endpoint",
             "invalid_value",
         ),
@@ -344,6 +350,51 @@ def test_a_small_batch_overtakes_a_large_one(tmp_path: Path) -> None:
         assert running.request_counts.completed < 1000
 
 
+@pytest.mark.end_to_end
+def test_two_hundred_small_batches_are_done_before_a_large_one_that_came_first(tmp_path: Path) -> None:
+    with serving(tmp_path, engine="instant", latency_seconds=0.002) as api:
+        large = submit(api, lines_of(50_000))
+        while api.client.batches.retrieve(large.id).status == "validating":
+            time.sleep(0.01)
+        file_id = upload(api, lines_of(3))
+        small = [submit_file(api, file_id).id for _ in range(200)]
+        before = api.client.batches.retrieve(large.id).request_counts
+        assert [api.wait(batch_id, seconds=60).status for batch_id in small] == ["completed"] * 200
+        after = api.client.batches.retrieve(large.id)
+        assert after.status == "in_progress"
+        assert before is not None
+        assert after.request_counts is not None
+        assert before.completed < after.request_counts.completed, "the large one goes on meanwhile"
+
+
+def test_lines_that_take_no_time_leave_room_for_other_batches(tmp_path: Path) -> None:
+    """A turn is short, however many lines there are."""
+    with serving(tmp_path, engine="instant", concurrency=1, latency_seconds=60) as api:
+        file_id = upload(api, lines_of(3000))
+        large = [submit_file(api, file_id).id for _ in range(2)]
+        small = submit(api, lines_of(3)).id
+    with serving(tmp_path, engine="instant", concurrency=1) as api:
+        ended = [api.wait(batch_id) for batch_id in (small, *large)]
+        made = [file.id for file in api.client.files.list(purpose="batch_output", order="asc")]
+        assert made[0] == ended[0].output_file_id
+        assert set(made) == {batch.output_file_id for batch in ended}
+
+
+@pytest.mark.end_to_end
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from /proc")
+def test_a_large_batch_needs_no_memory(tmp_path: Path) -> None:
+    content = [{"role": "user", "content": "One two three. " * 200}]
+    with server_process(tmp_path, engine="instant") as server:
+        small = server.api.wait(submit(server.api, lines_of(100)).id)
+        assert small.status == "completed"
+        before = server.peak_kb()
+        lines = (request_line(f"{number}", body=body_of(messages=content)) for number in range(20_000))
+        batch = server.api.wait(submit(server.api, lines).id, seconds=60)
+        assert batch.request_counts is not None
+        assert batch.request_counts.completed == 20_000
+        assert server.peak_kb() - before < 25_000, "less than half of the 60 MB of requests"
+
+
 def test_many_batches_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, engine="instant") as api:
         made: list[Batch] = []
@@ -365,13 +416,17 @@ def test_many_batches_at_once(tmp_path: Path) -> None:
 
 def test_more_batches_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_MAXIMUM_OPEN", 2)
-    with serving(tmp_path, engine="instant", latency_seconds=0.01) as api:
-        file_id = upload(api, lines_of(20))
+    with serving(tmp_path, engine="instant", latency_seconds=0.2) as api:
+        file_id = upload(api, lines_of(400))
         made = [submit_file(api, file_id).id for _ in range(6)]
         api.client.batches.cancel(made[-1])
-        assert api.wait(made[-1]).status == "cancelled"
-        assert api.client.batches.retrieve(made[0]).status == "in_progress"
-        assert [api.wait(batch_id).status for batch_id in made[:-1]] == ["completed"] * 5
+        assert api.wait(made[-1]).status == "cancelled"  # without waiting for a place
+        for first, third in zip(made[:-1], made[2:-1], strict=False):
+            assert api.client.batches.retrieve(third).status == "validating"
+            api.client.batches.cancel(first)
+            assert api.wait(first).status == "cancelled"
+            while api.client.batches.retrieve(third).status == "validating":
+                time.sleep(0.005)
 
 
 def test_deleting_the_input_does_not_disturb_a_batch_that_runs(tmp_path: Path) -> None:
@@ -408,13 +463,14 @@ def test_a_disk_that_fails_for_a_while_loses_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(execution, "_RETRY_SECONDS", 0.05)
     write, calls = Results._write, iter(range(1_000_000))
 
-    def write_or_fail(self: Results, file: Any, *arguments: Any) -> None:
+    def write_or_fail(self: Results, file: Any, data: bytes) -> None:
         if next(calls) in (10, 30, 31, 32):
-            file.write(b'{"id": "torn')
+            file.write(data + b'{"id": "torn')
             raise OSError(28, "No space left on device")
-        write(self, file, *arguments)
+        write(self, file, data)
 
     monkeypatch.setattr(Results, "_write", write_or_fail)
+    monkeypatch.setattr(execution, "_TURN_SECONDS", 0)
     with serving(tmp_path, engine="instant") as api:
         batch = api.wait(submit(api, lines_of(50)).id)
         output, errors = results(api, batch)
@@ -442,13 +498,15 @@ def test_a_failure_at_the_very_end_is_mended(tmp_path: Path, monkeypatch: pytest
 
 def test_text_that_utf8_cannot_hold_does_no_harm(shared_api: LocalApi) -> None:
     """JSON can escape half a surrogate pair; it must come back as it went in."""
-    line = request_line("\ud800", body=body_of(model="\udfff", messages=[{"role": "user", "content": "a \udc00"}]))
+    line = request_line("\ud800", body=body_of(messages=[{"role": "user", "content": "a \udc00"}]))
     batch = shared_api.wait(submit(shared_api, [json.dumps(line).encode()]).id)
     assert batch.status == "completed"
     ((answer,), errors) = results(shared_api, batch)
     assert errors == []
     assert answer["custom_id"] == "\ud800"
-    assert answer["response"]["body"]["model"] == "\udfff"
+    assert "\udc00" in answer["response"]["body"]["choices"][0]["message"]["content"]
+    unusable = request_line("a", body=body_of(model="\udfff"))
+    assert shared_api.wait(submit(shared_api, [json.dumps(unusable).encode()]).id).status == "failed"
     refused = post_json(
         shared_api, "/v1/batches", {"input_file_id": "\ud800", "endpoint": "\udfff", "completion_window": "24h"}
     )

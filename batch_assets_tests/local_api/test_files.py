@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.local_api import files
+from batch_assets.local_api import files, uploads
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     Answer,
@@ -154,6 +154,32 @@ def test_malformed_forms_are_refused(shared_api: LocalApi, content_type: str, bo
     assert not list((shared_api.directory / "uploads").iterdir())
 
 
+def test_a_form_is_not_kept_in_memory_whatever_its_parts(shared_api: LocalApi) -> None:
+    many = [(f"field {number}", None, b"") for number in range(100)]
+    for parts in (
+        [("purpose", None, b"x" * 100_000)],
+        many,
+        [("x" * 100_000, None, b"")],
+        [("file", "x" * 20_000, GOOD)],
+    ):
+        answer = multipart(shared_api, *parts)
+        assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
+        assert answer.json["error"]["message"].startswith("Could not parse multipart form: ")
+    assert not list((shared_api.directory / "uploads").iterdir())
+
+
+def test_a_file_that_is_too_large_is_refused_and_not_kept(
+    shared_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert files.MAXIMUM_FILE_BYTES == 512 * 1024 * 1024
+    monkeypatch.setattr(uploads, "MAXIMUM_FILE_BYTES", 2_000_000)
+    answer = multipart(shared_api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_001))
+    assert (answer.status, answer.json["error"]["message"]) == (400, "File is too large.")
+    assert not list((shared_api.directory / "uploads").iterdir())
+    good = multipart(shared_api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_000))
+    assert (good.status, good.json["bytes"]) == (200, 2_000_000)
+
+
 @pytest.mark.parametrize("filename", ["../../etc/passwd.jsonl", "C:\\x.jsonl", "ünï.jsonl", "a b.jsonl", "a;b.jsonl"])
 def test_a_clients_file_name_is_only_a_label(shared_api: LocalApi, filename: str) -> None:
     before = {path.name for path in (shared_api.directory / "files").iterdir()}
@@ -256,14 +282,8 @@ def test_a_large_upload_and_download_need_no_memory(tmp_path: Path) -> None:
             size += file.write(line * 1000)
 
     with server_process(tmp_path / "local_api", engine="instant") as server:
-        status = Path(f"/proc/{server.process.pid}/status")
-
-        def peak_kb() -> int:
-            (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(line.split()[1])
-
         upload(server.api, lines_of(1))  # whatever the first request loads
-        before = peak_kb()
+        before = server.peak_kb()
         with path.open("rb") as handle:
             created = server.api.client.files.create(file=("large.jsonl", handle), purpose="batch")
         assert created.bytes == size
@@ -271,4 +291,4 @@ def test_a_large_upload_and_download_need_no_memory(tmp_path: Path) -> None:
         with server.api.client.files.with_streaming_response.content(created.id) as answer:
             answer.stream_to_file(target)
         assert target.read_bytes() == path.read_bytes()
-        assert peak_kb() - before < 20_000
+        assert server.peak_kb() - before < 20_000

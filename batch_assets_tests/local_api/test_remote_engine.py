@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from batch_assets.local_api.remote_engine import KEY_VARIABLE
-from batch_assets.local_api.usage import add_usage, no_usage
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
@@ -80,22 +79,6 @@ def test_what_the_server_refuses_is_in_the_error_file_in_its_words(tmp_path: Pat
     assert [(line["response"]["status_code"], line["response"]["body"]) for line in errors] == [(status, body)] * 2
     assert (direct.status, direct.json) == (status, body)
     assert len(up.seen) == 3, "asking again would change nothing"
-
-
-def test_usage_is_counted_under_either_of_openais_names() -> None:
-    total = no_usage()
-    details = {"prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1}}
-    add_usage(total, {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **details}})
-    details = {"input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": {"reasoning_tokens": 1}}
-    add_usage(total, {"usage": {"input_tokens": 7, "output_tokens": 3, **details}})
-    add_usage(total, {"usage": {"prompt_tokens": 5, "total_tokens": 5}})  # an embedding's
-    assert total == {
-        "input_tokens": 19,
-        "input_tokens_details": {"cached_tokens": 4},
-        "output_tokens": 6,
-        "output_tokens_details": {"reasoning_tokens": 2},
-        "total_tokens": 25,
-    }
 
 
 @pytest.mark.parametrize(
@@ -294,6 +277,23 @@ def test_a_batch_goes_through_two_local_batch_apis(tmp_path: Path) -> None:
     assert models >= {"local-extractive", "gpt-4o-mini"}
     assert batch.usage is not None
     assert batch.usage.total_tokens == sum(line["response"]["body"]["usage"]["total_tokens"] for line in output)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/v1/responses", {"model": "gpt-6-luna", "input": "One. Two."}),
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "One. Two."}),
+    ],
+)
+def test_every_endpoint_is_forwarded(tmp_path: Path, endpoint: str, body: dict[str, Any]) -> None:
+    with serving(tmp_path / "far") as far, serving(tmp_path / "near", engine=far.url) as near:
+        answer = post_json(near, endpoint, body)
+        assert answer.status == 200
+        assert (answer.json["object"], far.stats()["requests_executed"]) == (
+            {"/v1/responses": "response", "/v1/embeddings": "list"}[endpoint],
+            1,
+        )
 
 
 def test_streaming_is_refused_before_anything_is_sent(tmp_path: Path) -> None:

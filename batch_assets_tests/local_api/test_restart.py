@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,20 +18,19 @@ from batch_assets_tests.local_api.support import (
     results,
     server_process,
     submit,
-    upload,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
 LINES = 300
-SLOW = {"engine": "instant", "latency_seconds": 0.01, "concurrency": 4}
+SLOW: dict[str, Any] = {"engine": "instant", "latency_seconds": 0.01, "concurrency": 4}
 
 
-def check_one_result_each(api: LocalApi, batch_id: str) -> None:
+def check_one_result_each(api: LocalApi, batch_id: str, lines: int = LINES) -> None:
     batch = api.wait(batch_id)
     output, errors = results(api, batch)
-    assert (batch.status, custom_ids(output), errors) == ("completed", custom_ids(lines_of(LINES)), [])
+    assert (batch.status, custom_ids(output), errors) == ("completed", custom_ids(lines_of(lines)), [])
     assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": LINES, "completed": LINES, "failed": 0}
+    assert batch.request_counts.to_dict() == {"total": lines, "completed": lines, "failed": 0}
     assert batch.usage is not None
     assert batch.usage.total_tokens == sum(line["response"]["body"]["usage"]["total_tokens"] for line in output)
 
@@ -58,21 +58,63 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
         assert api.stats()["requests_executed"] == LINES
 
 
-def test_a_server_that_is_killed_again_and_again_gets_there(tmp_path: Path) -> None:
-    with serving(tmp_path, engine="instant") as api:
-        file_id = upload(api, lines_of(LINES))
-    with server_process(tmp_path, **SLOW) as server:
-        batch = server.api.client.batches.create(
-            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
-        )
+KILLS = 10
+MANY = 1000
+# An engine that says what it executes, and takes 2 ms for it: six lines at most fit into a turn of 10 ms.
+# It stops at 80 lines, so that a server which is killed late leaves some for the next.
+LOGGING_ENGINE = """
+import itertools, os, time
+from batch_assets.local_api.engines import InstantEngine
+log = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+complete, count = InstantEngine.complete, itertools.count()
+def log_and_complete(self, request):
+    if next(count) >= 80:
+        time.sleep(600)
+    os.write(log, request.text.split()[2].encode() + b"\\n")
+    time.sleep(0.002)
+    return complete(self, request)
+InstantEngine.complete = log_and_complete
+"""
+LINES_IN_A_TURN = 6
+
+
+@pytest.mark.end_to_end
+def test_a_server_that_is_killed_ten_times_executes_nothing_again_that_was_recorded(tmp_path: Path) -> None:
+    directory, log = tmp_path / "local_api", tmp_path / "executed"
+    prelude = LOGGING_ENGINE.format(path=str(log))
+    log.touch()
+
+    def executed() -> list[bytes]:
+        return [name.rstrip(b".") for name in log.read_bytes().split()]
+
+    with server_process(directory, engine="instant", prelude=prelude) as server:
+        batch = submit(server.api, lines_of(MANY))
         server.kill()  # as early as can be: what was acknowledged must be there
-    for pause in (0.01, 0.1, 0.2):
-        with server_process(tmp_path, **SLOW) as server:
-            time.sleep(pause)
+    results_path = directory / "batches" / batch.id / "output.jsonl"
+    for _ in range(KILLS):
+        before = executed()
+        recorded = recorded_ids(results_path)
+        with server_process(directory, engine="instant", prelude=prelude, concurrency=4) as server:
+            deadline = time.monotonic() + 20
+            while len(executed()) < len(before) + 50:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
             server.kill()
-    with serving(tmp_path, engine="instant") as api:
-        check_one_result_each(api, batch.id)
-        assert api.stats()["requests_executed"] == LINES
+        now = executed()[len(before) :]
+        assert len(now) == len(set(now)), "nothing is executed twice by the same server"
+        assert not recorded & set(now), "what was recorded is not executed again"
+        lost = set(now) - recorded_ids(results_path)
+        assert len(lost) <= 4 * LINES_IN_A_TURN, "only what was being executed is lost"
+    with serving(directory, engine="instant") as api:
+        check_one_result_each(api, batch.id, MANY)
+        assert api.stats()["requests_executed"] == MANY
+
+
+def recorded_ids(path: Path) -> set[bytes]:
+    """The custom_ids in a result file that a killed server left, its torn end apart."""
+    if not path.exists():
+        return set()
+    return {json.loads(line)["custom_id"].encode() for line in path.read_bytes().split(b"\n")[:-1]}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api import validation
+from batch_assets.local_api import lines, validation
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
     assert_no_work_is_left,
@@ -29,6 +29,10 @@ UNPARSEABLE = "This line is not parseable as valid JSON."
 
 def missing(name: str) -> tuple[str, str, str]:
     return ("missing_required_parameter", name, f"Missing required parameter: '{name}'.")
+
+
+def unsupported(model: str) -> tuple[str, str, str]:
+    return ("model_not_found", "body.model", f"The provided model '{model}' is not supported by the Batch API.")
 
 
 def required(name: str) -> tuple[str, str, str]:
@@ -72,6 +76,10 @@ def required(name: str) -> tuple[str, str, str]:
         ),
         (request_line("b", body=body_of(model=...)), required("model")),
         (request_line("b", body=body_of(messages=...)), required("messages")),
+        *(
+            (request_line("b", body=body_of(model=model)), unsupported(model))
+            for model in ("no such model", "text-embedding-3-small", "x" * 257, "\udfff", "a\0")
+        ),
         (
             request_line("b", body=body_of(stream=True)),
             ("streaming_unsupported", "body.stream", "Chat Completions: Streaming is not supported in the Batch API."),
@@ -176,6 +184,16 @@ def test_a_file_over_200_mb_is_refused_without_being_read(shared_api: LocalApi, 
         "param": None,
         "line": None,
     }
+
+
+def test_a_line_that_is_too_long_is_named_and_the_next_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "input.jsonl"
+    long = request_line("long", body=body_of(user="x" * lines.MAXIMUM_LINE_BYTES))
+    path.write_bytes(jsonl([request_line("a"), long, b"{", request_line("b")]))
+    assert [(problem["line"], problem["code"]) for problem in validate(path).problems] == [
+        (2, "invalid_request"),
+        (3, "invalid_json_line"),
+    ]
 
 
 def test_an_empty_file_has_no_requests(tmp_path: Path) -> None:

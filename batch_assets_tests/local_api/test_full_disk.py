@@ -1,0 +1,98 @@
+"""A disk that is full, or a directory that can't be written: said in a sentence, and nothing is lost.
+
+The limit on the size of a process's files stands in for the disk: it can be set, and lifted, from outside.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import openai
+import pytest
+
+from batch_assets.local_api.server import serve
+from batch_assets_tests.local_api.support import (
+    ServerProcess,
+    custom_ids,
+    http_request,
+    lines_of,
+    results,
+    server_process,
+    submit,
+    submit_file,
+    upload,
+)
+
+LINES = 1000
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
+
+
+def test_a_directory_that_cannot_be_made_is_said_at_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"can't keep its files in .*: Not a directory\. Free some space, give it"):
+        serve(tmp_path / "file" / "local_api")
+
+
+@linux_only
+def test_a_full_disk_is_said_at_start(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from batch_assets.local_api.server import serve\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "try: serve(Path(sys.argv[1]))\n"
+        "except OSError as error: print(error)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], text=True, timeout=20)
+    assert f"can't keep its files in {tmp_path}: File too large. Free some space" in said
+    assert not list((tmp_path / "uploads").iterdir())
+
+
+@linux_only
+def test_a_request_that_finds_the_disk_full_is_told_so(tmp_path: Path) -> None:
+    with server_process(tmp_path, engine="instant") as server:
+        api = server.api
+        file_id = upload(api, lines_of(3))
+        limit_files(server, 1)
+        for request in (lambda: upload(api, lines_of(LINES * 10)), lambda: submit_file(api, file_id)):
+            with pytest.raises(openai.InternalServerError) as refusal:
+                request()
+            assert refusal.value.status_code == 507
+            assert (refusal.value.type, refusal.value.code) == ("server_error", "insufficient_storage")
+            assert "Free some space on its disk, then try again." in str(refusal.value)
+        assert [file.id for file in api.client.files.list()] == [file_id], "reading needs no room"
+        assert not list((tmp_path / "uploads").iterdir())
+        limit_files(server, resource.RLIM_INFINITY)
+        assert api.wait(submit_file(api, file_id).id).status == "completed"
+        assert http_request(api, "GET", "/healthz").status == 200
+
+
+@linux_only
+@pytest.mark.end_to_end
+def test_a_batch_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    with server_process(tmp_path, engine="instant", latency_seconds=0.001) as server:
+        api = server.api
+        batch = submit(api, lines_of(LINES))
+        output = tmp_path / "batches" / batch.id / "output.jsonl"
+        wait_for_size(output, 50_000)
+        limit = 100_000
+        limit_files(server, limit)
+        wait_for_size(output, limit)
+        assert api.client.batches.retrieve(batch.id).status == "in_progress"
+        limit_files(server, resource.RLIM_INFINITY)
+        batch = api.wait(batch.id)
+        lines, errors = results(api, batch)
+        assert (batch.status, custom_ids(lines), errors) == ("completed", custom_ids(lines_of(LINES)), [])
+
+
+def limit_files(server: ServerProcess, size: int) -> None:
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def wait_for_size(path: Path, size: int) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
