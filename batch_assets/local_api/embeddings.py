@@ -11,9 +11,10 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from batch_assets.local_api import embedder, errors, extractive
+from batch_assets.local_api import embedder, errors
 from batch_assets.local_api.engines import Engine
 from batch_assets.local_api.errors import ApiError
+from batch_assets.local_api.tokens import count_tokens
 
 _PARAMETERS = ("input", "model", "dimensions", "encoding_format", "user")
 _FORMATS = ("float", "base64")
@@ -112,7 +113,7 @@ def _count_tokens(inputs: Sequence[Input]) -> int:
     """Raises ApiError when one input, or all together, are too long."""
     total = 0
     for item in inputs:
-        tokens = extractive.count_tokens(item) if isinstance(item, str) else len(item)
+        tokens = count_tokens(item) if isinstance(item, str) else len(item)
         if tokens > _MAXIMUM_TOKENS:
             raise ApiError(
                 400,

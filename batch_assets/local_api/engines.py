@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from batch_assets.local_api import extractive
+from batch_assets.local_api.tokens import count_tokens
 
 _MAXIMUM_SENTENCES = 3
 # What a summary may take when the request sets no limit; a model's own limit is far above any summary.
@@ -59,11 +60,11 @@ class ExtractiveEngine:
         limit = request.max_tokens or _UNLIMITED_TOKENS
         finish_reason = "stop"
         summary = self._summarise(request, _UNLIMITED_TOKENS)
-        tokens = extractive.count_tokens(summary)
+        tokens = count_tokens(summary)
         if tokens > limit:
             finish_reason = "length"
             summary = self._summarise(request, limit)
-            tokens = extractive.count_tokens(summary)
+            tokens = count_tokens(summary)
         return Completion(summary, finish_reason, _prompt_tokens(request), tokens)
 
     def _summarise(self, request: ChatRequest, max_tokens: int) -> str:
@@ -89,5 +90,5 @@ class InstantEngine:
 
 
 def _prompt_tokens(request: ChatRequest) -> int:
-    tokens = sum(_TOKENS_PER_MESSAGE + extractive.count_tokens(text) for text in request.prompt)
+    tokens = sum(_TOKENS_PER_MESSAGE + count_tokens(text) for text in request.prompt)
     return tokens + _TOKENS_PER_ANSWER

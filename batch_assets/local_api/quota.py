@@ -10,10 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from batch_assets.local_api import batches, extractive, strict_json
+from batch_assets.local_api import batches, strict_json
 from batch_assets.local_api.lines import Problem, problem
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.store import Store
+from batch_assets.local_api.tokens import count_tokens
 from batch_assets.local_api.validation import Verdict
 
 _PROMPTS = ("messages", "instructions", "input", "prompt")  # of a body, whichever its endpoint
@@ -52,7 +53,7 @@ def enqueued_tokens(path: Path) -> int:
     """Prompt tokens of a valid request file, which doesn't change under its path; by the extractive engine's count."""
     with path.open("rb") as file:
         return sum(
-            extractive.count_tokens(text)
+            count_tokens(text)
             for line in file
             for name in _PROMPTS
             for text in _texts(strict_json.loads(line)["body"].get(name))

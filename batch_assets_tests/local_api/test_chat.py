@@ -8,6 +8,7 @@ from batch_assets.local_api import chat, extractive
 from batch_assets.local_api.engine_choice import Engines
 from batch_assets.local_api.engines import ExtractiveEngine, InstantEngine
 from batch_assets.local_api.errors import ApiError
+from batch_assets.local_api.tokens import count_tokens
 from batch_assets_tests.local_api.support import body_of, post_json
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -45,7 +46,7 @@ def test_a_completion_has_the_form_of_openais(local_api: LocalApi) -> None:
         ],
         "usage": {
             "prompt_tokens": usage["prompt_tokens"],
-            "completion_tokens": extractive.count_tokens(text),
+            "completion_tokens": count_tokens(text),
             "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
@@ -58,7 +59,7 @@ def test_a_completion_has_the_form_of_openais(local_api: LocalApi) -> None:
         "service_tier": "default",
         "system_fingerprint": "fp_local_extractive",
     }
-    assert usage["prompt_tokens"] > extractive.count_tokens(ARTICLE)
+    assert usage["prompt_tokens"] > count_tokens(ARTICLE)
     assert completion["id"].startswith("chatcmpl-")
 
 

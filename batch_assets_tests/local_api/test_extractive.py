@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.local_api.extractive import _paragraphs, _plain, _sentences, count_tokens, cut, summarise
+from batch_assets.local_api.extractive import summarise
+from batch_assets.local_api.sentences import paragraphs_of, plain_text, sentences_of
+from batch_assets.local_api.tokens import count_tokens, cut
 
 FAMILY = "👨‍👩‍👧‍👦"
 SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
@@ -109,12 +111,12 @@ def squeezed(text: str) -> str:
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
-    assert _sentences(text) == expected
+    assert sentences_of(text) == expected
 
 
 def test_thai_has_no_full_stops_so_it_is_split_at_spaces() -> None:
     clause = "ตลาดน้ำกลับมาคึกคักอีกครั้งหลังจากเงียบเหงามานานเกือบสิบปีแล้ว"
-    phrases = _sentences(" ".join([clause] * 6))
+    phrases = sentences_of(" ".join([clause] * 6))
 
     assert len(phrases) > 2
     assert all(len(phrase) < 200 for phrase in phrases)
@@ -141,7 +143,7 @@ def test_thai_has_no_full_stops_so_it_is_split_at_spaces() -> None:
     ],
 )
 def test_paragraphs(text: str, expected: list[str]) -> None:
-    assert _paragraphs(_plain(text)) == expected
+    assert paragraphs_of(plain_text(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_paragraphs(text: str, expected: list[str]) -> None:
     ],
 )
 def test_plain_text(text: str, expected: str) -> None:
-    assert _plain(text) == expected
+    assert plain_text(text) == expected
 
 
 # ------------------------------------------------------------------------------------------- summaries
@@ -372,14 +374,14 @@ def test_any_text_gives_a_summary_within_the_budget_and_the_same_again(
     assert count_tokens(summary) <= max(0, max_tokens)
     assert summary == summarise(text, title=title, max_tokens=max_tokens, max_sentences=max_sentences)
     summary.encode()  # no lone surrogate
-    if max_tokens > 0 and max_sentences > 0 and _plain(text) and max_tokens >= count_tokens(_plain(text)) + 2:
+    if max_tokens > 0 and max_sentences > 0 and plain_text(text) and max_tokens >= count_tokens(plain_text(text)) + 2:
         assert summary
 
 
 @QUICK
 @given(text=TEXTS, title=st.none() | TEXTS, max_tokens=st.integers(1, 80))
 def test_every_sentence_stems_from_the_text(text: str, title: str | None, max_tokens: int) -> None:
-    source = squeezed(_plain(text))
+    source = squeezed(plain_text(text))
     rest = squeezed(summarise(text, title=title, max_tokens=max_tokens))
     if rest.endswith("…") and rest not in source:
         rest = rest[:-1]

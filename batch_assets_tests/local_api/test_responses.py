@@ -7,6 +7,7 @@ import pytest
 
 from batch_assets.local_api import extractive, responses
 from batch_assets.local_api.engines import ExtractiveEngine
+from batch_assets.local_api.tokens import count_tokens
 from batch_assets_tests.local_api.support import post_json, request_line, results, submit
 from batch_assets_tests.local_api.test_chat import ARTICLE
 from batch_assets_tests.local_api_client import LocalApi
@@ -65,13 +66,13 @@ def test_a_response_has_the_form_of_openais(local_api: LocalApi) -> None:
         "usage": {
             "input_tokens": usage["input_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": extractive.count_tokens(text),
+            "output_tokens": count_tokens(text),
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["input_tokens"] + usage["output_tokens"],
         },
         "user": None,
     }
-    assert usage["input_tokens"] > extractive.count_tokens(ARTICLE)
+    assert usage["input_tokens"] > count_tokens(ARTICLE)
 
 
 def test_a_response_that_is_cut_is_incomplete() -> None:

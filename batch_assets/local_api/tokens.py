@@ -1,0 +1,120 @@
+"""A token estimate, and texts cut to a number of tokens, with the standard library alone.
+
+No expression here can be made to backtrack by a text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import islice
+
+# Scripts that put no spaces between words; of these, the ones without full stops.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+THAI = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
+
+# Pieces about as long as o200k's, script by script. No piece looks further ahead than one character.
+_ASCII_PIECE = re.compile(
+    r" ?[A-Za-z]{1,8}|\d{1,3}| (?=\d)|[!-/:-@\[-`{-~]{1,2}\n*|\n+|[\t ]{2,}|[\x00-\x08\x0e-\x1f\x7f]"
+)
+_PIECE = re.compile(
+    r" ?[A-Za-z]{1,8}(?:[ß-öø-ÿ][a-z]{0,3})?"
+    r"| ?[\u0400-\u052f]{1,5}"
+    r"| ?(?:ال)?[\u0590-\u06ff]{1,3}"
+    r"| ?[\u0900-\u0dff]{1,4}"
+    # Frequent characters mostly share a token with their neighbour.
+    r"|[\u3400-\u9fff][的一是不了在人有我他这中大来上国个到们为子和地出要以时年得就那]?"
+    r"|[\u3040-\u30ff]{1,2}"
+    r"| ?[\uac00-\ud7a3][다는을를이에의가은로고도한하사지]?"
+    r"|[เ-ไ]?[\u0e00-\u0e3f\u0e45-\u0eff]{1,2}[ะ-ฺ็-๎]?"
+    r"| ?[\u0370-\u03ff\u1f00-\u1fff]{1,3}"
+    r"|[À-ÿḀ-ỿ][a-z]{0,2}|[Ā-ɏ]"
+    r"| (?=\d)|\d{1,3}"
+    r"|\n+|[\t ]{2,}"
+    r"|[\U0001f1e6-\U0001f1ff]"
+    # An empty match and then the character itself: an emoji counts twice.
+    r"|(?=[\U00010000-\U0010ffff])|[\U00010000-\U0010ffff]"
+    r"|[^\w\s\U00010000-\U0010ffff]{1,2}\n*"
+    r"|\S"
+)
+
+
+def _pieces(text: str) -> re.Pattern[str]:
+    return _ASCII_PIECE if text.isascii() else _PIECE
+
+
+def count_tokens(text: str) -> int:
+    """Estimate the number of o200k tokens in ``text``; 0 for an empty text, linear, some 25 MB of English a second.
+
+    Measured against the tokenizer itself on passages of about 1,200 characters (the Universal Declaration of Human
+    Rights and our sample articles), the mean error in percent is: Vietnamese 1; Arabic 2; Chinese and French 3; Thai 4;
+    Japanese and Korean 5; English, Greek, Spanish and Turkish 6; Russian 7; Hindi and Portuguese 8; and, always too
+    low, German 11, Italian 14, Polish 16. Source code, tables and long runs of emoji are rougher.
+    """
+    return len(_pieces(text).findall(text))
+
+
+def cut(text: str, max_tokens: int) -> tuple[str, bool]:
+    """Return ``text`` within ``max_tokens`` by :func:`count_tokens`, and whether anything was cut off.
+
+    What is cut ends after a word if one ends nearby, else between two graphemes, and with "…" if that fits.
+    """
+    if max_tokens <= 0:
+        return "", bool(text)
+    pieces = list(islice(_pieces(text).finditer(text), max_tokens + 1))
+    if len(pieces) <= max_tokens:
+        return text, False
+    end = pieces[max_tokens - 1].end()
+    # Not even one grapheme may fit: then half of one is better than nothing.
+    shortened = text[: _boundary(text, end) or end].rstrip()
+    while shortened and count_tokens(shortened) > max_tokens:
+        shortened = shortened[:-1].rstrip()
+    with_ellipsis = text[: _boundary(text, pieces[max_tokens - 2].end())] if max_tokens > 1 else ""
+    with_ellipsis = with_ellipsis.rstrip(" \t\n,;:-–—(«“\"'、，；：،") + "…"
+    if len(with_ellipsis) > 1 and count_tokens(with_ellipsis) <= max_tokens:
+        return with_ellipsis, True
+    return shortened, True
+
+
+def _boundary(text: str, end: int) -> int:
+    """The last place at or before ``end`` where ``text`` may be cut, 0 if there is none."""
+    if end >= len(text):
+        return len(text)
+    if _is_spaced(text[end]) and _is_spaced(text[end - 1]):
+        space = max(text.rfind(" ", max(0, end - 40), end), text.rfind("\n", max(0, end - 40), end))
+        if space > 0:
+            return space
+    place = end
+    while place > 0 and _joined(text, place):
+        if end - place > 80:
+            return end  # a pile of combining characters without end: cut it anywhere
+        place -= 1
+    return place
+
+
+def _is_spaced(char: str) -> bool:
+    """Whether ``char`` belongs to a word of a script that puts spaces between words."""
+    return (char.isalnum() or unicodedata.category(char)[0] == "M") and not UNSPACED.match(char)
+
+
+def _joined(text: str, place: int) -> bool:
+    """Whether the characters before and after ``place`` are one grapheme, as the reader sees it."""
+    before, after = text[place - 1], text[place]
+    if (
+        after in "\u200d\ufe0e\ufe0f\u20e3"
+        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
+        or "\U000e0020" <= after <= "\U000e007f"  # tags, of which the flag of Scotland is made
+        or before == "\u200d"
+        or unicodedata.category(after)[0] == "M"
+        or unicodedata.combining(before) == 9  # a virama: the next consonant is part of the letter
+    ):
+        return True
+    if _FLAG.match(before) and _FLAG.match(after):
+        start = place
+        while start > 0 and place - start < 80 and _FLAG.match(text[start - 1]):
+            start -= 1
+        return (place - start) % 2 == 1
+    return False
