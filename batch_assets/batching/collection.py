@@ -13,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import httpx2
 import openai
 
@@ -23,7 +21,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
-from batch_assets.batching.requests import REQUEST_STATE
+from batch_assets.batching.request_state import find_states, state_counts
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
@@ -217,10 +215,8 @@ def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
 
 def _write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
     with database.writing() as connection:
-        connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
-        connection.execute("SET VARIABLE max_rounds = ?", [max_rounds])
         with transaction(connection):
-            connection.execute(REQUEST_STATE)
+            find_states(connection, day, max_rounds)
             connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
             connection.execute(
                 """
@@ -240,9 +236,4 @@ def _write_summaries(database: Database, day: str, max_rounds: int) -> dict[str,
                 WHERE article.partition_date = getvariable('day')
                 """
             )
-        return _counts(connection)
-
-
-def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    rows = connection.execute("SELECT state, count(*) FROM request_state GROUP BY state ORDER BY state").fetchall()
-    return dict(rows)
+        return state_counts(connection)
