@@ -62,9 +62,9 @@ WRITE_RESULTS = """
                 ELSE
                     '{"id":"chatcmpl-' || left(custom_id, 29) || '","object":"chat.completion","created":1767571200,'
                     '"model":"gpt-6-luna","choices":[{"index":0,"message":{"role":"assistant","content":'
-                    || to_json(array_to_string(list_transform(
+                    || to_json(trim(array_to_string(list_transform(
                         range(14), lambda k: texts[1 + (hash(custom_id, k) % 20000)::BIGINT]
-                    ), '')) ||
+                    ), ''), E' \n')) ||
                     ',"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],'
                     '"usage":{"prompt_tokens":640,"completion_tokens":130,"total_tokens":770,'
                     '"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},'

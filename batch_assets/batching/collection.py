@@ -77,7 +77,7 @@ def collect_day(
                 f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
                 "loaded, and nothing is lost at OpenAI for 30 days; materialise `summaries` again."
             ) from error
-    report.requests = _write_summaries(database, day, max_rounds)
+    report.requests = write_summaries(database, day, max_rounds)
     return report
 
 
@@ -213,7 +213,7 @@ def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
     return "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
 
 
-def _write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
+def write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
     with database.writing() as connection:
         with transaction(connection):
             find_states(connection, day, max_rounds)

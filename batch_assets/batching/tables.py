@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS raw_articles (
     partition_date DATE NOT NULL,
     article_id VARCHAR NOT NULL,
     title VARCHAR,
-    body VARCHAR NOT NULL,
+    body VARCHAR NOT NULL USING COMPRESSION zstd,
     url VARCHAR,
     published_at TIMESTAMP
 );
@@ -94,7 +94,7 @@ CREATE TABLE IF NOT EXISTS openai_batch (
 -- an answered request; key: custom_id
 CREATE TABLE IF NOT EXISTS completion (
     custom_id VARCHAR NOT NULL,
-    text VARCHAR NOT NULL,
+    text VARCHAR NOT NULL USING COMPRESSION zstd,
     finish_reason VARCHAR,
     model VARCHAR,
     input_tokens BIGINT,
@@ -134,7 +134,7 @@ CREATE TABLE IF NOT EXISTS summaries (
     title VARCHAR,
     url VARCHAR,
     published_at TIMESTAMP,
-    summary VARCHAR,
+    summary VARCHAR USING COMPRESSION zstd,
     status VARCHAR NOT NULL,            -- summarised, in_flight, owed, failed, cancelled
     error_code VARCHAR,
     error_message VARCHAR,
