@@ -66,9 +66,9 @@ def make_results(database_path: str, folder: Path) -> list[tuple[str, list[Path]
 def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """Load batch after batch and write the day's summaries, as the asset does; returns the answers."""
     database, answered = Database(database_path), 0
-    for key, paths in results:
-        ended = EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths)
-        with database.writing() as connection, transaction(connection):
+    with database.writing() as connection, transaction(connection):
+        for key, paths in results:
+            ended = EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths)
             answered += load_results(connection, ended).answered
     write_summaries(database, DAY, max_rounds=3)
     return answered

@@ -6,8 +6,10 @@ second try. Whoever dies in the middle is followed by somebody who looks first.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +24,7 @@ from batch_assets.batching.remote import RemoteBatch, list_batches, now_utc, rea
 
 KEY, ATTEMPT = "submission_key", "attempt"  # in a batch's metadata
 TRIES = 3
+SHARDS_AT_ONCE = 4
 # A list may lag behind a create whose answer was lost: the pauses before each look.
 LOOK_AFTER_SECONDS = (0.0, 1.0, 4.0)
 # A file that was just uploaded may not be found at once: the pauses before each further try with it.
@@ -86,17 +89,7 @@ def submit_day(
     waits: dict[str, datetime] = {}
     while left := [s for s in ledger.unsubmitted(database, day, data_folder) if s.key not in waits]:
         theirs = [s for s in left if s.run_id and s.intended_at and s.run_id != run_id and is_run_alive(s.run_id)]
-        for submission in left:
-            if submission in theirs:
-                continue
-            if not submission.is_wanted and submission.intended_at is None:
-                ledger.withdraw(database, submission)
-                continue
-            claimed = ledger.claim(database, submission, run_id, limits)
-            if claimed.wait_until is not None:
-                waits[submission.key] = claimed.wait_until
-            elif claimed.submission is not None:
-                _submit(database, client, claimed.submission, report)
+        _submit_all(database, client, [s for s in left if s not in theirs], run_id, limits, report, waits)
         if theirs:
             if time.monotonic() > deadline:
                 raise SubmissionError(
@@ -109,6 +102,45 @@ def submit_day(
     report.look_again_at = min(waits.values(), default=None)
     report.batch_ids = ledger.batches_waited_for(database, day, data_folder)
     return report
+
+
+def _submit_all(
+    database: Database,
+    client: openai.OpenAI,
+    submissions: Sequence[Submission],
+    run_id: str,
+    limits: Limits,
+    report: Submitted,
+    waits: dict[str, datetime],
+) -> None:
+    """Submit some at a time, each on its own way from the claim to the batch. Notes in `waits` what found no room.
+
+    After a failure nothing more is begun, and what is under way goes on to its end. Raises the first SubmissionError.
+    """
+    failed = threading.Event()
+
+    def submit(submission: Submission) -> bool | None:
+        """Whether a batch was made, rather than found; None if neither."""
+        if failed.is_set():
+            return None
+        if not submission.is_wanted and submission.intended_at is None:
+            ledger.withdraw(database, submission)
+            return None
+        claimed = ledger.claim(database, submission, run_id, limits)
+        if claimed.wait_until is not None:
+            waits[submission.key] = claimed.wait_until
+        try:
+            return _submit(database, client, claimed.submission) if claimed.submission else None
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE, "shards") as threads:
+        results = [threads.submit(submit, submission) for submission in submissions]
+    for result in results:
+        was_made = result.result()
+        report.created += was_made is True
+        report.adopted += was_made is False
 
 
 def refresh(database: Database, client: openai.OpenAI, data_folder: Path) -> int:
@@ -143,25 +175,23 @@ def _until_all(wanted: Iterable[str], batches: Iterable[RemoteBatch]) -> Iterato
             return
 
 
-def _submit(database: Database, client: openai.OpenAI, submission: Submission, report: Submitted) -> None:
-    """Take a claimed submission the rest of its way."""
+def _submit(database: Database, client: openai.OpenAI, submission: Submission) -> bool | None:
+    """Take a claimed submission the rest of its way: whether its batch was made, rather than found; None: withdrawn."""
     if submission.intended_at is not None:  # somebody was here before us, and may have got through
         found = find_batch(client, submission, since=submission.intended_at, looks=LOOK_AFTER_SECONDS)
         if found is not None:
             _keep(database, client, submission, found)
-            report.adopted += 1
-            return
+            return False
         if not submission.is_wanted:  # its prompt or text has changed since, and nothing was made of it
             ledger.withdraw(database, submission)
-            return
+            return None
     if submission.file_id is None:
         submission = _upload(database, client, submission)
     if not ledger.is_ours(database, submission):
         raise _taken_over(submission)
     batch, was_found = _create(database, client, submission)
     _keep(database, client, submission, batch)
-    report.adopted += was_found
-    report.created += not was_found
+    return not was_found
 
 
 def _keep(database: Database, client: openai.OpenAI, submission: Submission, batch: RemoteBatch) -> None:
