@@ -26,7 +26,7 @@ def stdlib(database_path: str, folder: Path) -> int:
     """The same files and rows by a loop of `json.dumps` over `fetchmany`; it knows of no earlier answers."""
     written, shard, requests, size = 0, 0, 0, 0
     with duckdb.connect(database_path) as connection:
-        connection.execute("BEGIN")
+        connection.execute("SET enable_progress_bar = false; BEGIN")
         rows = connection.execute(
             "SELECT article_id, title, body, url, published_at FROM raw_articles WHERE partition_date = $1", [DAY]
         )

@@ -78,8 +78,7 @@ def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """The same rows, in one transaction; it trusts every line, and asks of none whether it is known or a second one."""
     answered = 0
     with duckdb.connect(database_path) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("BEGIN")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; BEGIN")
         for key, paths in results:
             completions: list[tuple[Any, ...]] = []
             failures: list[tuple[Any, ...]] = []

@@ -251,6 +251,8 @@ def write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, 
     with database.writing() as connection:
         with transaction(connection):
             find_states(connection, day, max_rounds)
+            if connection.execute("SELECT 1 FROM pruned_day WHERE partition_date = getvariable('day')").fetchone():
+                return state_counts(connection)
             connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
             connection.execute(
                 """

@@ -83,7 +83,7 @@ class Database:
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         connection = self._open_patiently(read_only=read_only)
         try:
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             if self.is_file:
                 connection.execute("SET memory_limit = ?", [self.memory_limit])
                 if self.threads is not None:

@@ -88,6 +88,7 @@ CREATE TABLE IF NOT EXISTS openai_batch (
     ended_at TIMESTAMP,
     collected_at TIMESTAMP,             -- its results are in the tables
     cancel_requested_at TIMESTAMP,      -- somebody wants it to stop, and none of it to go out again by itself
+    remote_deleted_at TIMESTAMP,        -- its files at OpenAI were deleted
     refusal VARCHAR                     -- what OpenAI said when it would not take the submission
 );
 
@@ -125,6 +126,11 @@ CREATE TABLE IF NOT EXISTS quarantined_line (
     line_number BIGINT NOT NULL,
     reason VARCHAR NOT NULL,
     line BLOB NOT NULL
+);
+
+-- a day whose articles and requests were deleted since they were old: its summaries stay as they are
+CREATE TABLE IF NOT EXISTS pruned_day (
+    partition_date DATE NOT NULL
 );
 
 -- what users read: one row per article of a day; key: partition_date, article_id
