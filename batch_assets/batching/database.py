@@ -5,6 +5,7 @@ late, closed early, never held across a network call, and opened with patience: 
 lock file beside the database; a stranger (somebody's DuckDB shell) is waited for until a deadline.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,10 +47,17 @@ class Database:
     def is_file(self) -> bool:
         return "://" not in self.path and not self.path.startswith("md:")
 
+    @property
+    def file_bytes(self) -> int | None:
+        """The size of the file; None if there is none, or it is elsewhere."""
+        return Path(self.path).stat().st_size if self.is_file and Path(self.path).exists() else None
+
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write; the tables exist. Raises DatabaseBusyError."""
         with self._turn(), self._opened(read_only=False) as connection:
+            if self.is_file:  # of a run that was killed: whoever may write is alone
+                shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
             create_tables(connection)
             yield connection
 
