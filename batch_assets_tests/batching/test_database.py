@@ -183,12 +183,8 @@ def test_memory_and_threads_are_bounded(database: Database) -> None:
     small = Database(database.path, memory_limit="100MB", threads=1)
     for opening in (small.writing, small.reading):
         with opening() as connection:
-            assert connection.execute(
-                "SELECT current_setting('memory_limit'), current_setting('threads')"
-            ).fetchone() == (
-                "95.3 MiB",
-                1,
-            )
+            settings = connection.execute("SELECT current_setting('memory_limit'), current_setting('threads')")
+            assert settings.fetchone() == ("95.3 MiB", 1)
 
 
 def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database: Database) -> None:
@@ -199,4 +195,8 @@ def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database
             "CREATE TEMP TABLE big AS SELECT md5(number::VARCHAR) || md5(number::VARCHAR) FROM range(1500000) t(number)"
         )
         assert any(spill.iterdir())
+    assert not spill.exists()
+    spill.mkdir()
+    (spill / "left over by a killed run").touch()
+    add(small, "written")
     assert not spill.exists()
