@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from batch_assets.batching.collection import write_summaries
 from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.results import EndedBatch, load_results
 from benchmarks.data import DAY, TASK, write_results
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.collection import write_summaries
 from batch_assets.batching.database import Database
+from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.requests import plan_day
 from benchmarks.data import DAY, TASK
 

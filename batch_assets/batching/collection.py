@@ -21,9 +21,9 @@ import openai
 
 from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
-from batch_assets.batching.request_state import find_states, state_counts
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
@@ -245,31 +245,3 @@ def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
         if error.line is None:
             return error.code, error.message
     return "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
-
-
-def write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
-    with database.writing() as connection:
-        with transaction(connection):
-            find_states(connection, day, max_rounds)
-            if connection.execute("SELECT 1 FROM pruned_day WHERE partition_date = getvariable('day')").fetchone():
-                return state_counts(connection)
-            connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
-            connection.execute(
-                """
-                INSERT INTO summaries
-                SELECT
-                    article.partition_date, article.article_id, article.title, article.url, article.published_at,
-                    completion.text,
-                    -- an article that came after the last plan has no request yet, and is owed one
-                    CASE state WHEN 'answered' THEN 'summarised' ELSE coalesce(state, 'owed') END,
-                    CASE WHEN state <> 'answered' THEN request_state.code END,
-                    CASE WHEN state <> 'answered' THEN reasons END,
-                    finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, completed_at
-                FROM raw_articles AS article
-                LEFT JOIN batch_request USING (partition_date, article_id)
-                LEFT JOIN request_state USING (custom_id)
-                LEFT JOIN completion USING (custom_id)
-                WHERE article.partition_date = getvariable('day')
-                """
-            )
-        return state_counts(connection)

@@ -7,12 +7,12 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 # https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's own message counts
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
@@ -36,8 +36,8 @@ class Shard:
 class ShardWriter:
     """Fills shards greedily in a folder, which it makes; nothing but a few blocks of lines is in memory.
 
-    A thread writes, hashes and syncs while the caller makes the next lines; what breaks there is raised by the next
-    call, or by `close`.
+    One thread hashes and writes, and another syncs full shards, while the caller makes the next lines; what breaks
+    there is raised by a later call, at the latest by `close`.
 
     `fill_bytes` is where a shard is full although it might hold more; only a single larger line goes beyond it.
     """
@@ -60,9 +60,10 @@ class ShardWriter:
         self._position = 0
         self._requests = 0
         self._bytes = 0
-        self._finished: list[Shard] = []
-        self._thread = ThreadPoolExecutor(1, "shards")
+        self._writing = ThreadPoolExecutor(1, "write")
+        self._syncing = ThreadPoolExecutor(1, "sync")
         self._under_way: deque[Future[None]] = deque()
+        self._sealed: list[Future[Shard]] = []
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its newline, of which none is longer than `max_bytes`."""
@@ -83,36 +84,35 @@ class ShardWriter:
     def close(self) -> list[Shard]:
         """Finish the last shard; returns all of them."""
         self._finish()
-        while self._under_way:
-            self._under_way.popleft().result()
-        self._thread.shutdown()
-        return self._finished
+        self._wait(0)
+        shards = [sealed.result() for sealed in self._sealed]
+        for threads in (self._writing, self._syncing):
+            threads.shutdown()
+        return shards
 
     def _append(self, block: bytes, requests: int) -> None:
         if self._file is None:
             self._file = (self._folder / f"shard-{self._position:04d}.jsonl").open("wb", buffering=0)
         self._requests += requests
         self._bytes += len(block)
-        self._in_the_thread(_write, self._file, self._digest, block)
+        self._under_way.append(self._writing.submit(_write, self._file, self._digest, block))
+        self._wait(BLOCKS_UNDER_WAY)
 
     def _finish(self) -> None:
         if self._file is None:
             return
-        self._in_the_thread(self._seal, self._file, self._digest, self._position, self._requests, self._bytes)
+        written = self._under_way[-1]
+        figures = (self._position, Path(self._file.name), self._requests, self._bytes)
+        self._sealed.append(self._syncing.submit(_seal, written, self._file, self._digest, *figures))
         self._file = None
         self._digest = hashlib.sha256()
         self._position += 1
         self._requests = self._bytes = 0
 
-    def _seal(self, file: BinaryIO, digest: "hashlib._Hash", position: int, requests: int, byte_count: int) -> None:
-        os.fsync(file.fileno())
-        file.close()
-        self._finished.append(Shard(position, Path(file.name), digest.hexdigest(), requests, byte_count))
-
-    def _in_the_thread(self, function: Callable[..., None], *arguments: Any) -> None:
-        if len(self._under_way) == BLOCKS_UNDER_WAY:
+    def _wait(self, most: int) -> None:
+        """Until at most so many blocks are under way to the disk."""
+        while len(self._under_way) > most:
             self._under_way.popleft().result()
-        self._under_way.append(self._thread.submit(function, *arguments))
 
 
 def _write(file: BinaryIO, digest: "hashlib._Hash", block: bytes) -> None:
@@ -120,6 +120,15 @@ def _write(file: BinaryIO, digest: "hashlib._Hash", block: bytes) -> None:
     view = memoryview(block)
     while view:  # an unbuffered file may take less than all
         view = view[file.write(view) :]
+
+
+def _seal(
+    written: Future[None], file: BinaryIO, digest: "hashlib._Hash", position: int, path: Path, requests: int, size: int
+) -> Shard:
+    written.result()  # of the last block, and so of all
+    os.fsync(file.fileno())
+    file.close()
+    return Shard(position, path, digest.hexdigest(), requests, size)
 
 
 def lines_without(shards: Iterable[Shard], unwanted: Iterable[int]) -> Iterator[list[bytes]]:
