@@ -261,6 +261,27 @@ def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: 
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
 
 
+def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcd"})
+    workspace.plan()
+    together = threading.Barrier(4)
+
+    def refuse_one(call: Call) -> Reply:
+        if not call.uploads:
+            return call.forward()
+        is_refused = together.wait(20) == 0
+        return Reply.of({"error": {"message": "No."}}, 400) if is_refused else call.forward()
+
+    with proxy(api.url, refuse_one) as client, pytest.raises(SubmissionError, match="would not take the file"):
+        workspace.submit(client)
+    assert api.stats()["batches_created"] == 3
+    assert workspace.submit(api.client, run_id="later").created == 1
+    assert api.stats()["files_created"] == 4
+
+
 def test_what_was_submitted_before_a_refusal_stays_submitted(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
