@@ -1,4 +1,4 @@
-"""`batch-assets cancel` and `batch-assets adopt`: what people do from a terminal, beside a running Dagster."""
+"""`batch-assets cancel`, `adopt` and `prune`: what people do from a terminal, beside a running Dagster."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
 from batch_assets.batching.database import Database, DatabaseBusyError
 from batch_assets.batching.remote import words_of
+from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import KEY_OF_THE_LOCAL_API
@@ -51,6 +52,26 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
                     )
                 )
     click.echo(f"{batch_id} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended.")
+
+
+def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
+    """Say what has outlived its life and, if `really`, delete it. Raises click.ClickException."""
+    database, today = Database(settings.database), datetime.now(UTC).date()
+    with _said_in_a_sentence():
+        found = find_prunable(database, data_folder=settings.data_folder, life=life, today=today)
+        if not found.lines:
+            click.echo(f"Nothing to do: no day that is done has anything older than {life.keep_days} days.")
+            return
+        if not really:
+            click.echo("Would go, of days that are done (--yes does it):")
+        else:
+            found = prune(database, data_folder=settings.data_folder, life=life, today=today)
+            if found.remote_files:
+                with _client(settings) as client:
+                    delete_remote_files(database, client, found)
+            click.echo("Gone, of days that are done:")
+        for line in found.lines:
+            click.echo(f"  {line}")
 
 
 @contextmanager

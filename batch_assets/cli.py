@@ -1,4 +1,4 @@
-"""The command `batch-assets`: `demo`, `dev`, `serve`, `cancel` and `adopt`."""
+"""The command `batch-assets`: `demo`, `dev`, `serve`, `cancel`, `adopt` and `prune`."""
 
 import os
 import shlex
@@ -153,6 +153,27 @@ def adopt(batch_id: str) -> None:
     from batch_assets.by_hand import adopt_by_hand
 
     adopt_by_hand(settings, batch_id)
+
+
+@main.command()
+@click.option("--keep-days", type=click.IntRange(min=0), default=90, show_default=True, help="How old files may get.")
+@click.option(
+    "--pack-days", type=click.IntRange(min=0), default=7, show_default=True, help="Result files older are gzipped."
+)
+@click.option("--tables", is_flag=True, help="Also delete the articles and requests of the old days in the tables.")
+@click.option("--answers", is_flag=True, help="With --tables: also delete answers that no other day needs.")
+@click.option("--remote", is_flag=True, help="Also delete OpenAI's copies of the old files.")
+@click.option("--yes", is_flag=True, help="Do it. Without, it only says what would go.")
+def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: bool, yes: bool) -> None:
+    """Delete old request and result files. Days that aren't done, and `summaries`, are never touched."""
+    if answers and not tables:
+        raise click.UsageError("--answers goes with --tables.")
+    settings = _settings()
+    from batch_assets.batching.retention import Life
+    from batch_assets.by_hand import prune_by_hand
+
+    life = Life(pack_after_days=pack_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote)
+    prune_by_hand(settings, life, really=yes)
 
 
 def _say_where(url: str, folder: Path, *, webhook: str | None, control: bool) -> None:

@@ -1,14 +1,16 @@
 """The last hop: OpenAI says that a day's batches have ended, so `summaries` is materialised.
 
 What the sensor knows it reads from Dagster's event log, with a constant number of queries; it never opens
-DuckDB, whose lock belongs to the runs. Its cursor says only which progress was shown last, and may be lost.
+DuckDB, whose lock belongs to the runs. Its cursor says only which progress was shown last, and where to go on with
+asking if a tick's time wasn't enough for all; it may be lost.
 """
 
 import json
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -23,7 +25,7 @@ from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
 from batch_assets.assets.summaries import OWED
 from batch_assets.batching.collection import LOST_AFTER
 from batch_assets.batching.ledger import must_go_back
-from batch_assets.batching.progress import look_up
+from batch_assets.batching.progress import Place, Seen, look_up
 from batch_assets.batching.remote import VANISHED, RemoteBatch
 from batch_assets.settings import read_settings
 
@@ -97,8 +99,9 @@ class Progress:
 
     @property
     def as_shown(self) -> str:
-        """Changes when there is something new to show: a status, or a tenth of the way."""
-        return f"{self.statuses}:{10 * self.done // self.total if self.total else 0}"
+        """Changes when there is something new to show: a status, or a tenth of the way. Short."""
+        shown = f"{self.statuses}:{10 * self.done // self.total if self.total else 0}"
+        return f"{zlib.crc32(shown.encode()):08x}"
 
 
 @dg.sensor(
@@ -113,31 +116,38 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResou
     now = datetime.now(UTC)
     days = read_days(context.instance)
     flying = [day for day in days if not day.is_collected]
-    seen: Mapping[str, RemoteBatch] = {}
+    cursor = read_cursor(context.cursor)
+    found = Seen(place=cursor.place)
     notes: list[str] = []
     if any(day.batch_ids for day in flying):
         since = min(day.at for day in flying if day.batch_ids) - EARLIER
-        batch_ids = {batch_id for day in flying for batch_id in day.batch_ids}
         try:
             with openai.get_client(context) as client:  # type: ignore[arg-type]  # it takes a sensor's context too
                 patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=1)
-                seen = look_up(patient_for_a_tick, batch_ids, since=since.replace(tzinfo=None), deadline=deadline)
+                found = look_up(
+                    patient_for_a_tick,
+                    [day.batch_ids for day in flying],
+                    since=since.replace(tzinfo=None),
+                    deadline=deadline,
+                    place=cursor.place,
+                )
         except (openai_client.OpenAIError, dg.Failure) as error:
             notes.append(f"The batches could not be asked for: {error}")
             context.log.warning(notes[-1])
 
-    wanted = [Wanted(day, step) for day in days if (step := next_step(day, seen, now))]
+    seen, last_end = found.batches, last_end_of(found.batches)
+    wanted = [Wanted(day, step) for day in days if (step := next_step(day, seen, now, last_end))]
     requests, given_up = ask_for_runs(context.instance, wanted, now)
     for sentence in given_up:
         context.log.warning(sentence)
-    observations, cursor = observe(flying, seen, shown_before(context.cursor))
+    observations, shown = observe(flying, seen, cursor.shown)
     waiting = len(flying) - sum(1 for want in wanted if want.step is Step.COLLECT)
     notes += [f"{waiting} days wait for OpenAI." if days else "Nothing is pending.", *given_up]
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else " ".join(notes),
         asset_events=observations,
-        cursor=json.dumps(cursor),
+        cursor=write_cursor(Cursor(shown, found.place)),
     )
 
 
@@ -195,8 +205,20 @@ def _time(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
 
 
-def next_step(day: Day, seen: Mapping[str, RemoteBatch], now: datetime) -> Step | None:
-    """What the day is ready for; None while it waits. A batch that could not be had counts as running."""
+def last_end_of(seen: Mapping[str, RemoteBatch]) -> datetime | None:
+    """When the last of these batches ended, as far as any has."""
+    ends = (batch.ended_at for batch in seen.values() if batch.has_ended and batch.ended_at is not None)
+    last = max(ends, default=None)
+    return None if last is None else last.replace(tzinfo=UTC)
+
+
+def next_step(
+    day: Day, seen: Mapping[str, RemoteBatch], now: datetime, last_end: datetime | None = None
+) -> Step | None:
+    """What the day is ready for; None while it waits. A batch that could not be had counts as running.
+
+    `last_end`: when the last batch of any day ended, and made room.
+    """
     if day.is_collected:
         return Step.NEXT_ROUND if now >= day.at + ROUND_PAUSE else None
     batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
@@ -205,18 +227,12 @@ def next_step(day: Day, seen: Mapping[str, RemoteBatch], now: datetime) -> Step 
     if day.waiting:
         is_due = day.look_again_at is not None and now >= day.look_again_at
         # an end is known to the second only, rounded down
-        one_ended = any(
-            batch.has_ended and _ended_after(batch, day.at - timedelta(seconds=1)) for batch in seen.values()
-        )
+        one_ended = last_end is not None and last_end >= day.at - timedelta(seconds=1)
         return Step.SUBMIT if is_due or one_ended or day.room_since else None
     has_ended = len(batches) == len(day.batch_ids) and all(
         batch.has_ended and (batch.status != VANISHED or now - day.at > LOST_AFTER) for batch in batches
     )
     return Step.COLLECT if has_ended else None
-
-
-def _ended_after(batch: RemoteBatch, moment: datetime) -> bool:
-    return batch.ended_at is not None and batch.ended_at.replace(tzinfo=UTC) >= moment
 
 
 def ask_for_runs(
@@ -345,10 +361,23 @@ def progress_of(day: Day, seen: Mapping[str, RemoteBatch]) -> Progress | None:
     )
 
 
-def shown_before(cursor: str | None) -> dict[str, str]:
-    """What an earlier tick has shown; a cursor that can't be read means nothing yet."""
+@dataclass(frozen=True)
+class Cursor:
+    """What was shown of each day (as a short hash), and where the look-up goes on. May be lost."""
+
+    shown: Mapping[str, str] = field(default_factory=dict)
+    place: Place = field(default_factory=Place)
+
+
+def read_cursor(text: str | None) -> Cursor:
+    """What an earlier tick has left; one that can't be read means nothing yet."""
     try:
-        shown = json.loads(cursor or "{}")
-    except ValueError:
-        return {}
-    return shown if isinstance(shown, dict) else {}
+        said = json.loads(text or "{}")
+        return Cursor(dict(said["shown"]), Place(**said["place"]))
+    except (ValueError, TypeError, KeyError):
+        return Cursor()
+
+
+def write_cursor(cursor: Cursor) -> str:
+    """About 25 bytes for each day in flight."""
+    return json.dumps({"shown": cursor.shown, "place": asdict(cursor.place)}, separators=(",", ":"))

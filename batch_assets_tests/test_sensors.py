@@ -22,6 +22,7 @@ from batch_assets.sensors import (
     Step,
     Wanted,
     ask_for_runs,
+    last_end_of,
     next_step,
     openai_batch_sensor,
     read_days,
@@ -226,11 +227,9 @@ def test_waiting_shards_go_out_when_a_batch_has_ended_or_their_time_has_come(ins
     before, after = ((day.at + timedelta(seconds=pause)).replace(tzinfo=None) for pause in (-60, 60))
     assert next_step(day, running, datetime.now(UTC)) is None
     assert next_step(day, running, soon) is Step.SUBMIT
-    ended_long_ago = {"batch_1": RemoteBatch("batch_1", "completed", ended_at=before)}
-    assert next_step(day, ended_long_ago, datetime.now(UTC)) is None  # this end the submission knew of
-    assert next_step(day, {"batch_1": RemoteBatch("batch_1", "completed", ended_at=after)}, datetime.now(UTC)) is (
-        Step.SUBMIT
-    )
+    for ended_at, step in ((before, None), (after, Step.SUBMIT)):  # the first end the submission knew of
+        seen = {"batch_1": RemoteBatch("batch_1", "completed", ended_at=ended_at)}
+        assert next_step(day, seen, datetime.now(UTC), last_end_of(seen)) is step
 
 
 def test_waiting_shards_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:

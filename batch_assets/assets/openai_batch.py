@@ -9,7 +9,8 @@ from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching import ledger
 from batch_assets.batching.control import stop_submitting
 from batch_assets.batching.costs import estimate_day
-from batch_assets.batching.submission import SubmissionError, submit_day
+from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.submission import submit_day
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import SummaryTask, Warehouse
 

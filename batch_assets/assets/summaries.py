@@ -51,6 +51,7 @@ def summaries(
             "Nothing to do: the sensor materialises `summaries` when they have ended."
         )
         return
+    database_bytes = warehouse.tables.file_bytes
     report = day_report(warehouse.tables, day, preview_rows=PREVIEW_ROWS)
     yield dg.MaterializeResult(
         metadata={
@@ -62,6 +63,7 @@ def summaries(
             "input_tokens": report.input_tokens,
             "output_tokens": report.output_tokens,
             **({} if report.cost_usd is None else {"cost_usd": round(report.cost_usd, 6)}),
+            **({} if database_bytes is None else {"database_bytes": database_bytes}),
             "preview": dg.MetadataValue.md(report.as_markdown()),
         }
     )

@@ -171,6 +171,7 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
         """,
         [HAS_TEXT, HAS_TEXT, str(staged)],
     )
+    connection.execute("DELETE FROM pruned_day WHERE partition_date = getvariable('day')")
     connection.execute("DELETE FROM raw_articles WHERE partition_date = getvariable('day')")
     connection.execute(
         """

@@ -9,27 +9,28 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import httpx2
 import openai
 
 from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
-from batch_assets.batching.requests import REQUEST_STATE
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
 CHUNK_BYTES = 1 << 20
 LOST_AFTER = timedelta(hours=25)
 FILE_IS_GONE_AFTER = timedelta(days=1)  # OpenAI keeps result files for 30 days; a fresh one may be late
+BATCHES_AT_ONCE = 4
 DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -63,24 +64,53 @@ def collect_day(
     file cannot be had now; what was loaded until then stays loaded.
     """
     report = Collected()
-    for submission in ledger.uncollected(database, day, data_folder):
-        try:
-            batch = retrieve_batch(client, submission.batch_id or "")
-            if ledger.must_go_back(batch):
+    ended: list[EndedBatch] = []
+    failures: list[CollectionError] = []
+    submissions = ledger.uncollected(database, day, data_folder)
+    with ThreadPoolExecutor(BATCHES_AT_ONCE, "results") as threads:
+        asked = [threads.submit(_ask, client, submission, data_folder) for submission in submissions]
+        for submission, answer in zip(submissions, asked, strict=True):
+            try:
+                batch, files = answer.result()
+            except openai.OpenAIError as error:  # one that can't be had now must not hold up the others
+                failures.append(_not_had(submission, error))
+                continue
+            if files is not None:
+                # relative to the data folder, which may be moved or mounted elsewhere
+                stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
+                ledger.record_state(database, submission, batch, stored)
+                ended.append(_ended(submission, batch, list(files.values())))
+            elif ledger.must_go_back(batch):
                 if ledger.put_back(database, submission, batch):
                     report.put_back.append(batch.id)
-            elif batch.has_ended and not _may_come_back(submission, batch):
-                _collect(database, client, submission, batch, data_folder, report)
             else:
                 ledger.record_state(database, submission, batch)
                 report.still_running.append(batch.id)
-        except openai.OpenAIError as error:
-            raise CollectionError(
-                f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
-                "loaded, and nothing is lost at OpenAI for 30 days; materialise `summaries` again."
-            ) from error
-    report.requests = _write_summaries(database, day, max_rounds)
+    if ended:
+        _load(database, ended, report)
+    for failure in failures:
+        raise failure
+    report.requests = write_summaries(database, day, max_rounds)
     return report
+
+
+def _ask(
+    client: openai.OpenAI, submission: Submission, data_folder: Path
+) -> tuple[RemoteBatch, dict[str, Path] | None]:
+    """The batch as it is now and, if it has ended, its result files as they are stored. Raises openai.OpenAIError."""
+    batch = retrieve_batch(client, submission.batch_id or "")
+    if ledger.must_go_back(batch) or not batch.has_ended or _may_come_back(submission, batch):
+        return batch, None
+    return batch, _store(client, batch, data_folder)
+
+
+def _not_had(submission: Submission, error: openai.OpenAIError) -> CollectionError:
+    failure = CollectionError(
+        f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
+        "loaded, and nothing is lost at OpenAI for 30 days; materialise `summaries` again."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _may_come_back(submission: Submission, batch: RemoteBatch) -> bool:
@@ -97,15 +127,8 @@ def _may_come_back(submission: Submission, batch: RemoteBatch) -> bool:
     return since is None or now_utc() - since < LOST_AFTER
 
 
-def _collect(
-    database: Database,
-    client: openai.OpenAI,
-    submission: Submission,
-    batch: RemoteBatch,
-    data_folder: Path,
-    report: Collected,
-) -> None:
-    """Store the batch's files, and enter them into the tables unless another run has done it meanwhile."""
+def _store(client: openai.OpenAI, batch: RemoteBatch, data_folder: Path) -> dict[str, Path]:
+    """Download the result files of an ended batch: "output", "errors", as far as there are any."""
     files: dict[str, Path] = {}
     for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
         if file_id is None:
@@ -116,29 +139,38 @@ def _collect(
             if batch.ended_at is None or now_utc() - batch.ended_at < FILE_IS_GONE_AFTER:
                 raise
             logger.warning("%s of %s does not exist any more: what it answered is lost.", file_id, batch.id)
-    # relative to the data folder, which may be moved or mounted elsewhere
-    stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
-    ledger.record_state(database, submission, batch, stored)
-    ended = EndedBatch(
+    return files
+
+
+def _ended(submission: Submission, batch: RemoteBatch, files: list[Path]) -> EndedBatch:
+    return EndedBatch(
         submission_key=submission.key,
         batch_id=batch.id,
         model=submission.model,
         status=batch.status,
         ended_at=batch.ended_at or now_utc(),
-        files=list(files.values()),
+        files=files,
         reasons=_refused_requests(batch, submission.path),
         reason=_reason(batch),
     )
+
+
+def _load(database: Database, ended: Iterable[EndedBatch], report: Collected) -> None:
+    """Enter these batches into the tables, but for those that another run has entered meanwhile.
+
+    In one transaction: the database writes big ones straight to its file, and packs nothing twice.
+    """
     with database.writing() as connection, transaction(connection):
-        row = connection.execute(
-            """
-            SELECT cancel_requested_at IS NOT NULL FROM openai_batch
-            WHERE submission_key = ? AND batch_id = ? AND collected_at IS NULL
-            """,
-            [submission.key, batch.id],
-        ).fetchone()
-        if row is not None:
-            report.batches[batch.id] = load_results(connection, replace(ended, cancelled_by_user=row[0]))
+        for batch in ended:
+            row = connection.execute(
+                """
+                SELECT cancel_requested_at IS NOT NULL FROM openai_batch
+                WHERE submission_key = ? AND batch_id = ? AND collected_at IS NULL
+                """,
+                [batch.submission_key, batch.batch_id],
+            ).fetchone()
+            if row is not None:
+                report.batches[batch.batch_id] = load_results(connection, replace(batch, cancelled_by_user=row[0]))
 
 
 def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
@@ -213,36 +245,3 @@ def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
         if error.line is None:
             return error.code, error.message
     return "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
-
-
-def _write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, int]:
-    with database.writing() as connection:
-        connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
-        connection.execute("SET VARIABLE max_rounds = ?", [max_rounds])
-        with transaction(connection):
-            connection.execute(REQUEST_STATE)
-            connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
-            connection.execute(
-                """
-                INSERT INTO summaries
-                SELECT
-                    article.partition_date, article.article_id, article.title, article.url, article.published_at,
-                    completion.text,
-                    -- an article that came after the last plan has no request yet, and is owed one
-                    CASE state WHEN 'answered' THEN 'summarised' ELSE coalesce(state, 'owed') END,
-                    CASE WHEN state <> 'answered' THEN request_state.code END,
-                    CASE WHEN state <> 'answered' THEN reasons END,
-                    finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, completed_at
-                FROM raw_articles AS article
-                LEFT JOIN batch_request USING (partition_date, article_id)
-                LEFT JOIN request_state USING (custom_id)
-                LEFT JOIN completion USING (custom_id)
-                WHERE article.partition_date = getvariable('day')
-                """
-            )
-        return _counts(connection)
-
-
-def _counts(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    rows = connection.execute("SELECT state, count(*) FROM request_state GROUP BY state ORDER BY state").fetchall()
-    return dict(rows)

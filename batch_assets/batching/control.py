@@ -12,7 +12,8 @@ from batch_assets.batching import ledger
 from batch_assets.batching.collection import download
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch
-from batch_assets.batching.requests import REQUESTS_FOLDER, estimated_input_tokens, hold_owed
+from batch_assets.batching.request_state import hold_owed
+from batch_assets.batching.requests import REQUESTS_FOLDER, estimated_input_tokens
 from batch_assets.batching.results import CANCELLED_BY_USER
 from batch_assets.batching.task import ENDPOINT
 

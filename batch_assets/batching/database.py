@@ -5,6 +5,7 @@ late, closed early, never held across a network call, and opened with patience: 
 lock file beside the database; a stranger (somebody's DuckDB shell) is waited for until a deadline.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from filelock import FileLock, Timeout
 from batch_assets.batching.tables import create_tables
 
 RETRY_SECONDS = 0.2
+# Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.
+MEMORY_LIMIT = "512MB"
 # DuckDB says "Could not set lock on file" between processes, and "different configuration" within one.
 BUSY_SIGNS = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
 
@@ -31,20 +34,30 @@ class Database:
 
     `path` is a file, or anything else that `duckdb.connect` opens (`md:…` for MotherDuck): only a file is
     queued for. `patience_seconds` bounds the wait for a lock; the default outlasts the ten minutes for which
-    somebody's forgotten shell, or another day's big load, may hold the file.
+    somebody's forgotten shell, or another day's big load, may hold the file. What needs more than `memory_limit`
+    spills into a folder beside the file, `<path>.tmp`, which goes with the connection. `threads` None: one per core.
     """
 
     path: str
     patience_seconds: float = 900.0
+    memory_limit: str = MEMORY_LIMIT
+    threads: int | None = None
 
     @property
     def is_file(self) -> bool:
         return "://" not in self.path and not self.path.startswith("md:")
 
+    @property
+    def file_bytes(self) -> int | None:
+        """The size of the file; None if there is none, or it is elsewhere."""
+        return Path(self.path).stat().st_size if self.is_file and Path(self.path).exists() else None
+
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write; the tables exist. Raises DatabaseBusyError."""
         with self._turn(), self._opened(read_only=False) as connection:
+            if self.is_file:  # of a run that was killed: whoever may write is alone
+                shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
             create_tables(connection)
             yield connection
 
@@ -78,7 +91,11 @@ class Database:
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         connection = self._open_patiently(read_only=read_only)
         try:
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+            if self.is_file:
+                connection.execute("SET memory_limit = ?", [self.memory_limit])
+                if self.threads is not None:
+                    connection.execute("SET threads = ?", [self.threads])
             yield connection
         finally:
             connection.close()

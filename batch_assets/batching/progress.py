@@ -1,34 +1,132 @@
 """How far batches are, for many of them at once and with few calls."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import openai
 
-from batch_assets.batching.remote import RemoteBatch, list_batches, retrieve_batch
+from batch_assets.batching.remote import PAGE, RemoteBatch, list_batches, retrieve_batch
+
+# Of the time there is. The rest is for asking singly, so that a list that is too long for it holds nobody up.
+SHARE_OF_THE_LIST = 0.75
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a look-up that ran out of time left off: in the list of batches, and in asking singly.
+
+    The next one goes on from there, so that the same batches aren't looked up again and again while others wait. To
+    lose it costs time, no more.
+    """
+
+    listed_after: str | None = None
+    asked_last: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The batches that were had, by id, and where to go on."""
+
+    batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
+    place: Place = field(default_factory=Place)
 
 
 def look_up(
-    client: openai.OpenAI, batch_ids: Collection[str], *, since: datetime, deadline: float
-) -> dict[str, RemoteBatch]:
+    client: openai.OpenAI,
+    days: Sequence[Collection[str]],
+    *,
+    since: datetime,
+    deadline: float,
+    place: Place | None = None,
+) -> Seen:
     """These batches as they are, by listing what was made after `since`, and singly what that didn't show.
 
-    Stops at `deadline` (of `time.monotonic`) with what it has until then: a batch that is not in the answer was not
-    asked for, or could not be had. Raises openai.OpenAIError only if the list itself cannot be had.
+    `days` holds the batch ids of each day, and a day can be judged only if all of its batches are seen together: so
+    they are asked for day by day. Stops at `deadline` (of `time.monotonic`) with what it has until then: a batch that
+    is not in the answer was not asked for, or could not be had. Raises openai.OpenAIError only if the list itself
+    cannot be had.
     """
-    wanted = set(batch_ids)
+    place = place or Place()
+    wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
     seen: dict[str, RemoteBatch] = {}
-    for batch in list_batches(client, since=since):
-        if batch.id in wanted:
-            seen[batch.id] = batch
-        if len(seen) == len(wanted) or time.monotonic() > deadline:
-            break
-    for batch_id in sorted(wanted - seen.keys()):
+    now = time.monotonic()
+    list_deadline = now + (deadline - now) * SHARE_OF_THE_LIST
+    listed_after = _list_on(client, wanted, seen, since, list_deadline, place.listed_after)
+    missing = _in_turn([batch_id for batch_id in wanted if batch_id not in seen], wanted, place.asked_last)
+    if listed_after is not None:  # first what may complete a day
+        missing = list(dict.fromkeys([*_missing_of_ended(days, seen), *missing]))
+    asked_last = None
+    for batch_id in missing:
         if time.monotonic() > deadline:
             break
+        asked_last = batch_id
         try:
             seen[batch_id] = retrieve_batch(client, batch_id)
         except openai.OpenAIError:
             continue  # one that can't be had now must not hide the others; it is asked for again
-    return seen
+    else:
+        asked_last = None
+    return Seen(seen, Place(listed_after, asked_last))
+
+
+def _list_on(
+    client: openai.OpenAI,
+    wanted: Collection[str],
+    seen: dict[str, RemoteBatch],
+    since: datetime,
+    deadline: float,
+    after: str | None,
+) -> str | None:
+    """Read the list from `after` to its end, and then from its beginning, until all is seen or the time is up.
+
+    Returns where to go on the next time; None if the whole list was read.
+    """
+    if after is not None:
+        try:
+            if (left_at := _list_from(client, wanted, seen, since, deadline, after)) is not None:
+                return left_at
+        except openai.APIStatusError as error:
+            if error.status_code >= 500:
+                raise
+            # the batch to go on from isn't there any more
+    return _list_from(client, wanted, seen, since, deadline, None)
+
+
+def _list_from(
+    client: openai.OpenAI,
+    wanted: Collection[str],
+    seen: dict[str, RemoteBatch],
+    since: datetime,
+    deadline: float,
+    after: str | None,
+) -> str | None:
+    listed: list[str] = []
+    for batch in list_batches(client, since=since, after=after):
+        if len(seen) == len(wanted):
+            return None
+        if listed and len(listed) % PAGE == 0 and time.monotonic() > deadline:
+            # A page is read again: the batches of a day, which lie together, must not be torn apart here for ever.
+            return listed[-1 - min(PAGE, len(listed) // 2)]
+        listed.append(batch.id)
+        if batch.id in wanted:
+            seen[batch.id] = batch
+    return None
+
+
+def _in_turn(batch_ids: list[str], order: Iterable[str], last: str | None) -> list[str]:
+    """Those after `last` first, then the others."""
+    place = {batch_id: number for number, batch_id in enumerate(order)}
+    turn = place.get(last or "", -1)
+    return sorted(batch_ids, key=lambda batch_id: (place[batch_id] <= turn, place[batch_id]))
+
+
+def _missing_of_ended(days: Iterable[Collection[str]], seen: Mapping[str, RemoteBatch]) -> list[str]:
+    """What is missing of days of which something was seen, and nothing that still runs."""
+    missing: list[str] = []
+    for day in days:
+        there = [seen[batch_id] for batch_id in day if batch_id in seen]
+        if there and all(batch.has_ended for batch in there):
+            missing += [batch_id for batch_id in day if batch_id not in seen]
+    return missing

@@ -83,15 +83,16 @@ def read_batch(batch: Batch) -> RemoteBatch:
     )
 
 
-def list_batches(client: openai.OpenAI, *, since: datetime) -> Iterator[RemoteBatch]:
+def list_batches(client: openai.OpenAI, *, since: datetime, after: str | None = None) -> Iterator[RemoteBatch]:
     """All batches made at or after `since` (UTC, without zone), newest first, a page of 100 at a time.
+
+    With `after`, the id of a batch, only those that are listed after it.
 
     Goes by what is listed, not by `has_more`: some servers leave it out, or ignore `after`. A page of nothing but
     known batches is the last; so is one of older batches, but only where the newest come first, which OpenAI doesn't
     promise. A batch that doesn't say when it was made counts as new.
     """
     seen: set[str] = set()
-    after: str | None = None
     while True:
         page = client.batches.list(limit=PAGE, after=after or openai.omit)
         fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]

@@ -5,6 +5,7 @@ answer found under it is *the* answer, whichever day, file or batch it came from
 never sent again, and equal articles share one.
 """
 
+import itertools
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,44 +18,31 @@ import duckdb
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.prices import BYTES_PER_TOKEN, max_cost_usd
 from batch_assets.batching.remote import now_utc
-from batch_assets.batching.results import CANCELLED_BY_USER
-from batch_assets.batching.shards import Shard, ShardWriter
+from batch_assets.batching.request_lines import FETCH_ROWS, LineMaker, article_messages, name_requests
+from batch_assets.batching.request_state import find_states, state_counts
+from batch_assets.batching.shards import Shard, ShardWriter, lines_without
 from batch_assets.batching.task import ENDPOINT, Task
 
-CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
 TOO_LARGE = "request_too_large"
 REQUESTS_FOLDER = "requests"
 UNFINISHED = ".unfinished-"
-FETCH_ROWS = 2_000
 
-# The state of each request of the day, from what is known of it anywhere. `failed`: for good; `cancelled`: by hand.
-REQUEST_STATE = """
-    CREATE OR REPLACE TEMP TABLE request_state AS
-    WITH needed AS (
-        SELECT custom_id, any_value(article_id) AS article_id
-        FROM batch_request WHERE partition_date = getvariable('day') GROUP BY custom_id
-    ),
-    failure AS (
-        SELECT
-            custom_id, count(*) FILTER (code <> 'cancelled_by_user') AS attempts, bool_and(retryable) AS retryable,
-            arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
-            -- an equal article of another day, whose batch somebody cancelled, holds nothing up on this one
-            arg_max(
-                code = 'cancelled_by_user' AND coalesce(partition_date = getvariable('day'), true), failed_at
-            ) AS is_held
-        FROM failed_request SEMI JOIN needed USING (custom_id) LEFT JOIN openai_batch USING (batch_id)
-        GROUP BY custom_id
+READ_NOTES = """
+    CREATE OR REPLACE TEMP TABLE noted AS
+    SELECT * FROM read_csv(
+        ?, auto_detect = false, delim = ',', header = false,
+        columns = {'row': 'BIGINT', 'custom_id': 'VARCHAR', 'is_written': 'BOOLEAN'}
     )
-    SELECT
-        custom_id, article_id, attempts, code, reasons,
-        CASE
-            WHEN custom_id IN (SELECT custom_id FROM completion) THEN 'answered'
-            WHEN custom_id IN (SELECT custom_id FROM pending_request) THEN 'in_flight'
-            WHEN attempts >= getvariable('max_rounds') OR NOT retryable THEN 'failed'
-            WHEN is_held THEN 'cancelled'
-            ELSE 'owed'
-        END AS state
-    FROM needed LEFT JOIN failure USING (custom_id)
+"""
+# The lines that were written, from 0, and whether they are to be sent: known requests aren't, nor a second of a kind.
+PLACE_LINES = """
+    CREATE OR REPLACE TEMP TABLE noted_line AS
+    WITH wanted AS (
+        SELECT min(row) AS row FROM noted JOIN request_state USING (custom_id)
+        WHERE state IN (SELECT unnest(getvariable('sent_states'))) GROUP BY custom_id
+    )
+    SELECT row_number() OVER (ORDER BY row) - 1 AS line, custom_id, wanted.row IS NOT NULL AS is_wanted
+    FROM noted LEFT JOIN wanted USING (row) WHERE is_written
 """
 
 
@@ -95,27 +83,18 @@ def plan_day(
     """
     with database.writing() as connection:
         connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
-        connection.execute("SET VARIABLE max_rounds = ?", [max_rounds])
+        connection.execute("SET VARIABLE sent_states = ?", [["owed", "cancelled"] if resume_cancelled else ["owed"]])
         with transaction(connection):
             abandoned = {data_folder / path for path in _withdraw_unsubmitted(connection)}
-            _replace_requests(connection, task)
-            if refresh:
-                _forget_answers(connection)
-            connection.execute(REQUEST_STATE)
-            connection.execute(
-                "SET VARIABLE sent_states = ?", [["owed", "cancelled"] if resume_cancelled else ["owed"]]
-            )
-            round_number = _next_round(connection)
             target = data_folder / REQUESTS_FOLDER / day
             for leftover in target.glob(f"{UNFINISHED}*"):  # of a run that was killed: nobody else is writing now
                 shutil.rmtree(leftover, ignore_errors=True)
             hidden = target / f"{UNFINISHED}{uuid.uuid4().hex[:8]}"
             hidden.mkdir(parents=True)
             try:
-                shards = [
-                    _settled(shard, target, round_number)
-                    for shard in _write_owed(connection, task, hidden, max_enqueued_tokens)
-                ]
+                written = _write_owed(connection, task, hidden, day, max_rounds, max_enqueued_tokens, refresh=refresh)
+                round_number = _next_round(connection)
+                shards = [_settled(shard, target, round_number) for shard in written]
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
             _record(connection, task, shards, day, round_number)
@@ -124,22 +103,6 @@ def plan_day(
         for path in abandoned - {shard.path for shard in plan.shards}:
             path.unlink(missing_ok=True)
     return plan
-
-
-def hold_owed(database: Database, day: str) -> None:
-    """Let what the day owes wait until somebody plans it by hand, that is with `resume_cancelled`."""
-    with database.writing() as connection, transaction(connection):
-        connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
-        connection.execute("SET VARIABLE max_rounds = ?", [2**31 - 1])
-        connection.execute(REQUEST_STATE)
-        connection.execute(
-            """
-            INSERT INTO failed_request
-            SELECT custom_id, '', ?, 'Cancelled before it was sent again.', NULL, true, ?
-            FROM request_state WHERE state = 'owed'
-            """,
-            [CANCELLED_BY_USER, now_utc()],
-        )
 
 
 def submission_key(file_sha256: str, day: str, round_number: int) -> str:
@@ -160,31 +123,6 @@ def _withdraw_unsubmitted(connection: duckdb.DuckDBPyConnection) -> set[str]:
     connection.execute("DELETE FROM pending_request WHERE submission_key IN (SELECT unnest(?))", [keys])
     connection.execute("DELETE FROM openai_batch WHERE submission_key IN (SELECT unnest(?))", [keys])
     return {path for _, path in rows}
-
-
-def user_message_sql(task: Task) -> tuple[str, list[str]]:
-    """SQL for the user's message of an article, and its parameters: literal pieces are bound, never pasted."""
-    pieces, parameters = [], []
-    for text, is_field in task.template_parts:
-        if is_field:
-            pieces.append(f"coalesce(CAST({text} AS VARCHAR), '')")
-        else:
-            pieces.append("CAST(? AS VARCHAR)")
-            parameters.append(text)
-    return " || ".join(pieces), parameters
-
-
-def _replace_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
-    message, parameters = user_message_sql(task)
-    connection.execute("DELETE FROM batch_request WHERE partition_date = getvariable('day')")
-    connection.execute(
-        f"""
-        INSERT INTO batch_request
-        SELECT partition_date, article_id, left(sha256(? || to_json({message}) || ?), {CUSTOM_ID_CHARACTERS})
-        FROM raw_articles WHERE partition_date = getvariable('day')
-        """,
-        [f"POST {ENDPOINT}\n{task.body_head}", *parameters, task.body_tail],
-    )
 
 
 def _forget_answers(connection: duckdb.DuckDBPyConnection) -> None:
@@ -210,44 +148,58 @@ def _next_round(connection: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row else 1
 
 
-def _owed_lines(connection: duckdb.DuckDBPyConnection, task: Task) -> Iterator[tuple[str, bytes]]:
-    """(custom_id, line) of each owed request, as a stream. Only what varies is escaped for each article."""
-    message, parameters = user_message_sql(task)
-    rows = connection.execute(
-        f"""
-        SELECT custom_id, encode('{{"custom_id":"' || custom_id || ? || to_json({message}) || ?)
-        FROM raw_articles JOIN request_state USING (article_id)
-        WHERE partition_date = getvariable('day') AND state IN (SELECT unnest(getvariable('sent_states')))
-        """,
-        [f'","method":"POST","url":"{ENDPOINT}","body":{task.body_head}', *parameters, task.body_tail + "}"],
-    )
-    while batch := rows.fetchmany(FETCH_ROWS):
-        yield from batch
-
-
 def _write_owed(
-    connection: duckdb.DuckDBPyConnection, task: Task, folder: Path, max_enqueued_tokens: int | None
+    connection: duckdb.DuckDBPyConnection,
+    task: Task,
+    folder: Path,
+    day: str,
+    max_rounds: int,
+    max_enqueued_tokens: int | None,
+    *,
+    refresh: bool,
 ) -> list[Shard]:
-    """Write the shards, and note in a temp table what went where."""
+    """Enter the day's requests, find their states, and write those to be sent; `placed` says what is on which line.
+
+    Of a day that was never planned, everything is written while it is named, and what turns out to be known already,
+    or twice there, is taken out again: mostly there is little or nothing of it. Of any other day, little is owed.
+    """
     fill_bytes = None if max_enqueued_tokens is None else max_enqueued_tokens // 2 * BYTES_PER_TOKEN
-    writer = ShardWriter(folder, fill_bytes=fill_bytes)
+    is_new = (
+        connection.execute("SELECT 1 FROM batch_request WHERE partition_date = getvariable('day') LIMIT 1").fetchone()
+        is None
+    )
+    if not is_new:
+        connection.execute("DELETE FROM batch_request WHERE partition_date = getvariable('day')")
+        name_requests(connection, task)
+        if refresh:
+            _forget_answers(connection)
+        find_states(connection, day, max_rounds)
+    writer = ShardWriter(folder / "all", fill_bytes=fill_bytes)
     index = folder / "index.csv"  # beside the shards, on disk: a million ids are not for our memory
     with index.open("w", encoding="ascii") as notes:
-        for custom_id, line in _owed_lines(connection, task):
-            position = writer.add(line) if writer.fits_anywhere(line) else -1
-            notes.write(f"{custom_id},{position}\n")
+        maker = LineMaker(task, notes, writer.max_bytes)
+        for block in article_messages(connection, task, only_owed=not is_new):
+            writer.add(maker.lines(block))
     shards = writer.close()
-    connection.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE placed AS
-        SELECT * FROM read_csv(
-            ?, auto_detect = false, delim = ',', header = false,
-            columns = {'custom_id': 'VARCHAR', 'position': 'INTEGER'}
+    connection.execute(READ_NOTES, [str(index)])
+    if is_new:
+        connection.execute(
+            """
+            INSERT INTO batch_request
+            SELECT partition_date, article_id, custom_id FROM noted JOIN raw_articles ON raw_articles.rowid = row
+            """
         )
-        """,
-        [str(index)],
-    )
-    index.unlink()
+        if refresh:
+            _forget_answers(connection)
+        find_states(connection, day, max_rounds)
+    connection.execute(PLACE_LINES)
+    unwanted = connection.execute("SELECT line FROM noted_line WHERE NOT is_wanted ORDER BY line")
+    if first := unwanted.fetchone():
+        numbers = itertools.chain([first[0]], _column(unwanted))
+        writer = ShardWriter(folder / "kept", fill_bytes=fill_bytes)
+        for lines in lines_without(shards, numbers):
+            writer.add(lines)
+        shards = writer.close()
     return shards
 
 
@@ -266,6 +218,13 @@ def _record(
     connection: duckdb.DuckDBPyConnection, task: Task, shards: list[Shard], day: str, round_number: int
 ) -> None:
     now = now_utc()
+    connection.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE placed AS
+        SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM noted_line WHERE is_wanted
+        """
+    )
+    place = 0
     for shard in shards:
         key = submission_key(shard.sha256, day, round_number)
         input_tokens = estimated_input_tokens(shard.bytes)
@@ -280,30 +239,33 @@ def _record(
             ],
         )  # fmt: skip
         connection.execute(
-            "INSERT INTO pending_request SELECT custom_id, ? FROM placed WHERE position = ?",
-            [key, shard.position],
+            "INSERT INTO pending_request SELECT custom_id, ? FROM placed WHERE place >= ? AND place < ?",
+            [key, place, place := place + shard.requests],
         )
     connection.execute(
         """
         INSERT INTO failed_request
-        SELECT custom_id, '', ?, 'The request is larger than a batch file may be (200 MB). Shorten the article.',
-            NULL, false, ?
-        FROM placed WHERE position = -1
+        SELECT DISTINCT custom_id, '', ?,
+            'The request is larger than a batch file may be (200 MB). Shorten the article.', NULL::INTEGER, false, ?
+        FROM noted JOIN request_state USING (custom_id)
+        WHERE NOT is_written AND state IN (SELECT unnest(getvariable('sent_states')))
         """,
         [TOO_LARGE, now],
     )
 
 
+def _column(rows: duckdb.DuckDBPyConnection) -> Iterator[int]:
+    while block := rows.fetchmany(FETCH_ROWS):
+        yield from (row[0] for row in block)
+
+
 def _plan(connection: duckdb.DuckDBPyConnection, task: Task, shards: list[Shard], round_number: int) -> Plan:
-    counts = dict(
-        connection.execute("SELECT state, count(*) FROM request_state GROUP BY state ORDER BY state").fetchall()
-    )
     row = connection.execute("SELECT count(*) FROM batch_request WHERE partition_date = getvariable('day')").fetchone()
     input_tokens = sum(estimated_input_tokens(shard.bytes) for shard in shards)
     output_tokens = sum(shard.requests for shard in shards) * task.max_output_tokens
     return Plan(
         articles=int(row[0]) if row else 0,
-        requests=counts,
+        requests=state_counts(connection),
         shards=shards,
         round=round_number if shards else round_number - 1,
         estimated_input_tokens=input_tokens,

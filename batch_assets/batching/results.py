@@ -8,6 +8,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,78 +24,73 @@ BATCH_STATUS_CODES = {"expired": "batch_expired", "cancelled": "batch_cancelled"
 # Client errors that are worth another try: time-out, conflict, too early, rate limit.
 RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
 
+# A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
+# completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
 READ_LINES = """
     INSERT INTO result_line
-    SELECT
-        filename, custom_id, try_cast(response.status_code AS INTEGER), response.request_id,
-        -- some servers send the body as a string that holds JSON
-        CASE json_type(response.body)
-            WHEN 'VARCHAR' THEN try_cast(response.body ->> '$' AS JSON) ELSE response.body
-        END,
-        CASE WHEN json_type(error) = 'OBJECT' THEN error ELSE NULL END
-    FROM read_json(
-        ?, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
-        maximum_object_size = 33554432,
-        columns = {
-            custom_id: 'VARCHAR', error: 'JSON',
-            response: 'STRUCT(status_code VARCHAR, request_id VARCHAR, body JSON)'
-        }
-    )
-"""
-
-# What a line means. `response` of a chat completion:
-# https://developers.openai.com/api/reference/resources/chat (choices, message.refusal, finish_reason, usage)
-OUTCOMES = """
-    CREATE OR REPLACE TEMP TABLE outcome AS
-    WITH parsed AS (
-        SELECT *, json_transform(body, '{
-            "model": "VARCHAR",
-            "choices": [{"finish_reason": "VARCHAR", "message": {"content": "VARCHAR", "refusal": "VARCHAR"}}],
-            "usage": {
-                "prompt_tokens": "BIGINT", "completion_tokens": "BIGINT",
-                "prompt_tokens_details": {"cached_tokens": "BIGINT"},
-                "completion_tokens_details": {"reasoning_tokens": "BIGINT"}
-            },
-            "error": {"code": "VARCHAR", "type": "VARCHAR", "message": "VARCHAR"}
-        }') AS answer
-        FROM result_line SEMI JOIN known USING (custom_id)
-    ),
-    named AS (
+    WITH line AS (
         SELECT
-            custom_id, status_code, request_id, answer.model AS model, answer.usage AS usage,
-            answer.choices[1].finish_reason AS finish_reason,
-            nullif(trim(answer.choices[1].message.content, E' \\t\\r\\n'), '') AS text,
-            nullif(answer.choices[1].message.refusal, '') AS refusal,  -- some servers send "" for none
-            coalesce(error ->> 'code', answer.error.code, answer.error.type) AS error_code,
-            coalesce(error ->> 'message', answer.error.message) AS error_message
-        FROM parsed
-    ),
-    judged AS (
-        SELECT *,
-            CASE
-                WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
-                WHEN status_code = 200 AND (refusal IS NOT NULL OR finish_reason = 'content_filter')
-                    THEN 'content_refused'
-                WHEN status_code = 200 AND finish_reason = 'length' THEN 'max_output_tokens'
-                WHEN status_code = 200 THEN 'empty_answer'
-                ELSE coalesce(error_code, 'http_' || status_code, 'no_response')
-            END AS code
-        FROM named
+            filename, custom_id, error, response.body AS body, response.body.usage AS usage,
+            try_cast(response.status_code AS INTEGER) AS status_code, response.request_id AS request_id,
+            response.body.choices[1] AS choice,
+            response.body.choices[1].message.content AS content,
+            -- trimmed only where there is need: that takes longer than reading the line
+            nullif(CASE
+                WHEN ascii(content) <= 32 OR suffix(content, ' ') OR suffix(content, E'\\n')
+                    OR suffix(content, E'\\r') OR suffix(content, E'\\t')
+                THEN trim(content, E' \\t\\r\\n') ELSE content
+            END, '') AS text,
+            nullif(response.body.choices[1].message.refusal, '') AS refusal  -- some servers send "" for none
+        FROM read_json(
+            $path, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
+            maximum_object_size = 33554432,
+            columns = {
+                custom_id: 'VARCHAR',
+                error: 'STRUCT(code VARCHAR, message VARCHAR)',
+                response: 'STRUCT(status_code VARCHAR, request_id VARCHAR, body STRUCT(
+                    model VARCHAR,
+                    choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
+                    usage STRUCT(
+                        prompt_tokens VARCHAR, completion_tokens VARCHAR,
+                        prompt_tokens_details STRUCT(cached_tokens VARCHAR),
+                        completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
+                    ),
+                    error STRUCT(code VARCHAR, "type" VARCHAR, message VARCHAR)
+                ))'
+            }
+        )
     )
-    SELECT *,
+    SELECT
+        filename, custom_id, status_code, request_id, body.model, choice.finish_reason, text,
+        try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
+        try_cast(usage.completion_tokens AS BIGINT),
+        try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
+        CASE
+            WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
+            WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
+                THEN 'content_refused'
+            WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
+            WHEN status_code = 200 THEN 'empty_answer'
+            ELSE coalesce(error.code, body.error.code, body.error.type, 'http_' || status_code, 'no_response')
+        END AS code,
         CASE code
             WHEN 'content_refused' THEN coalesce(refusal, 'The answer was withheld by the content filter.')
             WHEN 'max_output_tokens'
                 THEN 'The output tokens were used up before an answer began. Raise max_output_tokens.'
             WHEN 'empty_answer' THEN 'The model answered with nothing.'
-            ELSE error_message
-        END AS message,
-        code NOT IN ('content_refused', 'max_output_tokens') AND NOT (
-            coalesce(status_code BETWEEN 400 AND 499, false) AND status_code NOT IN (SELECT unnest($retryable))
-        ) AS retryable
-    FROM judged
-    -- of several lines for one request the better one wins
-    QUALIFY row_number() OVER (PARTITION BY custom_id ORDER BY code IS NULL DESC, status_code IS NULL) = 1
+            ELSE coalesce(error.message, body.error.message)
+        END,
+        status_code IS NOT NULL AND coalesce(body.choices IS NULL AND body.error.message IS NULL, true)
+    FROM line
+"""
+# Of several lines for one request the better one counts.
+BEST_LINES = """
+    CREATE OR REPLACE TEMP TABLE outcome AS
+    SELECT
+        custom_id,
+        arg_min(rowid, CASE WHEN code IS NULL THEN 0 WHEN status_code IS NOT NULL THEN 1 ELSE 2 END) AS line
+    FROM result_line SEMI JOIN known USING (custom_id)
+    GROUP BY custom_id
 """
 
 
@@ -132,7 +128,10 @@ def load_results(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> Lo
     connection.execute(
         """
         CREATE OR REPLACE TEMP TABLE result_line (
-            path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, body JSON, error JSON
+            path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
+            finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
+            output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
+            has_other_body BOOLEAN  -- nothing of what we know is in it
         )
         """
     )
@@ -141,7 +140,7 @@ def load_results(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> Lo
         [batch.submission_key],
     )
     quarantined = sum(_read_file(connection, path, batch.batch_id) for path in batch.files)
-    connection.execute(OUTCOMES, {"retryable": list(RETRYABLE_CLIENT_ERRORS)})
+    connection.execute(BEST_LINES)
     answered = _insert_completions(connection, batch)
     failed = _insert_failures(connection, batch)
     connection.execute("DELETE FROM pending_request WHERE submission_key = ?", [batch.submission_key])
@@ -156,9 +155,13 @@ def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str)
     """Read a result file into `result_line`; returns how many of its lines went to quarantine."""
     if path.stat().st_size == 0:
         return 0
-    connection.execute(READ_LINES, [str(path)])
+    connection.execute(READ_LINES, {"path": str(path)})
     unusable = connection.execute(
-        "SELECT count(*) FROM result_line ANTI JOIN known USING (custom_id) WHERE path = ?", [str(path)]
+        """
+        SELECT count(*) FROM result_line LEFT JOIN known USING (custom_id)
+        WHERE path = ? AND (known.custom_id IS NULL OR has_other_body)
+        """,
+        [str(path)],
     ).fetchone()
     if unusable == (0,):
         return 0
@@ -181,7 +184,7 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str
                 else:
                     good.write(json.dumps(result) + "\n")
         if repaired.stat().st_size:
-            connection.execute(READ_LINES, [str(repaired)])
+            connection.execute(READ_LINES, {"path": str(repaired)})
         connection.execute(
             """
             INSERT INTO quarantined_line
@@ -218,7 +221,16 @@ def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
         return None, "unknown custom_id: no request of this batch has it"
     # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
     whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return json.loads(whole.decode("utf-16", "replace")), ""
+    return _with_body(json.loads(whole.decode("utf-16", "replace"))), ""
+
+
+def _with_body(result: dict[str, Any]) -> dict[str, Any]:
+    """Some servers send the body as a string that holds JSON."""
+    response = result.get("response")
+    if isinstance(response, dict) and isinstance(response.get("body"), str):
+        with suppress(ValueError, RecursionError):
+            return {**result, "response": {**response, "body": json.loads(response["body"])}}
+    return result
 
 
 def _insert_completions(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> int:
@@ -228,14 +240,13 @@ def _insert_completions(connection: duckdb.DuckDBPyConnection, batch: EndedBatch
         INSERT INTO completion
         SELECT
             custom_id, text, finish_reason, coalesce(model, $model),
-            usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.completion_tokens,
-            usage.completion_tokens_details.reasoning_tokens,
-            (usage.prompt_tokens - coalesce(usage.prompt_tokens_details.cached_tokens, 0)) * $input_usd::DOUBLE
-                + coalesce(usage.prompt_tokens_details.cached_tokens, 0) * $cached_input_usd::DOUBLE
-                + usage.completion_tokens * $output_usd::DOUBLE,
+            input_tokens, cached_input_tokens, output_tokens, reasoning_tokens,
+            (input_tokens - coalesce(cached_input_tokens, 0)) * $input_usd::DOUBLE
+                + coalesce(cached_input_tokens, 0) * $cached_input_usd::DOUBLE
+                + output_tokens * $output_usd::DOUBLE,
             $batch_id, request_id, $ended_at
-        FROM outcome
-        WHERE code IS NULL AND custom_id NOT IN (SELECT custom_id FROM completion)
+        FROM result_line ANTI JOIN completion USING (custom_id)
+        WHERE code IS NULL AND result_line.rowid IN (SELECT line FROM outcome)
         """,
         {
             "model": batch.model,
@@ -261,8 +272,12 @@ def _insert_failures(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -
     inserted = connection.execute(
         """
         INSERT INTO failed_request
-        SELECT custom_id, $batch_id, code, message, status_code, retryable, $ended_at
-        FROM outcome WHERE code IS NOT NULL
+        SELECT custom_id, $batch_id, code, message, status_code,
+            code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
+                status_code BETWEEN 400 AND 499 AND NOT list_contains($retryable, status_code), false
+            ),
+            $ended_at
+        FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT line FROM outcome)
         UNION ALL
         SELECT custom_id, $batch_id, code, message, NULL, false, $ended_at
         FROM refused SEMI JOIN known USING (custom_id) ANTI JOIN outcome USING (custom_id)
@@ -270,7 +285,13 @@ def _insert_failures(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -
         SELECT custom_id, $batch_id, $code, $message, NULL, true, $ended_at
         FROM known ANTI JOIN outcome USING (custom_id) ANTI JOIN refused USING (custom_id)
         """,
-        {"batch_id": batch.batch_id, "code": code, "message": message, "ended_at": batch.ended_at},
+        {
+            "batch_id": batch.batch_id,
+            "code": code,
+            "message": message,
+            "ended_at": batch.ended_at,
+            "retryable": list(RETRYABLE_CLIENT_ERRORS),
+        },
     ).fetchone()
     if batch.cancelled_by_user:
         connection.execute(

@@ -5,7 +5,12 @@ They are written into a hidden folder and synced; whoever plans them then gives 
 
 import hashlib
 import os
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +18,8 @@ from typing import BinaryIO
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
 MAX_REQUESTS_PER_FILE = 50_000
 MAX_BYTES_PER_FILE = 200_000_000
+LINES_AT_ONCE = 256
+BLOCKS_UNDER_WAY = 4  # to the disk, of less than a megabyte each as a rule
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,10 @@ class Shard:
 
 
 class ShardWriter:
-    """Fills shards greedily, line by line, in a folder; nothing but the open shard's counters is in memory.
+    """Fills shards greedily in a folder, which it makes; nothing but a few blocks of lines is in memory.
+
+    One thread hashes and writes, and another syncs full shards, while the caller makes the next lines; what breaks
+    there is raised by a later call, at the latest by `close`.
 
     `fill_bytes` is where a shard is full although it might hold more; only a single larger line goes beyond it.
     """
@@ -40,53 +50,105 @@ class ShardWriter:
         max_bytes: int = MAX_BYTES_PER_FILE,
         fill_bytes: int | None = None,
     ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._max_requests = max_requests
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._fill_bytes = min(max_bytes, fill_bytes or max_bytes)
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
+        self._position = 0
         self._requests = 0
         self._bytes = 0
-        self.finished: list[Shard] = []
+        self._writing = ThreadPoolExecutor(1, "write")
+        self._syncing = ThreadPoolExecutor(1, "sync")
+        self._under_way: deque[Future[None]] = deque()
+        self._sealed: list[Future[Shard]] = []
 
-    def fits_anywhere(self, line: bytes) -> bool:
-        """Whether the line, without its newline, fits into a file of its own."""
-        return len(line) + 1 <= self._max_bytes
-
-    def add(self, line: bytes) -> int:
-        """Append a line (without its newline); returns the position of the shard that it went to."""
-        size = len(line) + 1
-        if self._file is not None and (self._requests >= self._max_requests or self._bytes + size > self._fill_bytes):
-            self._finish()
-        if self._file is None:
-            self._file = self._path.open("wb", buffering=1 << 20)
-        self._file.write(line)
-        self._file.write(b"\n")
-        self._digest.update(line)
-        self._digest.update(b"\n")
-        self._requests += 1
-        self._bytes += size
-        return len(self.finished)
+    def add(self, lines: Sequence[bytes]) -> None:
+        """Append lines, each with its newline, of which none is longer than `max_bytes`."""
+        ends = list(accumulate(map(len, lines)))  # where each line ends, counted from the first
+        done, done_bytes = 0, 0
+        while done < len(lines):
+            room = self._fill_bytes - self._bytes
+            fitting = min(
+                bisect_right(ends, done_bytes + room, lo=done), done + self._max_requests - self._requests, len(lines)
+            )
+            if fitting == done and self._requests:
+                self._finish()
+                continue
+            stop = max(fitting, done + 1)
+            self._append(b"".join(lines[done:stop]), stop - done)
+            done, done_bytes = stop, ends[stop - 1]
 
     def close(self) -> list[Shard]:
         """Finish the last shard; returns all of them."""
         self._finish()
-        return self.finished
+        self._wait(0)
+        shards = [sealed.result() for sealed in self._sealed]
+        for threads in (self._writing, self._syncing):
+            threads.shutdown()
+        return shards
 
-    @property
-    def _path(self) -> Path:
-        return self._folder / f"shard-{len(self.finished):04d}.jsonl"
+    def _append(self, block: bytes, requests: int) -> None:
+        if self._file is None:
+            self._file = (self._folder / f"shard-{self._position:04d}.jsonl").open("wb", buffering=0)
+        self._requests += requests
+        self._bytes += len(block)
+        self._under_way.append(self._writing.submit(_write, self._file, self._digest, block))
+        self._wait(BLOCKS_UNDER_WAY)
 
     def _finish(self) -> None:
         if self._file is None:
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self.finished.append(
-            Shard(len(self.finished), self._path, self._digest.hexdigest(), self._requests, self._bytes)
-        )
+        written = self._under_way[-1]
+        figures = (self._position, Path(self._file.name), self._requests, self._bytes)
+        self._sealed.append(self._syncing.submit(_seal, written, self._file, self._digest, *figures))
         self._file = None
         self._digest = hashlib.sha256()
+        self._position += 1
         self._requests = self._bytes = 0
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many blocks are under way to the disk."""
+        while len(self._under_way) > most:
+            self._under_way.popleft().result()
+
+
+def _write(file: BinaryIO, digest: "hashlib._Hash", block: bytes) -> None:
+    digest.update(block)
+    view = memoryview(block)
+    while view:  # an unbuffered file may take less than all
+        view = view[file.write(view) :]
+
+
+def _seal(
+    written: Future[None], file: BinaryIO, digest: "hashlib._Hash", position: int, path: Path, requests: int, size: int
+) -> Shard:
+    written.result()  # of the last block, and so of all
+    os.fsync(file.fileno())
+    file.close()
+    return Shard(position, path, digest.hexdigest(), requests, size)
+
+
+def lines_without(shards: Iterable[Shard], unwanted: Iterable[int]) -> Iterator[list[bytes]]:
+    """The shards' lines in blocks, without those that are numbered in `unwanted`: from 0, through all shards, rising.
+
+    A shard is deleted once it has been read.
+    """
+    numbers = iter(unwanted)
+    next_unwanted = next(numbers, -1)
+    first = 0
+    for shard in shards:
+        with shard.path.open("rb", buffering=1 << 20) as file:
+            while block := list(islice(file, LINES_AT_ONCE)):
+                kept = []
+                start, end = 0, len(block)
+                while first <= next_unwanted < first + end:
+                    kept += block[start : next_unwanted - first]
+                    start = next_unwanted - first + 1
+                    next_unwanted = next(numbers, -1)
+                kept += block[start:]
+                first += end
+                yield kept
+        shard.path.unlink()

@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS raw_articles (
     partition_date DATE NOT NULL,
     article_id VARCHAR NOT NULL,
     title VARCHAR,
-    body VARCHAR NOT NULL,
+    body VARCHAR NOT NULL USING COMPRESSION zstd,
     url VARCHAR,
     published_at TIMESTAMP
 );
@@ -88,13 +88,14 @@ CREATE TABLE IF NOT EXISTS openai_batch (
     ended_at TIMESTAMP,
     collected_at TIMESTAMP,             -- its results are in the tables
     cancel_requested_at TIMESTAMP,      -- somebody wants it to stop, and none of it to go out again by itself
+    remote_deleted_at TIMESTAMP,        -- its files at OpenAI were deleted
     refusal VARCHAR                     -- what OpenAI said when it would not take the submission
 );
 
 -- an answered request; key: custom_id
 CREATE TABLE IF NOT EXISTS completion (
     custom_id VARCHAR NOT NULL,
-    text VARCHAR NOT NULL,
+    text VARCHAR NOT NULL USING COMPRESSION zstd,
     finish_reason VARCHAR,
     model VARCHAR,
     input_tokens BIGINT,
@@ -127,6 +128,11 @@ CREATE TABLE IF NOT EXISTS quarantined_line (
     line BLOB NOT NULL
 );
 
+-- a day whose articles and requests were deleted since they were old: its summaries stay as they are
+CREATE TABLE IF NOT EXISTS pruned_day (
+    partition_date DATE NOT NULL
+);
+
 -- what users read: one row per article of a day; key: partition_date, article_id
 CREATE TABLE IF NOT EXISTS summaries (
     partition_date DATE NOT NULL,
@@ -134,7 +140,7 @@ CREATE TABLE IF NOT EXISTS summaries (
     title VARCHAR,
     url VARCHAR,
     published_at TIMESTAMP,
-    summary VARCHAR,
+    summary VARCHAR USING COMPRESSION zstd,
     status VARCHAR NOT NULL,            -- summarised, in_flight, owed, failed, cancelled
     error_code VARCHAR,
     error_message VARCHAR,

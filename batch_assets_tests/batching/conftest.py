@@ -20,7 +20,7 @@ import duckdb
 import openai
 import pytest
 
-from batch_assets.batching import collection, submission
+from batch_assets.batching import collection, creation
 from batch_assets.batching.articles import Ingested, ingest_day
 from batch_assets.batching.collection import Collected, collect_day
 from batch_assets.batching.database import Database
@@ -38,9 +38,9 @@ TASK = Task(model="gpt-4.1-nano", max_output_tokens=100)
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.01))
-    monkeypatch.setattr(submission, "UPLOAD_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(submission, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(creation, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(creation, "UPLOAD_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(creation, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr(collection, "LOST_AFTER", timedelta(0))
     monkeypatch.setattr(collection, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
 

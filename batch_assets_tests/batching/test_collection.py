@@ -168,6 +168,26 @@ def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
     assert statuses(workspace) == {"a": "summarised", "b": "summarised"}
 
 
+def test_a_batch_that_cannot_be_had_holds_up_no_other(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcdef"})
+    workspace.plan()
+    first, *others = workspace.submit(api.client).batch_ids
+    for batch_id in (first, *others):
+        api.wait(batch_id)
+
+    def hide_first(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "Down"}}, 500) if first in call.path else call.forward()
+
+    with proxy(api.url, hide_first) as client, pytest.raises(CollectionError, match=f"{first} .*Down"):
+        workspace.collect(client)
+    assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
+    assert list(workspace.collect(api.client).batches) == [first]
+    assert workspace.statuses() == {"summarised": 6}
+
+
 def test_a_running_batch_is_left_running_and_a_cancelled_one_is_owed(workspace: Workspace, tmp_path: Path) -> None:
     with serving(tmp_path / "slow", engine="instant", latency_seconds=60) as slow:
         workspace.ingest({"a": "one", "b": "two"})

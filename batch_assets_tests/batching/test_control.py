@@ -157,10 +157,11 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
     workspace.plan()
     workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
     first, second = workspace.column("SELECT batch_id FROM openai_batch ORDER BY shard")
-    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'ended' WHERE shard = 1")
+    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'ended' WHERE batch_id = ?", [second])
     workspace.execute(
         """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
-        SELECT submission_key, partition_date, round, shard, 'ended', now() FROM batch_request_file WHERE shard = 2"""
+        SELECT submission_key, partition_date, round, shard, 'ended', now()
+        FROM batch_request_file ANTI JOIN openai_batch USING (submission_key) ORDER BY shard LIMIT 1"""
     )
     assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == 2
     submitted = workspace.submit(api.client)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -168,3 +169,34 @@ with database.writing() as connection, transaction(connection):
 def test_a_killed_writer_leaves_neither_lock_nor_half_a_change(database: Database) -> None:
     assert subprocess.run([sys.executable, "-c", DIE, database.path], check=False).returncode == -9
     assert titles(database) == ["kept"]
+
+
+def test_threads_of_one_process_take_turns(database: Database) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for _ in threads.map(add, [database] * 12, [f"{number:02d}" for number in range(12)]):
+            pass
+        read = list(threads.map(titles, [database] * 4))
+    assert read == [[f"{number:02d}" for number in range(12)]] * 4
+
+
+def test_memory_and_threads_are_bounded(database: Database) -> None:
+    small = Database(database.path, memory_limit="100MB", threads=1)
+    for opening in (small.writing, small.reading):
+        with opening() as connection:
+            settings = connection.execute("SELECT current_setting('memory_limit'), current_setting('threads')")
+            assert settings.fetchone() == ("95.3 MiB", 1)
+
+
+def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database: Database) -> None:
+    small = Database(database.path, memory_limit="64MB")
+    spill = Path(f"{database.path}.tmp")
+    with small.writing() as connection:
+        connection.execute(
+            "CREATE TEMP TABLE big AS SELECT md5(number::VARCHAR) || md5(number::VARCHAR) FROM range(1500000) t(number)"
+        )
+        assert any(spill.iterdir())
+    assert not spill.exists()
+    spill.mkdir()
+    (spill / "left over by a killed run").touch()
+    add(small, "written")
+    assert not spill.exists()

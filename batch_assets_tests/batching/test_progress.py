@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import openai
 import pytest
 
-from batch_assets.batching.progress import look_up
+from batch_assets.batching.progress import Place, Seen, look_up
 from batch_assets.batching.remote import VANISHED, RemoteBatch
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.local_api_client import LocalApi
@@ -57,7 +59,7 @@ def test_one_list_shows_all(api: LocalApi) -> None:
     made = make_batches(api, 5)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
-        seen = look_up(client, made[1:], since=RECENTLY, deadline=soon())
+        seen = look_up(client, [made[1:]], since=RECENTLY, deadline=soon()).batches
     assert {name: progress(batch) for name, batch in seen.items()} == {
         batch_id: (batch_id, "completed", 1, 1, 0) for batch_id in made[1:]
     }
@@ -69,14 +71,14 @@ def test_what_the_list_does_not_show_is_asked_for_singly(api: LocalApi) -> None:
     made = make_batches(api, 3)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
-        seen = look_up(client, made, since=LATER, deadline=soon())
+        seen = look_up(client, [made], since=LATER, deadline=soon()).batches
     assert seen.keys() == set(made)
     assert sorted(recorder.paths[1:]) == sorted(f"/v1/batches/{batch_id}" for batch_id in made)
 
 
 def test_a_batch_that_openai_does_not_know_has_vanished(api: LocalApi) -> None:
     (made,) = make_batches(api, 1)
-    seen = look_up(api.client, ["batch_forgotten", made], since=LATER, deadline=soon())
+    seen = look_up(api.client, [["batch_forgotten", made]], since=LATER, deadline=soon()).batches
     assert seen["batch_forgotten"] == RemoteBatch("batch_forgotten", VANISHED)
     assert seen["batch_forgotten"].has_ended
     assert seen[made].status == "completed"
@@ -87,21 +89,105 @@ def test_one_that_cannot_be_had_hides_no_other(api: LocalApi, status: int) -> No
     made = make_batches(api, 3)
     bad = sorted(made)[0]
     with proxy(api.url, Recorder({bad: status})) as client:
-        assert look_up(client, made, since=LATER, deadline=soon()).keys() == set(made) - {bad}
+        assert look_up(client, [made], since=LATER, deadline=soon()).batches.keys() == set(made) - {bad}
 
 
 def test_without_a_list_the_caller_is_told(api: LocalApi) -> None:
     with proxy(api.url, Recorder({"/v1/batches?": 500})) as client, pytest.raises(openai.InternalServerError):
-        look_up(client, ["batch_x"], since=RECENTLY, deadline=soon())
+        look_up(client, [["batch_x"]], since=RECENTLY, deadline=soon())
 
 
-def test_at_the_deadline_it_stops_with_what_it_has(api: LocalApi) -> None:
-    made = make_batches(api, 3)
-    recorder = Recorder()
-    with proxy(api.url, recorder) as client:
-        seen = look_up(client, made, since=RECENTLY, deadline=time.monotonic())
-    assert seen.keys() == {made[2]}  # the newest, which the list shows first
-    assert len(recorder.paths) == 1
+class Listing:
+    """An API with these batches, the newest first, whose clock goes on by `seconds` at each call; counts calls."""
+
+    def __init__(self, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch, *, seconds: float = 2.0) -> None:
+        self.batch_ids, self.ended, self.calls, self.now, self.seconds = batch_ids, set[str](), 0, 0.0, seconds
+        monkeypatch.setattr("batch_assets.batching.progress.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def __call__(self, call: Call) -> Reply:
+        self.calls += 1
+        self.now += self.seconds
+        url = urlsplit(call.path)
+        if not url.path.endswith("/batches"):
+            return Reply.of(self.batch(url.path.rsplit("/", 1)[1]))
+        after = parse_qs(url.query).get("after")
+        if after and after[0] not in self.batch_ids:
+            return Reply.of({"error": {"message": "No such batch."}}, 404)
+        start = self.batch_ids.index(after[0]) + 1 if after else 0
+        page = self.batch_ids[start : start + 100]
+        has_more = start + 100 < len(self.batch_ids)
+        return Reply.of({"object": "list", "data": [self.batch(name) for name in page], "has_more": has_more})
+
+    def batch(self, name: str) -> dict[str, object]:
+        status = "completed" if name in self.ended else "in_progress"
+        return {"id": name, "object": "batch", "status": status, "created_at": int(time.time())}
+
+
+def complete_days(days: list[list[str]], seen: Seen) -> set[int]:
+    return {number for number, day in enumerate(days) if all(batch_id in seen.batches for batch_id in day)}
+
+
+def days_of_batches(days: int, shards: int) -> list[list[str]]:
+    return [[f"batch_{day}_{shard}" for shard in range(shards)] for day in range(days)]
+
+
+def test_a_thousand_days_take_ten_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = days_of_batches(1000, 1)
+    listing = Listing([name for day in days for name in day][::-1], monkeypatch)
+    with proxy("", listing) as client:
+        seen = look_up(client, days, since=RECENTLY, deadline=40.0)
+    assert len(complete_days(days, seen)) == 1000
+    assert listing.calls == 10
+    assert seen.place == Place()
+
+
+@pytest.mark.parametrize("keeps_its_place", [True, False])
+def test_a_slow_api_is_gone_on_with_where_the_time_was_up(
+    monkeypatch: pytest.MonkeyPatch, keeps_its_place: bool
+) -> None:
+    """Two seconds a call: a tick sees two thirds of a thousand days at most, and the next the others."""
+    days = days_of_batches(1000, 3)
+    listing = Listing([name for day in days for name in day][::-1], monkeypatch)
+    looked_up: set[int] = set()
+    place = None
+    with proxy("", listing) as client:
+        for _ in range(4):
+            start = listing.now
+            seen = look_up(client, days, since=RECENTLY, deadline=start + 40.0, place=place)
+            assert listing.now <= start + 44
+            looked_up |= complete_days(days, seen)
+            place = seen.place if keeps_its_place else None
+    assert len(looked_up) == 1000 if keeps_its_place else 400 < len(looked_up) < 1000
+
+
+def test_without_a_list_each_batch_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = days_of_batches(40, 3)
+    listing = Listing([], monkeypatch)
+    looked_up: set[int] = set()
+    place = None
+    with proxy("", listing) as client:
+        for _ in range(9):
+            seen = look_up(client, days, since=RECENTLY, deadline=listing.now + 40.0, place=place)
+            looked_up |= complete_days(days, seen)
+            place = seen.place
+    assert len(looked_up) > 30
+
+
+def test_a_day_whose_batches_lie_far_apart_is_completed_singly(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [["newest", "oldest"], *days_of_batches(1500, 1)]
+    listing = Listing(["newest", *[name for day in days[1:] for name in day], "oldest"], monkeypatch, seconds=4.0)
+    listing.ended = {"newest", "oldest"}
+    with proxy("", listing) as client:
+        seen = look_up(client, days, since=RECENTLY, deadline=40.0)
+    assert 0 in complete_days(days, seen)
+
+
+def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = days_of_batches(3, 2)
+    listing = Listing([name for day in days for name in day], monkeypatch)
+    with proxy("", listing) as client:
+        seen = look_up(client, days, since=RECENTLY, deadline=40.0, place=Place("batch_gone", "batch_gone"))
+    assert len(complete_days(days, seen)) == 3
 
 
 def test_an_unknown_status_is_a_running_one(api: LocalApi) -> None:
@@ -114,6 +200,6 @@ def test_an_unknown_status_is_a_running_one(api: LocalApi) -> None:
         return Reply.of({**batch, "status": "Paused", "request_counts": None})
 
     with proxy(api.url, answer) as client:
-        seen = look_up(client, [made], since=RECENTLY, deadline=soon())
+        seen = look_up(client, [[made]], since=RECENTLY, deadline=soon()).batches
     assert progress(seen[made]) == (made, "paused", None, None, None)
     assert not seen[made].has_ended

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -261,10 +262,9 @@ def test_a_day_without_articles_makes_no_file(workspace: Workspace) -> None:
 
 
 class BreaksOnThirdLine(ShardWriter):
-    def add(self, line: bytes) -> int:
-        if self._requests == 2:
-            raise OSError("No space left on device")
-        return super().add(line)
+    def add(self, lines: Sequence[bytes]) -> None:
+        super().add(lines[:2])
+        raise OSError("No space left on device")
 
 
 @pytest.mark.parametrize(

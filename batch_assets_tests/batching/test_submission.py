@@ -16,12 +16,12 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.batching import remote, submission
+from batch_assets.batching import creation, remote, submission
+from batch_assets.batching.creation import SubmissionError, find_batch
 from batch_assets.batching.ledger import Limits, Submission
 from batch_assets.batching.remote import list_batches, now_utc, utc
 from batch_assets.batching.requests import submission_key
 from batch_assets.batching.shards import ShardWriter
-from batch_assets.batching.submission import SubmissionError, find_batch
 from batch_assets_tests.batching.conftest import (
     CUT,
     DAY,
@@ -75,7 +75,7 @@ def intend(workspace: Workspace, run_id: str, file_id: str | None = None) -> Non
 
 
 def make_batch(client: openai.OpenAI, key: str | None = None, file_id: str = "file-none") -> str:
-    metadata = None if key is None else {submission.KEY: key}
+    metadata = None if key is None else {creation.KEY: key}
     return client.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", metadata=metadata
     ).id
@@ -102,7 +102,7 @@ def test_a_shard_becomes_a_batch_that_bears_its_key(planned: Workspace, api: Loc
     assert (submitted.created, submitted.adopted) == (1, 0)
     batch = api.client.batches.retrieve(batch_id)
     assert batch.metadata is not None
-    assert batch.metadata[submission.KEY] == key_of(planned)
+    assert batch.metadata[creation.KEY] == key_of(planned)
     assert api.client.files.content(batch.input_file_id).content == planned.request_files()[0].read_bytes()
     assert ledger(planned, "submission_key, run_id, file_id, batch_id, submitted_at, refusal") == [
         (key_of(planned), "run 1", batch.input_file_id, batch_id, utc(batch.created_at), None)
@@ -261,6 +261,27 @@ def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: 
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
 
 
+def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcd"})
+    workspace.plan()
+    together = threading.Barrier(4)
+
+    def refuse_one(call: Call) -> Reply:
+        if not call.uploads:
+            return call.forward()
+        is_refused = together.wait(20) == 0
+        return Reply.of({"error": {"message": "No."}}, 400) if is_refused else call.forward()
+
+    with proxy(api.url, refuse_one) as client, pytest.raises(SubmissionError, match="would not take the file"):
+        workspace.submit(client)
+    assert api.stats()["batches_created"] == 3
+    assert workspace.submit(api.client, run_id="later").created == 1
+    assert api.stats()["files_created"] == 4
+
+
 def test_what_was_submitted_before_a_refusal_stays_submitted(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,9 +379,9 @@ def test_an_api_that_is_down_is_asked_three_times_whatever_the_client_would_do(
 
 
 def test_a_rate_limit_is_waited_out(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "LOOK_AFTER_SECONDS", ())
+    monkeypatch.setattr(creation, "LOOK_AFTER_SECONDS", ())
     pauses: list[float] = []
-    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
+    monkeypatch.setattr(creation, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
     replies = [Reply.of({"error": {"message": "Slow down"}}, 429)] * 2
 
     def limit(call: Call) -> Reply:
@@ -498,7 +519,7 @@ def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytes
     now = datetime.now(UTC).replace(tzinfo=None)
     with proxy(local_api.url, age_all_but_the_newest) as client:
         assert [batch.metadata for batch in list_batches(client, since=now - timedelta(minutes=1))] == [
-            {submission.KEY: "key 2"}
+            {creation.KEY: "key 2"}
         ]
     assert len(calls) == 2
 

@@ -23,7 +23,7 @@ import httpx2
 
 from batch_assets import sensors
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
-from batch_assets.batching import collection, ledger, submission
+from batch_assets.batching import collection, creation, ledger
 from batch_assets.batching.database import Database
 from batch_assets.home import dagster_home
 from batch_assets.in_process import Sensor, is_done, materialise, opened_instance
@@ -104,10 +104,10 @@ def _hurry() -> None:
     """Pauses that make sense for a day's work are too long for a test."""
     sensors.FIRST_PAUSE = sensors.ROUND_PAUSE = timedelta(seconds=0.2)
     sensors.TRIES = 50
-    submission.LOOK_AFTER_SECONDS = (0.0, 0.2, 0.2)
-    submission.FILE_NOT_FOUND_SECONDS = (0.1, 0.1, 0.1)
-    submission.RATE_LIMIT_SECONDS = 0.1
-    submission.CREATE_TIMEOUT_SECONDS = 2.0
+    creation.LOOK_AFTER_SECONDS = (0.0, 0.2, 0.2)
+    creation.FILE_NOT_FOUND_SECONDS = (0.1, 0.1, 0.1)
+    creation.RATE_LIMIT_SECONDS = 0.1
+    creation.CREATE_TIMEOUT_SECONDS = 2.0
     collection.LOST_AFTER = timedelta(0)
     sensors.LOST_AFTER = timedelta(0)  # type: ignore[attr-defined]
     collection.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)

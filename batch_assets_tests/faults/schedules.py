@@ -17,9 +17,10 @@ import openai
 
 from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.collection import CollectionError, collect_day
+from batch_assets.batching.creation import SubmissionError
 from batch_assets.batching.database import Database
 from batch_assets.batching.requests import plan_day
-from batch_assets.batching.submission import SubmissionError, submit_day
+from batch_assets.batching.submission import submit_day
 from batch_assets.batching.task import Task
 from batch_assets_tests.faults.driver import in_child
 from batch_assets_tests.faults.proxy import Fault

@@ -1,0 +1,220 @@
+"""How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
+
+A day is *done* if it has summaries, and none of its articles is owed, in flight or held by a cancellation, and none of
+its batches is out. Of days that aren't, nothing is touched, however old they are.
+"""
+
+import gzip
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import openai
+
+from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.remote import now_utc
+
+# Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
+TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
+PACKED = ".gz"
+
+OLD_AND_DONE = """
+    SELECT DISTINCT partition_date FROM summaries
+    WHERE partition_date < CAST($before AS DATE)
+    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('owed', 'in_flight', 'cancelled')
+    EXCEPT SELECT partition_date FROM batch_request SEMI JOIN pending_request USING (custom_id)
+    EXCEPT
+        SELECT file.partition_date FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
+        WHERE collected_at IS NULL
+    ORDER BY partition_date
+"""
+
+
+@dataclass(frozen=True)
+class Life:
+    """What goes when. Days are counted from a day's own date; None: never.
+
+    Result files are packed after `pack_after_days`. After `keep_days` request and result files are deleted; with
+    `tables`, the day's articles and its lines in `batch_request` and `quarantined_line` too; with `answers`, also
+    answers and failures that no day with requests needs any more, so that a day that comes back is paid for again;
+    with `remote`, OpenAI's copies of the files.
+    """
+
+    pack_after_days: int | None = 7
+    keep_days: int = 90
+    tables: bool = False
+    answers: bool = False
+    remote: bool = False
+
+
+@dataclass
+class Prunable:
+    """What can go. Paths are absolute; `rows` are by table; `remote_files` are (submission key, file ids)."""
+
+    days: list[str] = field(default_factory=list)
+    bytes_to_delete: int = 0
+    to_pack: list[Path] = field(default_factory=list)
+    to_delete: list[Path] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    remote_files: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """What goes, for people: an entry for each kind of thing."""
+        remote = sum(len(file_ids) for _, file_ids in self.remote_files)
+        said = [
+            (len(self.to_delete), f"request and result files, {self.bytes_to_delete / 1e6:,.1f} MB"),
+            (len(self.to_pack), "result files that are packed"),
+            *((rows, f"rows of {table}") for table, rows in self.rows.items()),
+            (remote, "files at OpenAI"),
+        ]
+        return [f"{count:,} {what}" for count, what in said if count]
+
+
+def find_prunable(database: Database, *, data_folder: Path, life: Life, today: date) -> Prunable:
+    """What has outlived its life today. Changes nothing."""
+    with database.reading() as connection:
+        return _find(connection, data_folder, life, today)
+
+
+def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> Prunable:
+    """Pack and delete what `find_prunable` finds, but for what is at OpenAI. Returns what went."""
+    packable = find_prunable(database, data_folder=data_folder, life=life, today=today).to_pack
+    for path in packable:  # takes a while, so nobody is kept from the database meanwhile
+        _pack(path)
+    with database.writing() as connection:
+        found = _find(connection, data_folder, life, today)
+        # first the files: one that is gone is no harm to a ledger that names it, but nobody would find one left over
+        for path in found.to_delete:
+            path.unlink(missing_ok=True)
+        with transaction(connection):
+            for path in packable:
+                _follow(connection, path.relative_to(data_folder), f"{path.relative_to(data_folder)}{PACKED}")
+            for path in found.to_delete:
+                _follow(connection, path.relative_to(data_folder), None)
+            if life.tables:
+                _delete_rows(connection, found.days, answers=life.answers)
+        for path in packable:
+            path.unlink(missing_ok=True)
+    found.to_pack = packable
+    return found
+
+
+def delete_remote_files(database: Database, client: openai.OpenAI, found: Prunable) -> int:
+    """Delete OpenAI's copies of files whose content is in the tables; returns how many. Raises openai.OpenAIError."""
+    deleted = 0
+    for key, file_ids in found.remote_files:
+        for file_id in file_ids:
+            with suppress(openai.NotFoundError):  # they expire there, too
+                client.files.delete(file_id)
+                deleted += 1
+        with database.writing() as connection:
+            connection.execute(
+                "UPDATE openai_batch SET remote_deleted_at = ? WHERE submission_key = ?", [now_utc(), key]
+            )
+    return deleted
+
+
+def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, today: date) -> Prunable:
+    found = Prunable(_done_before(connection, today, life.keep_days))
+    paths = connection.execute(
+        """
+        SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)
+        UNION
+        SELECT unnest([output_path, error_path]) FROM openai_batch
+        WHERE partition_date IN (SELECT unnest($days)::DATE)
+        """,
+        {"days": found.days},
+    ).fetchall()
+    found.to_delete = _existing(data_folder, [path for (path,) in paths])
+    found.bytes_to_delete = sum(path.stat().st_size for path in found.to_delete)
+    if life.pack_after_days is not None:
+        to_pack = connection.execute(
+            """
+            SELECT unnest([output_path, error_path]) FROM openai_batch
+            WHERE partition_date IN (SELECT unnest($days)::DATE) ORDER BY 1
+            """,
+            {"days": _done_before(connection, today, life.pack_after_days)},
+        ).fetchall()
+        going = set(found.to_delete)
+        found.to_pack = [
+            path
+            for path in _existing(data_folder, [path for (path,) in to_pack])
+            if path.suffix != PACKED and path not in going
+        ]
+    if life.tables:
+        found.rows = _count_rows(connection, found.days, answers=life.answers)
+    if life.remote:
+        rows = connection.execute(
+            """
+            SELECT submission_key, list_filter([file_id, output_file_id, error_file_id], lambda id: id IS NOT NULL)
+            FROM openai_batch
+            WHERE partition_date IN (SELECT unnest($days)::DATE) AND collected_at IS NOT NULL
+                AND remote_deleted_at IS NULL
+            """,
+            {"days": found.days},
+        ).fetchall()
+        found.remote_files = [(key, tuple(file_ids)) for key, file_ids in rows if file_ids]
+    return found
+
+
+def _done_before(connection: duckdb.DuckDBPyConnection, today: date, days: int) -> list[str]:
+    rows = connection.execute(OLD_AND_DONE, {"before": (today - timedelta(days=days)).isoformat()}).fetchall()
+    return [day.isoformat() for (day,) in rows]
+
+
+def _existing(data_folder: Path, paths: Sequence[str | None]) -> list[Path]:
+    return sorted(path for name in paths if name is not None and (path := data_folder / name).exists())
+
+
+def _pack(path: Path) -> None:
+    """Write the packed file beside the plain one; it appears whole or not at all."""
+    packed = path.with_name(path.name + PACKED)
+    if packed.exists():
+        return
+    unfinished = path.with_name(f".{packed.name}")
+    with path.open("rb") as plain, unfinished.open("wb") as file:
+        with gzip.GzipFile(path.name, "wb", fileobj=file) as packer:
+            shutil.copyfileobj(plain, packer, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(packed)
+
+
+def _follow(connection: duckdb.DuckDBPyConnection, path: Path, new: str | None) -> None:
+    """Let the ledger name the file where it is now; None: nowhere."""
+    for column in ("output_path", "error_path"):
+        connection.execute(f"UPDATE openai_batch SET {column} = ? WHERE {column} = ?", [new, path.as_posix()])
+
+
+def _count_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> dict[str, int]:
+    counts = {}
+    for table, where in _going(answers=answers).items():
+        row = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", {"days": days}).fetchone()
+        counts[table] = int(row[0]) if row else 0
+    return counts
+
+
+def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> None:
+    for table, where in reversed(_going(answers=answers).items()):  # the answers while it is known whose they are
+        connection.execute(f"DELETE FROM {table} WHERE {where}", {"days": days})
+    connection.execute(
+        "INSERT INTO pruned_day SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day",
+        {"days": days},
+    )
+
+
+def _going(*, answers: bool) -> dict[str, str]:
+    """Which rows of which table go: SQL conditions with the parameter `days`."""
+    of_the_days = "partition_date IN (SELECT unnest($days)::DATE)"
+    of_their_batches = f"batch_id IN (SELECT batch_id FROM openai_batch WHERE {of_the_days})"
+    going = {**dict.fromkeys(TABLES_OF_A_DAY, of_the_days), "quarantined_line": of_their_batches}
+    if answers:
+        needed = f"SELECT custom_id FROM batch_request WHERE NOT {of_the_days}"
+        going |= dict.fromkeys(("completion", "failed_request"), f"{of_their_batches} AND custom_id NOT IN ({needed})")
+    return going

@@ -1,0 +1,140 @@
+"""Guards against a disk that fills up, and against a clean-up that costs a summary, an answer or a second payment."""
+
+from __future__ import annotations
+
+import gzip
+from datetime import date, timedelta
+from pathlib import Path
+
+import openai
+import pytest
+
+from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets_tests.local_api_client import LocalApi
+
+LATER = date.fromisoformat(DAY) + timedelta(days=100)
+ALL = Life(tables=True, answers=True, remote=True)
+
+
+@pytest.fixture
+def done(workspace: Workspace, api: LocalApi) -> Workspace:
+    """A day that is done. Its texts are this test's own."""
+    workspace.ingest({"a": f"one of {workspace.folder}", "b": f"two of {workspace.folder}"})
+    workspace.whole_day(api)
+    return workspace
+
+
+def find(workspace: Workspace, life: Life = ALL, today: date = LATER) -> Prunable:
+    return find_prunable(workspace.database, data_folder=workspace.folder, life=life, today=today)
+
+
+def do(workspace: Workspace, life: Life = ALL, today: date = LATER) -> Prunable:
+    return prune(workspace.database, data_folder=workspace.folder, life=life, today=today)
+
+
+def files(workspace: Workspace) -> list[Path]:
+    return sorted(path for name in ("requests", "results") for path in (workspace.folder / name).rglob("*.*"))
+
+
+def summaries(workspace: Workspace) -> list[tuple[object, ...]]:
+    return workspace.rows("SELECT * FROM summaries ORDER BY ALL")
+
+
+def test_looking_changes_nothing(done: Workspace) -> None:
+    before = files(done)
+    found = find(done)
+    assert found.to_delete == before
+    assert found.lines[0].startswith(f"{len(before)} request and result files")
+    assert "2 rows of completion" in found.lines
+    assert files(done) == before
+    assert len(done.rows("SELECT * FROM completion")) == 2
+
+
+def test_files_of_an_old_day_go_and_everything_else_stays(done: Workspace) -> None:
+    before = summaries(done)
+    do(done, Life())
+    assert files(done) == []
+    assert summaries(done) == before
+    assert done.rows("SELECT output_path, error_path FROM openai_batch") == [(None, None)]
+    assert done.plan().requests == {"answered": 2}
+    assert find(done, Life()).lines == []
+
+
+@pytest.mark.parametrize("age_days", [0, 89, 90])
+def test_a_day_that_is_not_old_enough_keeps_its_files(done: Workspace, age_days: int) -> None:
+    before = files(done)
+    do(done, Life(pack_after_days=None), date.fromisoformat(DAY) + timedelta(days=age_days))
+    assert files(done) == before
+
+
+def test_result_files_are_packed_first_byte_for_byte(done: Workspace) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    [packed] = (done.folder / "results").iterdir()
+    assert packed.name == f"{plain.name}.gz"
+    assert gzip.decompress(packed.read_bytes()) == content
+    [(path,)] = done.rows("SELECT output_path FROM openai_batch")
+    assert done.folder / path == packed
+    do(done, Life())
+    assert files(done) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE summaries SET status = 'owed' WHERE article_id = 'a'",
+        "UPDATE summaries SET status = 'cancelled' WHERE article_id = 'a'",
+        "UPDATE openai_batch SET collected_at = NULL",
+        "INSERT INTO pending_request SELECT custom_id, 'key' FROM batch_request LIMIT 1",
+        "DELETE FROM summaries",
+    ],
+)
+def test_a_day_that_is_not_done_is_left_alone(done: Workspace, statement: str) -> None:
+    done.execute(statement)
+    before = files(done)
+    assert do(done).lines == []
+    assert files(done) == before
+    assert len(done.rows("SELECT * FROM completion")) == 2
+
+
+def test_summaries_outlive_the_tables_that_they_were_made_from(done: Workspace, api: LocalApi) -> None:
+    before = summaries(done)
+    do(done, Life(tables=True))
+    for table in ("raw_articles", "batch_request"):
+        assert done.rows(f"SELECT * FROM {table}") == []
+    done.collect(api.client)  # somebody materialises them once more
+    assert summaries(done) == before
+
+
+def test_a_pruned_day_that_comes_back_is_not_paid_for_again_unless_the_answers_went(
+    done: Workspace, api: LocalApi
+) -> None:
+    source = {"a": f"one of {done.folder}", "b": f"two of {done.folder}"}
+    do(done, Life(tables=True))
+    done.ingest(source)
+    assert done.plan().requests == {"answered": 2}
+    assert done.collect(api.client).requests == {"answered": 2}
+    do(done)
+    done.ingest(source)
+    assert done.plan().requests == {"owed": 2}
+
+
+def test_answers_that_a_younger_day_shares_stay(done: Workspace, api: LocalApi) -> None:
+    done.ingest({"x": f"two of {done.folder}"}, day=NEXT_DAY)
+    done.whole_day(api, day=NEXT_DAY)
+    do(done, today=date.fromisoformat(DAY) + timedelta(days=91))  # the next day is 90 days old
+    assert len(done.rows("SELECT * FROM completion")) == 1
+    assert done.plan(day=NEXT_DAY).requests == {"answered": 1}
+
+
+def test_files_at_openai_go_when_asked_and_once(done: Workspace, api: LocalApi) -> None:
+    file_ids = [name for [names] in done.rows("SELECT [file_id, output_file_id] FROM openai_batch") for name in names]
+    assert find(done, Life()).remote_files == []
+    found = do(done, Life(remote=True))
+    assert delete_remote_files(done.database, api.client, found) == 2
+    for file_id in file_ids:
+        with pytest.raises(openai.NotFoundError):
+            api.client.files.retrieve(file_id)
+    assert find(done, Life(remote=True)).remote_files == []

@@ -1,0 +1,144 @@
+"""Result files into tables: ours, a loop of `json.loads` into Arrow tables, and reading the files alone."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow
+
+from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.results import EndedBatch, load_results
+from benchmarks.data import DAY, TASK, write_results
+
+ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
+ROWS_AT_ONCE = 50_000
+COMPLETION = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("custom_id", "text", "finish_reason", "model")),
+        *((name, pyarrow.int64()) for name in ("input_tokens", "cached_input_tokens", "output_tokens")),
+        ("reasoning_tokens", pyarrow.int64()),
+        ("cost_usd", pyarrow.float64()),
+        ("batch_id", pyarrow.string()),
+        ("request_id", pyarrow.string()),
+        ("completed_at", pyarrow.timestamp("us")),
+    ]
+)
+FAILED = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("custom_id", "batch_id", "code", "message")),
+        ("http_status", pyarrow.int32()),
+        ("retryable", pyarrow.bool_()),
+        ("failed_at", pyarrow.timestamp("us")),
+    ]
+)
+SUMMARIES = """
+    INSERT INTO summaries
+    SELECT
+        article.partition_date, article.article_id, article.title, article.url, article.published_at, completion.text,
+        CASE WHEN completion.custom_id IS NULL THEN 'owed' ELSE 'summarised' END, code, message,
+        finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, completion.batch_id, completed_at
+    FROM raw_articles AS article
+    LEFT JOIN batch_request USING (partition_date, article_id)
+    LEFT JOIN completion USING (custom_id)
+    LEFT JOIN failed_request USING (custom_id)
+    WHERE article.partition_date = CAST($day AS DATE)
+"""
+
+
+def make_results(database_path: str, folder: Path) -> list[tuple[str, list[Path]]]:
+    """For each request file of a planned day: its submission key, and result files as of an ended batch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Database(database_path).writing() as connection:
+        keys = [key for (key,) in connection.execute("SELECT submission_key FROM batch_request_file").fetchall()]
+        connection.execute(
+            """
+            INSERT INTO openai_batch (submission_key, partition_date, round, shard, intended_at, batch_id)
+            SELECT submission_key, partition_date, round, shard, created_at, 'batch_' || left(submission_key, 32)
+            FROM batch_request_file
+            """
+        )
+        return [(key, write_results(connection, key, folder / f"batch_{key[:32]}")) for key in keys]
+
+
+def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
+    """Load batch after batch and write the day's summaries, as the asset does; returns the answers."""
+    database, answered = Database(database_path), 0
+    with database.writing() as connection, transaction(connection):
+        for key, paths in results:
+            ended = EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths)
+            answered += load_results(connection, ended).answered
+    write_summaries(database, DAY, max_rounds=3)
+    return answered
+
+
+def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
+    """The same rows, in one transaction; it trusts every line, and asks of none whether it is known or a second one."""
+    answered = 0
+    with duckdb.connect(database_path) as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; BEGIN")
+        for key, paths in results:
+            completions: list[tuple[Any, ...]] = []
+            failures: list[tuple[Any, ...]] = []
+            for path in paths:
+                with path.open("rb") as file:
+                    for line in file:
+                        _sort_in(json.loads(line), f"batch_{key[:32]}", completions, failures)
+                        if len(completions) == ROWS_AT_ONCE:
+                            answered += _insert(connection, "completion", COMPLETION, completions)
+            answered += _insert(connection, "completion", COMPLETION, completions)
+            _insert(connection, "failed_request", FAILED, failures)
+            connection.execute("DELETE FROM pending_request WHERE submission_key = $1", [key])
+            connection.execute("UPDATE openai_batch SET collected_at = now() WHERE submission_key = $1", [key])
+        connection.execute(SUMMARIES, {"day": DAY})
+        connection.execute("COMMIT")
+    return answered
+
+
+def _sort_in(
+    result: dict[str, Any], batch_id: str, completions: list[tuple[Any, ...]], failures: list[tuple[Any, ...]]
+) -> None:
+    response = result["response"]
+    body, status = response["body"], response["status_code"]
+    if status != 200:
+        error = body["error"]
+        code = error["code"] or error["type"]
+        failures.append((result["custom_id"], batch_id, code, error["message"], status, status >= 500, ENDED_AT))
+        return
+    choice, usage = body["choices"][0], body["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    cost = (usage["prompt_tokens"] - cached) * 5e-8 + cached * 5e-9 + usage["completion_tokens"] * 25e-8
+    completions.append(
+        (
+            result["custom_id"], choice["message"]["content"].strip(), choice["finish_reason"], body["model"],
+            usage["prompt_tokens"], cached, usage["completion_tokens"],
+            usage["completion_tokens_details"]["reasoning_tokens"], cost, batch_id, response["request_id"], ENDED_AT,
+        )
+    )  # fmt: skip
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, schema: pyarrow.Schema, rows: list[tuple[Any, ...]]
+) -> int:
+    if not rows:
+        return 0
+    columns = [pyarrow.array(values, field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    connection.register("loaded", pyarrow.Table.from_arrays(columns, schema=schema))
+    connection.execute(f"INSERT INTO {table} SELECT * FROM loaded")
+    connection.unregister("loaded")
+    inserted = len(rows)
+    rows.clear()
+    return inserted
+
+
+def raw(results: list[tuple[str, list[Path]]]) -> int:
+    """Read the same bytes and do nothing; returns how many they are."""
+    read = 0
+    for _, paths in results:
+        for path in paths:
+            with path.open("rb", buffering=0) as file:
+                while block := file.read(1 << 20):
+                    read += len(block)
+    return read

@@ -1,0 +1,70 @@
+"""Each measurement in a process of its own: wall and CPU time, and the most memory that it ever had resident."""
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SECONDS_FOR_A_MEASUREMENT = 1800
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`peak_bytes` is of the whole process, the interpreter and its imports (about 70 MB) included."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    result: Any = None
+
+
+def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
+    """Call it in a new process, and measure only the call. The function's result comes back too."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(SECONDS_FOR_A_MEASUREMENT):
+            raise TimeoutError(f"{function.__name__} took more than {SECONDS_FOR_A_MEASUREMENT} s")
+        return ours.recv()  # type: ignore[no-any-return]
+    finally:
+        process.kill()
+        process.join()
+
+
+def _child(answer: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.sync()  # what was written before is not to be paid for now
+    cpu, started = _cpu_seconds(), time.perf_counter()
+    result = function(*arguments)
+    wall = time.perf_counter() - started
+    answer.send(Measured(wall, _cpu_seconds() - cpu, _peak_bytes(), result))
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would count the parent, too
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def median(runs: Sequence[Measured]) -> Measured:
+    """The median of the times, each by itself, and the highest peak."""
+    return Measured(
+        statistics.median(run.wall_seconds for run in runs),
+        statistics.median(run.cpu_seconds for run in runs),
+        max(run.peak_bytes for run in runs),
+        runs[-1].result,
+    )

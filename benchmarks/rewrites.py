@@ -1,0 +1,21 @@
+"""What a database file comes to when one day is written again and again."""
+
+from pathlib import Path
+
+from batch_assets.batching.articles import ingest_day
+from batch_assets.batching.database import Database
+from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.requests import plan_day
+from benchmarks.data import DAY, TASK
+
+
+def sizes(folder: Path, source: Path, times: int) -> list[int]:
+    """The bytes of the file after each of so many times: articles, plan and summaries of the same day."""
+    database = Database(str(folder / "rewritten.duckdb"))
+    after = []
+    for _ in range(times):
+        ingest_day(database, source=str(source), day=DAY)
+        plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", max_rounds=3)
+        write_summaries(database, DAY, max_rounds=3)
+        after.append(Path(database.path).stat().st_size)
+    return after
