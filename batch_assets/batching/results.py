@@ -161,7 +161,7 @@ def write_answers(connection: duckdb.DuckDBPyConnection, *, at_least: int = 0) -
     row = connection.execute("SELECT count(*) FROM answer").fetchone()
     if row is not None and row[0] >= at_least:
         connection.execute("INSERT INTO completion FROM answer")
-        connection.execute("DROP TABLE answer")
+        connection.execute("CREATE OR REPLACE TEMP TABLE answer AS FROM completion LIMIT 0")
 
 
 def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str) -> int:

@@ -57,6 +57,7 @@ class Batch:
         batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
         with transaction(self.connection):
             loaded = load_results(self.connection, batch)
+            write_answers(self.connection, at_least=2)
             write_answers(self.connection)
         answered, failed = (self.column(f"SELECT custom_id FROM {name}") for name in ("completion", "failed_request"))
         assert sorted(answered + failed) == sorted(self.ids.values())
