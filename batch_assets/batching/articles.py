@@ -20,6 +20,7 @@ ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSON_ENDINGS = tuple(name + packing for name in (".jsonl", ".ndjson", ".json") for packing in ("", ".gz", ".zst"))
+ROWS_AT_ONCE = 4096  # of a staged file: whoever reads it has a group of rows in memory, for each thread
 # Whether a text has anything to read: a character that is no white space, separator, control or format mark.
 HAS_TEXT = r"[^\s\p{Z}\p{C}]"
 
@@ -57,8 +58,9 @@ def ingest_day(database: Database, *, source: str, day: str) -> Ingested:
 def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
     """Write the day's rows to a Parquet file; returns (rows that belong to no day, files read)."""
     path = source.replace("{partition}", day)
+    # without our limit on memory: how large the groups of rows are that Parquet is read by is the source's choice
     with duckdb.connect(":memory:") as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.execute(f"SET temp_directory = '{staged.parent.as_posix()}'")
         try:
             rows, files, has_dates = _rows_of(connection, path)
@@ -80,9 +82,10 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
                             -- a source without ids: the same text gets the same id, on any day
                             left(sha256(concat_ws(chr(31), coalesce(title, ''), coalesce(body, ''), url)), 20)
                         ) AS article_id,
-                        title, body, url, published::TIMESTAMP AS published_at
+                        title, body, url, published::TIMESTAMP AS published_at,
+                        coalesce(regexp_matches(body, '{HAS_TEXT}'), false) AS has_text
                     FROM ({dated}) WHERE {belongs}
-                ) TO '{staged.as_posix()}' (FORMAT parquet)
+                ) TO '{staged.as_posix()}' (FORMAT parquet, ROW_GROUP_SIZE {ROWS_AT_ONCE})
                 """
             )
             undated = 0
@@ -161,15 +164,14 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
         SELECT
             file_row_number AS row,
             CASE
-                WHEN body IS NULL OR NOT regexp_matches(body, ?) THEN 'empty_body'
+                WHEN NOT has_text THEN 'empty_body'
                 -- of several rows of one id the first that has a text counts
-                WHEN row_number() OVER (
-                    PARTITION BY article_id, body IS NOT NULL AND regexp_matches(body, ?) ORDER BY file_row_number
-                ) > 1 THEN 'duplicate_id'
+                WHEN row_number() OVER (PARTITION BY article_id, has_text ORDER BY file_row_number) > 1
+                    THEN 'duplicate_id'
             END AS reason
         FROM read_parquet(?, file_row_number = true)
         """,
-        [HAS_TEXT, HAS_TEXT, str(staged)],
+        [str(staged)],
     )
     connection.execute("DELETE FROM pruned_day WHERE partition_date = getvariable('day')")
     connection.execute("DELETE FROM raw_articles WHERE partition_date = getvariable('day')")
@@ -178,7 +180,7 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
         INSERT INTO raw_articles
         SELECT getvariable('day'), article_id, title, body, url, published_at
         FROM read_parquet(?, file_row_number = true)
-        WHERE file_row_number NOT IN (SELECT row FROM verdict WHERE reason IS NOT NULL)
+        ANTI JOIN (SELECT row AS file_row_number FROM verdict WHERE reason IS NOT NULL) USING (file_row_number)
         """,
         [str(staged)],
     )
