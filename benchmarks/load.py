@@ -8,10 +8,9 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from batch_assets.batching.collection import ANSWERS_AT_ONCE
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
-from batch_assets.batching.results import EndedBatch, load_results, write_answers
+from batch_assets.batching.results import EndedBatch, load_results
 from benchmarks.data import DAY, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
@@ -71,8 +70,6 @@ def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
         for key, paths in results:
             ended = EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths)
             answered += load_results(connection, ended).answered
-            write_answers(connection, at_least=ANSWERS_AT_ONCE)
-        write_answers(connection)
     write_summaries(database, DAY, max_rounds=3)
     return answered
 

@@ -6,16 +6,22 @@ from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.database import Database
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.requests import plan_day
+from benchmarks import load
 from benchmarks.data import DAY, TASK
 
 
 def sizes(folder: Path, source: Path, times: int) -> list[int]:
-    """The bytes of the file after each of so many times: articles, plan and summaries of the same day."""
+    """The bytes of the file after a day is done for the first time, and after each of so many rewrites.
+
+    A rewrite is what materialising the day again comes to: articles, requests and summaries are replaced.
+    """
     database = Database(str(folder / "rewritten.duckdb"))
     after = []
-    for _ in range(times):
+    for number in range(times + 1):
         ingest_day(database, source=str(source), day=DAY)
         plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", max_rounds=3)
+        if number == 0:
+            load.ours(database.path, load.make_results(database.path, folder / "results"))
         write_summaries(database, DAY, max_rounds=3)
         after.append(Path(database.path).stat().st_size)
     return after

@@ -24,14 +24,13 @@ from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
-from batch_assets.batching.results import EndedBatch, Loaded, load_results, write_answers
+from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
 CHUNK_BYTES = 1 << 20
 LOST_AFTER = timedelta(hours=25)
 FILE_IS_GONE_AFTER = timedelta(days=1)  # OpenAI keeps result files for 30 days; a fresh one may be late
 BATCHES_AT_ONCE = 4
-ANSWERS_AT_ONCE = 200_000  # enough for several cores, and little enough for our memory
 DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -172,9 +171,6 @@ def _load(database: Database, ended: Iterable[EndedBatch], report: Collected) ->
             ).fetchone()
             if row is not None:
                 report.batches[batch.batch_id] = load_results(connection, replace(batch, cancelled_by_user=row[0]))
-                write_answers(connection, at_least=ANSWERS_AT_ONCE)
-        if report.batches:
-            write_answers(connection)
 
 
 def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:

@@ -124,12 +124,7 @@ class Loaded:
 
 
 def load_results(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> Loaded:
-    """Enter a batch's results into the tables. Call it inside a transaction, and once for a batch.
-
-    The answers are gathered in a temp table: `write_answers` enters them. DuckDB packs 122,880 rows at a time, by a
-    thread for each such group, so one batch after the other would keep a single core busy.
-    """
-    connection.execute("CREATE TEMP TABLE IF NOT EXISTS answer AS FROM completion LIMIT 0")
+    """Enter a batch's results into the tables. Call it inside a transaction, and once for a batch."""
     connection.execute(
         """
         CREATE OR REPLACE TEMP TABLE result_line (
@@ -154,14 +149,6 @@ def load_results(connection: duckdb.DuckDBPyConnection, batch: EndedBatch) -> Lo
         [batch.submission_key],
     )
     return Loaded(answered, failed, quarantined)
-
-
-def write_answers(connection: duckdb.DuckDBPyConnection, *, at_least: int = 0) -> None:
-    """Enter the answers that `load_results` has gathered, if there are so many of them."""
-    row = connection.execute("SELECT count(*) FROM answer").fetchone()
-    if row is not None and row[0] >= at_least:
-        connection.execute("INSERT INTO completion FROM answer")
-        connection.execute("CREATE OR REPLACE TEMP TABLE answer AS FROM completion LIMIT 0")
 
 
 def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str) -> int:
@@ -250,7 +237,7 @@ def _insert_completions(connection: duckdb.DuckDBPyConnection, batch: EndedBatch
     rates = batch_rates(batch.model)
     inserted = connection.execute(
         """
-        INSERT INTO answer
+        INSERT INTO completion
         SELECT
             custom_id, text, finish_reason, coalesce(model, $model),
             input_tokens, cached_input_tokens, output_tokens, reasoning_tokens,
@@ -258,7 +245,7 @@ def _insert_completions(connection: duckdb.DuckDBPyConnection, batch: EndedBatch
                 + coalesce(cached_input_tokens, 0) * $cached_input_usd::DOUBLE
                 + output_tokens * $output_usd::DOUBLE,
             $batch_id, request_id, $ended_at
-        FROM result_line ANTI JOIN completion USING (custom_id) ANTI JOIN answer USING (custom_id)
+        FROM result_line ANTI JOIN completion USING (custom_id)
         WHERE code IS NULL AND result_line.rowid IN (SELECT line FROM outcome)
         """,
         {

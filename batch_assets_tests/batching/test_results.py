@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_assets.batching.database import transaction
-from batch_assets.batching.results import EndedBatch, Loaded, load_results, write_answers
+from batch_assets.batching.results import EndedBatch, Loaded, load_results
 from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
 
 BATCH = "batch_1"
@@ -57,8 +57,6 @@ class Batch:
         batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
         with transaction(self.connection):
             loaded = load_results(self.connection, batch)
-            write_answers(self.connection, at_least=2)
-            write_answers(self.connection)
         answered, failed = (self.column(f"SELECT custom_id FROM {name}") for name in ("completion", "failed_request"))
         assert sorted(answered + failed) == sorted(self.ids.values())
         assert (loaded.answered, loaded.failed) == (len(answered), len(failed))
