@@ -10,6 +10,7 @@ import openai
 
 from batch_assets.batching import ledger
 from batch_assets.batching.collection import download
+from batch_assets.batching.creation import KEY
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch
 from batch_assets.batching.request_state import hold_owed
@@ -36,7 +37,8 @@ class Cancelled:
     def __str__(self) -> str:
         if self.unknown:
             return (
-                f"{self.unknown} submissions are under way; cancel again when `openai_batch` has ended. " + self._rest
+                f"{self.unknown} submissions may be under way: materialise `openai_batch`, which looks for their "
+                "batches and makes none, and cancel again. " + self._rest
             )
         return self._rest
 
@@ -55,16 +57,12 @@ def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_fold
     Another day's batch that holds an equal article of this one goes on.
 
     The requests that end without an answer aren't sent again by the sensor, but only when somebody materialises
-    `batch_request_file` of the day. An intent whose batch isn't known is left alone: it has to be found first. Raises
+    `batch_request_file` of the day. A batch that may exist, since its creation was begun, has to be found first. Raises
     openai.OpenAIError; what was cancelled until then is.
     """
-    report = Cancelled()
+    withdrawn, unknown = stop_submitting(database, day=day, data_folder=data_folder)
+    report = Cancelled(withdrawn=withdrawn, unknown=unknown)
     refusals: list[openai.OpenAIError] = []
-    for submission in ledger.unsubmitted(database, day, data_folder):
-        if submission.day == day and submission.intended_at is None:
-            report.withdrawn += ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
-        elif submission.day == day:
-            report.unknown += 1
     for submission in ledger.uncollected(database, day, data_folder):
         if submission.day != day:
             continue
@@ -83,22 +81,23 @@ def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_fold
     return report
 
 
-def stop_submitting(database: Database, *, day: str, data_folder: Path) -> int:
+def stop_submitting(database: Database, *, day: str, data_folder: Path) -> tuple[int, int]:
     """Let nothing more of the day go out by itself: for somebody who has terminated the run that submits it.
 
     What has no batch yet is withdrawn; it goes out when `batch_request_file` is materialised by hand. Batches that
-    exist go on. Returns how many submissions are of unknown fate: `submit_day` looks for their batches, and makes none.
+    exist go on. Returns how many submissions were withdrawn, and how many are of unknown fate: `submit_day` looks for
+    their batches, and makes none.
     """
-    unknown = 0
+    withdrawn = unknown = 0
     for submission in ledger.unsubmitted(database, day, data_folder):
         if submission.day != day:
             continue
         if submission.intended_at is None:
-            ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
+            withdrawn += ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
         else:
             ledger.record_cancel_request(database, submission)
             unknown += 1
-    return unknown
+    return withdrawn, unknown
 
 
 def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
@@ -118,8 +117,15 @@ def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, dat
 def _enter(database: Database, batch: RemoteBatch, downloaded: Path, data_folder: Path) -> list[str]:
     key = hashlib.sha256(f"adopted/{batch.id}".encode()).hexdigest()
     with database.writing() as connection, transaction(connection):
-        if connection.execute("SELECT 1 FROM openai_batch WHERE batch_id = ?", [batch.id]).fetchone():
-            raise AdoptionError(f"{batch.id} is in the ledger already.")
+        made_by_us = connection.execute(
+            "SELECT partition_date::VARCHAR, round FROM openai_batch WHERE batch_id = $id OR submission_key = $key",
+            {"id": batch.id, "key": batch.metadata.get(KEY)},
+        ).fetchone()
+        if made_by_us is not None and made_by_us[1] != ADOPTED_ROUND:
+            raise AdoptionError(
+                f"{batch.id} was made by a run of ours, for {made_by_us[0]}. Materialise `openai_batch` of that day: "
+                "it finds what isn't in the ledger yet."
+            )
         connection.execute(
             """
             CREATE OR REPLACE TEMP TABLE asked AS
@@ -142,6 +148,8 @@ def _enter(database: Database, batch: RemoteBatch, downloaded: Path, data_folder
                 f"None of the requests of {batch.id} belongs to an article of ours: their custom_ids are not those of "
                 "`batch_request`. Was it made from a file in `requests/`, unchanged, and under the present prompt?"
             )
+        if made_by_us is not None:
+            return days  # adopted before: only the word to the sensor may be missing
         # What was planned with these requests, and never begun, is planned anew without them.
         connection.execute(
             """

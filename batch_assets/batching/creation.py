@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeGuard
 
 import openai
 
@@ -14,6 +15,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import RemoteBatch, list_batches, now_utc, read_batch, words_of
+from batch_assets.batching.results import RETRYABLE_CLIENT_ERRORS
 
 KEY, ATTEMPT = "submission_key", "attempt"  # in a batch's metadata
 TRIES = 3
@@ -27,6 +29,9 @@ UPLOAD_PAUSE_SECONDS = 1.0  # after an upload that got lost
 CLOCK_SKEW = timedelta(minutes=10)  # between OpenAI's clock and ours, when looking back through a list
 CREATE_TIMEOUT_SECONDS = 60.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
+
+# What reading an answer raises that is no batch: a gateway's page, say, under a status of 200.
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ def upload(database: Database, client: openai.OpenAI, submission: Submission) ->
     """Upload the request file, unless an earlier try got through; what that left over is deleted."""
     name = f"{submission.day}-{submission.path.name}"
     if not submission.path.exists():
-        ledger.withdraw(database, submission)
+        ledger.withdraw(database, submission, is_claimed=True)
         raise SubmissionError(
             f"The request file {submission.path} is gone; nothing of it was sent, and its requests are owed again. "
             f"Materialise `batch_request_file` and `openai_batch` of {submission.day}.",
@@ -61,14 +66,17 @@ def upload(database: Database, client: openai.OpenAI, submission: Submission) ->
         try:
             with submission.path.open("rb") as file:  # an open handle: the client streams it
                 uploaded = once.files.create(file=(name, file), purpose="batch")
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+        except openai.OpenAIError as error:
+            if is_refusal(error):
+                # what an earlier run may have made of it is still to be looked for
+                nothing_sent = submission.intended_at is None
+                ledger.record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
+                raise _refused("take the file", submission, error) from error
             if attempt + 1 == TRIES:
                 raise unreachable(f"take the file of {submission.path.name}", error) from error
             time.sleep(
                 RATE_LIMIT_SECONDS * 2**attempt if isinstance(error, openai.RateLimitError) else UPLOAD_PAUSE_SECONDS
             )
-        except openai.OpenAIError as error:
-            raise _refused("take the file", submission, error) from error
         else:
             return ledger.record_upload(database, submission, uploaded.id)
     raise AssertionError("unreachable: the last try returns or raises")
@@ -96,6 +104,7 @@ def _find_file(client: openai.OpenAI, name: str, size: int, since: datetime) -> 
 def create(database: Database, client: openai.OpenAI, submission: Submission) -> tuple[RemoteBatch, bool]:
     """The batch, and whether it was found rather than made. One POST at a time: the SDK must not repeat it."""
     once = client.with_options(max_retries=0, timeout=CREATE_TIMEOUT_SECONDS)
+    was_begun = submission.intended_at is not None
     since = submission.intended_at or now_utc()
     metadata = {KEY: submission.key, ATTEMPT: str(submission.attempt), "partition": submission.day}
     lost, not_found = 0, 0
@@ -107,19 +116,21 @@ def create(database: Database, client: openai.OpenAI, submission: Submission) ->
                 completion_window="24h",  # the only one there is
                 metadata=metadata or openai.omit,
             )
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-            # It may have been made all the same: the answer is lost, not necessarily the batch.
-            logger.warning("No answer to the creation of a batch (%s); looking for it.", words_of(error))
-            if isinstance(error, openai.RateLimitError):
-                time.sleep(RATE_LIMIT_SECONDS * 2**lost)
-            found = find_batch(client, submission, since=since)
-            if found is not None:
-                return found, True
-            lost += 1
-            if lost == TRIES:
-                raise unreachable(f"create a batch for {submission.path.name}", error) from error
-        except openai.APIStatusError as error:
-            if metadata and _is_about(error, "metadata"):
+            return read_batch(batch), False
+        except (openai.OpenAIError, *UNREADABLE) as error:
+            if not is_refusal(error):
+                # It may have been made all the same: the answer is lost, not necessarily the batch.
+                logger.warning("No answer to the creation of a batch (%s); looking for it.", words_of(error))
+                if isinstance(error, openai.RateLimitError):
+                    time.sleep(RATE_LIMIT_SECONDS * 2**lost)
+                found = find_batch(client, submission, since=since)
+                if found is not None:
+                    return found, True
+                lost += 1
+                if lost == TRIES:
+                    raise unreachable(f"create a batch for {submission.path.name}", error) from error
+                check_claim(database, submission)
+            elif metadata and _is_about(error, "metadata"):
                 metadata = {}
                 logger.warning("This API takes no metadata: after a lost answer, a batch is known by its file alone.")
             elif _is_about(error, "file") and not_found < len(FILE_NOT_FOUND_SECONDS):
@@ -131,10 +142,31 @@ def create(database: Database, client: openai.OpenAI, submission: Submission) ->
                 lost_file = ledger.record_upload(database, submission, None)
                 submission = upload(database, client, replace(lost_file, intended_at=None))
             else:
-                ledger.record_refusal(database, submission, words_of(error), nothing_sent=lost == 0)
+                nothing_sent = lost == 0 and not was_begun
+                ledger.record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
                 raise _refused("create a batch", submission, error) from error
-        else:
-            return read_batch(batch), False
+
+
+def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
+    """Whether the API said no, and did nothing. Time-outs, conflicts and 5xx may come from a gateway, after it did."""
+    return (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code < 500
+        and error.status_code not in RETRYABLE_CLIENT_ERRORS
+    )
+
+
+def check_claim(database: Database, submission: Submission) -> None:
+    """Raise SubmissionError if another run has taken over meanwhile: Dagster may have given up one that is alive."""
+    if ledger.owner_of(database, submission.key) != (submission.run_id, None):
+        raise taken_over(submission)
+
+
+def taken_over(submission: Submission) -> SubmissionError:
+    return SubmissionError(
+        f"{submission.path.name} of {submission.day} was withdrawn, or another run has taken it over, since Dagster "
+        "took this one for dead."
+    )
 
 
 def _is_about(error: openai.APIStatusError, what: str) -> bool:
@@ -171,7 +203,7 @@ def _is_of(batch: RemoteBatch, submission: Submission) -> bool:
     return submission.file_id is not None and batch.input_file_id == submission.file_id
 
 
-def unreachable(what: str, error: openai.OpenAIError) -> SubmissionError:
+def unreachable(what: str, error: Exception) -> SubmissionError:
     return SubmissionError(
         f"OpenAI did not {what}: {words_of(error)}. What was submitted is in the ledger; materialise `openai_batch` "
         "again when the API answers, and it goes on from there."

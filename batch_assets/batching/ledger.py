@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -203,20 +204,19 @@ def _room_at(connection: duckdb.DuckDBPyConnection, wanted: Submission, limits: 
     return None
 
 
-def is_ours(database: Database, submission: Submission) -> bool:
-    """Whether the claim still holds: Dagster may have given a run up that is alive, and another has taken over."""
-    statement = "SELECT 1 FROM openai_batch WHERE submission_key = ? AND run_id = ? AND batch_id IS NULL"
-    with database.reading() as connection:
-        return connection.execute(statement, [submission.key, submission.run_id]).fetchone() is not None
+class Owner(NamedTuple):
+    """Which run has a submission, and the batch that it made of it, if any."""
+
+    run_id: str | None
+    batch_id: str | None
 
 
-def batch_of(database: Database, submission_key: str) -> str | None:
-    """The batch that the ledger has for a submission."""
+def owner_of(database: Database, submission_key: str) -> Owner | None:
+    """Who has the submission now; None if it was withdrawn."""
+    statement = "SELECT run_id, batch_id FROM openai_batch WHERE submission_key = ?"
     with database.reading() as connection:
-        row = connection.execute(
-            "SELECT batch_id FROM openai_batch WHERE submission_key = ?", [submission_key]
-        ).fetchone()
-    return row[0] if row else None
+        row = connection.execute(statement, [submission_key]).fetchone()
+    return Owner(*row) if row else None
 
 
 def record_upload(database: Database, submission: Submission, file_id: str | None) -> Submission:
@@ -335,16 +335,22 @@ def record_cancel_request(database: Database, submission: Submission) -> None:
         )
 
 
-def withdraw(database: Database, submission: Submission, *, because: str | None = None) -> bool:
+def withdraw(
+    database: Database, submission: Submission, *, because: str | None = None, is_claimed: bool = False
+) -> bool:
     """Forget a submission of which nothing exists at OpenAI. Its requests are owed again, or failed `because`.
 
-    False, and nothing is changed, if another run has taken it up since it was read.
+    False, and nothing is changed, if a run has taken it up since it was read, be it the same run again. With
+    `is_claimed`, it is the run that has it who says so.
     """
     with database.writing() as connection, transaction(connection):
         row = connection.execute(
-            "SELECT run_id, batch_id FROM openai_batch WHERE submission_key = ?", [submission.key]
+            "SELECT run_id, batch_id, intended_at, attempt FROM openai_batch WHERE submission_key = ?", [submission.key]
         ).fetchone()
-        if (row or (None, None)) != (submission.run_id, None):
+        run_id, batch_id, intended_at, attempt = row or (None, None, None, submission.attempt)
+        if (run_id, batch_id) != (submission.run_id, None):
+            return False
+        if not is_claimed and (intended_at, attempt) != (submission.intended_at, submission.attempt):
             return False
         _forget(connection, submission, because=because)
         return True
@@ -355,10 +361,10 @@ def _forget(connection: duckdb.DuckDBPyConnection, submission: Submission, *, be
         connection.execute(
             """
             INSERT INTO failed_request
-            SELECT custom_id, '', ?, 'Withdrawn before it was sent.', NULL, true, ?
+            SELECT custom_id, 'cancelled/' || ?, ?, 'Withdrawn before it was sent.', NULL, true, ?
             FROM pending_request WHERE submission_key = ?
             """,
-            [because, now_utc(), submission.key],
+            [submission.day, because, now_utc(), submission.key],
         )
     for table in ("openai_batch", "batch_request_file", "pending_request"):
         connection.execute(f"DELETE FROM {table} WHERE submission_key = ?", [submission.key])

@@ -117,7 +117,7 @@ def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
         return RemoteBatch(batch_id, VANISHED)
 
 
-def words_of(error: openai.OpenAIError) -> str:
+def words_of(error: Exception) -> str:
     """What the API said, in its own words where there are any."""
     with suppress(AttributeError, TypeError):
         body = error.body  # type: ignore[attr-defined]

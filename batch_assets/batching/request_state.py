@@ -17,9 +17,12 @@ REQUEST_STATE = """
         SELECT
             custom_id, count(*) FILTER (code <> 'cancelled_by_user') AS attempts, bool_and(retryable) AS retryable,
             arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
-            -- an equal article of another day, whose batch somebody cancelled, holds nothing up on this one
+            -- an equal article of another day that somebody cancelled holds nothing up on this one; what was cancelled
+            -- before there was a batch bears its day instead
             arg_max(
-                code = 'cancelled_by_user' AND coalesce(partition_date = getvariable('day'), true), failed_at
+                code = 'cancelled_by_user'
+                    AND coalesce(partition_date = getvariable('day'), batch_id = 'cancelled/' || getvariable('day')),
+                failed_at
             ) AS is_held
         FROM failed_request SEMI JOIN needed USING (custom_id) LEFT JOIN openai_batch USING (batch_id)
         GROUP BY custom_id
@@ -61,7 +64,8 @@ def hold_owed(database: Database, day: str) -> None:
         connection.execute(
             """
             INSERT INTO failed_request
-            SELECT custom_id, '', ?, 'Cancelled before it was sent again.', NULL, true, ?
+            SELECT
+                custom_id, 'cancelled/' || getvariable('day'), ?, 'Cancelled before it was sent again.', NULL, true, ?
             FROM request_state WHERE state = 'owed'
             """,
             [CANCELLED_BY_USER, now_utc()],

@@ -18,7 +18,16 @@ from pathlib import Path
 import openai
 
 from batch_assets.batching import ledger
-from batch_assets.batching.creation import CLOCK_SKEW, SubmissionError, create, find_batch, unreachable, upload
+from batch_assets.batching.creation import (
+    CLOCK_SKEW,
+    SubmissionError,
+    check_claim,
+    create,
+    find_batch,
+    taken_over,
+    unreachable,
+    upload,
+)
 from batch_assets.batching.database import Database
 from batch_assets.batching.ledger import Limits, Submission
 from batch_assets.batching.remote import RemoteBatch, list_batches, now_utc, retrieve_batch
@@ -107,18 +116,18 @@ def _submit_all(
         if not submission.is_wanted and submission.intended_at is None:
             ledger.withdraw(database, submission)
             return None
-        claimed = ledger.claim(database, submission, run_id, limits)
-        if claimed.wait_until is not None:
-            waits[submission.key] = claimed.wait_until
         try:
+            claimed = ledger.claim(database, submission, run_id, limits)
+            if claimed.wait_until is not None:
+                waits[submission.key] = claimed.wait_until
             return _submit(database, client, claimed.submission) if claimed.submission else None
         except BaseException:
             failed.set()
             raise
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE, "shards") as threads:
-        results = [threads.submit(submit, submission) for submission in submissions]
         try:
+            results = [threads.submit(submit, submission) for submission in submissions]
             wait(results)
         except BaseException:
             failed.set()
@@ -169,36 +178,29 @@ def _submit(database: Database, client: openai.OpenAI, submission: Submission) -
             _keep(database, client, submission, found)
             return False
         if submission.is_cancelled:
-            ledger.withdraw(database, submission, because=CANCELLED_BY_USER)
+            ledger.withdraw(database, submission, because=CANCELLED_BY_USER, is_claimed=True)
             return None
         if not submission.is_wanted:  # its prompt or text has changed since, and nothing was made of it
-            ledger.withdraw(database, submission)
+            ledger.withdraw(database, submission, is_claimed=True)
             return None
     if submission.file_id is None:
         submission = upload(database, client, submission)
-    if not ledger.is_ours(database, submission):
-        raise _taken_over(submission)
+    check_claim(database, submission)
     batch, was_found = create(database, client, submission)
     _keep(database, client, submission, batch)
     return not was_found
 
 
 def _keep(database: Database, client: openai.OpenAI, submission: Submission, batch: RemoteBatch) -> None:
-    """Enter the batch into the ledger. If another run has taken over meanwhile, and made one too, ours is cancelled.
+    """Enter the batch into the ledger; cancel it if another run has made one too, or the submission is withdrawn.
 
     That takes a run that Dagster gave up although it was alive, in the middle of a POST.
     """
     if ledger.record_batch(database, submission, batch):
         return
-    known = ledger.batch_of(database, submission.key)
-    if known not in (None, batch.id):
-        logger.warning("%s is cancelled: another run had made %s of the same requests.", batch.id, known)
+    owner = ledger.owner_of(database, submission.key)
+    if owner is None or owner.batch_id not in (None, batch.id):
+        logger.warning("%s is cancelled: its requests were withdrawn, or are in %s as well.", batch.id, owner)
         with suppress(openai.OpenAIError):  # it has ended already, or can't be reached: nothing can be saved then
             client.with_options(max_retries=0).batches.cancel(batch.id)
-    raise _taken_over(submission)
-
-
-def _taken_over(submission: Submission) -> SubmissionError:
-    return SubmissionError(
-        f"Another run has taken over {submission.path.name} of {submission.day}, since Dagster took this one for dead."
-    )
+    raise taken_over(submission)

@@ -136,7 +136,7 @@ def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Works
     assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"summarised": 3}, {"summarised": 1})
 
 
-def test_an_intent_whose_batch_is_not_known_is_left_alone(workspace: Workspace, api: LocalApi) -> None:
+def test_an_intent_whose_batch_is_not_known_is_looked_for_and_not_made(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest(texts(workspace, "a"))
     workspace.plan()
     workspace.execute(
@@ -144,8 +144,25 @@ def test_an_intent_whose_batch_is_not_known_is_left_alone(workspace: Workspace, 
         SELECT submission_key, partition_date, round, shard, 'dead', now() FROM batch_request_file"""
     )
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
-    assert "1 submissions are under way" in str(Cancelled(unknown=1))
-    assert workspace.submit(api.client).created == 1
+    assert "1 submissions may be under way" in str(Cancelled(unknown=1))
+    assert workspace.submit(api.client).created == 0
+    workspace.collect(api.client)
+    assert workspace.statuses() == {"cancelled": 1}
+
+
+def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(texts(workspace, "ab"))
+    workspace.plan()
+    workspace.ingest(texts(workspace, "ac"), day=NEXT_DAY)
+    workspace.plan(day=NEXT_DAY)
+    assert cancel(workspace, api.client) == Cancelled(withdrawn=1)
+    workspace.plan(day=NEXT_DAY, resume_cancelled=False)
+    for batch_id in workspace.submit(api.client, day=NEXT_DAY).batch_ids:
+        api.wait(batch_id)
+    workspace.collect(api.client, day=NEXT_DAY)
+    assert workspace.statuses(NEXT_DAY) == {"summarised": 2}
+    workspace.collect(api.client)
+    assert workspace.statuses() == {"summarised": 1, "cancelled": 1}
 
 
 def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
@@ -163,7 +180,7 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
         SELECT submission_key, partition_date, round, shard, 'ended', now()
         FROM batch_request_file ANTI JOIN openai_batch USING (submission_key) ORDER BY shard LIMIT 1"""
     )
-    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == 2
+    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 2)
     submitted = workspace.submit(api.client)
     assert (submitted.batch_ids, submitted.created, submitted.adopted) == ([first, second], 0, 1)
     for batch_id in submitted.batch_ids:
@@ -245,10 +262,15 @@ def test_a_batch_is_adopted_once_and_our_own_never(workspace: Workspace, api: Lo
     workspace.plan()
     (own,) = workspace.submit(api.client).batch_ids
     by_hand = batch_by_hand(api.client, workspace.request_files()[0])
-    adopt(workspace, api.client, by_hand)
-    for batch_id in (own, by_hand):
-        with pytest.raises(AdoptionError, match=f"{batch_id} is in the ledger already"):
-            adopt(workspace, api.client, batch_id)
+    for _ in range(2):  # the sensor may not have heard of it the first time
+        assert adopt(workspace, api.client, by_hand) == [DAY]
+    assert len(workspace.column("SELECT 1 FROM openai_batch WHERE batch_id = ?", [by_hand])) == 1
+    with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
+        adopt(workspace, api.client, own)
+    # nor while the ledger does not know it yet, since the answer to its creation was lost
+    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'dead' WHERE batch_id = ?", [own])
+    with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
+        adopt(workspace, api.client, own)
 
 
 FOREIGN_LINE = b'{"custom_id": "theirs", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}}\n'

@@ -176,6 +176,17 @@ def test_more_batches_than_an_hour_allows_wait_for_the_first_to_be_an_hour_old(p
     assert claimed(planned, NEXT_DAY, limits).submission is not None
 
 
+def test_what_its_run_has_taken_up_again_is_not_withdrawn(planned: Workspace) -> None:
+    seen = the_submission(planned)
+    claimed = ledger.claim(planned.database, seen, "run", Limits()).submission
+    assert claimed is not None
+    ledger.record_refusal(planned.database, claimed, "no", nothing_sent=True)
+    refused = the_submission(planned)
+    assert ledger.claim(planned.database, refused, "run", Limits()).submission is not None  # the step's retry
+    assert not ledger.withdraw(planned.database, refused)
+    assert ledger.withdraw(planned.database, the_submission(planned))
+
+
 def test_an_intent_is_taken_over_whatever_the_limits(planned: Workspace) -> None:
     """Its batch may exist already: it is counted, and has to be looked for."""
     assert claimed(planned).submission is not None

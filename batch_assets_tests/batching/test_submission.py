@@ -245,7 +245,7 @@ def test_two_runs_at_once_make_one_batch(planned: Workspace, api: LocalApi) -> N
 OPENAI_REFUSES = {"error": {"message": "Billing hard limit has been reached.", "type": "x", "code": "y", "param": None}}
 
 
-@pytest.mark.parametrize("status", [400, 403, 409])
+@pytest.mark.parametrize("status", [400, 403, 422])
 def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: LocalApi, status: int) -> None:
     def refuse(call: Call) -> Reply:
         return Reply.of(OPENAI_REFUSES, status) if call.creates_batch else call.forward()
@@ -259,6 +259,72 @@ def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: 
     assert planned.submit(api.client, run_id="later").created == 1
     assert ledger(planned, "refusal") == [(None,)]
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 504])
+def test_a_gateways_word_after_the_batch_was_made_buys_no_second_one(
+    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(creation, "RATE_LIMIT_SECONDS", 0.0)
+
+    def lose(call: Call) -> Reply:
+        made = call.forward()
+        return Reply.of({"error": {"message": "Request timed out."}}, status) if call.creates_batch else made
+
+    with proxy(api.url, lose) as client:
+        assert planned.submit(client).adopted == 1
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+def test_a_page_instead_of_the_batch_that_was_made_buys_no_second_one(planned: Workspace, api: LocalApi) -> None:
+    def lose(call: Call) -> Reply:
+        made = call.forward()
+        return Reply(200, b"<html>busy</html>", "text/html") if call.creates_batch else made
+
+    with proxy(api.url, lose) as client:
+        assert planned.submit(client).adopted == 1
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+@pytest.mark.parametrize("status", [400, 401, 413])
+def test_a_refused_upload_takes_up_no_room_and_is_said(planned: Workspace, api: LocalApi, status: int) -> None:
+    def refuse(call: Call) -> Reply:
+        return Reply.of(OPENAI_REFUSES, status) if call.uploads else call.forward()
+
+    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="would not take the file"):
+        planned.submit(client)
+    assert ledger(planned, "intended_at, refusal") == [(None, "Billing hard limit has been reached.")]
+
+
+def test_after_a_dead_runs_intent_a_refusal_leaves_the_question_open(planned: Workspace, api: LocalApi) -> None:
+    """The dead run's own batch may yet show up in the list."""
+    planned.execute(
+        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
+        SELECT submission_key, partition_date, round, shard, 'dead', now() FROM batch_request_file"""
+    )
+
+    def refuse(call: Call) -> Reply:
+        return Reply.of(OPENAI_REFUSES, 403) if call.creates_batch else call.forward()
+
+    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="would not create"):
+        planned.submit(client)
+    assert ledger(planned, "intended_at IS NOT NULL") == [(True,)]
+
+
+def test_a_batch_whose_submission_was_withdrawn_meanwhile_is_cancelled(planned: Workspace) -> None:
+    def withdrawn_in_the_middle_of_the_post(call: Call) -> Reply:
+        if call.creates_batch:
+            planned.execute("DELETE FROM openai_batch")
+        return call.forward()
+
+    with (
+        serving(planned.folder / "slow", batch_seconds=30) as slow,
+        proxy(slow.url, withdrawn_in_the_middle_of_the_post) as client,
+    ):
+        with pytest.raises(SubmissionError, match="was withdrawn"):
+            planned.submit(client)
+        (batch,) = slow.client.batches.list().data
+        assert slow.wait(batch.id).status == "cancelled"
 
 
 def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
@@ -842,7 +908,7 @@ def test_a_run_taken_for_dead_that_gets_through_after_all_cancels_its_extra_batc
         serving(planned.folder / "slow", batch_seconds=30) as slow,
         proxy(slow.url, overtaken_in_the_middle_of_the_post) as client,
     ):
-        with pytest.raises(SubmissionError, match="taken over"):
+        with pytest.raises(SubmissionError, match="another run has taken it over"):
             planned.submit(client, run_id="first")
         assert [batch.status for batch in slow.client.batches.list()] in (["cancelling"], ["cancelled"])
     assert ledger(planned, "run_id, batch_id") == [("second", "batch_of_second")]
