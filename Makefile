@@ -12,7 +12,7 @@ help:
 	@echo "make demo         one day of the sample, from articles to summaries, in this terminal"
 	@echo "make dev          the Dagster UI, with the local Batch API beside it unless OPENAI_API_KEY is set"
 	@echo "make test         lint, types and all tests"
-	@echo "make test-unit    the tests that take no waiting"
+	@echo "make test-unit    the tests that take less than a minute"
 	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: an hour"
 	@echo "make test-small-model  the tests of the engine smollm2; installs it, 200 MB"
 	@echo "make format       put the code into shape"

@@ -11,6 +11,7 @@ from batch_assets.checks import every_article_is_accounted_for
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.project import DAY, EVERYTHING, QUIET, Project, generated_articles, write_articles
 
+pytestmark = pytest.mark.end_to_end
 NEXT_DAY = "2026-01-06"
 
 
