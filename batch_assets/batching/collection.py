@@ -23,7 +23,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
-from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
+from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
@@ -217,7 +217,7 @@ def _remote_size(client: openai.OpenAI, file_id: str) -> int | None:
     """How large the file should be. A download can be cut short without anybody noticing; None if nobody says."""
     try:
         size = client.files.retrieve(file_id).bytes
-    except openai.OpenAIError:
+    except (openai.OpenAIError, *UNREADABLE):
         return None
     return size if isinstance(size, int) and size > 0 else None
 
