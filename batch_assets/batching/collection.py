@@ -203,9 +203,9 @@ def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         size = _remote_size(client, file_id)
-        if size is not None and unfinished.stat().st_size < size:
+        if size is not None and unfinished.stat().st_size != size:
             raise openai.APIConnectionError(
-                message=f"only {unfinished.stat().st_size} of {size} bytes of {file_id} came",
+                message=f"{unfinished.stat().st_size} bytes came for {file_id}, which has {size}",
                 request=response.http_request,
             )
         unfinished.replace(path)
@@ -214,7 +214,10 @@ def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
 
 
 def _remote_size(client: openai.OpenAI, file_id: str) -> int | None:
-    """How large the file should be. A download can be cut short without anybody noticing; None if nobody says."""
+    """How large the file should be; None if nobody says.
+
+    A download can be cut short, or be something else, without anybody noticing.
+    """
     try:
         size = client.files.retrieve(file_id).bytes
     except (openai.OpenAIError, *UNREADABLE):
