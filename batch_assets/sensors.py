@@ -131,7 +131,8 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResou
         since = min(day.at for day in flying if day.batch_ids) - EARLIER
         try:
             with openai.get_client(context) as client:  # type: ignore[arg-type]  # it takes a sensor's context too
-                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=1)
+                # the next tick asks again; a retry would wait for as long as the server says
+                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
                 found = look_up(
                     patient_for_a_tick,
                     [day.batch_ids for day in flying],

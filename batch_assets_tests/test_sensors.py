@@ -170,6 +170,20 @@ def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInsta
     assert "could not be asked" in str(result.skip_reason)
 
 
+def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
+    """A retry would sleep for as long as the server says, longer than a tick may take."""
+    calls: list[Call] = []
+
+    def refuse(call: Call) -> Reply:
+        calls.append(call)
+        return Reply.of({"error": {"message": "Slow down."}}, 429)
+
+    submitted(instance, "batch_" + "0" * 32)
+    with proxy("", refuse) as client:
+        assert "Slow down" in str(tick(instance, str(client.base_url)).skip_reason)
+    assert len(calls) == 1
+
+
 def test_no_second_run_while_one_is_under_way(instance: dg.DagsterInstance) -> None:
     submitted(instance)
     want = wanted(instance)
