@@ -11,7 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -39,6 +39,8 @@ TRIES = 5
 FIRST_PAUSE = timedelta(seconds=30)  # before the second try; doubles with each
 LONGEST_PAUSE = timedelta(minutes=10)
 ROUND_PAUSE = timedelta(seconds=60)  # before what came back without an answer is asked again
+# After it, answers aren't left at OpenAI because others of their day are late: it deletes them after 30 days.
+OVERDUE_AFTER = timedelta(days=1)
 CAUSE_TAG = "batch_assets/cause"
 
 
@@ -46,12 +48,14 @@ class Step(StrEnum):
     """What comes next for a day."""
 
     COLLECT = "collect"  # its batches have ended: `summaries`
+    COLLECT_PART = "collect_part"  # one ended long ago, others are late: `summaries` loads what there is
     SUBMIT = "submit"  # there may be room for what waits: `openai_batch`
     NEXT_ROUND = "next_round"  # requests came back without an answer: `batch_request_file` and `openai_batch`
 
 
 ASSETS_OF = {
     Step.COLLECT: [summaries.key],
+    Step.COLLECT_PART: [summaries.key],
     Step.SUBMIT: [openai_batch.key],
     Step.NEXT_ROUND: [batch_request_file.key, openai_batch.key],
 }
@@ -77,14 +81,18 @@ class Day:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A step that a day is ready for. Runs for the same `cause` are tries of the same thing."""
+    """A step that a day is ready for. Runs for the same `cause` are tries of the same thing.
+
+    `once_on`: the date (UTC) on which one successful run is enough.
+    """
 
     day: Day
     step: Step
+    once_on: date | None = None
 
     @property
     def cause(self) -> str:
-        return f"{self.step}/{self.day.day}/{self.day.storage_id}"
+        return f"{self.step}/{self.day.day}/{self.once_on or self.day.storage_id}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,8 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResou
         since = min(day.at for day in flying if day.batch_ids) - EARLIER
         try:
             with openai.get_client(context) as client:  # type: ignore[arg-type]  # it takes a sensor's context too
-                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=1)
+                # the next tick asks again; a retry would wait for as long as the server says
+                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
                 found = look_up(
                     patient_for_a_tick,
                     [day.batch_ids for day in flying],
@@ -137,11 +146,17 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResou
 
     seen, last_end = found.batches, last_end_of(found.batches)
     wanted = [Wanted(day, step) for day in days if (step := next_step(day, seen, now, last_end))]
+    complete = {want.day.day for want in wanted if want.step is Step.COLLECT}
+    wanted += [
+        Wanted(day, Step.COLLECT_PART, once_on=now.date())
+        for day in flying
+        if day.day not in complete and has_overdue_answers(day, seen, now)
+    ]
     requests, given_up = ask_for_runs(context.instance, wanted, now)
     for sentence in given_up:
         context.log.warning(sentence)
     observations, shown = observe(flying, seen, cursor.shown)
-    waiting = len(flying) - sum(1 for want in wanted if want.step is Step.COLLECT)
+    waiting = len(flying) - len(complete)
     notes += [f"{waiting} days wait for OpenAI." if days else "Nothing is pending.", *given_up]
     return dg.SensorResult(
         run_requests=requests,
@@ -235,6 +250,16 @@ def next_step(
     return Step.COLLECT if has_ended else None
 
 
+def has_overdue_answers(day: Day, seen: Mapping[str, RemoteBatch], now: datetime) -> bool:
+    """Whether a batch of the day ended long ago, with answers, and so is to be collected before the day is complete.
+
+    It may have been collected already: only the database knows.
+    """
+    batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
+    ends = [batch.ended_at or batch.created_at for batch in batches if batch.has_ended and batch.output_file_id]
+    return any(end is not None and now - end.replace(tzinfo=UTC) > OVERDUE_AFTER for end in ends)
+
+
 def ask_for_runs(
     instance: dg.DagsterInstance, wanted: Sequence[Wanted], now: datetime
 ) -> tuple[list[dg.RunRequest], list[str]]:
@@ -257,6 +282,8 @@ def ask_for_runs(
                 f"{day}: {len(failures)} runs failed to {want.step} it, the last is {failures[0].dagster_run.run_id}. "
                 f"Read its error, mend the cause, and materialise {names} of the day by hand."
             )
+            continue
+        if want.once_on and len(failures) < len(runs):
             continue
         # a run that succeeded, and left the day as it was, found that something else has to end first
         if runs and now < _ended(runs[0]) + _pause_after(len(runs)):

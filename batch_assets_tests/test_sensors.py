@@ -22,11 +22,13 @@ from batch_assets.sensors import (
     Step,
     Wanted,
     ask_for_runs,
+    has_overdue_answers,
     last_end_of,
     next_step,
     openai_batch_sensor,
     read_days,
 )
+from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project
@@ -168,6 +170,20 @@ def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInsta
     assert "could not be asked" in str(result.skip_reason)
 
 
+def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
+    """A retry would sleep for as long as the server says, longer than a tick may take."""
+    calls: list[Call] = []
+
+    def refuse(call: Call) -> Reply:
+        calls.append(call)
+        return Reply.of({"error": {"message": "Slow down."}}, 429)
+
+    submitted(instance, "batch_" + "0" * 32)
+    with proxy("", refuse) as client:
+        assert "Slow down" in str(tick(instance, str(client.base_url)).skip_reason)
+    assert len(calls) == 1
+
+
 def test_no_second_run_while_one_is_under_way(instance: dg.DagsterInstance) -> None:
     submitted(instance)
     want = wanted(instance)
@@ -238,6 +254,71 @@ def test_waiting_shards_go_out_when_another_day_was_collected(instance: dg.Dagst
     submitted(instance, day=NEXT_DAY)
     collected(instance, day=NEXT_DAY)
     assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is Step.SUBMIT
+
+
+OVERDUE = (datetime.now(UTC) - timedelta(days=2)).replace(tzinfo=None)
+RECENT = (datetime.now(UTC) - timedelta(hours=2)).replace(tzinfo=None)
+
+
+@pytest.mark.parametrize(
+    ("batch", "is_overdue"),
+    [
+        (RemoteBatch("a", "completed", ended_at=OVERDUE, output_file_id="f"), True),
+        (RemoteBatch("a", "expired", ended_at=OVERDUE, output_file_id="f"), True),
+        (RemoteBatch("a", "completed", created_at=OVERDUE, output_file_id="f"), True),
+        (RemoteBatch("a", "completed", ended_at=RECENT, output_file_id="f"), False),
+        (RemoteBatch("a", "failed", ended_at=OVERDUE), False),
+        (RemoteBatch("a", "finalizing", created_at=OVERDUE), False),
+        (RemoteBatch("a", "vanished"), False),
+    ],
+    ids=["completed", "expired", "no end", "recent", "failed", "finalizing", "vanished"],
+)
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_answers_are_overdue_a_day_after_their_batch_ended(
+    instance: dg.DagsterInstance, batch: RemoteBatch, is_overdue: bool, waiting: int
+) -> None:
+    submitted(instance, "a", "b", waiting=waiting, look_again_at=datetime.now(UTC) + timedelta(hours=1))
+    seen = {"a": batch, "b": RemoteBatch("b", "finalizing")}
+    assert has_overdue_answers(read_days(instance)[0], seen, datetime.now(UTC)) is is_overdue
+
+
+def test_what_ended_long_ago_is_collected_once_a_day_though_a_shard_waits(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    """Submitting again, every hour and in vain, neither stops nor repeats it."""
+    local_api.wait(ended := a_batch(local_api))
+
+    def long_ago(call: Call) -> Reply:
+        page = call.forward().json
+        for batch in page["data"]:
+            batch["completed_at"] -= 2 * 86_400
+        return Reply.of(page)
+
+    submit, collect = (DAY, [openai_batch.key]), (DAY, [summaries.key])
+    with proxy(local_api.url, long_ago) as client:
+        submitted(instance, ended, waiting=1, look_again_at=datetime.now(UTC))
+        first = tick(instance, str(client.base_url))
+        assert requested(first) == [submit, collect]
+        a_run(instance, (first.run_requests or [])[1].tags[CAUSE_TAG], dg.DagsterRunStatus.SUCCESS)
+        submitted(instance, ended, waiting=1, look_again_at=datetime.now(UTC))
+        assert requested(tick(instance, str(client.base_url))) == [submit]
+
+
+def test_collecting_what_is_overdue_is_tried_again_where_it_failed_and_the_next_day(
+    instance: dg.DagsterInstance,
+) -> None:
+    submitted(instance, "a", "b")
+    now = datetime.now(UTC)
+    today, tomorrow = (
+        Wanted(read_days(instance)[0], Step.COLLECT_PART, once_on=(now + timedelta(days=days)).date())
+        for days in (0, 1)
+    )
+    a_run(instance, today.cause, dg.DagsterRunStatus.FAILURE)
+    later = now + timedelta(hours=1)
+    assert len(ask_for_runs(instance, [today], later)[0]) == 1
+    a_run(instance, today.cause, dg.DagsterRunStatus.SUCCESS)
+    assert ask_for_runs(instance, [today], later) == ([], [])
+    assert len(ask_for_runs(instance, [tomorrow], later)[0]) == 1
 
 
 def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.DagsterInstance) -> None:

@@ -23,7 +23,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
-from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
+from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 
 RESULTS_FOLDER = "results"
@@ -203,9 +203,9 @@ def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         size = _remote_size(client, file_id)
-        if size is not None and unfinished.stat().st_size < size:
+        if size is not None and unfinished.stat().st_size != size:
             raise openai.APIConnectionError(
-                message=f"only {unfinished.stat().st_size} of {size} bytes of {file_id} came",
+                message=f"{unfinished.stat().st_size} bytes came for {file_id}, which has {size}",
                 request=response.http_request,
             )
         unfinished.replace(path)
@@ -214,10 +214,13 @@ def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
 
 
 def _remote_size(client: openai.OpenAI, file_id: str) -> int | None:
-    """How large the file should be. A download can be cut short without anybody noticing; None if nobody says."""
+    """How large the file should be; None if nobody says.
+
+    A download can be cut short, or be something else, without anybody noticing.
+    """
     try:
         size = client.files.retrieve(file_id).bytes
-    except openai.OpenAIError:
+    except (openai.OpenAIError, *UNREADABLE):
         return None
     return size if isinstance(size, int) and size > 0 else None
 

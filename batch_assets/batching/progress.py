@@ -1,7 +1,9 @@
 """How far batches are, for many of them at once and with few calls."""
 
+import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,6 +13,7 @@ from batch_assets.batching.remote import PAGE, RemoteBatch, list_batches, retrie
 
 # Of the time there is. The rest is for asking singly, so that a list that is too long for it holds nobody up.
 SHARE_OF_THE_LIST = 0.75
+GRACE_SECONDS = 10.0  # after the deadline, for the call that is under way
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,40 @@ def look_up(
     """These batches as they are, by listing what was made after `since`, and singly what that didn't show.
 
     `days` holds the batch ids of each day, and a day can be judged only if all of its batches are seen together: so
-    they are asked for day by day. Stops at `deadline` (of `time.monotonic`) with what it has until then: a batch that
-    is not in the answer was not asked for, or could not be had. Raises openai.OpenAIError only if the list itself
-    cannot be had.
+    they are asked for day by day. Stops at `deadline` (of `time.monotonic`) with what it has until then, whatever the
+    server does ten seconds later: a batch that is not in the answer was not asked for, or could not be had. Raises
+    openai.OpenAIError only if the list itself cannot be had.
     """
     place = place or Place()
-    wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
     seen: dict[str, RemoteBatch] = {}
+    left_at: Future[Place] = Future()
+
+    def ask() -> None:
+        try:
+            left_at.set_result(_look_up(client, days, seen, since, deadline, place))
+        except BaseException as error:
+            left_at.set_exception(error)
+
+    # A client's timeout bounds the wait for the next byte: a server that sends one now and then is never done.
+    threading.Thread(target=ask, name="look_up", daemon=True).start()
+    try:
+        return Seen(seen, left_at.result(deadline - time.monotonic() + GRACE_SECONDS))
+    except TimeoutError:
+        if not seen:
+            raise openai.OpenAIError("the API took too long to answer") from None
+        return Seen(dict(seen), place)
+
+
+def _look_up(
+    client: openai.OpenAI,
+    days: Sequence[Collection[str]],
+    seen: dict[str, RemoteBatch],
+    since: datetime,
+    deadline: float,
+    place: Place,
+) -> Place:
+    """Put what is found into `seen`; returns where to go on."""
+    wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
     now = time.monotonic()
     list_deadline = now + (deadline - now) * SHARE_OF_THE_LIST
     listed_after = _list_on(client, wanted, seen, since, list_deadline, place.listed_after)
@@ -68,7 +98,7 @@ def look_up(
             continue  # one that can't be had now must not hide the others; it is asked for again
     else:
         asked_last = None
-    return Seen(seen, Place(listed_after, asked_last))
+    return Place(listed_after, asked_last)
 
 
 def _list_on(
@@ -88,7 +118,7 @@ def _list_on(
             if (left_at := _list_from(client, wanted, seen, since, deadline, after)) is not None:
                 return left_at
         except openai.APIStatusError as error:
-            if error.status_code >= 500:
+            if error.status_code not in (400, 404):
                 raise
             # the batch to go on from isn't there any more
     return _list_from(client, wanted, seen, since, deadline, None)

@@ -19,6 +19,8 @@ VANISHED = "vanished"  # our word for a batch that the API does not know any mor
 # OpenAI cancels within ten minutes; somebody who needs hours will not come back.
 CANCELLING_FOR_EVER = timedelta(hours=1)
 PAGE = 100
+# What reading raises where an answer is no batch: a page of HTML that is sent as a success, say.
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,15 @@ def list_batches(client: openai.OpenAI, *, since: datetime, after: str | None = 
 
     Goes by what is listed, not by `has_more`: some servers leave it out, or ignore `after`. A page of nothing but
     known batches is the last; so is one of older batches, but only where the newest come first, which OpenAI doesn't
-    promise. A batch that doesn't say when it was made counts as new.
+    promise. A batch that doesn't say when it was made counts as new. Raises openai.OpenAIError.
     """
     seen: set[str] = set()
     while True:
-        page = client.batches.list(limit=PAGE, after=after or openai.omit)
-        fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]
+        try:
+            page = client.batches.list(limit=PAGE, after=after or openai.omit)
+            fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]
+        except UNREADABLE as error:
+            raise openai.OpenAIError(f"what the API sent as its list of batches cannot be read ({error})") from error
         recent = [batch for batch in fresh if batch.created_at is None or batch.created_at >= since]
         yield from recent
         if not fresh or getattr(page, "has_more", None) is False or (not recent and _newest_first(fresh)):
@@ -110,11 +115,13 @@ def _newest_first(batches: list[RemoteBatch]) -> bool:
 
 
 def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
-    """The batch as it is now; one that the API answers 404 for has the status `vanished`."""
+    """The batch as it is now; one that the API answers 404 for has the status `vanished`. Raises openai.OpenAIError."""
     try:
         return read_batch(client.batches.retrieve(batch_id))
     except openai.NotFoundError:
         return RemoteBatch(batch_id, VANISHED)
+    except UNREADABLE as error:
+        raise openai.OpenAIError(f"what the API sent as {batch_id} cannot be read ({error})") from error
 
 
 def words_of(error: Exception) -> str:

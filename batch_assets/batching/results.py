@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ CANCELLED_BY_USER = "cancelled_by_user"
 BATCH_STATUS_CODES = {"expired": "batch_expired", "cancelled": "batch_cancelled", "failed": "batch_failed"}
 # Client errors that are worth another try: time-out, conflict, too early, rate limit.
 RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
+# DuckDB stops at a longer line, whatever is in it. It is given more, to be on the safe side.
+LONGEST_LINE_BYTES = 32_000_000
+KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
 
 # A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
 # completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
@@ -155,18 +159,25 @@ def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str)
     """Read a result file into `result_line`; returns how many of its lines went to quarantine."""
     if path.stat().st_size == 0:
         return 0
-    connection.execute(READ_LINES, {"path": str(path)})
-    unusable = connection.execute(
-        """
-        SELECT count(*) FROM result_line LEFT JOIN known USING (custom_id)
-        WHERE path = ? AND (known.custom_id IS NULL OR has_other_body)
-        """,
-        [str(path)],
-    ).fetchone()
-    if unusable == (0,):
-        return 0
+    if not _has_a_longer_line(path):
+        connection.execute(READ_LINES, {"path": str(path)})
+        unusable = connection.execute(
+            """
+            SELECT count(*) FROM result_line LEFT JOIN known USING (custom_id)
+            WHERE path = ? AND (known.custom_id IS NULL OR has_other_body)
+            """,
+            [str(path)],
+        ).fetchone()
+        if unusable == (0,):
+            return 0
     known = {row[0] for row in connection.execute("SELECT custom_id FROM known").fetchall()}
     return _read_again(connection, path, batch_id, known)
+
+
+def _has_a_longer_line(path: Path) -> bool:
+    return path.stat().st_size > LONGEST_LINE_BYTES and any(
+        line_bytes > LONGEST_LINE_BYTES for _, _, line_bytes in _lines(path)
+    )
 
 
 def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str, known: set[str]) -> int:
@@ -176,13 +187,13 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str
         quarantined = 0
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
             rows = csv.writer(bad)
-            for number, line in _lines(path):
-                result, reason = _repair(line, known)
-                if result is None:
+            for number, line, line_bytes in _lines(path):
+                repaired_line, reason = _usable(line, line_bytes, known)
+                if repaired_line is None:
                     rows.writerow([number, reason, line.hex()])
                     quarantined += 1
                 else:
-                    good.write(json.dumps(result) + "\n")
+                    good.write(repaired_line + "\n")
         if repaired.stat().st_size:
             connection.execute(READ_LINES, {"path": str(repaired)})
         connection.execute(
@@ -197,12 +208,38 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch_id: str
     return quarantined
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, from 1, that aren't blank. A line ends at \\n, and not at U+2028 or the like."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
+    """Numbered lines, from 1, that aren't blank, and their sizes. A line ends at \\n, and not at U+2028 or the like.
+
+    Of one that is too long, only the beginning.
+    """
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number in count(1):
+            if not (line := file.readline(LONGEST_LINE_BYTES + 1)):
+                return
+            line_bytes = len(line)
+            if line_bytes > LONGEST_LINE_BYTES:
+                rest = line
+                line = line[:KEPT_OF_A_LONGER_LINE_BYTES]
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(LONGEST_LINE_BYTES)
+                    line_bytes += len(rest)
             if line.strip():
-                yield number, line.rstrip(b"\r\n")
+                yield number, line.rstrip(b"\r\n"), line_bytes
+
+
+def _usable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, str]:
+    """The result on this line as JSON that DuckDB can read, or None and the reason why it can't be used."""
+    if line_bytes > LONGEST_LINE_BYTES:
+        kept = f"its first {len(line):,} are kept here, all of it in the result file"
+        return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
+    result, reason = _repair(line, known)
+    if result is None:
+        return None, reason
+    repaired = json.dumps(result)
+    if len(repaired) > LONGEST_LINE_BYTES:
+        return None, f"more than {LONGEST_LINE_BYTES:,} bytes in ASCII"
+    return repaired, reason
 
 
 def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:

@@ -148,15 +148,21 @@ def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Work
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def two_batches(workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A day of two articles, a and b, each in a batch of its own that has ended."""
     monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({"a": f"one of {workspace.folder.name}", "b": f"two of {workspace.folder.name}"})
     workspace.plan()
-    first, second = workspace.submit(api.client).batch_ids
-    for batch_id in (first, second):
+    batch_ids = workspace.submit(api.client).batch_ids
+    for batch_id in batch_ids:
         api.wait(batch_id)
+    return batch_ids
+
+
+def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_batches(workspace, api, monkeypatch)
 
     def hide_second(call: Call) -> Reply:
         return Reply.of({"error": {"message": "Down"}}, 500) if second in call.path else call.forward()
@@ -186,6 +192,21 @@ def test_a_batch_that_cannot_be_had_holds_up_no_other(
     assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
     assert list(workspace.collect(api.client).batches) == [first]
     assert workspace.statuses() == {"summarised": 6}
+
+
+def test_an_answer_that_is_no_batch_holds_up_no_other(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_batches(workspace, api, monkeypatch)
+
+    def confuse(call: Call) -> Reply:
+        if call.path.endswith(first) or ("/content" not in call.path and "/files/" in call.path):
+            return Reply(200, b"<html>busy</html>", "text/html")
+        return call.forward()
+
+    with proxy(api.url, confuse) as client, pytest.raises(CollectionError, match=f"{first} cannot be read"):
+        workspace.collect(client)
+    assert workspace.column("SELECT batch_id FROM completion") == [second]
 
 
 def test_a_running_batch_is_left_running_and_a_cancelled_one_is_owed(workspace: Workspace, tmp_path: Path) -> None:
@@ -433,7 +454,12 @@ def not_there_yet(reply: Reply) -> Reply:
     return Reply.of({"error": {"message": "No such File object"}}, 404)
 
 
-@pytest.mark.parametrize("change", [interrupted, cut_short, not_there_yet])
+def something_longer(reply: Reply) -> Reply:
+    """A page of a proxy, sent as a success."""
+    return Reply(200, b"<html>" + b"busy " * len(reply.content), "text/html")
+
+
+@pytest.mark.parametrize("change", [interrupted, cut_short, something_longer, not_there_yet])
 def test_a_download_that_did_not_come_whole_is_repeated(
     submitted: Workspace, api: LocalApi, change: Callable[[Reply], Reply]
 ) -> None:
@@ -456,7 +482,7 @@ def test_a_download_that_never_comes_whole_is_told_and_not_kept(submitted: Works
     def spoil(call: Call) -> Reply:
         return cut_short(call.forward()) if call.downloads else call.forward()
 
-    with proxy(api.url, spoil) as client, pytest.raises(CollectionError, match=r"only \d+ of \d+ bytes"):
+    with proxy(api.url, spoil) as client, pytest.raises(CollectionError, match=r"\d+ bytes came for .*, which has \d+"):
         submitted.collect(client)
     assert stored(submitted) == []
     assert submitted.collect(api.client).requests == {"answered": 2}

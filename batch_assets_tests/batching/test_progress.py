@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -188,6 +189,36 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
     with proxy("", listing) as client:
         seen = look_up(client, days, since=RECENTLY, deadline=40.0, place=Place("batch_gone", "batch_gone"))
     assert len(complete_days(days, seen)) == 3
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -> None:
+    recorder = Recorder({"/v1/batches?": status})
+    with proxy(api.url, recorder) as client, pytest.raises(openai.APIStatusError):
+        look_up(client, [["batch_x"]], since=RECENTLY, deadline=soon(), place=Place("batch_y"))
+    assert len(recorder.paths) == 1
+
+
+@pytest.mark.parametrize("hangs", ["list", "batch"])
+def test_a_server_that_never_answers_is_left(api: LocalApi, monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
+    monkeypatch.setattr("batch_assets.batching.progress.GRACE_SECONDS", 0.5)
+    (made,) = make_batches(api, 1)
+    over = threading.Event()
+
+    def answer(call: Call) -> Reply:
+        if call.lists_batches is (hangs == "list"):
+            over.wait(60)
+        return call.forward()
+
+    place = Place("batch_y", "batch_z")
+    with proxy(api.url, answer) as client:
+        if hangs == "list":
+            with pytest.raises(openai.OpenAIError, match="too long"):
+                look_up(client, [[made]], since=RECENTLY, deadline=time.monotonic(), place=place)
+        else:
+            seen = look_up(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, place=place)
+            assert (set(seen.batches), seen.place) == ({made}, place)
+        over.set()
 
 
 def test_an_unknown_status_is_a_running_one(api: LocalApi) -> None:

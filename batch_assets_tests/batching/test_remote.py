@@ -140,6 +140,24 @@ def test_a_list_of_nothing_is_empty(api: LocalApi, page: dict[str, Any]) -> None
         assert list(list_batches(client, since=MOMENT_UTC)) == []
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, b"<html>busy</html>", "text/html"),
+        Reply(200, b"<html>busy</html>"),
+        Reply.of([]),
+        Reply.of({"id": "batch_x", "created_at": 1e30, "data": [{"id": "batch_x", "created_at": 1e30}]}),
+    ],
+    ids=["page", "page called JSON", "array", "year"],
+)
+def test_an_answer_that_cannot_be_read_is_an_error_of_the_api(api: LocalApi, reply: Reply) -> None:
+    with proxy(api.url, lambda call: reply) as client:
+        with pytest.raises(openai.OpenAIError, match=r"batch_x cannot be read"):
+            retrieve_batch(client, "batch_x")
+        with pytest.raises(openai.OpenAIError, match=r"list of batches cannot be read"):
+            list(list_batches(client, since=MOMENT_UTC))
+
+
 def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list is not promised to be in order; only a page of nothing but older ones, newest first, is the end."""
     monkeypatch.setattr(remote, "PAGE", 2)

@@ -330,6 +330,15 @@ def test_all_unusable_lines_together(batch: Batch) -> None:
     assert batch.outcome("b") == "Summary."
 
 
+def test_a_line_that_is_too_long_does_not_stop_the_others(batch: Batch) -> None:
+    broken = b'{"custom_id":"' + b"x" * 40_000_000
+    loaded = batch.load(jsonl(batch.answer("a"), broken, batch.answer("b")))
+    assert loaded == Loaded(answered=2, failed=1, quarantined=1)
+    [(number, reason, kept)] = batch.rows("SELECT line_number, reason, line FROM quarantined_line")
+    assert (number, kept) == (2, broken[:1_000_000])
+    assert reason.startswith("a line of 40,000,015 bytes")
+
+
 def test_an_unusable_line_of_5_mb_is_kept(batch: Batch) -> None:
     line = b'{"custom_id": "' + b"x" * 5_000_000
     assert batch.load(jsonl(line, batch.answer("a"))) == Loaded(answered=1, failed=2, quarantined=1)
