@@ -14,7 +14,7 @@ import openai
 from batch_assets.batching import ledger
 from batch_assets.batching.database import Database
 from batch_assets.batching.ledger import Submission
-from batch_assets.batching.remote import RemoteBatch, list_batches, now_utc, read_batch, words_of
+from batch_assets.batching.remote import UNREADABLE, RemoteBatch, list_batches, now_utc, read_batch, words_of
 from batch_assets.batching.results import RETRYABLE_CLIENT_ERRORS
 
 KEY, ATTEMPT = "submission_key", "attempt"  # in a batch's metadata
@@ -29,9 +29,6 @@ UPLOAD_PAUSE_SECONDS = 1.0  # after an upload that got lost
 CLOCK_SKEW = timedelta(minutes=10)  # between OpenAI's clock and ours, when looking back through a list
 CREATE_TIMEOUT_SECONDS = 60.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
-
-# What reading an answer raises that is no batch: a gateway's page, say, under a status of 200.
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 logger = logging.getLogger(__name__)
 
