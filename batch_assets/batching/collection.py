@@ -9,13 +9,13 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
+import duckdb
 import httpx2
 import openai
 
@@ -87,7 +87,7 @@ def collect_day(
                 ledger.record_state(database, submission, batch)
                 report.still_running.append(batch.id)
     if ended:
-        _load(database, ended, report)
+        failures += _load(database, ended, report)
     for failure in failures:
         raise failure
     report.requests = write_summaries(database, day, max_rounds)
@@ -155,11 +155,34 @@ def _ended(submission: Submission, batch: RemoteBatch, files: list[Path]) -> End
     )
 
 
-def _load(database: Database, ended: Iterable[EndedBatch], report: Collected) -> None:
-    """Enter these batches into the tables, but for those that another run has entered meanwhile.
+def _load(database: Database, ended: list[EndedBatch], report: Collected) -> list[CollectionError]:
+    """Enter these batches into the tables, and return what could not be entered.
 
-    In one transaction: the database writes big ones straight to its file, and packs nothing twice.
+    In one transaction: the database writes big ones straight to its file, and packs nothing twice. Only where that
+    fails, one by one, so that the others get in.
     """
+    try:
+        _load_together(database, ended, report)
+    except (duckdb.Error, OSError) as error:
+        if len(ended) == 1:
+            return [_not_loaded(ended[0], error)]
+        return [failure for batch in ended for failure in _load(database, [batch], report)]
+    return []
+
+
+def _not_loaded(batch: EndedBatch, error: Exception) -> CollectionError:
+    files = " and ".join(str(path) for path in batch.files) or "it has no files"
+    failure = CollectionError(
+        f"The results of {batch.batch_id} ({files}) could not be entered into the tables: {error}. They are stored; "
+        "mend what it says and materialise `summaries` again."
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _load_together(database: Database, ended: list[EndedBatch], report: Collected) -> None:
+    """Enter these batches, or none of them; but for those that another run has entered meanwhile."""
+    loaded: dict[str, Loaded] = {}
     with database.writing() as connection, transaction(connection):
         for batch in ended:
             row = connection.execute(
@@ -170,7 +193,8 @@ def _load(database: Database, ended: Iterable[EndedBatch], report: Collected) ->
                 [batch.submission_key, batch.batch_id],
             ).fetchone()
             if row is not None:
-                report.batches[batch.batch_id] = load_results(connection, replace(batch, cancelled_by_user=row[0]))
+                loaded[batch.batch_id] = load_results(connection, replace(batch, cancelled_by_user=row[0]))
+    report.batches |= loaded
 
 
 def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:

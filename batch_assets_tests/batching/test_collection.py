@@ -194,6 +194,19 @@ def test_a_batch_that_cannot_be_had_holds_up_no_other(
     assert workspace.statuses() == {"summarised": 6}
 
 
+def test_a_file_that_cannot_be_entered_holds_up_no_other(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_batches(workspace, api, monkeypatch)
+    path = workspace.folder / "results" / f"{first}_output.jsonl"
+    path.mkdir(parents=True)  # what DuckDB can't read
+    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
+        workspace.collect(api.client)
+    assert workspace.column("SELECT batch_id FROM completion") == [second]
+    path.rmdir()
+    assert workspace.collect(api.client).requests == {"answered": 2}
+
+
 def test_an_answer_that_is_no_batch_holds_up_no_other(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
