@@ -1,7 +1,7 @@
 """How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
 
-A day is *done* if it has summaries, and none of its articles is owed, in flight or held by a cancellation, and none of
-its batches is out. Of days that aren't, nothing is touched, however old they are.
+A day is *done* if it has summaries, of all articles and requests that it has now, and none of them is owed, in flight
+or held by a cancellation, and none of its batches is out. Of days that aren't, nothing is touched, however old they are.
 """
 
 import gzip
@@ -28,6 +28,9 @@ OLD_AND_DONE = """
     WHERE partition_date < CAST($before AS DATE)
     EXCEPT SELECT partition_date FROM summaries WHERE status IN ('owed', 'in_flight', 'cancelled')
     EXCEPT SELECT partition_date FROM batch_request SEMI JOIN pending_request USING (custom_id)
+    -- articles read again, or answers of another prompt, since the summaries were written
+    EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
+    EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
     EXCEPT
         SELECT file.partition_date FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
         WHERE collected_at IS NULL

@@ -9,8 +9,10 @@ from pathlib import Path
 import openai
 import pytest
 
+from batch_assets.batching import collection
 from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace
 from batch_assets_tests.local_api_client import LocalApi
 
 LATER = date.fromisoformat(DAY) + timedelta(days=100)
@@ -97,6 +99,32 @@ def test_a_day_that_is_not_done_is_left_alone(done: Workspace, statement: str) -
     assert do(done).lines == []
     assert files(done) == before
     assert len(done.rows("SELECT * FROM completion")) == 2
+
+
+def test_a_day_with_news_since_its_summaries_is_left_alone(done: Workspace, api: LocalApi) -> None:
+    done.ingest({"a": f"one of {done.folder}", "late": f"came late to {done.folder}"})
+    assert do(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
+    done.whole_day(api)
+    assert done.statuses() == {"summarised": 2}
+
+
+def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
+    done: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done.plan(task=Task(model=TASK.model, max_output_tokens=TASK.max_output_tokens - 1))
+    for batch_id in done.submit(api.client).batch_ids:
+        api.wait(batch_id)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "write_summaries", killed)
+        with pytest.raises(KeyboardInterrupt):
+            done.collect(api.client)
+    assert do(done).lines == []
+    assert len(done.rows("SELECT * FROM completion")) == 4
+    assert done.collect(api.client).requests == {"answered": 2}
 
 
 def test_summaries_outlive_the_tables_that_they_were_made_from(done: Workspace, api: LocalApi) -> None:
