@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import openai
 import pytest
@@ -81,6 +83,53 @@ def test_result_files_are_packed_first_byte_for_byte(done: Workspace) -> None:
     assert done.folder / path == packed
     do(done, Life())
     assert files(done) == []
+
+
+def test_a_plain_file_that_a_killed_prune_left_behind_goes_with_the_next(done: Workspace) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    week_later = date.fromisoformat(DAY) + timedelta(days=8)
+    do(done, Life(), week_later)
+    plain.write_bytes(content)
+    assert do(done, Life(), week_later).to_delete == [plain]
+    [packed] = (done.folder / "results").iterdir()
+    assert gzip.decompress(packed.read_bytes()) == content
+    plain.write_bytes(content)
+    do(done, Life())
+    assert files(done) == []
+
+
+@pytest.mark.parametrize("left", [b"", b"\x1f\x8b\x08 half", gzip.compress(b"something else")])
+def test_a_packed_file_that_is_not_whole_is_written_anew(done: Workspace, left: bytes) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    packed = plain.with_name(f"{plain.name}.gz")
+    packed.write_bytes(left)
+    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    assert list(packed.parent.iterdir()) == [packed]
+    assert gzip.decompress(packed.read_bytes()) == content
+
+
+def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    copy = shutil.copyfileobj
+    running = 0
+
+    def copy_and_be_overtaken(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        nonlocal running
+        running += 1
+        if running == 2:  # the second stops in the middle of the first
+            raise KeyboardInterrupt
+        target.write(source.read(len(content) // 2))
+        with pytest.raises(KeyboardInterrupt):
+            do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+        copy(source, target, length)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_and_be_overtaken)
+    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    [packed] = (done.folder / "results").iterdir()
+    assert gzip.decompress(packed.read_bytes()) == content
 
 
 @pytest.mark.parametrize(
