@@ -20,7 +20,7 @@ ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSON_ENDINGS = tuple(name + packing for name in (".jsonl", ".ndjson", ".json") for packing in ("", ".gz", ".zst"))
-ROWS_AT_ONCE = 4096  # of a staged file: whoever reads it has a group of rows in memory, for each thread
+ROWS_AT_ONCE = 2048  # of a staged file: whoever reads it has a group of rows in memory, for each thread
 # Whether a text has anything to read: a character that is no white space, separator, control or format mark.
 HAS_TEXT = r"[^\s\p{Z}\p{C}]"
 
@@ -58,8 +58,9 @@ def ingest_day(database: Database, *, source: str, day: str) -> Ingested:
 def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
     """Write the day's rows to a Parquet file; returns (rows that belong to no day, files read)."""
     path = source.replace("{partition}", day)
-    # without our limit on memory: how large the groups of rows are that Parquet is read by is the source's choice
-    with duckdb.connect(":memory:") as connection:
+    # One thread, since each has a group of rows in memory, and keeps what it read until its turn comes. No limit on
+    # memory: how large the groups of rows of a Parquet file are is the source's choice, and one of them must fit.
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.execute(f"SET temp_directory = '{staged.parent.as_posix()}'")
         try:
