@@ -93,7 +93,8 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
             if "{partition}" not in source:
                 undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
         except duckdb.Error as error:
-            raise SourceError(_explain(error, path)) from error
+            # alone: DuckDB's own words, which Dagster would store as the cause, have the whole URL in them
+            raise SourceError(_explain(error, path)) from None
     return undated, files
 
 
@@ -148,6 +149,10 @@ def without_secrets(path: str) -> str:
 def _explain(error: duckdb.Error, path: str) -> str:
     shown = without_secrets(path)
     detail = str(error).split("\n\nLINE ")[0].strip().replace(path, shown)
+    if "://" in path:  # the URL may be there in another spelling
+        parts = urlsplit(path)
+        for secret in (parts.query, parts.netloc.rpartition("@")[0], parts.password):
+            detail = detail.replace(secret, "…") if secret else detail
     path = shown
     if "No files found" in detail:
         return (
