@@ -189,16 +189,13 @@ def test_a_day_within_its_limit_goes_out_and_is_free_to_materialise_again(projec
     assert project.finish().success
 
 
-@pytest.mark.parametrize(
-    "source", ["http://user:SECRET@127.0.0.1:9/x.jsonl?sig=SECRET", "file:///nowhere/{partition}.csv?sig=SECRET"]
-)
-def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project, source: str) -> None:
-    project.source = source
+def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> None:
+    project.source = "file:///nowhere/{partition}.csv?sig=SECRET"
     result = project.materialise([raw_articles])
     assert not result.success
     events = [*result.all_events, *project.instance.all_logs(result.run_id)]
     told = " ".join(dg.serialize_value(event) for event in events)
-    assert "could not be read" in told or "there is no file" in told
+    assert "there is no file" in told
     assert "SECRET" not in told
 
 
