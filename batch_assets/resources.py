@@ -131,11 +131,22 @@ def openai_resource(settings: Settings) -> OpenAIResource:
     return OpenAIResource(api_key=key if key.get_value() else KEY_OF_THE_LOCAL_API)
 
 
+def _named_if_url(value: str, variable: str) -> str | dg.EnvVar:
+    """Of a URL, which may hold a signature or a token, only the variable is named: Dagster shows what it is given.
+
+    A path stays: the variable's may be relative, and runs may start in another folder.
+    """
+    is_url = "://" in value or value.startswith("md:")
+    return dg.EnvVar(variable) if is_url else value
+
+
 def all_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """Every resource, by the name that assets ask for."""
     return {
-        "warehouse": Warehouse(data_dir=str(settings.data_folder), database=settings.database),
-        "article_source": ArticleSource(source=settings.source),
+        "warehouse": Warehouse(
+            data_dir=str(settings.data_folder), database=_named_if_url(settings.database, "BATCH_ASSETS_DUCKDB")
+        ),
+        "article_source": ArticleSource(source=_named_if_url(settings.source, "BATCH_ASSETS_SOURCE")),
         "task": SummaryTask(
             model=settings.model,
             max_rounds=settings.max_rounds,

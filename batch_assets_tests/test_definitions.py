@@ -6,10 +6,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
 import batch_assets
 from batch_assets.definitions import defs
-from batch_assets.resources import LocalOpenAIResource, openai_resource
+from batch_assets.resources import LocalOpenAIResource, all_resources, openai_resource
 from batch_assets.settings import read_settings
 
 PACKAGE = Path(batch_assets.__file__).parent
@@ -87,6 +88,20 @@ def test_with_a_key_it_is_openai_and_the_key_is_only_named(monkeypatch: pytest.M
     assert not isinstance(resource, LocalOpenAIResource)
     assert resource.api_key == "OPENAI_API_KEY"  # an EnvVar: Dagster reads it when a run starts, and shows the name
     assert SECRET not in repr(resource)
+
+
+def test_of_urls_dagster_is_told_the_variable_and_of_paths_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"https://feeds.example/{{partition}}.jsonl?sig={SECRET}")
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={SECRET}")
+    resources = all_resources(read_settings())
+    shown = dg.serialize_value(RepositorySnap.from_def(defs().get_repository_def()))
+    assert SECRET not in shown
+    assert "BATCH_ASSETS_SOURCE" in shown
+    with dg.build_resources({name: resources[name] for name in ("article_source", "warehouse")}) as at_run_time:
+        assert at_run_time.article_source.source.endswith(SECRET)
+        assert at_run_time.warehouse.database.endswith(SECRET)
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", "/feeds/*.parquet")
+    assert all_resources(read_settings())["article_source"].source == "/feeds/*.parquet"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

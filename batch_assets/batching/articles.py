@@ -20,7 +20,7 @@ ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSON_ENDINGS = tuple(name + packing for name in (".jsonl", ".ndjson", ".json") for packing in ("", ".gz", ".zst"))
-ROWS_AT_ONCE = 4096  # of a staged file: whoever reads it has a group of rows in memory, for each thread
+ROWS_AT_ONCE = 2048  # of a staged file: whoever reads it has a group of rows in memory, for each thread
 # Whether a text has anything to read: a character that is no white space, separator, control or format mark.
 HAS_TEXT = r"[^\s\p{Z}\p{C}]"
 
@@ -58,8 +58,9 @@ def ingest_day(database: Database, *, source: str, day: str) -> Ingested:
 def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
     """Write the day's rows to a Parquet file; returns (rows that belong to no day, files read)."""
     path = source.replace("{partition}", day)
-    # without our limit on memory: how large the groups of rows are that Parquet is read by is the source's choice
-    with duckdb.connect(":memory:") as connection:
+    # One thread, since each has a group of rows in memory, and keeps what it read until its turn comes. No limit on
+    # memory: how large the groups of rows of a Parquet file are is the source's choice, and one of them must fit.
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.execute(f"SET temp_directory = '{staged.parent.as_posix()}'")
         try:
@@ -92,7 +93,8 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
             if "{partition}" not in source:
                 undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
         except duckdb.Error as error:
-            raise SourceError(_explain(error, path)) from error
+            # alone: DuckDB's own words, which Dagster would store as the cause, have the whole URL in them
+            raise SourceError(_explain(error, path)) from None
     return undated, files
 
 
@@ -147,6 +149,10 @@ def without_secrets(path: str) -> str:
 def _explain(error: duckdb.Error, path: str) -> str:
     shown = without_secrets(path)
     detail = str(error).split("\n\nLINE ")[0].strip().replace(path, shown)
+    if "://" in path:  # the URL may be there in another spelling
+        parts = urlsplit(path)
+        for secret in (parts.query, parts.netloc.rpartition("@")[0], parts.password):
+            detail = detail.replace(secret, "…") if secret else detail
     path = shown
     if "No files found" in detail:
         return (

@@ -1,12 +1,14 @@
 """How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
 
-A day is *done* if it has summaries, and none of its articles is owed, in flight or held by a cancellation, and none of
-its batches is out. Of days that aren't, nothing is touched, however old they are.
+A day is *done* if it has summaries, of all articles and requests that it has now, none of them is owed, in flight or
+held by a cancellation, and none of its batches is out. Of days that aren't, nothing is touched, however old they are.
 """
 
 import gzip
 import os
 import shutil
+import uuid
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ OLD_AND_DONE = """
     WHERE partition_date < CAST($before AS DATE)
     EXCEPT SELECT partition_date FROM summaries WHERE status IN ('owed', 'in_flight', 'cancelled')
     EXCEPT SELECT partition_date FROM batch_request SEMI JOIN pending_request USING (custom_id)
+    -- articles read again, or answers of another prompt, since the summaries were written
+    EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
+    EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
     EXCEPT
         SELECT file.partition_date FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
         WHERE collected_at IS NULL
@@ -86,7 +91,8 @@ def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> 
     """Pack and delete what `find_prunable` finds, but for what is at OpenAI. Returns what went."""
     packable = find_prunable(database, data_folder=data_folder, life=life, today=today).to_pack
     for path in packable:  # takes a while, so nobody is kept from the database meanwhile
-        _pack(path)
+        with suppress(FileNotFoundError):  # another prune, at the same time, was faster
+            _pack(path)
     with database.writing() as connection:
         found = _find(connection, data_folder, life, today)
         # first the files: one that is gone is no harm to a ledger that names it, but nobody would find one left over
@@ -131,8 +137,8 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, 
         """,
         {"days": found.days},
     ).fetchall()
-    found.to_delete = _existing(data_folder, [path for (path,) in paths])
-    found.bytes_to_delete = sum(path.stat().st_size for path in found.to_delete)
+    old = _existing(data_folder, [path for (path,) in paths])
+    found.to_delete = sorted([*old, *_left_behind(old)])
     if life.pack_after_days is not None:
         to_pack = connection.execute(
             """
@@ -141,12 +147,11 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, 
             """,
             {"days": _done_before(connection, today, life.pack_after_days)},
         ).fetchall()
-        going = set(found.to_delete)
-        found.to_pack = [
-            path
-            for path in _existing(data_folder, [path for (path,) in to_pack])
-            if path.suffix != PACKED and path not in going
-        ]
+        existing = _existing(data_folder, [path for (path,) in to_pack])
+        going = {*found.to_delete, *_left_behind(existing)}
+        found.to_delete = sorted(going)
+        found.to_pack = [path for path in existing if path.suffix != PACKED and path not in going]
+    found.bytes_to_delete = sum(path.stat().st_size for path in found.to_delete)
     if life.tables:
         found.rows = _count_rows(connection, found.days, answers=life.answers)
     if life.remote:
@@ -172,18 +177,40 @@ def _existing(data_folder: Path, paths: Sequence[str | None]) -> list[Path]:
     return sorted(path for name in paths if name is not None and (path := data_folder / name).exists())
 
 
+def _left_behind(paths: Sequence[Path]) -> list[Path]:
+    """Plain files beside packed ones that the ledger names already: their prune was killed before they went."""
+    return [plain for path in paths if path.suffix == PACKED and (plain := path.with_suffix("")).exists()]
+
+
 def _pack(path: Path) -> None:
-    """Write the packed file beside the plain one; it appears whole or not at all."""
+    """Write the packed file beside the plain one; it appears whole or not at all. Raises OSError."""
     packed = path.with_name(path.name + PACKED)
-    if packed.exists():
+    if packed.exists() and _is_packed_whole(path, packed):  # of a prune that was killed
         return
-    unfinished = path.with_name(f".{packed.name}")
-    with path.open("rb") as plain, unfinished.open("wb") as file:
-        with gzip.GzipFile(path.name, "wb", fileobj=file) as packer:
-            shutil.copyfileobj(plain, packer, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(packed)
+    unfinished = path.with_name(f".{packed.name}.{uuid.uuid4().hex}")  # its own: there may be two prunes at once
+    try:
+        with path.open("rb") as plain, unfinished.open("wb") as file:
+            with gzip.GzipFile(path.name, "wb", fileobj=file) as packer:
+                shutil.copyfileobj(plain, packer, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        if not _is_packed_whole(path, unfinished):
+            raise OSError(f"{path} could not be packed: read back, it is not the same. It was left as it is.")
+        unfinished.replace(packed)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _is_packed_whole(path: Path, packed: Path) -> bool:
+    """Whether the packed file, read back, is the plain one."""
+    try:
+        with path.open("rb") as plain, gzip.open(packed) as unpacked:
+            while block := plain.read(1 << 20):
+                if unpacked.read(len(block)) != block:
+                    return False
+            return not unpacked.read(1)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False
 
 
 def _follow(connection: duckdb.DuckDBPyConnection, path: Path, new: str | None) -> None:

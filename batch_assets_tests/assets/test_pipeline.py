@@ -190,6 +190,16 @@ def test_a_day_within_its_limit_goes_out_and_is_free_to_materialise_again(projec
     assert project.finish().success
 
 
+def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> None:
+    project.source = "file:///nowhere/{partition}.csv?sig=SECRET"
+    result = project.materialise([raw_articles])
+    assert not result.success
+    events = [*result.all_events, *project.instance.all_logs(result.run_id)]
+    told = " ".join(dg.serialize_value(event) for event in events)
+    assert "there is no file" in told
+    assert "SECRET" not in told
+
+
 def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
     project.materialise()
     project.finish()

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batch_assets.batching import articles
 from batch_assets.batching.articles import Ingested, SourceError, ingest_day
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
 
@@ -332,3 +333,12 @@ def test_a_folder_may_be_called_anything(workspace: Workspace) -> None:
     folder.mkdir()
     (folder / 'a "b".jsonl').write_bytes(jsonl(ROWS))
     assert ingest(workspace, folder / 'a "b".jsonl').articles == 4
+
+
+@pytest.mark.parametrize(
+    "said", ["https://me:SECRET@x.org/a.csv?sig=SECRET", "https://x.org:443/a.csv?sig=SECRET", "me:SECRET@x.org"]
+)
+def test_secrets_of_a_url_are_not_told_however_duckdb_spells_it(said: str) -> None:
+    told = articles._explain(duckdb.IOException(f"HTTP 403 on {said}"), "https://me:SECRET@x.org/a.csv?sig=SECRET")
+    assert "HTTP 403" in told
+    assert "SECRET" not in told

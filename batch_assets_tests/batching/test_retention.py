@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import openai
 import pytest
 
+from batch_assets.batching import collection
 from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace
 from batch_assets_tests.local_api_client import LocalApi
 
 LATER = date.fromisoformat(DAY) + timedelta(days=100)
@@ -81,6 +85,53 @@ def test_result_files_are_packed_first_byte_for_byte(done: Workspace) -> None:
     assert files(done) == []
 
 
+def test_a_plain_file_that_a_killed_prune_left_behind_goes_with_the_next(done: Workspace) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    week_later = date.fromisoformat(DAY) + timedelta(days=8)
+    do(done, Life(), week_later)
+    plain.write_bytes(content)
+    assert do(done, Life(), week_later).to_delete == [plain]
+    [packed] = (done.folder / "results").iterdir()
+    assert gzip.decompress(packed.read_bytes()) == content
+    plain.write_bytes(content)
+    do(done, Life())
+    assert files(done) == []
+
+
+@pytest.mark.parametrize("left", [b"", b"\x1f\x8b\x08 half", gzip.compress(b"something else")])
+def test_a_packed_file_that_is_not_whole_is_written_anew(done: Workspace, left: bytes) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    packed = plain.with_name(f"{plain.name}.gz")
+    packed.write_bytes(left)
+    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    assert list(packed.parent.iterdir()) == [packed]
+    assert gzip.decompress(packed.read_bytes()) == content
+
+
+def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    [plain] = (done.folder / "results").iterdir()
+    content = plain.read_bytes()
+    copy = shutil.copyfileobj
+    running = 0
+
+    def copy_and_be_overtaken(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        nonlocal running
+        running += 1
+        if running == 2:  # the second stops in the middle of the first
+            raise KeyboardInterrupt
+        target.write(source.read(len(content) // 2))
+        with pytest.raises(KeyboardInterrupt):
+            do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+        copy(source, target, length)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_and_be_overtaken)
+    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    [packed] = (done.folder / "results").iterdir()
+    assert gzip.decompress(packed.read_bytes()) == content
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -97,6 +148,32 @@ def test_a_day_that_is_not_done_is_left_alone(done: Workspace, statement: str) -
     assert do(done).lines == []
     assert files(done) == before
     assert len(done.rows("SELECT * FROM completion")) == 2
+
+
+def test_a_day_with_news_since_its_summaries_is_left_alone(done: Workspace, api: LocalApi) -> None:
+    done.ingest({"a": f"one of {done.folder}", "late": f"came late to {done.folder}"})
+    assert do(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
+    done.whole_day(api)
+    assert done.statuses() == {"summarised": 2}
+
+
+def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
+    done: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done.plan(task=Task(model=TASK.model, max_output_tokens=TASK.max_output_tokens - 1))
+    for batch_id in done.submit(api.client).batch_ids:
+        api.wait(batch_id)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "write_summaries", killed)
+        with pytest.raises(KeyboardInterrupt):
+            done.collect(api.client)
+    assert do(done).lines == []
+    assert len(done.rows("SELECT * FROM completion")) == 4
+    assert done.collect(api.client).requests == {"answered": 2}
 
 
 def test_summaries_outlive_the_tables_that_they_were_made_from(done: Workspace, api: LocalApi) -> None:

@@ -3,10 +3,12 @@
 import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.database import Database
 from batch_assets.batching.requests import plan_day
 from batch_assets.batching.task import Task
@@ -30,15 +32,31 @@ def plan(folder: Path, peak_bytes: "multiprocessing.Queue[int]") -> None:
     planned = plan_day(database, day=DAY, task=Task("gpt-6-luna"), data_folder=folder, max_rounds=3)
     assert sum(shard.requests for shard in planned.shards) == ARTICLES
     assert sum(shard.bytes for shard in planned.shards) > 300_000_000
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak_bytes.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    peak_bytes.put(peak_of_this_process())
+
+
+def ingest(folder: Path, peak_bytes: "multiprocessing.Queue[int]") -> None:
+    database = Database(str(folder / "test.duckdb"), memory_limit="256MB")
+    assert ingest_day(database, source=str(folder / "{partition}.jsonl"), day=DAY).articles == ARTICLES
+    peak_bytes.put(peak_of_this_process())
+
+
+def peak_of_this_process() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @pytest.mark.end_to_end
-def test_a_day_is_planned_in_bounded_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("work", [ingest, plan])
+def test_a_day_is_read_and_planned_in_bounded_memory(
+    tmp_path: Path, work: "Callable[[Path, multiprocessing.Queue[int]], None]"
+) -> None:
+    if work is ingest:
+        text = "a text that is long " * 125
+        with (tmp_path / f"{DAY}.jsonl").open("w") as file:
+            file.writelines(f'{{"id": "{number}", "body": "{number} {text}"}}\n' for number in range(ARTICLES))
     spawn = multiprocessing.get_context("spawn")
     peak_bytes: multiprocessing.Queue[int] = spawn.Queue()
-    process = spawn.Process(target=plan, args=(tmp_path, peak_bytes))
+    process = spawn.Process(target=work, args=(tmp_path, peak_bytes))
     process.start()
     assert peak_bytes.get(timeout=240) < MOST_BYTES
     process.join(20)
