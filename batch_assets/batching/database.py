@@ -113,9 +113,10 @@ class Database:
             time.sleep(RETRY_SECONDS)
 
     def _busy(self, detail: str) -> DatabaseBusyError:
+        where = f" {self.path}" if self.is_file else ""  # a URL may bear a token
         return DatabaseBusyError(
-            f"The DuckDB database {self.path} stayed locked for {self.patience_seconds:.0f} s. Close the shell or "
-            f"program that has it open, then run this again: nothing was lost. DuckDB says: {detail}"
+            f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program that "
+            f"has it open, then run this again: nothing was lost. DuckDB says: {detail}"
         )
 
 
