@@ -115,8 +115,8 @@ class Database:
     def _busy(self, detail: str) -> DatabaseBusyError:
         where = f" {self.path}" if self.is_file else ""  # a URL may bear a token
         return DatabaseBusyError(
-            f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program that "
-            f"has it open, then run this again: nothing was lost. DuckDB says: {detail}"
+            f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program "
+            f"that has it open, then run this again: nothing was lost. DuckDB says: {detail}"
         )
 
 
