@@ -58,9 +58,10 @@ def demo(day: str | None, yes: bool) -> None:
 @click.option("--port", type=int, help="Port of the Dagster UI.  [default: 3000, or any free one]")
 def dev(host: str, port: int | None) -> None:
     """The Dagster UI with its daemon, and the local Batch API beside it unless a key is set. Ctrl-C ends all."""
+    settings = _settings()
     from batch_assets.dev import run_dev
 
-    run_dev(_settings(), host=host, port=port)
+    run_dev(settings, host=host, port=port)
 
 
 @main.command()

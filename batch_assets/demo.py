@@ -4,10 +4,12 @@ The one thing that it does not run is Dagster's daemon: it evaluates the sensor 
 for in this process. Everything it does is in the persistent Dagster home, and to be seen there in the UI.
 """
 
+import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
 
 import click
 import dagster as dg
@@ -46,7 +48,7 @@ def run_demo(settings: Settings, *, day: str | None, ask: bool) -> None:
             _reach_openai(settings)
         instance = stack.enter_context(opened_instance(str(home)))
         console.print(f"[bold]{day}[/] from {settings.source}")
-        console.print(f"sent to {'the local Batch API at ' + url if url else 'OpenAI'}\n", highlight=False)
+        console.print(f"sent to {'the local Batch API at ' + url if url else api_name()}\n", highlight=False)
         _do(instance, [raw_articles.key, batch_request_file.key], day, console)
         if url is None and ask:
             _ask(instance)
@@ -54,6 +56,12 @@ def run_demo(settings: Settings, *, day: str | None, ask: bool) -> None:
         with _progress_bar(console) as show:
             _follow(instance, settings, day, show, console)
     _print_report(console, day_report(Database(settings.database), day, preview_rows=ROWS_SHOWN), settings, url)
+
+
+def api_name() -> str:
+    """OpenAI, or the host of another API that the environment names; without a path, in which there may be a secret."""
+    named = os.environ.get("OPENAI_BASE_URL", "").strip()
+    return urlsplit(named).netloc.rpartition("@")[2] or "OpenAI"
 
 
 def _checked_day(day: str) -> str:
@@ -96,6 +104,9 @@ def _do(
         raise click.ClickException(f"{names} failed. {reasons(result)}\nThe whole story is in run {result.run_id}.")
     for event in result.get_asset_materialization_events():
         console.print(f"[green]✓[/] {event.asset_key.to_user_string() if event.asset_key else ''}", highlight=False)
+        undated = event.step_materialization_data.materialization.metadata.get("undated_rows")
+        if undated is not None and undated.value:
+            console.print(f"  [yellow]{undated.value} rows of the source belong to no day: see `published_at`[/]")
 
 
 def _ask(instance: dg.DagsterInstance) -> None:
@@ -107,7 +118,7 @@ def _ask(instance: dg.DagsterInstance) -> None:
         return
     cost = f"at most ${planned['max_cost_usd'].value:.4f}" if "max_cost_usd" in planned else "an unknown amount"
     model = planned["model"].value
-    question = f"{requests} requests to {model} will cost {cost} (estimated). Send them to OpenAI?"
+    question = f"{requests} requests to {model} will cost {cost} (estimated). Send them to {api_name()}?"
     click.confirm(question, abort=True)
 
 

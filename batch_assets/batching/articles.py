@@ -92,6 +92,11 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
             undated = 0
             if "{partition}" not in source:
                 undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
+                if undated and undated == _count(connection, f"SELECT count(*) FROM ({dated})"):
+                    raise SourceError(
+                        f"None of the {undated} rows of {without_secrets(path)} has a `published_at` that can be read "
+                        "as a time, such as 2026-01-05 or 2026-01-05T08:00:00+01:00, so they belong to no day."
+                    )
         except duckdb.Error as error:
             # alone: DuckDB's own words, which Dagster would store as the cause, have the whole URL in them
             raise SourceError(_explain(error, path)) from None

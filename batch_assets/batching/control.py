@@ -40,7 +40,7 @@ class Cancelled:
                 f"{self.unknown} submissions may be under way: materialise `openai_batch`, which looks for their "
                 "batches and makes none, and cancel again. " + self._rest
             )
-        return self._rest
+        return self._rest if self.stopped or self.had_ended or self.withdrawn else "There was nothing to cancel."
 
     @property
     def _rest(self) -> str:

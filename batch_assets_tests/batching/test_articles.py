@@ -161,6 +161,13 @@ def test_rows_of_no_day_are_counted(workspace: Workspace) -> None:
     assert ingest(workspace, source) == Ingested(articles=1, undated=5, files=1)
 
 
+def test_a_source_in_whose_rows_no_time_can_be_read_is_refused(workspace: Workspace) -> None:
+    rows = [{"body": f"text {number}", "published_at": number} for number in (1772352000, 1772352001)]
+    source = workspace.source("all.jsonl", rows)
+    with pytest.raises(SourceError, match=r"None of the 2 rows .* has a `published_at` that can be read as a time"):
+        ingest(workspace, source)
+
+
 def test_column_names_are_found_in_any_case(workspace: Workspace) -> None:
     source = workspace.source("all.jsonl", [{"ID": "x", "Body": "text", "TITLE": "T", "Published_At": DAY}])
     ingest(workspace, source)
