@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# They wait more than they compute, so four at a time go on two cores.
-PYTEST := $(BIN)/python -m pytest --numprocesses 4
+# They wait more than they compute, so six at a time go on two cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses 6 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo dev test test-unit test-thorough test-small-model lint types format screenshots constraints clean

@@ -7,8 +7,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from batch_assets_tests.memory import peak_bytes
 
 SECONDS_FOR_A_MEASUREMENT = 1800
 
@@ -44,20 +45,12 @@ def _child(answer: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
     cpu, started = _cpu_seconds(), time.perf_counter()
     result = function(*arguments)
     wall = time.perf_counter() - started
-    answer.send(Measured(wall, _cpu_seconds() - cpu, _peak_bytes(), result))
+    answer.send(Measured(wall, _cpu_seconds() - cpu, peak_bytes(), result))
 
 
 def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss would count the parent, too
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def median(runs: Sequence[Measured]) -> Measured:

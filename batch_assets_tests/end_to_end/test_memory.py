@@ -1,8 +1,6 @@
 """Guards against a day that has to fit into memory: it is the disk that must have room for it."""
 
 import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +10,14 @@ from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.database import Database
 from batch_assets.batching.requests import plan_day
 from batch_assets.batching.task import Task
+from batch_assets_tests.memory import peak_bytes
 
 DAY = "2026-01-05"
 ARTICLES = 120_000  # of 2.5 kB each: 300 MB, and about as much again as request lines
 MOST_BYTES = 450_000_000  # the interpreter, DuckDB's limit, and blocks of lines; with the day in it, it would be 900 MB
 
 
-def plan(folder: Path, peak_bytes: "multiprocessing.Queue[int]") -> None:
+def plan(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
     database = Database(str(folder / "test.duckdb"), memory_limit="256MB")
     with database.writing() as connection:
         connection.execute(
@@ -32,17 +31,13 @@ def plan(folder: Path, peak_bytes: "multiprocessing.Queue[int]") -> None:
     planned = plan_day(database, day=DAY, task=Task("gpt-6-luna"), data_folder=folder, max_rounds=3)
     assert sum(shard.requests for shard in planned.shards) == ARTICLES
     assert sum(shard.bytes for shard in planned.shards) > 300_000_000
-    peak_bytes.put(peak_of_this_process())
+    peak.put(peak_bytes())
 
 
-def ingest(folder: Path, peak_bytes: "multiprocessing.Queue[int]") -> None:
+def ingest(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
     database = Database(str(folder / "test.duckdb"), memory_limit="256MB")
     assert ingest_day(database, source=str(folder / "{partition}.jsonl"), day=DAY).articles == ARTICLES
-    peak_bytes.put(peak_of_this_process())
-
-
-def peak_of_this_process() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak.put(peak_bytes())
 
 
 @pytest.mark.end_to_end
@@ -55,9 +50,9 @@ def test_a_day_is_read_and_planned_in_bounded_memory(
         with (tmp_path / f"{DAY}.jsonl").open("w") as file:
             file.writelines(f'{{"id": "{number}", "body": "{number} {text}"}}\n' for number in range(ARTICLES))
     spawn = multiprocessing.get_context("spawn")
-    peak_bytes: multiprocessing.Queue[int] = spawn.Queue()
-    process = spawn.Process(target=work, args=(tmp_path, peak_bytes))
+    peak: multiprocessing.Queue[int] = spawn.Queue()
+    process = spawn.Process(target=work, args=(tmp_path, peak))
     process.start()
-    assert peak_bytes.get(timeout=240) < MOST_BYTES
+    assert peak.get(timeout=240) < MOST_BYTES
     process.join(20)
     assert process.exitcode == 0
