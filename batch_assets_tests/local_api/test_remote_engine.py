@@ -26,6 +26,8 @@ from batch_assets_tests.local_api.support import (
 )
 from batch_assets_tests.local_api.upstream import Reply, completion, upstream
 
+pytestmark = pytest.mark.end_to_end  # processes, and waiting for them
+
 
 def good(_body: Any, _number: int) -> Reply:
     return Reply(body=completion())

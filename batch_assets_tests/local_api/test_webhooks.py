@@ -23,6 +23,8 @@ from batch_assets.local_api.server import serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, server_process, submit
 
+pytestmark = pytest.mark.end_to_end  # processes, and waiting for them
+
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 CLIENT = openai.OpenAI(api_key="unused", base_url="http://127.0.0.1:9/v1")
 
