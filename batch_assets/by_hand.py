@@ -8,9 +8,7 @@ import click
 import dagster as dg
 import openai
 
-from batch_assets.assets import openai_batch
-from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
-from batch_assets.batching import ledger
+from batch_assets.assets.openai_batch import word_to_sensor
 from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
 from batch_assets.batching.database import Database, DatabaseBusyError
 from batch_assets.batching.remote import words_of
@@ -38,19 +36,9 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
             days = adopt_batch(database, client, batch_id=batch_id, data_folder=settings.data_folder)
         with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
             for day in days:
-                waited_for = ledger.batches_waited_for(database, day, settings.data_folder)
-                instance.report_runless_asset_event(
-                    dg.AssetMaterialization(
-                        openai_batch.key,
-                        partition=day,
-                        metadata={
-                            BATCH_IDS: dg.MetadataValue.json(waited_for),
-                            WAITING: len(ledger.unsubmitted(database, day, settings.data_folder)),
-                            LOOK_AGAIN_AT: dg.MetadataValue.timestamp(datetime.now(UTC)),
-                            "batches_adopted": 1,
-                        },
-                    )
-                )
+                now = datetime.now(UTC)
+                word = word_to_sensor(database, settings.data_folder, day, now, batches_adopted=1)
+                instance.report_runless_asset_event(word)
     click.echo(f"{batch_id} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended.")
 
 

@@ -1,6 +1,7 @@
 """The day's batches at OpenAI: this is where money is spent, once."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 from dagster_openai import OpenAIResource
@@ -10,6 +11,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.control import stop_submitting
 from batch_assets.batching.costs import estimate_day
 from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.database import Database
 from batch_assets.batching.submission import submit_day
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import SummaryTask, Warehouse
@@ -88,14 +90,23 @@ def _leave_to_sensor(
     context: dg.AssetExecutionContext, warehouse: Warehouse, day: str, pause: timedelta, reason: str
 ) -> None:
     """Tell the sensor of a submission that got no further: what is made is collected, and the rest seen to."""
-    metadata = {
-        BATCH_IDS: dg.MetadataValue.json(ledger.batches_waited_for(warehouse.tables, day, warehouse.files)),
-        WAITING: dg.MetadataValue.int(len(ledger.unsubmitted(warehouse.tables, day, warehouse.files))),
-        LOOK_AGAIN_AT: dg.MetadataValue.timestamp(datetime.now(UTC) + pause),
-        "error": dg.MetadataValue.text(reason),
-    }
-    context.instance.report_runless_asset_event(
-        dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata)
+    word = word_to_sensor(warehouse.tables, warehouse.files, day, datetime.now(UTC) + pause, error=reason)
+    context.instance.report_runless_asset_event(word)
+
+
+def word_to_sensor(
+    database: Database, data_folder: Path, day: str, look_again_at: datetime, **more: str | int
+) -> dg.AssetMaterialization:
+    """A materialisation of the day, made outside of a run, that says what the ledger waits for."""
+    return dg.AssetMaterialization(
+        openai_batch.key,
+        partition=day,
+        metadata={
+            BATCH_IDS: dg.MetadataValue.json(ledger.batches_waited_for(database, day, data_folder)),
+            WAITING: len(ledger.unsubmitted(database, day, data_folder)),
+            LOOK_AGAIN_AT: dg.MetadataValue.timestamp(look_again_at),
+            **more,
+        },
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from batch_assets.local_api import errors, ids
 from batch_assets.local_api.engines import ChatRequest, Completion, Engine
 from batch_assets.local_api.errors import ApiError
-from batch_assets.local_api.parameters import check_ranges, given, is_reasoning_model, split_title
+from batch_assets.local_api.parameters import check_ranges, given, is_reasoning_model, read_model, split_title
 
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
@@ -113,13 +113,7 @@ def usage_object(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatRequest, int]:
     """The checked request and the number of choices; raises ApiError, if text_only for a wish for JSON too."""
-    for name in body:
-        if name not in _PARAMETERS:
-            raise ApiError(400, f"Unrecognized request argument supplied: {name}")
-    model = body.get("model")
-    if not model:
-        raise ApiError(400, "you must provide a model parameter")
-    errors.check_string("model", model)
+    model = read_model(body, _PARAMETERS)
     prompt, text = _read_messages(body)
     max_tokens = _read_max_tokens(body)
     check_ranges(body, _RANGES)

@@ -14,6 +14,7 @@ from typing import Any
 from batch_assets.local_api import embedder, errors
 from batch_assets.local_api.engines import Engine
 from batch_assets.local_api.errors import ApiError
+from batch_assets.local_api.parameters import read_model
 from batch_assets.local_api.tokens import count_tokens
 
 _PARAMETERS = ("input", "model", "dimensions", "encoding_format", "user")
@@ -33,13 +34,7 @@ def answer(_: Engine, body: object) -> dict[str, Any]:
     """The embeddings for a request body; raises ApiError for one that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
-    for name in body:
-        if name not in _PARAMETERS:
-            raise ApiError(400, f"Unrecognized request argument supplied: {name}")
-    model = body.get("model")
-    if not model:
-        raise ApiError(400, "you must provide a model parameter")
-    errors.check_string("model", model)
+    model = read_model(body, _PARAMETERS)
     if body.get("user") is not None:
         errors.check_string("user", body["user"])
     inputs = read_inputs(body.get("input"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from batch_assets.local_api import errors
@@ -68,3 +68,14 @@ def split_title(text: str) -> tuple[str | None, str]:
         return None, text
     first, _, rest = text.partition("\n")
     return first.removeprefix(_TITLE).strip() or None, rest.lstrip("\n")
+
+
+def read_model(body: dict[str, Any], known: Collection[str]) -> str:
+    """The request's model; raises ApiError without one, and for a parameter that isn't known."""
+    for name in body:
+        if name not in known:
+            raise ApiError(400, f"Unrecognized request argument supplied: {name}")
+    model = body.get("model")
+    if not model:
+        raise ApiError(400, "you must provide a model parameter")
+    return errors.check_string("model", model)
