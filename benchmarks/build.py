@@ -6,14 +6,12 @@ import json
 import os
 from pathlib import Path
 
-import duckdb
-
 from batch_assets.batching.database import Database
 from batch_assets.batching.request_lines import CUSTOM_ID_CHARACTERS
 from batch_assets.batching.requests import plan_day
 from batch_assets.batching.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
 from batch_assets.batching.task import ENDPOINT
-from benchmarks.data import DAY, TASK
+from benchmarks.data import DAY, NO_LIMIT, TASK
 
 
 def ours(database_path: str, folder: Path) -> int:
@@ -25,8 +23,8 @@ def ours(database_path: str, folder: Path) -> int:
 def stdlib(database_path: str, folder: Path) -> int:
     """The same files and rows by a loop of `json.dumps` over `fetchmany`; it knows of no earlier answers."""
     written, shard, requests, size = 0, 0, 0, 0
-    with duckdb.connect(database_path) as connection:
-        connection.execute("SET enable_progress_bar = false; BEGIN")
+    with Database(database_path, memory_limit=NO_LIMIT).writing() as connection:
+        connection.execute("BEGIN")
         rows = connection.execute(
             "SELECT article_id, title, body, url, published_at FROM raw_articles WHERE partition_date = $1", [DAY]
         )

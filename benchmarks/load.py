@@ -11,7 +11,7 @@ import pyarrow
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.results import EndedBatch, load_results
-from benchmarks.data import DAY, TASK, write_results
+from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
 ROWS_AT_ONCE = 50_000
@@ -64,21 +64,20 @@ def make_results(database_path: str, folder: Path) -> list[tuple[str, list[Path]
 
 
 def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
-    """Load batch after batch and write the day's summaries, as the asset does; returns the answers."""
-    database, answered = Database(database_path), 0
+    """Load the batches and write the day's summaries, as the asset does; returns the answers."""
+    database = Database(database_path)
+    ended = [EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths) for key, paths in results]
     with database.writing() as connection, transaction(connection):
-        for key, paths in results:
-            ended = EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths)
-            answered += load_results(connection, ended).answered
+        loaded = load_results(connection, ended)
     write_summaries(database, DAY, max_rounds=3)
-    return answered
+    return sum(batch.answered for batch in loaded.values())
 
 
 def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """The same rows, in one transaction; it trusts every line, and asks of none whether it is known or a second one."""
     answered = 0
-    with duckdb.connect(database_path) as connection:
-        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false; BEGIN")
+    with Database(database_path, memory_limit=NO_LIMIT).writing() as connection:
+        connection.execute("BEGIN")
         for key, paths in results:
             completions: list[tuple[Any, ...]] = []
             failures: list[tuple[Any, ...]] = []

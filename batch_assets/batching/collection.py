@@ -182,8 +182,8 @@ def _not_loaded(batch: EndedBatch, error: Exception) -> CollectionError:
 
 def _load_together(database: Database, ended: list[EndedBatch], report: Collected) -> None:
     """Enter these batches, or none of them; but for those that another run has entered meanwhile."""
-    loaded: dict[str, Loaded] = {}
     with database.writing() as connection, transaction(connection):
+        due: list[EndedBatch] = []
         for batch in ended:
             row = connection.execute(
                 """
@@ -193,7 +193,8 @@ def _load_together(database: Database, ended: list[EndedBatch], report: Collecte
                 [batch.submission_key, batch.batch_id],
             ).fetchone()
             if row is not None:
-                loaded[batch.batch_id] = load_results(connection, replace(batch, cancelled_by_user=row[0]))
+                due.append(replace(batch, cancelled_by_user=row[0]))
+        loaded = load_results(connection, due)
     report.batches |= loaded
 
 

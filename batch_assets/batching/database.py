@@ -8,7 +8,7 @@ lock file beside the database; a stranger (somebody's DuckDB shell) is waited fo
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from batch_assets.batching.tables import create_tables
 
 RETRY_SECONDS = 0.2
 # Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.
-MEMORY_LIMIT = "512MB"
+MEMORY_LIMIT = "384MB"
+# A quarter of DuckDB's default. One core packs a row group, so smaller ones give all cores work on a batch or two, and
+# less is packed again when the last one grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
+ROW_GROUP_ROWS = 30_720
 # DuckDB says "Could not set lock on file" between processes, and "different configuration" within one.
 BUSY_SIGNS = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
 
@@ -94,6 +97,7 @@ class Database:
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             if self.is_file:
                 connection.execute("SET memory_limit = ?", [self.memory_limit])
+                connection.execute("SET VARIABLE memory_limit = ?", [self.memory_limit])  # the setting is rounded
                 if self.threads is not None:
                     connection.execute("SET threads = ?", [self.threads])
             yield connection
@@ -103,9 +107,15 @@ class Database:
     def _open_patiently(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.patience_seconds
         while True:
+            connection = None
             try:
-                return duckdb.connect(self.path, read_only=read_only)
+                connection = duckdb.connect(self.path, read_only=read_only)
+                if self.is_file and not read_only:
+                    _use_smaller_row_groups(connection, self.path)
+                return connection
             except (duckdb.IOException, duckdb.ConnectionException) as error:
+                if connection is not None:
+                    connection.close()
                 if not any(sign in str(error).lower() for sign in BUSY_SIGNS):
                     raise
                 if time.monotonic() > deadline:
@@ -118,6 +128,50 @@ class Database:
             f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program "
             f"that has it open, then run this again: nothing was lost. DuckDB says: {detail}"
         )
+
+
+def _use_smaller_row_groups(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """What is written from now on is in groups of ROW_GROUP_ROWS.
+
+    Only ATTACH can say so. A file that ATTACH has opened can't be shared with other connections of this process, so it
+    is opened as usual, and then attached once more. If somebody shares it already, it stays as it is.
+    """
+    row = connection.execute("SELECT current_database(), count FROM duckdb_connection_count()").fetchone()
+    if row is None or row[1] > 1:
+        return
+    file, meanwhile = ('"' + name.replace('"', '""') + '"' for name in (row[0], f"not {row[0]}"))
+    connection.execute(f"ATTACH ':memory:' AS {meanwhile}; USE {meanwhile}; DETACH {file}")
+    connection.execute(f"ATTACH ? AS {file} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})", [path])
+    connection.execute(f"USE {file}; DETACH {meanwhile}")
+
+
+@contextmanager
+def joins_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """The right side of each join goes into memory, whichever DuckDB takes for the smaller one.
+
+    It guesses wrong where the left side is filtered, and then holds a day's texts. Write the texts on the left.
+    """
+    connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+    try:
+        yield
+    finally:
+        with connection.cursor() as beside:  # the connection's transaction may have failed
+            beside.execute("RESET disabled_optimizers")
+
+
+def forget_what_was_read(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give back the memory of blocks that were read. Only between statements.
+
+    DuckDB keeps them until the limit is reached; from then on it goes slowly, since for each block that it drops it
+    gives back all that it might have used again (`malloc_trim`).
+    """
+    row = connection.execute("SELECT getvariable('memory_limit')").fetchone()
+    if row is None or row[0] is None:
+        return
+    with connection.cursor() as beside:  # what goes wrong in here isn't to end the connection's transaction
+        with suppress(duckdb.OutOfMemoryException):  # it says so where it needs more, having dropped the rest
+            beside.execute("SET memory_limit = '1MB'")
+        beside.execute("SET memory_limit = ?", list(row))
 
 
 @contextmanager

@@ -2,42 +2,32 @@
 
 import duckdb
 
-from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.database import Database, joins_as_written, transaction
 from batch_assets.batching.request_state import find_states, state_counts
 
-# The articles without their texts, and what became of their requests. One that came after the last plan has no request
-# yet, and is owed one.
+# The articles without their texts. One that came after the last plan has no request yet.
 DAY_ARTICLES = """
     CREATE OR REPLACE TEMP TABLE day_article AS
-    SELECT
-        article.partition_date, article.article_id, article.title, article.url, article.published_at, custom_id,
-        coalesce(state, 'owed') AS state, code, reasons
-    FROM raw_articles AS article
-    LEFT JOIN batch_request USING (partition_date, article_id)
-    LEFT JOIN request_state USING (custom_id)
-    WHERE article.partition_date = getvariable('day')
-"""
-# The day's answers lie together in `completion`, as they came: the others, of months perhaps, need not be read.
-WHERE_THE_ANSWERS_LIE = """
-    SET VARIABLE answers = (
-        SELECT {'first': min(completion.rowid), 'last': max(completion.rowid)}
-        FROM completion SEMI JOIN (SELECT custom_id FROM day_article WHERE state = 'answered') USING (custom_id)
-    )
+    WITH request AS (SELECT article_id, custom_id FROM batch_request WHERE partition_date = getvariable('day'))
+    SELECT article_id, title, url, published_at, custom_id
+    FROM raw_articles LEFT JOIN request USING (article_id)
+    WHERE partition_date = getvariable('day')
 """
 SUMMARISED = """
     INSERT INTO summaries
     SELECT
-        partition_date, article_id, title, url, published_at, completion.text, 'summarised', NULL, NULL,
+        getvariable('day'), article_id, title, url, published_at, completion.text, 'summarised', NULL, NULL,
         finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, completed_at
     FROM completion JOIN day_article USING (custom_id)
-    WHERE state = 'answered'
-        AND completion.rowid BETWEEN getvariable('answers').first AND getvariable('answers').last
+    WHERE completion.rowid BETWEEN getvariable('answers').first AND getvariable('answers').last
 """
 NOT_SUMMARISED = """
     INSERT INTO summaries
         (partition_date, article_id, title, url, published_at, status, error_code, error_message, custom_id)
-    SELECT partition_date, article_id, title, url, published_at, state, code, reasons, custom_id
-    FROM day_article WHERE state <> 'answered'
+    SELECT
+        getvariable('day'), article_id, title, url, published_at, coalesce(state, 'owed'), code, reasons, custom_id
+    FROM day_article LEFT JOIN unanswered_request USING (custom_id) LEFT JOIN failure USING (custom_id)
+    WHERE state IS NOT NULL OR custom_id IS NULL
 """
 
 
@@ -51,8 +41,10 @@ def write_summaries(database: Database, day: str, max_rounds: int) -> dict[str, 
             find_states(connection, day, max_rounds)
             if not _is_pruned(connection):
                 connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
-                for statement in (DAY_ARTICLES, WHERE_THE_ANSWERS_LIE, SUMMARISED, NOT_SUMMARISED):
-                    connection.execute(statement)
+                connection.execute(DAY_ARTICLES)
+                with joins_as_written(connection):
+                    connection.execute(SUMMARISED)
+                connection.execute(NOT_SUMMARISED)
         return state_counts(connection)
 
 

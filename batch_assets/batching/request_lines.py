@@ -10,10 +10,12 @@ from typing import TextIO
 
 import duckdb
 
+from batch_assets.batching.database import ROW_GROUP_ROWS, forget_what_was_read
 from batch_assets.batching.task import ENDPOINT, Task
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
 FETCH_ROWS = 256  # some 700 kB: a block stays in the processor's cache on its way from DuckDB to the file
+ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
 
 
 def name_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
@@ -32,24 +34,41 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
 def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_owed: bool) -> Iterator[list[tuple]]:
     """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
 
-    `only_owed`: one article for each request that `request_state` has in one of the variable `sent_states`.
+    `only_owed`: one article for each request that `unanswered_request` has in one of the variable `sent_states`.
     """
     message, parameters = user_message_sql(task)
-    owed = "SELECT article_id FROM request_state WHERE state IN (SELECT unnest(getvariable('sent_states')))"
-    rows = connection.execute(
-        f"""
+    owed = """
+        SELECT any_value(article_id) AS article_id FROM batch_request JOIN unanswered_request USING (custom_id)
+        WHERE partition_date = getvariable('day') AND state IN (SELECT unnest(getvariable('sent_states')))
+        GROUP BY custom_id
+    """
+    statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message}))
         FROM raw_articles {f"SEMI JOIN ({owed}) USING (article_id)" if only_owed else ""}
-        WHERE partition_date = getvariable('day')
-        """,
-        parameters,
-    )
-    while block := rows.fetchmany(FETCH_ROWS):
-        yield block
+        WHERE partition_date = getvariable('day') AND raw_articles.rowid BETWEEN ? AND ?
+    """
+    for first, last in _stretches(connection):
+        rows = connection.execute(statement, [*parameters, first, last])
+        while block := rows.fetchmany(FETCH_ROWS):
+            yield block
+        forget_what_was_read(connection)
+
+
+def _stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
+    """(first, last) rowid of each stretch of the day's articles."""
+    row = connection.execute(
+        "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = getvariable('day')"
+    ).fetchone()
+    if row is None or row[0] is None:
+        return []
+    return [(first, min(first + ROWS_AT_ONCE - 1, row[1])) for first in range(row[0], row[1] + 1, ROWS_AT_ONCE)]
 
 
 class LineMaker:
-    """Makes request lines from messages, and notes which row has which request: `rowid,custom_id,is_written`."""
+    """Makes request lines from messages, and notes which row has which request: `rowid,line,custom_id`.
+
+    Lines count from 0; there is none where the request is too large.
+    """
 
     def __init__(self, task: Task, notes: TextIO, max_bytes: int) -> None:
         self._asked = sha256(_asked_head(task).encode())
@@ -59,6 +78,7 @@ class LineMaker:
         self._after_message = self._tail + b"}\n"
         self._notes = notes
         self._max_bytes = max_bytes
+        self._written = 0
 
     def lines(self, block: list[tuple[int, bytes]]) -> list[bytes]:
         """The lines of these rows, each with its newline. One that fits into no file is noted, and left out."""
@@ -70,10 +90,12 @@ class LineMaker:
             asked.update(self._tail)
             custom_id = asked.hexdigest()[:CUSTOM_ID_CHARACTERS]
             line = b"".join((self._before_id, custom_id.encode(), self._before_message, message, self._after_message))
-            is_written = len(line) <= self._max_bytes
-            if is_written:
+            if len(line) <= self._max_bytes:
+                notes.append(f"{row},{self._written},{custom_id}\n")
+                self._written += 1
                 lines.append(line)
-            notes.append(f"{row},{custom_id},{is_written}\n")
+            else:
+                notes.append(f"{row},,{custom_id}\n")
         self._notes.write("".join(notes))
         return lines
 

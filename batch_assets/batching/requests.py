@@ -5,7 +5,6 @@ answer found under it is *the* answer, whichever day, file or batch it came from
 never sent again, and equal articles share one.
 """
 
-import itertools
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.database import Database, joins_as_written, transaction
 from batch_assets.batching.prices import BYTES_PER_TOKEN, max_cost_usd
 from batch_assets.batching.remote import now_utc
 from batch_assets.batching.request_lines import FETCH_ROWS, LineMaker, article_messages, name_requests
@@ -31,18 +30,30 @@ READ_NOTES = """
     CREATE OR REPLACE TEMP TABLE noted AS
     SELECT * FROM read_csv(
         ?, auto_detect = false, delim = ',', header = false,
-        columns = {'row': 'BIGINT', 'custom_id': 'VARCHAR', 'is_written': 'BOOLEAN'}
+        columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
 """
-# The lines that were written, from 0, and whether they are to be sent: known requests aren't, nor a second of a kind.
-PLACE_LINES = """
-    CREATE OR REPLACE TEMP TABLE noted_line AS
-    WITH wanted AS (
-        SELECT min(row) AS row FROM noted JOIN request_state USING (custom_id)
-        WHERE state IN (SELECT unnest(getvariable('sent_states'))) GROUP BY custom_id
-    )
-    SELECT row_number() OVER (ORDER BY row) - 1 AS line, custom_id, wanted.row IS NOT NULL AS is_wanted
-    FROM noted LEFT JOIN wanted USING (row) WHERE is_written
+# Each request to be sent has an article at least. So where these are as many, each article has a request of its own.
+IS_EACH_LINE_WANTED = """
+    SELECT
+        (SELECT count(*) FROM noted) = (SELECT count(line) FROM noted)
+        AND (SELECT count(*) FROM noted) = (
+            SELECT count(*) FROM unanswered_request WHERE state IN (SELECT unnest(getvariable('sent_states')))
+        )
+"""
+# Otherwise not to be sent: what is known, and a second line of a kind.
+FIND_WANTED_LINES = """
+    CREATE OR REPLACE TEMP TABLE wanted_line AS
+    SELECT min(line) AS line, custom_id FROM noted JOIN unanswered_request USING (custom_id)
+    WHERE line IS NOT NULL AND state IN (SELECT unnest(getvariable('sent_states')))
+    GROUP BY custom_id
+"""
+UNWANTED_LINES = "SELECT line FROM noted ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line"
+# What is on which line of all shards together, from 0.
+PLACES = "CREATE OR REPLACE TEMP VIEW placed AS SELECT custom_id, line AS place FROM noted"
+PLACES_OF_WANTED_LINES = """
+    CREATE OR REPLACE TEMP VIEW placed AS
+    SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM wanted_line
 """
 
 
@@ -192,15 +203,16 @@ def _write_owed(
         if refresh:
             _forget_answers(connection)
         find_states(connection, day, max_rounds)
-    connection.execute(PLACE_LINES)
-    unwanted = connection.execute("SELECT line FROM noted_line WHERE NOT is_wanted ORDER BY line")
-    if first := unwanted.fetchone():
-        numbers = itertools.chain([first[0]], _column(unwanted))
-        writer = ShardWriter(folder / "kept", fill_bytes=fill_bytes)
-        for lines in lines_without(shards, numbers):
-            writer.add(lines)
-        shards = writer.close()
-    return shards
+    if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
+        connection.execute(PLACES)
+        return shards
+    connection.execute(FIND_WANTED_LINES)
+    connection.execute(PLACES_OF_WANTED_LINES)
+    unwanted = _column(connection.execute(UNWANTED_LINES))
+    writer = ShardWriter(folder / "kept", fill_bytes=fill_bytes)
+    for lines in lines_without(shards, unwanted):
+        writer.add(lines)
+    return writer.close()
 
 
 def _settled(shard: Shard, folder: Path, round_number: int) -> Shard:
@@ -218,12 +230,7 @@ def _record(
     connection: duckdb.DuckDBPyConnection, task: Task, shards: list[Shard], day: str, round_number: int
 ) -> None:
     now = now_utc()
-    connection.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE placed AS
-        SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM noted_line WHERE is_wanted
-        """
-    )
+    connection.execute("CREATE OR REPLACE TEMP TABLE shard_place (submission_key VARCHAR, first BIGINT, last BIGINT)")
     place = 0
     for shard in shards:
         key = submission_key(shard.sha256, day, round_number)
@@ -239,19 +246,26 @@ def _record(
             ],
         )  # fmt: skip
         connection.execute(
-            "INSERT INTO pending_request SELECT custom_id, ? FROM placed WHERE place >= ? AND place < ?",
-            [key, place, place := place + shard.requests],
+            "INSERT INTO shard_place VALUES (?, ?, ?)", [key, place, (place := place + shard.requests) - 1]
         )
-    connection.execute(
-        """
-        INSERT INTO failed_request
-        SELECT DISTINCT custom_id, '', ?,
-            'The request is larger than a batch file may be (200 MB). Shorten the article.', NULL::INTEGER, false, ?
-        FROM noted JOIN request_state USING (custom_id)
-        WHERE NOT is_written AND state IN (SELECT unnest(getvariable('sent_states')))
-        """,
-        [TOO_LARGE, now],
-    )
+    with joins_as_written(connection):
+        connection.execute(
+            """
+            INSERT INTO pending_request
+            SELECT custom_id, submission_key FROM placed JOIN shard_place ON place BETWEEN first AND last
+            """
+        )
+        connection.execute(
+            """
+            INSERT INTO failed_request
+            SELECT
+                custom_id, '', ?, 'The request is larger than a batch file may be (200 MB). Shorten the article.',
+                NULL, false, ?
+            FROM unanswered_request SEMI JOIN (SELECT custom_id FROM noted WHERE line IS NULL) USING (custom_id)
+            WHERE state IN (SELECT unnest(getvariable('sent_states')))
+            """,
+            [TOO_LARGE, now],
+        )
 
 
 def _column(rows: duckdb.DuckDBPyConnection) -> Iterator[int]:

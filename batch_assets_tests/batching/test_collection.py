@@ -120,8 +120,8 @@ def test_a_batch_that_another_run_loads_meanwhile_is_not_loaded_again(submitted:
 def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
     submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_at_the_end(connection: Any, batch: EndedBatch) -> Loaded:
-        load_results(connection, batch)
+    def break_at_the_end(connection: Any, batches: list[EndedBatch]) -> dict[str, Loaded]:
+        load_results(connection, batches)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:

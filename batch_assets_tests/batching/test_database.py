@@ -14,7 +14,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from batch_assets.batching.database import Database, DatabaseBusyError, transaction
+from batch_assets.batching.database import (
+    ROW_GROUP_ROWS,
+    Database,
+    DatabaseBusyError,
+    forget_what_was_read,
+    joins_as_written,
+    transaction,
+)
 
 HOLD = """
 import duckdb, sys, time
@@ -200,3 +207,75 @@ def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database
     (spill / "left over by a killed run").touch()
     add(small, "written")
     assert not spill.exists()
+
+
+def test_all_cores_have_row_groups_to_pack(database: Database) -> None:
+    with database.writing() as connection:
+        connection.execute("INSERT INTO pending_request SELECT md5(n::VARCHAR), 'key' FROM range(100000) AS t(n)")
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT row_group_id, max(count) FROM pragma_storage_info('pending_request') GROUP BY 1"
+        )
+        counts = [count for _, count in rows.fetchall()]
+    assert len(counts) >= 4
+    assert max(counts) <= ROW_GROUP_ROWS
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_file_is_shared_with_whoever_has_it_open_in_this_process(database: Database, is_busy: bool) -> None:
+    add(database, "first")
+    with duckdb.connect(database.path) as theirs:
+        if is_busy:
+            theirs.execute(
+                "BEGIN; INSERT INTO rejected_article VALUES ('2026-11-20', 1, 'a', '', '', '', 'empty_body')"
+            )
+        add(database, "second")
+        add(database, "third")
+        if is_busy:
+            theirs.execute("COMMIT")
+        assert theirs.execute("SELECT count(*) FROM raw_articles").fetchone() == (3,)
+        theirs.execute("CREATE TABLE theirs AS SELECT 1")
+    assert titles(database) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's.duckdb", 'we"ird.duckdb', "memory.duckdb", "temp.duckdb", "no suffix", "a b.c.db"]
+)
+def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    database = Database(str(tmp_path / name))
+    add(database, "kept")
+    assert titles(database) == ["kept"]
+
+
+def cached_bytes(connection: duckdb.DuckDBPyConnection) -> int:
+    row = connection.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory() WHERE tag = 'BASE_TABLE'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_what_was_read_can_be_forgotten_in_the_middle_of_a_transaction(database: Database) -> None:
+    with database.writing() as connection:
+        connection.execute("INSERT INTO pending_request SELECT md5(n::VARCHAR), 'key' FROM range(300000) AS t(n)")
+    with database.writing() as connection, transaction(connection):
+        connection.execute("DELETE FROM pending_request WHERE custom_id < '1'")
+        left = connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone()
+        before = cached_bytes(connection)
+        forget_what_was_read(connection)
+        assert cached_bytes(connection) < before / 2
+        assert connection.execute("SELECT current_setting('memory_limit')").fetchone() == ("366.2 MiB",)
+        assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left
+    with database.reading() as connection:
+        assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left
+
+
+def test_joins_are_as_written_for_a_while(database: Database) -> None:
+    build_side = """
+        EXPLAIN SELECT count(*)
+        FROM (SELECT range AS x FROM range(10)) AS few JOIN (SELECT range AS x FROM range(100000)) AS many USING (x)
+    """
+    with database.writing() as connection:
+        usual = connection.execute(build_side).fetchall()
+        with joins_as_written(connection):
+            assert connection.execute(build_side).fetchall() != usual
+        with pytest.raises(duckdb.Error), transaction(connection), joins_as_written(connection):
+            connection.execute("SELECT error('this ends the transaction')")
+        assert connection.execute(build_side).fetchall() == usual

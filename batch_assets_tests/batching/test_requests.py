@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from batch_assets.batching import request_lines
 from batch_assets.batching.shards import ShardWriter
 from batch_assets.batching.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace, database_in
@@ -129,6 +130,18 @@ def test_files_keep_to_their_limits(workspace: Workspace, monkeypatch: pytest.Mo
     ]
     in_shards = workspace.rows("SELECT count(*) FROM pending_request GROUP BY submission_key ORDER BY 1")
     assert in_shards == [(1,), (2,), (2,)]
+
+
+def test_a_day_that_is_read_in_stretches_is_written_in_its_order(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})
+    workspace.ingest({"other": "Of another day."}, day=NEXT_DAY)
+    workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})  # other rows than the first time
+    whole = [(shard.path, shard.path.read_bytes()) for shard in workspace.plan().shards]
+    monkeypatch.setattr(request_lines, "ROWS_AT_ONCE", 3)
+    assert [(shard.path, shard.path.read_bytes()) for shard in workspace.plan().shards] == whole
+    assert len(planned_ids(workspace)) == 7
 
 
 def test_planning_again_changes_nothing(workspace: Workspace) -> None:

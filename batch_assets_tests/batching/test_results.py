@@ -18,7 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batch_assets.batching import results
 from batch_assets.batching.database import transaction
+from batch_assets.batching.result_lines import _has_a_longer_line
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
 
@@ -56,7 +58,7 @@ class Batch:
         options: dict[str, Any] = {"model": TASK.model, **more}
         batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
         with transaction(self.connection):
-            loaded = load_results(self.connection, batch)
+            loaded = load_results(self.connection, [batch])[BATCH]
         answered, failed = (self.column(f"SELECT custom_id FROM {name}") for name in ("completion", "failed_request"))
         assert sorted(answered + failed) == sorted(self.ids.values())
         assert (loaded.answered, loaded.failed) == (len(answered), len(failed))
@@ -435,8 +437,53 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
     path = batch.folder / "again.jsonl"
     path.write_bytes(jsonl(batch.answer("a"), batch.answer("b")))
     again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, [path])
-    assert load_results(batch.connection, again) == Loaded(answered=1, failed=1, quarantined=0)
+    assert load_results(batch.connection, [again]) == {BATCH: Loaded(answered=1, failed=1, quarantined=0)}
     assert batch.outcome("a") == "Earlier."
+
+
+@pytest.mark.parametrize("bytes_at_once", [1, results.BYTES_AT_ONCE])
+def test_batches_that_are_loaded_together_are_told_apart(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
+) -> None:
+    monkeypatch.setattr(results, "BYTES_AT_ONCE", bytes_at_once)
+    lines = {
+        "a": jsonl(batch.answer("a"), batch.answer("b", "A stranger in this file.")),
+        "b": jsonl(refused(batch.ids["b"], 500)),
+        "c": b"",
+    }
+    ended = []
+    for name, content in lines.items():
+        batch.rows(f"UPDATE pending_request SET submission_key = '{name}' WHERE custom_id = ?", [batch.ids[name]])
+        path = batch.folder / f"{name}.jsonl"
+        path.write_bytes(content)
+        ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, [path]))
+    ended[1] = replace(ended[1], cancelled_by_user=True)
+    ended[2] = replace(ended[2], model="mistral-small", status="expired")
+    assert load_results(batch.connection, ended) == {
+        "batch_a": Loaded(1, 0, 1),
+        "batch_b": Loaded(0, 1, 0),
+        "batch_c": Loaded(0, 1, 0),
+    }
+    assert batch.outcome("a") == "Summary."
+    assert batch.outcome("b") == ("cancelled_by_user", True)
+    assert batch.outcome("c") == ("batch_expired", True)
+    assert batch.column("SELECT batch_id FROM failed_request ORDER BY custom_id") == [
+        f"batch_{name}" for _, name in sorted((batch.ids[name], name) for name in "bc")
+    ]
+    assert batch.rows("SELECT batch_id, line_number FROM quarantined_line") == [("batch_a", 2)]
+    assert batch.rows("SELECT * FROM pending_request") == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(0, 12), max_size=12), has_last_newline=st.booleans(), line_bytes=st.integers(1, 12))
+def test_a_line_that_is_too_long_is_noticed(
+    tmp_path: Path, lengths: list[int], has_last_newline: bool, line_bytes: int
+) -> None:
+    content = b"\n".join(b"x" * length for length in lengths) + b"\n" * has_last_newline
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    longest = max(map(len, content.splitlines(keepends=True)), default=0)
+    assert _has_a_longer_line(path, line_bytes) == (longest > line_bytes)
 
 
 @pytest.mark.parametrize("folder", ["with spaces", "[1]", "a*b", "it's", "{x}"])

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.database import Database
+from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.remote import now_utc
 from batch_assets.batching.requests import plan_day
+from batch_assets.batching.results import EndedBatch, load_results
 from batch_assets.batching.task import Task
 from batch_assets_tests.memory import peak_bytes
 
 DAY = "2026-01-05"
+SHARDS = 3
 ARTICLES = 120_000  # of 2.5 kB each: 300 MB, and about as much again as request lines
 MOST_BYTES = 450_000_000  # the interpreter, DuckDB's limit, and blocks of lines; with the day in it, it would be 900 MB
 
@@ -40,9 +44,44 @@ def ingest(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
     peak.put(peak_bytes())
 
 
+def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
+    database = Database(str(folder / "test.duckdb"), memory_limit="256MB")
+    with database.writing() as connection:
+        connection.execute(
+            """
+            INSERT INTO raw_articles
+            SELECT DATE '2026-01-05', number::VARCHAR, 'Title', 'Body', NULL, NULL FROM range(?) AS numbers(number)
+            """,
+            [ARTICLES],
+        )
+        connection.execute(
+            "INSERT INTO batch_request SELECT partition_date, article_id, md5(article_id) FROM raw_articles"
+        )
+        connection.execute(
+            "INSERT INTO pending_request SELECT custom_id, (article_id::INT % ?)::VARCHAR FROM batch_request", [SHARDS]
+        )
+        files = {str(shard): [folder / f"{shard}.jsonl"] for shard in range(SHARDS)}
+        for key, (path,) in files.items():
+            connection.execute(
+                f"""
+                COPY (
+                    SELECT custom_id, {{'status_code': 200, 'body': {{'choices': [
+                        {{'message': {{'content': custom_id || repeat(' ' || custom_id, 75)}}, 'finish_reason': 'stop'}}
+                    ]}}}} AS response FROM pending_request WHERE submission_key = '{key}'
+                ) TO '{path}' (FORMAT json)
+                """
+            )
+    ended = [EndedBatch(key, f"batch_{key}", "gpt-6-luna", "completed", now_utc(), files[key]) for key in files]
+    with database.writing() as connection, transaction(connection):
+        loaded = load_results(connection, ended)
+    assert sum(batch.answered for batch in loaded.values()) == ARTICLES
+    assert write_summaries(database, DAY, max_rounds=3) == {"answered": ARTICLES}
+    peak.put(peak_bytes())
+
+
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("work", [ingest, plan])
-def test_a_day_is_read_and_planned_in_bounded_memory(
+@pytest.mark.parametrize("work", [ingest, plan, load])
+def test_a_day_is_read_planned_and_loaded_in_bounded_memory(
     tmp_path: Path, work: "Callable[[Path, multiprocessing.Queue[int]], None]"
 ) -> None:
     if work is ingest:
@@ -53,6 +92,6 @@ def test_a_day_is_read_and_planned_in_bounded_memory(
     peak: multiprocessing.Queue[int] = spawn.Queue()
     process = spawn.Process(target=work, args=(tmp_path, peak))
     process.start()
-    assert peak.get(timeout=240) < MOST_BYTES
-    process.join(20)
+    process.join(240)
     assert process.exitcode == 0
+    assert peak.get(timeout=10) < MOST_BYTES

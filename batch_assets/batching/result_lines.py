@@ -1,0 +1,233 @@
+"""Result files into the temp table `result_line`: every line ends up there, or in quarantine.
+
+DuckDB reads the files. Only where it meets a line that it cannot read, or one that nobody asked for, the file
+is gone through again line by line: some of these lines can be repaired, the others are kept as they are.
+"""
+
+import csv
+import json
+import mmap
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from batch_assets.batching.database import joins_as_written
+
+# DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
+USUAL_LINE_BYTES = 4_000_000
+LONGEST_LINE_BYTES = 32_000_000
+BUFFER_BYTES = {USUAL_LINE_BYTES: 1 << 22, LONGEST_LINE_BYTES: 1 << 25}
+KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
+
+CREATE_TABLES = """
+    -- a result file that is being read, and the number of its batch
+    CREATE OR REPLACE TEMP TABLE result_file (path VARCHAR, batch INTEGER);
+    CREATE OR REPLACE TEMP TABLE result_line (
+        batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
+        finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
+        output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
+        has_other_body BOOLEAN  -- nothing of what we know is in it
+    );
+"""
+# A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
+# completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
+READ_LINES = """
+    INSERT INTO result_line
+    WITH line AS (
+        SELECT
+            batch, path, custom_id, error, response.body AS body, response.body.usage AS usage,
+            try_cast(response.status_code AS INTEGER) AS status_code, response.request_id AS request_id,
+            response.body.choices[1] AS choice,
+            response.body.choices[1].message.content AS content,
+            -- trimmed only where there is need: that takes longer than reading the line
+            nullif(CASE
+                WHEN ascii(content) <= 32 OR suffix(content, ' ') OR suffix(content, E'\\n')
+                    OR suffix(content, E'\\r') OR suffix(content, E'\\t')
+                THEN trim(content, E' \\t\\r\\n') ELSE content
+            END, '') AS text,
+            nullif(response.body.choices[1].message.refusal, '') AS refusal  -- some servers send "" for none
+        FROM read_json(
+            $paths, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
+            maximum_object_size = $buffer_bytes,
+            columns = {
+                custom_id: 'VARCHAR',
+                error: 'STRUCT(code VARCHAR, message VARCHAR)',
+                response: 'STRUCT(status_code VARCHAR, request_id VARCHAR, body STRUCT(
+                    model VARCHAR,
+                    choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
+                    usage STRUCT(
+                        prompt_tokens VARCHAR, completion_tokens VARCHAR,
+                        prompt_tokens_details STRUCT(cached_tokens VARCHAR),
+                        completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
+                    ),
+                    error STRUCT(code VARCHAR, "type" VARCHAR, message VARCHAR)
+                ))'
+            }
+        ) AS line JOIN result_file ON result_file.path = line.filename
+    )
+    SELECT
+        batch, path, custom_id, status_code, request_id, body.model, choice.finish_reason, text,
+        try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
+        try_cast(usage.completion_tokens AS BIGINT),
+        try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
+        CASE
+            WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
+            WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
+                THEN 'content_refused'
+            WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
+            WHEN status_code = 200 THEN 'empty_answer'
+            ELSE coalesce(error.code, body.error.code, body.error.type, 'http_' || status_code, 'no_response')
+        END AS code,
+        CASE code
+            WHEN 'content_refused' THEN coalesce(refusal, 'The answer was withheld by the content filter.')
+            WHEN 'max_output_tokens'
+                THEN 'The output tokens were used up before an answer began. Raise max_output_tokens.'
+            WHEN 'empty_answer' THEN 'The model answered with nothing.'
+            ELSE coalesce(error.message, body.error.message)
+        END,
+        status_code IS NOT NULL AND coalesce(body.choices IS NULL AND body.error.message IS NULL, true)
+    FROM line
+"""
+FILES_TO_READ_AGAIN = """
+    SELECT DISTINCT path FROM result_line LEFT JOIN known USING (batch, custom_id)
+    WHERE known.custom_id IS NULL OR has_other_body
+"""
+
+
+def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int, str]]) -> dict[str, int]:
+    """Fill the temp table `result_line` from these (path, number of the batch, batch_id).
+
+    The temp table `known` (batch, custom_id) tells what was asked. Returns how many lines of which batch went to
+    quarantine. All of a line that can't be used may be in `result_line` nevertheless; so may be a line twice.
+    """
+    connection.execute(CREATE_TABLES)
+    files = [file for file in files if file[0].stat().st_size]
+    too_long = {path for path, _, _ in files if _has_a_longer_line(path, LONGEST_LINE_BYTES)}
+    readable = [(path, batch) for path, batch, _ in files if path not in too_long]
+    _read(connection, readable)
+    again = too_long | {Path(path) for (path,) in connection.execute(FILES_TO_READ_AGAIN).fetchall()}
+    quarantined: dict[str, int] = {}
+    for path, batch, batch_id in files:
+        if path in again:
+            quarantined[batch_id] = quarantined.get(batch_id, 0) + _read_again(connection, path, batch, batch_id)
+    return quarantined
+
+
+def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) -> None:
+    if not files:
+        return
+    connection.executemany("INSERT INTO result_file VALUES (?, ?)", [(str(path), batch) for path, batch in files])
+    is_usual = not any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
+    buffer_bytes = BUFFER_BYTES[USUAL_LINE_BYTES if is_usual else LONGEST_LINE_BYTES]
+    with joins_as_written(connection):
+        connection.execute(READ_LINES, {"paths": [str(path) for path, _ in files], "buffer_bytes": buffer_bytes})
+
+
+def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
+    """Whether a line takes more than so many bytes; looks for a newline in each stretch of this length only."""
+    if path.stat().st_size <= line_bytes:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = 0
+        while len(content) - start > line_bytes:
+            start = content.rfind(b"\n", start, start + line_bytes) + 1
+            if start == 0:
+                return True
+    return False
+
+
+def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, batch_id: str) -> int:
+    """Lines that DuckDB could read are entered a second time, which does no harm: one line of a request counts."""
+    asked = connection.execute("SELECT custom_id FROM known WHERE batch = ?", [batch]).fetchall()
+    known = {custom_id for (custom_id,) in asked}
+    with tempfile.TemporaryDirectory() as folder:
+        repaired, quarantine = Path(folder) / "repaired.jsonl", Path(folder) / "quarantine.csv"
+        quarantined = 0
+        with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
+            rows = csv.writer(bad)
+            for number, line, line_bytes in _lines(path):
+                repaired_line, reason = _usable(line, line_bytes, known)
+                if repaired_line is None:
+                    rows.writerow([number, reason, line.hex()])
+                    quarantined += 1
+                else:
+                    good.write(repaired_line + "\n")
+        if repaired.stat().st_size:
+            _read(connection, [(repaired, batch)])
+        connection.execute(
+            """
+            INSERT INTO quarantined_line
+            SELECT ?, ?, number, reason, unhex(line)
+            FROM read_csv(?, header = false, auto_detect = false, delim = ',', quote = '"', max_line_size = 100000000,
+                columns = {number: 'BIGINT', reason: 'VARCHAR', line: 'VARCHAR'})
+            """,
+            [batch_id, str(path), str(quarantine)],
+        )
+    return quarantined
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
+    """Numbered lines, from 1, that aren't blank, and their sizes. A line ends at \\n, and not at U+2028 or the like.
+
+    Of one that is too long, only the beginning.
+    """
+    with path.open("rb") as file:
+        for number in count(1):
+            if not (line := file.readline(LONGEST_LINE_BYTES + 1)):
+                return
+            line_bytes = len(line)
+            if line_bytes > LONGEST_LINE_BYTES:
+                rest = line
+                line = line[:KEPT_OF_A_LONGER_LINE_BYTES]
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(LONGEST_LINE_BYTES)
+                    line_bytes += len(rest)
+            if line.strip():
+                yield number, line.rstrip(b"\r\n"), line_bytes
+
+
+def _usable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, str]:
+    """The result on this line as JSON that DuckDB can read, or None and the reason why it can't be used."""
+    if line_bytes > LONGEST_LINE_BYTES:
+        kept = f"its first {len(line):,} are kept here, all of it in the result file"
+        return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
+    result, reason = _repair(line, known)
+    if result is None:
+        return None, reason
+    repaired = json.dumps(result)
+    if len(repaired) > LONGEST_LINE_BYTES:
+        return None, f"more than {LONGEST_LINE_BYTES:,} bytes in ASCII"
+    return repaired, reason
+
+
+def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
+    """The result on this line, or None and the reason why it can't be used."""
+    text = line.decode("utf-8-sig", errors="replace")
+    try:
+        result = json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        return None, f"malformed JSON: {error}"
+    if not isinstance(result, dict):
+        return None, "not a JSON object"
+    custom_id = result.get("custom_id")
+    if not isinstance(custom_id, str):
+        return None, "no custom_id"
+    if custom_id not in known:
+        return None, "unknown custom_id: no request of this batch has it"
+    # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
+    whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return _with_body(json.loads(whole.decode("utf-16", "replace"))), ""
+
+
+def _with_body(result: dict[str, Any]) -> dict[str, Any]:
+    """Some servers send the body as a string that holds JSON."""
+    response = result.get("response")
+    if isinstance(response, dict) and isinstance(response.get("body"), str):
+        with suppress(ValueError, RecursionError):
+            return {**result, "response": {**response, "body": json.loads(response["body"])}}
+    return result
