@@ -47,15 +47,15 @@ def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_
         FROM raw_articles {f"SEMI JOIN ({owed}) USING (article_id)" if only_owed else ""}
         WHERE partition_date = getvariable('day') AND raw_articles.rowid BETWEEN ? AND ?
     """
-    for first, last in _stretches(connection):
+    for first, last in article_stretches(connection):
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(FETCH_ROWS):
             yield block
         forget_what_was_read(connection)
 
 
-def _stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
-    """(first, last) rowid of each stretch of the day's articles."""
+def article_stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
+    """(first, last) rowid of each stretch of the day's articles: what is done by stretches takes little memory."""
     row = connection.execute(
         "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = getvariable('day')"
     ).fetchone()

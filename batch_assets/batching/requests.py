@@ -17,7 +17,13 @@ import duckdb
 from batch_assets.batching.database import Database, joins_as_written, transaction
 from batch_assets.batching.prices import BYTES_PER_TOKEN, max_cost_usd
 from batch_assets.batching.remote import now_utc
-from batch_assets.batching.request_lines import FETCH_ROWS, LineMaker, article_messages, name_requests
+from batch_assets.batching.request_lines import (
+    FETCH_ROWS,
+    LineMaker,
+    article_messages,
+    article_stretches,
+    name_requests,
+)
 from batch_assets.batching.request_state import find_states, state_counts
 from batch_assets.batching.shards import Shard, ShardWriter, lines_without
 from batch_assets.batching.task import ENDPOINT, Task
@@ -32,6 +38,11 @@ READ_NOTES = """
         ?, auto_detect = false, delim = ',', header = false,
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
+"""
+ENTER_NOTED = """
+    INSERT INTO batch_request
+    SELECT partition_date, article_id, custom_id FROM noted JOIN raw_articles ON raw_articles.rowid = row
+    WHERE row BETWEEN $1 AND $2 AND raw_articles.rowid BETWEEN $1 AND $2
 """
 # Each request to be sent has an article at least. So where these are as many, each article has a request of its own.
 IS_EACH_LINE_WANTED = """
@@ -194,12 +205,8 @@ def _write_owed(
     shards = writer.close()
     connection.execute(READ_NOTES, [str(index)])
     if is_new:
-        connection.execute(
-            """
-            INSERT INTO batch_request
-            SELECT partition_date, article_id, custom_id FROM noted JOIN raw_articles ON raw_articles.rowid = row
-            """
-        )
+        for stretch in article_stretches(connection):
+            connection.execute(ENTER_NOTED, stretch)
         if refresh:
             _forget_answers(connection)
         find_states(connection, day, max_rounds)
