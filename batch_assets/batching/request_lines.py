@@ -38,7 +38,7 @@ def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_
     """
     message, parameters = user_message_sql(task)
     owed = """
-        SELECT any_value(article_id) AS article_id FROM batch_request JOIN unanswered_request USING (custom_id)
+        SELECT min(article_id) AS article_id FROM batch_request JOIN unanswered_request USING (custom_id)
         WHERE partition_date = getvariable('day') AND state IN (SELECT unnest(getvariable('sent_states')))
         GROUP BY custom_id
     """
