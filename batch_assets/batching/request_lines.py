@@ -38,7 +38,8 @@ def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_
     """
     message, parameters = user_message_sql(task)
     owed = """
-        SELECT min(article_id) AS article_id FROM batch_request JOIN unanswered_request USING (custom_id)
+        SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
+        FROM batch_request JOIN unanswered_request USING (custom_id)
         WHERE partition_date = getvariable('day') AND state IN (SELECT unnest(getvariable('sent_states')))
         GROUP BY custom_id
     """
