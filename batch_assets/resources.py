@@ -10,7 +10,7 @@ import openai
 from dagster_openai import OpenAIResource
 from pydantic import Field
 
-from batch_assets.batching.database import MEMORY_LIMIT, Database
+from batch_assets.batching.database import MEMORY_LIMIT, Database, is_url
 from batch_assets.batching.ledger import Limits
 from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.local_api.discovery import running_url
@@ -136,8 +136,7 @@ def _named_if_url(value: str, variable: str) -> str | dg.EnvVar:
 
     A path stays: the variable's may be relative, and runs may start in another folder.
     """
-    is_url = "://" in value or value.startswith("md:")
-    return dg.EnvVar(variable) if is_url else value
+    return dg.EnvVar(variable) if is_url(value) else value
 
 
 def all_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:

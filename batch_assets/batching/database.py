@@ -31,6 +31,11 @@ class DatabaseBusyError(Exception):
     """The database stayed locked by somebody else for longer than we wait. Nothing was changed."""
 
 
+def is_url(path: str) -> bool:
+    """Whether it names something else than a file on this machine; it may hold a signature or a token then."""
+    return "://" in path or path.startswith("md:")
+
+
 @dataclass(frozen=True)
 class Database:
     """Where the tables are, and how long to wait for them.
@@ -48,7 +53,7 @@ class Database:
 
     @property
     def is_file(self) -> bool:
-        return "://" not in self.path and not self.path.startswith("md:")
+        return not is_url(self.path)
 
     @property
     def file_bytes(self) -> int | None:

@@ -34,14 +34,13 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
 def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_owed: bool) -> Iterator[list[tuple]]:
     """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
 
-    `only_owed`: one article for each request that `unanswered_request` has in one of the variable `sent_states`.
+    `only_owed`: one article for each request in `request_to_send`.
     """
     message, parameters = user_message_sql(task)
     owed = """
         SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
-        FROM batch_request JOIN unanswered_request USING (custom_id)
-        WHERE partition_date = getvariable('day') AND state IN (SELECT unnest(getvariable('sent_states')))
-        GROUP BY custom_id
+        FROM batch_request JOIN request_to_send USING (custom_id)
+        WHERE partition_date = getvariable('day') GROUP BY custom_id
     """
     statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message}))

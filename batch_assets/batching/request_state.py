@@ -6,13 +6,15 @@ from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.remote import now_utc
 from batch_assets.batching.results import CANCELLED_BY_USER
 
+DAY_REQUESTS = """
+    CREATE OR REPLACE TEMP VIEW day_request AS
+    SELECT article_id, custom_id FROM batch_request WHERE partition_date = getvariable('day')
+"""
 # The day's answers lie together in `completion`, as they came: the others, of months perhaps, are looked at only once.
 FIND_ANSWERS = """
     SET VARIABLE answers = (
         SELECT {'requests': count(*), 'first': min(completion.rowid), 'last': max(completion.rowid)}
-        FROM completion SEMI JOIN (
-            SELECT custom_id FROM batch_request WHERE partition_date = getvariable('day')
-        ) USING (custom_id)
+        FROM completion SEMI JOIN day_request USING (custom_id)
     )
 """
 FIND_TROUBLES = """
@@ -27,14 +29,11 @@ FIND_TROUBLES = """
                 AND coalesce(partition_date = getvariable('day'), batch_id = 'cancelled/' || getvariable('day')),
             failed_at
         ) AS is_held
-    FROM failed_request
-    SEMI JOIN (SELECT custom_id FROM batch_request WHERE partition_date = getvariable('day')) USING (custom_id)
-    LEFT JOIN openai_batch USING (batch_id)
+    FROM failed_request SEMI JOIN day_request USING (custom_id) LEFT JOIN openai_batch USING (batch_id)
     GROUP BY custom_id;
 
     CREATE OR REPLACE TEMP TABLE in_flight AS
-    SELECT DISTINCT custom_id FROM pending_request
-    SEMI JOIN (SELECT custom_id FROM batch_request WHERE partition_date = getvariable('day')) USING (custom_id);
+    SELECT DISTINCT custom_id FROM pending_request SEMI JOIN day_request USING (custom_id);
 """
 # From what is known of each anywhere. `failed`: for good; `cancelled`: by hand.
 FIND_UNANSWERED = """
@@ -43,10 +42,7 @@ FIND_UNANSWERED = """
         SELECT custom_id FROM completion
         WHERE rowid BETWEEN getvariable('answers').first AND getvariable('answers').last
     ),
-    unanswered AS (
-        SELECT DISTINCT custom_id FROM batch_request ANTI JOIN answered USING (custom_id)
-        WHERE partition_date = getvariable('day')
-    )
+    unanswered AS (SELECT DISTINCT custom_id FROM day_request ANTI JOIN answered USING (custom_id))
     SELECT
         custom_id,
         CASE
@@ -68,12 +64,12 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, max_rounds: int
     """Find out what became of the day's requests.
 
     Fills the variable `answers` (requests, first, last: how many have an answer, and between which rowids of
-    `completion` these are) and the temp tables `unanswered_request` (custom_id, state) and `failure` (custom_id, code,
-    reasons, …), which has some of these.
+    `completion` these are), the temp view `day_request` (article_id, custom_id), and the temp tables
+    `unanswered_request` (custom_id, state) and `failure` (custom_id, code, reasons, …), which has some of these.
     """
     connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
     connection.execute("SET VARIABLE max_rounds = ?", [max_rounds])
-    for statements in (FIND_ANSWERS, FIND_TROUBLES, FIND_UNANSWERED):
+    for statements in (DAY_REQUESTS, FIND_ANSWERS, FIND_TROUBLES, FIND_UNANSWERED):
         connection.execute(statements)
 
 

@@ -39,6 +39,10 @@ READ_NOTES = """
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
 """
+REQUESTS_TO_SEND = """
+    CREATE OR REPLACE TEMP VIEW request_to_send AS
+    SELECT custom_id FROM unanswered_request WHERE state IN (SELECT unnest(getvariable('sent_states')))
+"""
 ENTER_NOTED = """
     INSERT INTO batch_request
     SELECT partition_date, article_id, custom_id FROM noted JOIN raw_articles ON raw_articles.rowid = row
@@ -48,16 +52,13 @@ ENTER_NOTED = """
 IS_EACH_LINE_WANTED = """
     SELECT
         (SELECT count(*) FROM noted) = (SELECT count(line) FROM noted)
-        AND (SELECT count(*) FROM noted) = (
-            SELECT count(*) FROM unanswered_request WHERE state IN (SELECT unnest(getvariable('sent_states')))
-        )
+        AND (SELECT count(*) FROM noted) = (SELECT count(*) FROM request_to_send)
 """
 # Otherwise not to be sent: what is known, and a second line of a kind.
 FIND_WANTED_LINES = """
     CREATE OR REPLACE TEMP TABLE wanted_line AS
-    SELECT min(line) AS line, custom_id FROM noted JOIN unanswered_request USING (custom_id)
-    WHERE line IS NOT NULL AND state IN (SELECT unnest(getvariable('sent_states')))
-    GROUP BY custom_id
+    SELECT min(line) AS line, custom_id FROM noted JOIN request_to_send USING (custom_id)
+    WHERE line IS NOT NULL GROUP BY custom_id
 """
 UNWANTED_LINES = "SELECT line FROM noted ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line"
 # What is on which line of all shards together, from 0.
@@ -65,6 +66,17 @@ PLACES = "CREATE OR REPLACE TEMP VIEW placed AS SELECT custom_id, line AS place 
 PLACES_OF_WANTED_LINES = """
     CREATE OR REPLACE TEMP VIEW placed AS
     SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM wanted_line
+"""
+ENTER_PENDING = """
+    INSERT INTO pending_request
+    WITH shard AS (
+        SELECT
+            submission_key,
+            (sum(requests) OVER (ORDER BY shard))::BIGINT AS stop,
+            stop - requests AS start
+        FROM batch_request_file WHERE partition_date = getvariable('day') AND round = ?
+    )
+    SELECT custom_id, submission_key FROM placed JOIN shard ON place >= start AND place < stop
 """
 
 
@@ -147,6 +159,13 @@ def _withdraw_unsubmitted(connection: duckdb.DuckDBPyConnection) -> set[str]:
     return {path for _, path in rows}
 
 
+def _find_what_to_send(connection: duckdb.DuckDBPyConnection, day: str, max_rounds: int, *, refresh: bool) -> None:
+    if refresh:
+        _forget_answers(connection)
+    find_states(connection, day, max_rounds)
+    connection.execute(REQUESTS_TO_SEND)
+
+
 def _forget_answers(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the day's requests owed again. Their old answers remain in the stored result files."""
     for table in ("completion", "failed_request"):
@@ -193,9 +212,7 @@ def _write_owed(
     if not is_new:
         connection.execute("DELETE FROM batch_request WHERE partition_date = getvariable('day')")
         name_requests(connection, task)
-        if refresh:
-            _forget_answers(connection)
-        find_states(connection, day, max_rounds)
+        _find_what_to_send(connection, day, max_rounds, refresh=refresh)
     writer = ShardWriter(folder / "all", fill_bytes=fill_bytes)
     index = folder / "index.csv"  # beside the shards, on disk: a million ids are not for our memory
     with index.open("w", encoding="ascii") as notes:
@@ -207,9 +224,7 @@ def _write_owed(
     if is_new:
         for stretch in article_stretches(connection):
             connection.execute(ENTER_NOTED, stretch)
-        if refresh:
-            _forget_answers(connection)
-        find_states(connection, day, max_rounds)
+        _find_what_to_send(connection, day, max_rounds, refresh=refresh)
     if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
         connection.execute(PLACES)
         return shards
@@ -237,8 +252,6 @@ def _record(
     connection: duckdb.DuckDBPyConnection, task: Task, shards: list[Shard], day: str, round_number: int
 ) -> None:
     now = now_utc()
-    connection.execute("CREATE OR REPLACE TEMP TABLE shard_place (submission_key VARCHAR, first BIGINT, last BIGINT)")
-    place = 0
     for shard in shards:
         key = submission_key(shard.sha256, day, round_number)
         input_tokens = estimated_input_tokens(shard.bytes)
@@ -252,24 +265,15 @@ def _record(
                 shard.requests, shard.bytes, input_tokens, output_tokens, cost, now,
             ],
         )  # fmt: skip
-        connection.execute(
-            "INSERT INTO shard_place VALUES (?, ?, ?)", [key, place, (place := place + shard.requests) - 1]
-        )
     with joins_as_written(connection):
-        connection.execute(
-            """
-            INSERT INTO pending_request
-            SELECT custom_id, submission_key FROM placed JOIN shard_place ON place BETWEEN first AND last
-            """
-        )
+        connection.execute(ENTER_PENDING, [round_number])
         connection.execute(
             """
             INSERT INTO failed_request
             SELECT
                 custom_id, '', ?, 'The request is larger than a batch file may be (200 MB). Shorten the article.',
                 NULL, false, ?
-            FROM unanswered_request SEMI JOIN (SELECT custom_id FROM noted WHERE line IS NULL) USING (custom_id)
-            WHERE state IN (SELECT unnest(getvariable('sent_states')))
+            FROM request_to_send SEMI JOIN (SELECT custom_id FROM noted WHERE line IS NULL) USING (custom_id)
             """,
             [TOO_LARGE, now],
         )

@@ -19,9 +19,8 @@ import duckdb
 from batch_assets.batching.database import joins_as_written
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
-USUAL_LINE_BYTES = 4_000_000
-LONGEST_LINE_BYTES = 32_000_000
-BUFFER_BYTES = {USUAL_LINE_BYTES: 1 << 22, LONGEST_LINE_BYTES: 1 << 25}
+USUAL_LINE_BYTES, USUAL_BUFFER_BYTES = 4_000_000, 1 << 22
+LONGEST_LINE_BYTES, LARGEST_BUFFER_BYTES = 32_000_000, 1 << 25
 KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
 
 CREATE_TABLES = """
@@ -122,8 +121,8 @@ def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) 
     if not files:
         return
     connection.executemany("INSERT INTO result_file VALUES (?, ?)", [(str(path), batch) for path, batch in files])
-    is_usual = not any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
-    buffer_bytes = BUFFER_BYTES[USUAL_LINE_BYTES if is_usual else LONGEST_LINE_BYTES]
+    has_a_long_line = any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
+    buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
     with joins_as_written(connection):
         connection.execute(READ_LINES, {"paths": [str(path) for path, _ in files], "buffer_bytes": buffer_bytes})
 

@@ -23,7 +23,8 @@ CREATE_BATCHES = """
     CREATE OR REPLACE TEMP TABLE ended_batch (
         batch INTEGER, submission_key VARCHAR, batch_id VARCHAR, model VARCHAR, ended_at TIMESTAMP,
         input_usd DOUBLE, cached_input_usd DOUBLE, output_usd DOUBLE,  -- per token; NULL if not known
-        code VARCHAR, message VARCHAR                                  -- of a request that nothing else is said of
+        code VARCHAR, message VARCHAR,                                 -- of a request that nothing else is said of
+        cancelled_by_user BOOLEAN
     )
 """
 # What the batches were asked. What of it was answered before, by whichever batch, is not answered again.
@@ -60,20 +61,23 @@ INSERT_COMPLETIONS = """
 """
 INSERT_FAILURES = """
     INSERT INTO failed_request
+    WITH failure AS (
+        SELECT
+            batch, custom_id, code, message, status_code,
+            code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
+                status_code BETWEEN 400 AND 499 AND NOT list_contains($retryable, status_code), false
+            ) AS retryable
+        FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome)
+        UNION ALL
+        SELECT batch, custom_id, refused.code, refused.message, NULL, refused.custom_id IS NULL
+        FROM outcome LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL
+    )
     SELECT
-        custom_id, batch_id, line.code, line.message, status_code,
-        line.code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
-            status_code BETWEEN 400 AND 499 AND NOT list_contains($retryable, status_code), false
-        ),
-        ended_at
-    FROM result_line AS line JOIN ended_batch USING (batch)
-    WHERE line.code IS NOT NULL AND line.rowid IN (SELECT chosen FROM outcome)
-    UNION ALL
-    SELECT
-        custom_id, batch_id, coalesce(refused.code, ended_batch.code), coalesce(refused.message, ended_batch.message),
-        NULL, refused.custom_id IS NULL, ended_at
-    FROM outcome JOIN ended_batch USING (batch) LEFT JOIN refused USING (custom_id)
-    WHERE chosen IS NULL
+        custom_id, batch_id,
+        CASE WHEN retryable AND cancelled_by_user THEN $cancelled ELSE coalesce(failure.code, ended_batch.code) END,
+        CASE WHEN failure.code IS NULL THEN ended_batch.message ELSE failure.message END,
+        status_code, retryable, ended_at
+    FROM failure JOIN ended_batch USING (batch)
 """
 COUNT_OUTCOMES = """
     SELECT
@@ -140,7 +144,7 @@ def _groups(batches: Sequence[EndedBatch]) -> Iterator[list[EndedBatch]]:
 def _load_group(connection: duckdb.DuckDBPyConnection, batches: list[EndedBatch]) -> dict[str, Loaded]:
     connection.execute(CREATE_BATCHES)
     connection.executemany(
-        "INSERT INTO ended_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO ended_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [_row(number, batch) for number, batch in enumerate(batches)],
     )
     connection.execute("CREATE OR REPLACE TEMP TABLE refused (custom_id VARCHAR, code VARCHAR, message VARCHAR)")
@@ -152,12 +156,7 @@ def _load_group(connection: duckdb.DuckDBPyConnection, batches: list[EndedBatch]
     connection.execute(CHOOSE_LINES)
     with joins_as_written(connection):
         connection.execute(INSERT_COMPLETIONS)
-    connection.execute(INSERT_FAILURES, {"retryable": list(RETRYABLE_CLIENT_ERRORS)})
-    cancelled = [batch.batch_id for batch in batches if batch.cancelled_by_user]
-    connection.execute(
-        "UPDATE failed_request SET code = ? WHERE batch_id IN (SELECT unnest(?)) AND retryable",
-        [CANCELLED_BY_USER, cancelled],
-    )
+    connection.execute(INSERT_FAILURES, {"retryable": list(RETRYABLE_CLIENT_ERRORS), "cancelled": CANCELLED_BY_USER})
     keys = [batch.submission_key for batch in batches]
     connection.execute("DELETE FROM pending_request WHERE submission_key IN (SELECT unnest(?))", [keys])
     connection.execute(
@@ -179,4 +178,5 @@ def _row(number: int, batch: EndedBatch) -> tuple[object, ...]:
         BATCH_STATUS_CODES.get(batch.status, MISSING),
         f"The batch ended as {batch.status}, and neither of its result files has a line for this request.",
     )
-    return (number, batch.submission_key, batch.batch_id, batch.model, batch.ended_at, *prices, code, message)
+    batch_facts = (batch.submission_key, batch.batch_id, batch.model, batch.ended_at)
+    return (number, *batch_facts, *prices, code, message, batch.cancelled_by_user)

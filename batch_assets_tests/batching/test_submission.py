@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -311,16 +312,24 @@ def test_after_a_dead_runs_intent_a_refusal_leaves_the_question_open(planned: Wo
     assert ledger(planned, "intended_at IS NOT NULL") == [(True,)]
 
 
-def test_a_batch_whose_submission_was_withdrawn_meanwhile_is_cancelled(planned: Workspace) -> None:
-    def withdrawn_in_the_middle_of_the_post(call: Call) -> Reply:
+@contextmanager
+def slow_api_where(planned: Workspace, change: str) -> Iterator[tuple[LocalApi, openai.OpenAI]]:
+    """An API whose batches run for long, and a client whose ledger is changed in the middle of the POST of a batch."""
+
+    def change_in_the_middle_of_the_post(call: Call) -> Reply:
         if call.creates_batch:
-            planned.execute("DELETE FROM openai_batch")
+            planned.execute(change)
         return call.forward()
 
     with (
         serving(planned.folder / "slow", batch_seconds=30) as slow,
-        proxy(slow.url, withdrawn_in_the_middle_of_the_post) as client,
+        proxy(slow.url, change_in_the_middle_of_the_post) as client,
     ):
+        yield slow, client
+
+
+def test_a_batch_whose_submission_was_withdrawn_meanwhile_is_cancelled(planned: Workspace) -> None:
+    with slow_api_where(planned, "DELETE FROM openai_batch") as (slow, client):
         with pytest.raises(SubmissionError, match="was withdrawn"):
             planned.submit(client)
         (batch,) = slow.client.batches.list().data
@@ -899,15 +908,8 @@ def test_a_batch_that_vanished_frees_its_budget(two_days: Workspace, api: LocalA
 def test_a_run_taken_for_dead_that_gets_through_after_all_cancels_its_extra_batch(planned: Workspace) -> None:
     """Two runs pay for the same only until the slower of them looks into the ledger."""
 
-    def overtaken_in_the_middle_of_the_post(call: Call) -> Reply:
-        if call.method == "POST" and call.path.endswith("/v1/batches"):
-            planned.execute("UPDATE openai_batch SET run_id = 'second', batch_id = 'batch_of_second'")
-        return call.forward()
-
-    with (
-        serving(planned.folder / "slow", batch_seconds=30) as slow,
-        proxy(slow.url, overtaken_in_the_middle_of_the_post) as client,
-    ):
+    overtaken = "UPDATE openai_batch SET run_id = 'second', batch_id = 'batch_of_second'"
+    with slow_api_where(planned, overtaken) as (slow, client):
         with pytest.raises(SubmissionError, match="another run has taken it over"):
             planned.submit(client, run_id="first")
         assert [batch.status for batch in slow.client.batches.list()] in (["cancelling"], ["cancelled"])
