@@ -10,7 +10,7 @@ import pyarrow
 
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
-from batch_assets.batching.results import EndedBatch, load_results
+from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
@@ -67,8 +67,10 @@ def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """Load the batches and write the day's summaries, as the asset does; returns the answers."""
     database = Database(database_path)
     ended = [EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths) for key, paths in results]
-    with database.writing() as connection, transaction(connection):
-        loaded = load_results(connection, ended)
+    loaded: dict[str, Loaded] = {}
+    for group in in_groups(ended):
+        with database.writing() as connection, transaction(connection):
+            loaded |= load_results(connection, group)
     write_summaries(database, DAY, max_rounds=3)
     return sum(batch.answered for batch in loaded.values())
 

@@ -24,7 +24,7 @@ from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
-from batch_assets.batching.results import EndedBatch, Loaded, load_results
+from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 
 RESULTS_FOLDER = "results"
 CHUNK_BYTES = 1 << 20
@@ -86,8 +86,8 @@ def collect_day(
             else:
                 ledger.record_state(database, submission, batch)
                 report.still_running.append(batch.id)
-    if ended:
-        failures += _load(database, ended, report)
+    for group in in_groups(ended):
+        failures += _load(database, group, report)
     for failure in failures:
         raise failure
     report.requests = write_summaries(database, day, max_rounds)
@@ -194,7 +194,7 @@ def _load_together(database: Database, ended: list[EndedBatch], report: Collecte
             ).fetchone()
             if row is not None:
                 due.append(replace(batch, cancelled_by_user=row[0]))
-        loaded = load_results(connection, due)
+        loaded = load_results(connection, due) if due else {}
     report.batches |= loaded
 
 

@@ -19,7 +19,7 @@ from batch_assets.batching.tables import create_tables
 
 RETRY_SECONDS = 0.2
 # Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.
-MEMORY_LIMIT = "384MB"
+MEMORY_LIMIT = "360MB"
 # A quarter of DuckDB's default. One core packs a row group, so smaller ones give all cores work on a batch or two, and
 # less is packed again when the last one grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
 ROW_GROUP_ROWS = 30_720

@@ -7,7 +7,7 @@ from batch_assets.batching.request_state import find_states, state_counts
 
 # The articles without their texts. One that came after the last plan has no request yet.
 DAY_ARTICLES = """
-    CREATE OR REPLACE TEMP TABLE day_article AS
+    CREATE OR REPLACE TEMP VIEW day_article AS
     SELECT article_id, title, url, published_at, custom_id
     FROM raw_articles LEFT JOIN day_request USING (article_id)
     WHERE partition_date = getvariable('day')

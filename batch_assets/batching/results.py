@@ -116,18 +116,11 @@ class Loaded:
     quarantined: int
 
 
-def load_results(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> dict[str, Loaded]:
-    """Enter the batches' results into the tables; returns what became of each, by its batch_id.
+def in_groups(batches: Sequence[EndedBatch]) -> Iterator[list[EndedBatch]]:
+    """The batches in groups, of which each is worth a transaction of its own.
 
-    Call it inside a transaction, and once for a batch.
+    A transaction keeps what was read until its end, and so grows with what it loads.
     """
-    loaded: dict[str, Loaded] = {}
-    for some in _groups(batches):
-        loaded |= _load_group(connection, some)
-    return loaded
-
-
-def _groups(batches: Sequence[EndedBatch]) -> Iterator[list[EndedBatch]]:
     group: list[EndedBatch] = []
     group_bytes = 0
     for batch in batches:
@@ -141,7 +134,11 @@ def _groups(batches: Sequence[EndedBatch]) -> Iterator[list[EndedBatch]]:
         yield group
 
 
-def _load_group(connection: duckdb.DuckDBPyConnection, batches: list[EndedBatch]) -> dict[str, Loaded]:
+def load_results(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> dict[str, Loaded]:
+    """Enter the batches' results into the tables; returns what became of each, by its batch_id.
+
+    Call it inside a transaction, once for a batch, and with a group of `in_groups`: it holds all of them in memory.
+    """
     connection.execute(CREATE_BATCHES)
     connection.executemany(
         "INSERT INTO ended_batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

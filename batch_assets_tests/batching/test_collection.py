@@ -159,6 +159,27 @@ def two_batches(workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyP
     return batch_ids
 
 
+def test_groups_that_were_loaded_before_a_kill_stay_loaded(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_ids = two_batches(workspace, api, monkeypatch)
+    monkeypatch.setattr("batch_assets.batching.results.BYTES_AT_ONCE", 1)
+
+    def break_at_the_second(connection: Any, batches: list[EndedBatch]) -> dict[str, Loaded]:
+        if batches[0].batch_id == batch_ids[1]:
+            raise KeyboardInterrupt
+        return load_results(connection, batches)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(collection, "load_results", break_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            workspace.collect(api.client)
+    assert workspace.rows("SELECT batch_id FROM completion") == [(batch_ids[0],)]
+    report = workspace.collect(api.client)
+    assert list(report.batches) == [batch_ids[1]]
+    assert report.requests == {"answered": 2}
+
+
 def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -261,7 +261,7 @@ def test_what_was_read_can_be_forgotten_in_the_middle_of_a_transaction(database:
         before = cached_bytes(connection)
         forget_what_was_read(connection)
         assert cached_bytes(connection) < before / 2
-        assert connection.execute("SELECT current_setting('memory_limit')").fetchone() == ("366.2 MiB",)
+        assert connection.execute("SELECT current_setting('memory_limit')").fetchone() == ("343.3 MiB",)
         assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left
     with database.reading() as connection:
         assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left

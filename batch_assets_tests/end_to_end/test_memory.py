@@ -11,7 +11,7 @@ from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.remote import now_utc
 from batch_assets.batching.requests import plan_day
-from batch_assets.batching.results import EndedBatch, load_results
+from batch_assets.batching.results import EndedBatch, in_groups, load_results
 from batch_assets.batching.task import Task
 from batch_assets_tests.memory import peak_bytes
 
@@ -72,9 +72,11 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
                 """
             )
     ended = [EndedBatch(key, f"batch_{key}", "gpt-6-luna", "completed", now_utc(), files[key]) for key in files]
-    with database.writing() as connection, transaction(connection):
-        loaded = load_results(connection, ended)
-    assert sum(batch.answered for batch in loaded.values()) == ARTICLES
+    answered = 0
+    for group in in_groups(ended):
+        with database.writing() as connection, transaction(connection):
+            answered += sum(batch.answered for batch in load_results(connection, group).values())
+    assert answered == ARTICLES
     assert write_summaries(database, DAY, max_rounds=3) == {"answered": ARTICLES}
     peak.put(peak_bytes())
 
