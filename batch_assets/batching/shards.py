@@ -4,7 +4,6 @@ They are written into a hidden folder and synced; whoever plans them then gives 
 """
 
 import hashlib
-import os
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import BinaryIO
+
+from batch_assets.batching.large_file import LargeFile
 
 # https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's own message counts
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
@@ -55,7 +55,7 @@ class ShardWriter:
         self._max_requests = max_requests
         self.max_bytes = max_bytes
         self._fill_bytes = min(max_bytes, fill_bytes or max_bytes)
-        self._file: BinaryIO | None = None
+        self._file: LargeFile | None = None
         self._digest = hashlib.sha256()
         self._position = 0
         self._requests = 0
@@ -92,7 +92,7 @@ class ShardWriter:
 
     def _append(self, block: bytes, requests: int) -> None:
         if self._file is None:
-            self._file = (self._folder / f"shard-{self._position:04d}.jsonl").open("wb", buffering=0)
+            self._file = LargeFile(self._folder / f"shard-{self._position:04d}.jsonl")
         self._requests += requests
         self._bytes += len(block)
         self._under_way.append(self._writing.submit(_write, self._file, self._digest, block))
@@ -102,7 +102,7 @@ class ShardWriter:
         if self._file is None:
             return
         written = self._under_way[-1]
-        figures = (self._position, Path(self._file.name), self._requests, self._bytes)
+        figures = (self._position, self._requests, self._bytes)
         self._sealed.append(self._syncing.submit(_seal, written, self._file, self._digest, *figures))
         self._file = None
         self._digest = hashlib.sha256()
@@ -115,20 +115,17 @@ class ShardWriter:
             self._under_way.popleft().result()
 
 
-def _write(file: BinaryIO, digest: "hashlib._Hash", block: bytes) -> None:
+def _write(file: LargeFile, digest: "hashlib._Hash", block: bytes) -> None:
     digest.update(block)
-    view = memoryview(block)
-    while view:  # an unbuffered file may take less than all
-        view = view[file.write(view) :]
+    file.write(block)
 
 
 def _seal(
-    written: Future[None], file: BinaryIO, digest: "hashlib._Hash", position: int, path: Path, requests: int, size: int
+    written: Future[None], file: LargeFile, digest: "hashlib._Hash", position: int, requests: int, size: int
 ) -> Shard:
     written.result()  # of the last block, and so of all
-    os.fsync(file.fileno())
     file.close()
-    return Shard(position, path, digest.hexdigest(), requests, size)
+    return Shard(position, file.path, digest.hexdigest(), requests, size)
 
 
 def lines_without(shards: Iterable[Shard], unwanted: Iterable[int]) -> Iterator[list[bytes]]:
