@@ -1,10 +1,10 @@
 """What our share of a day costs, against what one would write without us and what the disk alone takes.
 
     python -m benchmarks            everything: about 20 minutes, and 15 GB of disk for a while
-    python -m benchmarks --quick    small sizes: two minutes
+    python -m benchmarks --quick    small sizes: six minutes
 
-Each figure is the median of several runs that take turns with the others, each in a process of its own. Ratios are
-what counts: seconds are those of this machine, and of whatever else it does.
+Each figure is the median of several runs that take turns with the others, each in a process of its own and after a
+pause of ten seconds. Ratios are what counts: seconds are those of this machine, and of whatever else it does.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from rich.table import Table
 from batch_assets.batching.database import Database
 from benchmarks import build, load, pipeline, rewrites, ticks
 from benchmarks.data import fill, write_source
-from benchmarks.measure import Measured, measured, median
+from benchmarks.measure import Measured, measured, measured_from_rest, median
 
 SIZES, QUICK_SIZES = (50_000, 200_000, 1_000_000), (5_000, 20_000)
 PARTS = ("build", "load", "ticks", "pipeline", "rewrites")
@@ -84,7 +84,7 @@ def _figures(day: Path, size: int, runs: int, parts: Sequence[str]) -> dict[str,
             runs,
             ours=lambda: _loaded(day, plan, results, load.ours),
             stdlib=lambda: _loaded(day, plan, results, load.stdlib),
-            raw=lambda: measured(load.raw, results),
+            raw=lambda: measured_from_rest(load.raw, results),
         )
         found["load"] = (figures["raw"].result, figures)
     return found
@@ -120,7 +120,7 @@ def _in_new_folder(day: Path, way: Callable[..., int], *arguments: Any) -> Measu
     folder = day / "run"
     folder.mkdir()
     try:
-        return measured(way, arguments[0], folder, *arguments[1:])
+        return measured_from_rest(way, arguments[0], folder, *arguments[1:])
     finally:
         shutil.rmtree(folder)
 
@@ -128,7 +128,7 @@ def _in_new_folder(day: Path, way: Callable[..., int], *arguments: Any) -> Measu
 def _loaded(day: Path, plan: Path, results: Any, way: Callable[..., int]) -> Measured:
     database = day / "run.duckdb"
     shutil.copy(plan, database)
-    return measured(way, str(database), results)
+    return measured_from_rest(way, str(database), results)
 
 
 def _speed_table(title: str, alone: str) -> Table:
