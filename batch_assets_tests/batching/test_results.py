@@ -459,7 +459,10 @@ def test_batches_that_are_loaded_together_are_told_apart(
         ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, [path]))
     ended[1] = replace(ended[1], cancelled_by_user=True)
     ended[2] = replace(ended[2], model="mistral-small", status="expired")
-    assert load_results(batch.connection, ended) == {
+    loaded: dict[str, Loaded] = {}
+    for group in results.in_groups(ended):
+        loaded |= load_results(batch.connection, group)
+    assert loaded == {
         "batch_a": Loaded(1, 0, 1),
         "batch_b": Loaded(0, 1, 0),
         "batch_c": Loaded(0, 1, 0),
