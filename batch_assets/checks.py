@@ -9,7 +9,7 @@ from batch_assets.resources import SummaryTask, Warehouse
 
 @dg.asset_check(asset=batch_request_file, blocking=True)
 def day_is_within_budget(
-    context: dg.AssetCheckExecutionContext, warehouse: Warehouse, task: SummaryTask
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse], task: dg.ResourceParam[SummaryTask]
 ) -> dg.AssetCheckResult:
     """A day that is estimated dearer than BATCH_ASSETS_MAX_COST_USD goes no further: nothing of it is uploaded."""
     if not context.has_partition_key:
@@ -35,7 +35,9 @@ def day_is_within_budget(
 
 
 @dg.asset_check(asset=summaries)
-def every_article_is_accounted_for(context: dg.AssetCheckExecutionContext, warehouse: Warehouse) -> dg.AssetCheckResult:
+def every_article_is_accounted_for(
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.AssetCheckResult:
     """Each article has exactly one row in `summaries`: summarised, in flight, owed, or failed with a reason.
 
     Looks at the day of the run; executed by itself, at all days that have summaries.
@@ -68,7 +70,9 @@ def every_article_is_accounted_for(context: dg.AssetCheckExecutionContext, wareh
 
 
 @dg.asset_check(asset=summaries)
-def usage_adds_up(context: dg.AssetCheckExecutionContext, warehouse: Warehouse) -> dg.AssetCheckResult:
+def usage_adds_up(
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.AssetCheckResult:
     """What OpenAI says that a batch used is the sum of what it says that its answers used.
 
     Looks at the batches whose requests were all answered, and that report their usage at all. A difference means that

@@ -2,13 +2,12 @@
 
 import dagster as dg
 import openai as openai_client
-from dagster_openai import OpenAIResource
 
 from batch_assets.assets import openai_batch
 from batch_assets.batching.control import cancel_day
 from batch_assets.batching.remote import words_of
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import Warehouse
+from batch_assets.resources import BatchApi, Warehouse
 
 # `summaries` isn't part of it: the sensor materialises that when OpenAI is done, hours later perhaps.
 submit_batches = dg.define_asset_job(
@@ -19,7 +18,9 @@ submit_batches = dg.define_asset_job(
 
 
 @dg.op
-def cancel_batches_of_day(context: dg.OpExecutionContext, warehouse: Warehouse, openai: OpenAIResource) -> None:
+def cancel_batches_of_day(
+    context: dg.OpExecutionContext, warehouse: dg.ResourceParam[Warehouse], openai: dg.ResourceParam[BatchApi]
+) -> None:
     """Stop what the day has in flight, and withdraw what waits."""
     with openai.get_client(context) as client:
         try:

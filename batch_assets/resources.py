@@ -1,16 +1,22 @@
-"""What the assets work with: the tables, the source, the task, and OpenAI (or its local stand-in)."""
+"""What the assets work with: the tables, the source, the task, and OpenAI (or its local stand-in).
 
-from collections.abc import Generator
+All of them are plain objects, built from the environment of the process: a run's config can set nothing of them.
+Dagster resolves `{"env": "OPENAI_API_KEY"}` in any string that a run's config may set, so a `base_url` or a prompt
+that could be set there would carry the key out. What the environment does not offer is changed in this file.
+"""
+
+import os
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import openai
 from dagster_openai import OpenAIResource
-from pydantic import Field
 
-from batch_assets.batching.database import MEMORY_LIMIT, Database, is_url
+from batch_assets.batching.database import MEMORY_LIMIT, Database
 from batch_assets.batching.ledger import Limits
 from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.local_api.discovery import running_url
@@ -19,17 +25,20 @@ from batch_assets.settings import Settings
 KEY_OF_THE_LOCAL_API = "local"  # the client wants one; on this machine any will do
 
 
-class Warehouse(dg.ConfigurableResource):
-    """The DuckDB database with our tables, and the folder with request and result files."""
+@dataclass(frozen=True)
+class Warehouse:
+    """The DuckDB database with our tables, and the folder with request and result files.
 
-    data_dir: str = Field(description="Folder of the request files and result files.")
-    database: str = Field(description="The DuckDB file (or a URL that DuckDB opens).")
-    memory_limit: str = Field(
-        default=MEMORY_LIMIT,
-        description="How much memory DuckDB may take in a run. A day of a million articles does with the default; "
-        "twice as much is a little faster. What doesn't fit is put beside the database file meanwhile.",
-    )
-    threads: int | None = Field(default=None, gt=0, description="Threads of DuckDB in a run. None: one per core.")
+    database: a DuckDB file, or a URL that DuckDB opens.
+    memory_limit: how much memory DuckDB may take in a run. A day of a million articles needs no more than the
+        default; twice as much is a little faster. DuckDB writes what does not fit beside the database file.
+    threads: DuckDB's threads in a run; None: one per core.
+    """
+
+    data_dir: str
+    database: str
+    memory_limit: str = MEMORY_LIMIT
+    threads: int | None = None
 
     @property
     def tables(self) -> Database:
@@ -41,44 +50,41 @@ class Warehouse(dg.ConfigurableResource):
         return Path(self.data_dir)
 
 
-class ArticleSource(dg.ConfigurableResource):
-    """Where a day's articles come from."""
+@dataclass(frozen=True)
+class ArticleSource:
+    """Where a day's articles come from.
 
-    source: str = Field(
-        description="A path, glob or URL of JSONL, JSON, CSV or Parquet files. {partition} in it is replaced by the "
-        "day; without it, the column published_at selects the day."
-    )
+    source: a path, glob or URL of JSONL, JSON, CSV or Parquet files. `{partition}` in it is replaced by the day;
+        without it, the column `published_at` selects the day.
+    """
+
+    source: str
 
 
-class SummaryTask(dg.ConfigurableResource):
-    """What is asked of the model, for every article. A change makes every request that it changes owed again."""
+@dataclass(frozen=True)
+class SummaryTask:
+    """What is asked of the model, for every article. A change makes every request that it changes owed again.
 
-    model: str = Field(description="A model of OpenAI's that the Batch API takes.")
-    system_prompt: str = Field(default=SYSTEM_PROMPT, description="The instructions.")
-    user_template: str = Field(
-        default=USER_TEMPLATE, description="The user's message: {title}, {body}, {url}, {published_at}."
-    )
-    max_output_tokens: int = Field(
-        default=1024, gt=0, description="Bounds an answer, the thinking of a reasoning model included."
-    )
-    temperature: float | None = Field(default=None, description="Not sent to reasoning models: they refuse it.")
-    top_p: float | None = Field(default=None, description="Not sent to reasoning models: they refuse it.")
-    reasoning_effort: str | None = Field(default=None, description="Sent to reasoning models only.")
-    max_rounds: int = Field(
-        default=3,
-        gt=0,
-        description="How often a request may come back without an answer before it counts as failed.",
-    )
+    user_template: the user's message, with `{title}`, `{body}`, `{url}` and `{published_at}`.
+    max_output_tokens: the limit of an answer; a reasoning model's thinking counts.
+    temperature, top_p: left out for reasoning models, which refuse them.
+    reasoning_effort: sent to reasoning models only.
+    max_rounds: how often a request may come back without an answer before it counts as failed.
+    max_cost_usd: a day whose estimate is higher is not submitted.
+    max_enqueued_tokens: the model's limit of enqueued input tokens (OpenAI's page Limits), shared by all days in
+        flight. What does not fit waits, and goes out as batches end.
+    """
 
-    max_cost_usd: float | None = Field(
-        default=None, ge=0, description="A day that is estimated dearer is not submitted."
-    )
-    max_enqueued_tokens: int | None = Field(
-        default=None,
-        gt=0,
-        description="The model's limit of enqueued input tokens (OpenAI's page Limits), shared by all days in flight. "
-        "What doesn't fit waits, and goes out as batches end.",
-    )
+    model: str
+    system_prompt: str = SYSTEM_PROMPT
+    user_template: str = USER_TEMPLATE
+    max_output_tokens: int = 1024
+    temperature: float | None = None
+    top_p: float | None = None
+    reasoning_effort: str | None = None
+    max_rounds: int = 3
+    max_cost_usd: float | None = None
+    max_enqueued_tokens: int | None = None
 
     @property
     def limits(self) -> Limits:
@@ -97,60 +103,75 @@ class SummaryTask(dg.ConfigurableResource):
         )
 
 
-class LocalOpenAIResource(OpenAIResource):
-    """OpenAI's client, pointed at the local Batch API of a folder, wherever that listens just now."""
+@dataclass(frozen=True)
+class BatchApi:
+    """The API that batches are sent to.
 
-    folder: str = Field(description="The local Batch API's folder: its address is read there.")
+    connect: returns Dagster's resource of OpenAI's client, with the address and the key of now. Raises
+        dagster.Failure with what to do if there is none.
+    """
 
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Nothing yet: a sensor that has nothing to ask must not fail because the server is off."""
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Nothing: `get_client` closes what it opens."""
+    connect: Callable[[], OpenAIResource]
 
     @contextmanager
     def get_client(self, context: Any) -> Generator[openai.OpenAI, None, None]:
-        """Find the server, and a client of it. Raises dagster.Failure with what to do if none runs."""
-        url = running_url(Path(self.folder))
-        if url is None:
-            raise dg.Failure(
-                "There is no OPENAI_API_KEY, and the local Batch API that stands in for OpenAI isn't running. Start "
-                "it with `batch-assets serve` in the folder of the project (`batch-assets dev` does it for you), "
-                "or set OPENAI_API_KEY."
-            )
-        with openai.OpenAI(api_key=self.api_key, base_url=url) as client:
+        """A client, closed at the end. `context` is that of an asset, an op or a sensor."""
+        with (
+            self.connect().yield_for_execution(dg.build_init_resource_context()) as resource,
+            resource.get_client(context) as client,
+        ):
             yield client
 
 
-def openai_resource(settings: Settings) -> OpenAIResource:
-    """OpenAI where a key or a URL is set; the local Batch API otherwise. The key is named, never read, here."""
+def openai_resource(settings: Settings) -> BatchApi:
+    """OpenAI where a key or a URL is set in the environment; the local Batch API of the data folder otherwise."""
     if not settings.has_remote_api:
-        return LocalOpenAIResource(api_key=KEY_OF_THE_LOCAL_API, folder=str(settings.local_api_folder))
-    key = dg.EnvVar("OPENAI_API_KEY")
+        return BatchApi(lambda: _local_api(settings.local_api_folder))
+    return BatchApi(_remote_api)
+
+
+def _remote_api() -> OpenAIResource:
     # without a base_url, the client itself reads OPENAI_BASE_URL
-    return OpenAIResource(api_key=key if key.get_value() else KEY_OF_THE_LOCAL_API)
+    return OpenAIResource(api_key=os.environ.get("OPENAI_API_KEY", "").strip() or KEY_OF_THE_LOCAL_API)
 
 
-def _named_if_url(value: str, variable: str) -> str | dg.EnvVar:
-    """Of a URL, which may hold a signature or a token, only the variable is named: Dagster shows what it is given.
+def _local_api(folder: Path) -> OpenAIResource:
+    """The local Batch API of this folder, wherever it listens now. Raises dagster.Failure if none runs."""
+    url = running_url(folder)
+    if url is None:
+        raise dg.Failure(
+            "There is no OPENAI_API_KEY, and the local Batch API that stands in for OpenAI isn't running. Start "
+            "it with `batch-assets serve` in the folder of the project (`batch-assets dev` does it for you), "
+            "or set OPENAI_API_KEY."
+        )
+    return OpenAIResource(api_key=KEY_OF_THE_LOCAL_API, base_url=url)
 
-    A path stays: the variable's may be relative, and runs may start in another folder.
-    """
-    return dg.EnvVar(variable) if is_url(value) else value
+
+def fixed(value: object) -> dg.ResourceDefinition:
+    """A resource that is this object. Dagster refuses a run whose config has anything for it."""
+    return dg.ResourceDefinition(resource_fn=lambda _: value, config_schema={})
 
 
-def all_resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
-    """Every resource, by the name that assets ask for."""
-    return {
-        "warehouse": Warehouse(
-            data_dir=str(settings.data_folder), database=_named_if_url(settings.database, "BATCH_ASSETS_DUCKDB")
-        ),
-        "article_source": ArticleSource(source=_named_if_url(settings.source, "BATCH_ASSETS_SOURCE")),
-        "task": SummaryTask(
-            model=settings.model,
-            max_rounds=settings.max_rounds,
-            max_cost_usd=settings.max_cost_usd,
-            max_enqueued_tokens=settings.max_enqueued_tokens,
-        ),
+def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
+    """Every resource, by the name that assets ask for; none can be configured at launch."""
+    task = SummaryTask(
+        model=settings.model,
+        max_rounds=settings.max_rounds,
+        max_cost_usd=settings.max_cost_usd,
+        max_enqueued_tokens=settings.max_enqueued_tokens,
+    )
+    resources = {
+        "warehouse": Warehouse(data_dir=str(settings.data_folder), database=settings.database),
+        "article_source": ArticleSource(source=settings.source),
+        "task": task,
         "openai": openai_resource(settings),
     }
+    return {
+        **{name: fixed(value) for name, value in resources.items()},
+        # Dagster's own would take any folder that a run's config names. Our assets store nothing with it.
+        "io_manager": dg.IOManagerDefinition(resource_fn=_in_memory, config_schema={}),
+    }
+
+
+def _in_memory(_: dg.InitResourceContext) -> dg.InMemoryIOManager:
+    return dg.InMemoryIOManager()  # type: ignore[no-untyped-call]

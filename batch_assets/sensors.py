@@ -17,16 +17,15 @@ from typing import Any
 
 import dagster as dg
 import openai as openai_client
-from dagster_openai import OpenAIResource
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
-from batch_assets.assets.batch_request_file import TASK
 from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
 from batch_assets.assets.summaries import OWED
 from batch_assets.batching.collection import LOST_AFTER
 from batch_assets.batching.ledger import must_go_back
 from batch_assets.batching.progress import Place, Seen, look_up
 from batch_assets.batching.remote import VANISHED, RemoteBatch
+from batch_assets.resources import BatchApi
 from batch_assets.settings import read_settings
 
 # A tick may take 60 s before Dagster gives up on it, and then it would run on beside the next one.
@@ -118,7 +117,7 @@ class Progress:
     minimum_interval_seconds=read_settings().poll_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResource) -> dg.SensorResult:
+def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.ResourceParam[BatchApi]) -> dg.SensorResult:
     """Watches the batches of every pending day, shows their progress, and asks for the run that comes next."""
     deadline = time.monotonic() + TICK_SECONDS
     now = datetime.now(UTC)
@@ -130,7 +129,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: OpenAIResou
     if any(day.batch_ids for day in flying):
         since = min(day.at for day in flying if day.batch_ids) - EARLIER
         try:
-            with openai.get_client(context) as client:  # type: ignore[arg-type]  # it takes a sensor's context too
+            with openai.get_client(context) as client:
                 # the next tick asks again; a retry would wait for as long as the server says
                 patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
                 found = look_up(
@@ -294,7 +293,7 @@ def ask_for_runs(
                 partition_key=day,
                 asset_selection=ASSETS_OF[want.step],
                 tags={CAUSE_TAG: want.cause},
-                run_config=_config_of(instance, want),
+                run_config=_config_of(want.step),
             )
         )
     return requests, given_up
@@ -318,30 +317,14 @@ def _ended(run: dg.RunRecord) -> datetime:
     return datetime.fromtimestamp(run.end_time or run.create_timestamp.timestamp(), UTC)
 
 
-def _config_of(instance: dg.DagsterInstance, want: Wanted) -> dict[str, Any]:
-    """Of another round: the task that the day was planned with, whatever the environment or the Launchpad say now.
+def _config_of(step: Step) -> dict[str, Any]:
+    """Of another round: the task that the ledger recorded for the day, whatever the environment says now.
 
-    Planned with another one, the whole day would be owed again, and paid for. What somebody cancelled stays cancelled.
+    With another task, every request of the day would be owed again, and paid for. What the user cancelled stays so.
     """
-    if want.step is not Step.NEXT_ROUND:
+    if step is not Step.NEXT_ROUND:
         return {}
-    config: dict[str, Any] = {"ops": {"batch_request_file": {"config": {"resume_cancelled": False}}}}
-    newest = _newest(instance, batch_request_file.key, {want.day.day})
-    for _, _, _, metadata in _materializations(instance, batch_request_file.key, newest):
-        if task := _value(metadata, TASK):
-            config["resources"] = {"task": {"config": {**_limits_now(), **task}}}
-    return config
-
-
-def _limits_now() -> dict[str, Any]:
-    """The environment's limits, which aren't part of a task: left out of a run's config, they would not hold in it."""
-    settings = read_settings()
-    limits = {
-        "max_rounds": settings.max_rounds,
-        "max_cost_usd": settings.max_cost_usd,
-        "max_enqueued_tokens": settings.max_enqueued_tokens,
-    }
-    return {name: limit for name, limit in limits.items() if limit is not None}
+    return {"ops": {"batch_request_file": {"config": {"resume_cancelled": False, "same_task": True}}}}
 
 
 def observe(

@@ -13,7 +13,7 @@ from dagster_openai import OpenAIResource
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.database import Database
 from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
-from batch_assets.resources import ArticleSource, SummaryTask, Warehouse
+from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
 from batch_assets_tests.local_api_client import LocalApi
 
 DAY = "2026-01-05"
@@ -44,7 +44,7 @@ class Project:
             "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
             "article_source": ArticleSource(source=self.source),
             "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd),
-            "openai": OpenAIResource(api_key="local", base_url=self.api.url),
+            "openai": api_at(self.api.url),
         }
 
     def materialise(
@@ -78,6 +78,10 @@ class Project:
         assert event is not None
         assert event.asset_materialization is not None
         return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+def api_at(url: str) -> BatchApi:
+    return BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))
 
 
 def write_articles(path: Path, articles: Iterable[dict[str, Any]]) -> str:

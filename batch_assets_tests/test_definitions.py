@@ -10,7 +10,7 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 
 import batch_assets
 from batch_assets.definitions import defs
-from batch_assets.resources import LocalOpenAIResource, all_resources, openai_resource
+from batch_assets.resources import all_resources, openai_resource
 from batch_assets.settings import read_settings
 
 PACKAGE = Path(batch_assets.__file__).parent
@@ -76,32 +76,32 @@ def test_imports_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:
     assert {name for name in imports_of(folder) if name.startswith(forbidden)} == set()
 
 
-def test_without_a_key_the_local_batch_api_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    assert isinstance(openai_resource(read_settings()), LocalOpenAIResource)
+def test_without_a_key_the_local_batch_api_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path))
+    api = openai_resource(read_settings())
+    with pytest.raises(dg.Failure, match="local Batch API that stands in for OpenAI isn't running"):
+        api.connect()
 
 
-def test_with_a_key_it_is_openai_and_the_key_is_only_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_key_it_is_openai_and_the_key_is_read_when_a_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-an-hour-ago")
+    api = openai_resource(read_settings())
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    resource = openai_resource(read_settings())
-    assert not isinstance(resource, LocalOpenAIResource)
-    assert resource.api_key == "OPENAI_API_KEY"  # an EnvVar: Dagster reads it when a run starts, and shows the name
-    assert SECRET not in repr(resource)
+    with api.get_client(dg.build_op_context()) as client:
+        assert client.api_key == SECRET
+        assert client.base_url.host == "api.openai.com"
 
 
-def test_of_urls_dagster_is_told_the_variable_and_of_paths_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagster_is_told_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"https://feeds.example/{{partition}}.jsonl?sig={SECRET}")
     monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={SECRET}")
     resources = all_resources(read_settings())
     shown = dg.serialize_value(RepositorySnap.from_def(defs().get_repository_def()))
     assert SECRET not in shown
-    assert "BATCH_ASSETS_SOURCE" in shown
     with dg.build_resources({name: resources[name] for name in ("article_source", "warehouse")}) as at_run_time:
         assert at_run_time.article_source.source.endswith(SECRET)
         assert at_run_time.warehouse.database.endswith(SECRET)
-    monkeypatch.setenv("BATCH_ASSETS_SOURCE", "/feeds/*.parquet")
-    assert all_resources(read_settings())["article_source"].source == "/feeds/*.parquet"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

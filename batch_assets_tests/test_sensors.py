@@ -11,10 +11,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster_openai import OpenAIResource
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching.remote import RemoteBatch, RemoteError
+from batch_assets.resources import SummaryTask
 from batch_assets.sensors import (
     CAUSE_TAG,
     FIRST_PAUSE,
@@ -31,7 +31,7 @@ from batch_assets.sensors import (
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
-from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project
+from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at
 
 NEXT_DAY = "2026-01-06"
 
@@ -82,7 +82,7 @@ def a_batch(api: LocalApi) -> str:
 
 
 def tick(instance: dg.DagsterInstance, url: str, cursor: str | None = None) -> dg.SensorResult:
-    resources = {"openai": OpenAIResource(api_key="local", base_url=url)}
+    resources = {"openai": api_at(url)}
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
         result = openai_batch_sensor(context)
     assert isinstance(result, dg.SensorResult)
@@ -231,8 +231,9 @@ def test_owed_requests_bring_another_round_after_a_pause(instance: dg.DagsterIns
     assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
     [request], _ = ask_for_runs(instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
-    # what somebody cancelled by hand does not go out again by itself
-    assert request.run_config == {"ops": {"batch_request_file": {"config": {"resume_cancelled": False}}}}
+    # what the user cancelled does not go out again by itself
+    config = {"resume_cancelled": False, "same_task": True}
+    assert request.run_config == {"ops": {"batch_request_file": {"config": config}}}
 
 
 def test_waiting_shards_go_out_when_a_batch_has_ended_or_their_time_has_come(instance: dg.DagsterInstance) -> None:
@@ -330,44 +331,59 @@ def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.Dagster
     assert next_step(read_days(instance)[0], seen, datetime.now(UTC)) is Step.COLLECT
 
 
-def test_another_round_keeps_the_task_that_the_day_was_planned_with(project: Project) -> None:
-    changed = {"model": "gpt-4.1-nano", "max_output_tokens": 77}
-    dg.materialize(
-        UPSTREAM,
-        instance=project.instance,
-        partition_key=DAY,
-        resources=project.resources,
-        run_config={**QUIET, "resources": {"task": {"config": changed}}},
-    )
+def test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_says_now(project: Project) -> None:
+    project.materialise()
     [day] = read_days(project.instance)
     [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
-    task = request.run_config["resources"]["task"]["config"]
-    assert task == {**task, **changed}
-    assert set(task) == {"model", "max_output_tokens", "system_prompt", "user_template", "max_rounds"}
+    changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
     again = dg.materialize(
         UPSTREAM,
         selection=[batch_request_file],
         instance=project.instance,
         partition_key=DAY,
-        resources=project.resources,
+        resources={**project.resources, "task": changed},
         run_config={**QUIET, **request.run_config},
     )
     assert again.success
+    assert project.metadata(batch_request_file)["model"] == project.model
     assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
 
 
-def test_another_round_keeps_to_the_limits_of_the_environment(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a run's config doesn't name of a resource has the field's default, whatever the environment said."""
+def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(project: Project) -> None:
     project.materialise()
-    [day] = read_days(project.instance)
-    for name, value in (("MAX_ROUNDS", "7"), ("MAX_COST_USD", "0.5"), ("MAX_ENQUEUED_TOKENS", "900")):
-        monkeypatch.setenv(f"BATCH_ASSETS_{name}", value)
-    [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
-    task = request.run_config["resources"]["task"]["config"]
-    limits = {"max_rounds": 7, "max_cost_usd": 0.5, "max_enqueued_tokens": 900}
-    assert task == {**task, **limits}
+    with project.database.writing() as connection:
+        connection.execute("DELETE FROM day_plan")
+    result = dg.materialize(
+        UPSTREAM,
+        selection=[batch_request_file],
+        instance=project.instance,
+        partition_key=DAY,
+        resources={**project.resources, "task": SummaryTask(model="gpt-4.1-nano")},
+        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"same_task": True}}}},
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert project.rows("SELECT DISTINCT model FROM batch_request_file") == [(project.model,)]
+
+
+def test_the_plan_of_a_version_that_recorded_it_in_the_event_log_is_found_there(project: Project) -> None:
+    project.materialise()
+    with project.database.writing() as connection:
+        connection.execute("DELETE FROM day_plan")
+    recorded = dg.MetadataValue.json({"model": project.model, "max_output_tokens": 1024})
+    project.instance.report_runless_asset_event(
+        dg.AssetMaterialization(batch_request_file.key, partition=DAY, metadata={"task": recorded})
+    )
+    result = dg.materialize(
+        UPSTREAM,
+        selection=[batch_request_file],
+        instance=project.instance,
+        partition_key=DAY,
+        resources={**project.resources, "task": SummaryTask(model="gpt-4.1-nano")},
+        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"same_task": True}}}},
+    )
+    assert result.success
+    assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
 
 
 def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.DagsterInstance) -> None:

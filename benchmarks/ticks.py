@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 from dagster_openai import OpenAIResource
 
+from batch_assets.resources import BatchApi
+
 FIRST_DAY = date(2023, 1, 1)
 
 
@@ -48,7 +50,7 @@ def tick(days: int, shards: int) -> Tick:
                     metadata={"batch_ids": dg.MetadataValue.json(names), "waiting_shards": 0},
                 )
             )
-        resources = {"openai": OpenAIResource(api_key="local", base_url=url)}
+        resources = {"openai": BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
         took: list[float] = []
         cursor: str | None = None
         for _ in range(2 + days // 100):  # until everything was shown

@@ -1,26 +1,29 @@
 """The requests that the day still owes, as JSONL files for OpenAI."""
 
-from dataclasses import asdict
-
 import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.batching.requests import plan_day
-from batch_assets.batching.task import TaskError
+from batch_assets.batching.requests import plan_day, planned_task
+from batch_assets.batching.task import Task, TaskError
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import SummaryTask, Warehouse
 
-TASK = "task"  # metadata that the sensor reads, to ask for another round of the same
-
 
 class RequestFileConfig(dg.Config):
-    """What is different in one run; visible in the Launchpad."""
+    """What is different in one run; visible in the Launchpad.
+
+    Switches only: Dagster resolves `{"env": …}` in any string that a run may set, so a text could carry the key out.
+    """
 
     refresh: bool = Field(
         default=False, description="Ask for the whole day anew, answered or not. Every request of it is paid for again."
     )
-    resume_cancelled: bool = Field(default=True, description="Send what was cancelled by hand. The sensor doesn't.")
+    resume_cancelled: bool = Field(default=True, description="Send what the user cancelled. The sensor does not.")
+    same_task: bool = Field(
+        default=False,
+        description="Ask with the task of the day's last plan, whatever the environment says now. The sensor does so.",
+    )
 
 
 @dg.asset(
@@ -30,16 +33,16 @@ class RequestFileConfig(dg.Config):
     kinds={"duckdb", "json"},
 )
 def batch_request_file(
-    context: dg.AssetExecutionContext, config: RequestFileConfig, warehouse: Warehouse, task: SummaryTask
+    context: dg.AssetExecutionContext,
+    config: RequestFileConfig,
+    warehouse: dg.ResourceParam[Warehouse],
+    task: dg.ResourceParam[SummaryTask],
 ) -> dg.MaterializeResult:
     """JSONL shards of at most 50,000 requests and 200 MB, for what has no answer yet and isn't on its way.
 
     Each request's `custom_id` is made from what is asked, so an answered one is never asked again.
     """
-    try:
-        asked = task.as_task()
-    except TaskError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+    asked = _task_to_ask(context, warehouse, task, same_task=config.same_task)
     if asked.withheld_parameters:
         context.log.warning(f"Not sent, since {asked.model} refuses them: {', '.join(asked.withheld_parameters)}.")
     plan = plan_day(
@@ -60,7 +63,6 @@ def batch_request_file(
             **{f"requests_{state}": plan.requests.get(state, 0) for state in ("answered", "in_flight", "failed")},
             "round": plan.round,
             "model": asked.model,
-            TASK: dg.MetadataValue.json({name: value for name, value in asdict(asked).items() if value is not None}),
             "requests_in_new_files": sum(shard.requests for shard in plan.shards),
             "bytes_in_new_files": sum(shard.bytes for shard in plan.shards),
             "estimated_input_tokens": plan.estimated_input_tokens,
@@ -86,3 +88,34 @@ def batch_request_file(
             ),
         }
     )
+
+
+def _task_to_ask(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, task: SummaryTask, *, same_task: bool
+) -> Task:
+    """The configured task; with `same_task`, that of the day's last plan."""
+    try:
+        if not same_task:
+            return task.as_task()
+        planned = planned_task(warehouse.tables, context.partition_key) or _task_of_an_older_version(context)
+    except TaskError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    if planned is None:
+        raise dg.Failure(
+            f"The ledger does not know the task that {context.partition_key} was planned with, and another one may ask "
+            "and pay for everything again. Materialize `batch_request_file` and `openai_batch` of the day yourself, "
+            "without `same_task`, if the configured task is right.",
+            allow_retries=False,
+        )
+    return planned
+
+
+def _task_of_an_older_version(context: dg.AssetExecutionContext) -> Task | None:
+    """Earlier versions recorded the plan's task in the metadata of the materialization, not in the ledger."""
+    of_the_day = dg.AssetRecordsFilter(context.asset_key, asset_partitions=[context.partition_key])
+    for record in context.instance.fetch_materializations(of_the_day, limit=1).records:
+        materialization = record.asset_materialization
+        recorded = materialization.metadata.get("task") if materialization else None
+        if isinstance(recorded, dg.JsonMetadataValue) and isinstance(recorded.data, dict):
+            return Task(**recorded.data)
+    return None

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster_openai import OpenAIResource
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching import ledger
@@ -14,7 +13,7 @@ from batch_assets.batching.creation import SubmissionError
 from batch_assets.batching.database import Database
 from batch_assets.batching.submission import submit_day
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import SummaryTask, Warehouse
+from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 # metadata that the sensor reads
 BATCH_IDS, WAITING, LOOK_AGAIN_AT = "batch_ids", "waiting_shards", "look_again_at"
@@ -32,7 +31,10 @@ PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIA
     retry_policy=PATIENCE,
 )
 def openai_batch(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, openai: OpenAIResource, task: SummaryTask
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    openai: dg.ResourceParam[BatchApi],
+    task: dg.ResourceParam[SummaryTask],
 ) -> dg.MaterializeResult:
     """One batch at OpenAI for each request file. Materialised again, it submits only what isn't there yet.
 

@@ -25,7 +25,9 @@ COLUMNS = dg.TableSchema(
     metadata={"dagster/column_schema": COLUMNS},
 )
 def raw_articles(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, article_source: ArticleSource
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    article_source: dg.ResourceParam[ArticleSource],
 ) -> dg.MaterializeResult:
     """A day of articles from `BATCH_ASSETS_SOURCE`, one row each, in DuckDB.
 

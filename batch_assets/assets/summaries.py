@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster_openai import OpenAIResource
 
 from batch_assets.assets.openai_batch import openai_batch
 from batch_assets.batching.collection import CollectionError, collect_day
 from batch_assets.batching.report import day_report
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import SummaryTask, Warehouse
+from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 OWED = "requests_owed"  # metadata that the sensor reads
 PREVIEW_ROWS = 5
@@ -23,7 +22,10 @@ PREVIEW_ROWS = 5
     output_required=False,
 )
 def summaries(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, openai: OpenAIResource, task: SummaryTask
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    openai: dg.ResourceParam[BatchApi],
+    task: dg.ResourceParam[SummaryTask],
 ) -> Iterator[dg.MaterializeResult]:
     """One row per article of the day: its summary, or why there is none yet.
 

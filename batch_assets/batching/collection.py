@@ -101,7 +101,7 @@ def _ask(
     batch = retrieve_batch(client, submission.batch_id or "")
     if ledger.must_go_back(batch) or not batch.has_ended or _may_come_back(submission, batch):
         return batch, None
-    return batch, _store(client, batch, data_folder)
+    return batch, _store(client, submission, batch, data_folder)
 
 
 def _not_had(submission: Submission, error: openai.OpenAIError) -> CollectionError:
@@ -127,14 +127,16 @@ def _may_come_back(submission: Submission, batch: RemoteBatch) -> bool:
     return since is None or now_utc() - since < LOST_AFTER
 
 
-def _store(client: openai.OpenAI, batch: RemoteBatch, data_folder: Path) -> dict[str, Path]:
+def _store(client: openai.OpenAI, submission: Submission, batch: RemoteBatch, data_folder: Path) -> dict[str, Path]:
     """Download the result files of an ended batch: "output", "errors", as far as there are any."""
     files: dict[str, Path] = {}
     for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
         if file_id is None:
             continue
         try:
-            files[kind] = download(client, file_id, data_folder / RESULTS_FOLDER / f"{batch.id}_{kind}.jsonl")
+            files[kind] = download(
+                client, file_id, data_folder / RESULTS_FOLDER / f"{submission.file_stem}_{kind}.jsonl"
+            )
         except openai.NotFoundError:
             if batch.ended_at is None or now_utc() - batch.ended_at < FILE_IS_GONE_AFTER:
                 raise
@@ -215,6 +217,8 @@ def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
                     raise
                 raise openai.OpenAIError(f"the connection broke while {file_id} was read ({error})") from error
             time.sleep(pause)
+        except ValueError as error:  # the client's: no URL can be made of the id
+            raise openai.OpenAIError(f"no file can be asked for by the id {file_id!r} ({error})") from error
     return path
 
 

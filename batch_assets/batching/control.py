@@ -160,7 +160,7 @@ def _enter(database: Database, batch: RemoteBatch, downloaded: Path, data_folder
         )
         for table in ("pending_request", "batch_request_file", "openai_batch"):
             connection.execute(f"DELETE FROM {table} WHERE submission_key IN (SELECT submission_key FROM overtaken)")
-        stored = data_folder / REQUESTS_FOLDER / days[0] / f"adopted-{batch.id}.jsonl"
+        stored = data_folder / REQUESTS_FOLDER / days[0] / f"adopted-{key[:16]}.jsonl"
         stored.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(downloaded, stored)
         with stored.open("rb") as file:

@@ -66,6 +66,11 @@ class Submission:
     is_wanted: bool = True  # whether anything still waits for its requests: a prompt may have changed since
     is_cancelled: bool = False  # somebody wants none of it to go out by itself
 
+    @property
+    def file_stem(self) -> str:
+        """What the names of its files on disk begin with: made of our own key, never of an id that an API returned."""
+        return f"{self.key[:16]}-{self.attempt}"
+
 
 # Also what only the day's former prompt or text asked for: it is paid for, so it is seen to.
 OF_THE_DAY = """

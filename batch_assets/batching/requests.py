@@ -5,10 +5,11 @@ answer found under it is *the* answer, whichever day, file or batch it came from
 never sent again, and equal articles share one.
 """
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,11 +133,28 @@ def plan_day(
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
             _record(connection, task, shards, day, round_number)
+            _record_task(connection, task)
             plan = _plan(connection, task, shards, round_number)
         # still in turn, so that nobody plans these files again meanwhile
         for path in abandoned - {shard.path for shard in plan.shards}:
             path.unlink(missing_ok=True)
     return plan
+
+
+def planned_task(database: Database, day: str) -> Task | None:
+    """The task that the day was last planned with, as the ledger recorded it; None for a day without a plan."""
+    statement = "SELECT task FROM day_plan WHERE partition_date = CAST(? AS DATE)"
+    with database.reading() as connection:
+        row = connection.execute(statement, [day]).fetchone()
+    return None if row is None else Task(**json.loads(row[0]))
+
+
+def _record_task(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
+    connection.execute("DELETE FROM day_plan WHERE partition_date = getvariable('day')")
+    connection.execute(
+        "INSERT INTO day_plan (partition_date, task, planned_at) VALUES (getvariable('day'), ?, ?)",
+        [json.dumps(asdict(task)), now_utc()],
+    )
 
 
 def submission_key(file_sha256: str, day: str, round_number: int) -> str:

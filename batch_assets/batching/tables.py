@@ -35,6 +35,13 @@ CREATE TABLE IF NOT EXISTS batch_request (
     custom_id VARCHAR NOT NULL
 );
 
+-- the task that the day was last planned with; key: partition_date. Another round asks the same
+CREATE TABLE IF NOT EXISTS day_plan (
+    partition_date DATE NOT NULL,
+    task JSON NOT NULL,
+    planned_at TIMESTAMP NOT NULL
+);
+
 -- a JSONL file of requests; key: partition_date, round, shard
 CREATE TABLE IF NOT EXISTS batch_request_file (
     partition_date DATE NOT NULL,

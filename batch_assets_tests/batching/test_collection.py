@@ -79,10 +79,11 @@ def test_result_files_are_stored_byte_for_byte(submitted: Workspace, api: LocalA
     (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
     batch = api.client.batches.retrieve(batch_id)
     assert batch.output_file_id is not None
-    assert [path.name for path in stored(submitted)] == [f"{batch_id}_output.jsonl"]
+    (key,) = submitted.column("SELECT submission_key FROM openai_batch")
+    assert [path.name for path in stored(submitted)] == [f"{key[:16]}-1_output.jsonl"]
     assert stored(submitted)[0].read_bytes() == api.client.files.content(batch.output_file_id).content
     assert submitted.rows("SELECT output_path, error_path FROM openai_batch") == [
-        (f"results/{batch_id}_output.jsonl", None)
+        (f"results/{key[:16]}-1_output.jsonl", None)
     ]
 
 
@@ -219,7 +220,8 @@ def test_a_file_that_cannot_be_entered_holds_up_no_other(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = two_batches(workspace, api, monkeypatch)
-    path = workspace.folder / "results" / f"{first}_output.jsonl"
+    (key,) = workspace.column("SELECT submission_key FROM openai_batch WHERE batch_id = ?", [first])
+    path = workspace.folder / "results" / f"{key[:16]}-1_output.jsonl"
     path.mkdir(parents=True)  # what DuckDB can't read
     with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
         workspace.collect(api.client)
