@@ -14,9 +14,8 @@ from batch_assets.batching.database import MEMORY_LIMIT, Database, is_url
 from batch_assets.batching.ledger import Limits
 from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
-
-KEY_OF_THE_LOCAL_API = "local"  # the client wants one; on this machine any will do
 
 
 class Warehouse(dg.ConfigurableResource):
@@ -118,17 +117,17 @@ class LocalOpenAIResource(OpenAIResource):
                 "it with `batch-assets serve` in the folder of the project (`batch-assets dev` does it for you), "
                 "or set OPENAI_API_KEY."
             )
-        with openai.OpenAI(api_key=self.api_key, base_url=url) as client:
+        with openai.OpenAI(api_key=local_api_key(Path(self.folder)), base_url=url) as client:
             yield client
 
 
 def openai_resource(settings: Settings) -> OpenAIResource:
     """OpenAI where a key or a URL is set; the local Batch API otherwise. The key is named, never read, here."""
     if not settings.has_remote_api:
-        return LocalOpenAIResource(api_key=KEY_OF_THE_LOCAL_API, folder=str(settings.local_api_folder))
+        return LocalOpenAIResource(api_key=NO_KEY, folder=str(settings.local_api_folder))
     key = dg.EnvVar("OPENAI_API_KEY")
     # without a base_url, the client itself reads OPENAI_BASE_URL
-    return OpenAIResource(api_key=key if key.get_value() else KEY_OF_THE_LOCAL_API)
+    return OpenAIResource(api_key=key if key.get_value() else NO_KEY)
 
 
 def _named_if_url(value: str, variable: str) -> str | dg.EnvVar:
