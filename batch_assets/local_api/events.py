@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import TextIO
 
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.printable import printable
@@ -25,7 +25,7 @@ _REPORT_SECONDS = 5.0
 def print_events(stream: TextIO) -> None:
     """Write events to the stream from now on, each with its time of day; and warnings of everything else."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Printable("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Printable(datefmt="%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     logging.getLogger("batch_assets.local_api").setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -34,11 +34,13 @@ def print_events(stream: TextIO) -> None:
 class _Printable(logging.Formatter):
     """A record is one line, and a traceback is indented below it: what a client sent looks like neither."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the standard library's name)
-        return printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802
-        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).split("\n"))
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [printable(f"{self.formatTime(record, self.datefmt)} {record.getMessage()}")]
+        # Not record.exc_text, which the formatter of another handler may have written.
+        below = self.formatException(record.exc_info) if record.exc_info else ""
+        for text in (below, record.stack_info or ""):
+            lines += [f"    {printable(line)}" for line in text.split("\n") if text]
+        return "\n".join(lines)
 
 
 def printable_stream(stream: TextIO) -> TextIO:
@@ -55,6 +57,10 @@ def printable_stream(stream: TextIO) -> TextIO:
 
 
 class _PrintableStream(TextIOWrapper):
+    def close(self) -> None:
+        """The other stream's file is not ours to close."""
+        self.flush()
+
     def write(self, text: str) -> int:
         super().write(printable(text, keep="\n\t"))
         return len(text)

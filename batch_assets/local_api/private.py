@@ -28,7 +28,7 @@ def make_private_folder(folder: Path, *, holds: Iterable[str] = ()) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
     if not missing and _is_ours(folder, tuple(holds)):
         with contextlib.suppress(OSError):  # a file system without modes
-            folder.chmod(0o700)
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o700)
 
 
 def _is_ours(folder: Path, holds: tuple[str, ...]) -> bool:

@@ -72,6 +72,7 @@ def test_a_data_folder_that_was_left_open_is_closed(
         ([], 0o755),  # whose is it?
         (["batch_assets.duckdb", "thesis.odt"], 0o755),
         ([".bashrc", "local_api"], 0o755),
+        (["requests"], 0o500),  # is made no wider
         (["requests"], 0o1777),  # like /tmp
         (["requests"], 0o1755),
         (["requests"], 0o2775),  # a team's
