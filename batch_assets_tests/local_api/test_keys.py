@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,8 +179,10 @@ def test_without_a_key_it_listens_on_this_machine_only_and_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variable: str, sentence: str
 ) -> None:
     monkeypatch.setenv("BATCH_ASSETS_SERVE_KEY", variable)
+    stop = threading.Event()
+    stop.set()
     with pytest.raises(ValueError, match=sentence):
-        serve(tmp_path, without_key=True, **options)  # type: ignore[arg-type]
+        serve(tmp_path, without_key=True, stop=stop, **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
