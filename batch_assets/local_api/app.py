@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from batch_assets.local_api import batches, control, endpoints, files, models, strict_json
@@ -153,7 +153,7 @@ async def _healthz(request: Request) -> Response:
 
 async def _openapi(request: Request) -> Response:
     """What the server offers, for tools that read OpenAPI."""
-    return Response(_OPENAPI.read_bytes(), media_type="application/json")
+    return FileResponse(_OPENAPI, media_type="application/json")
 
 
 async def _stats(request: Request) -> Response:
