@@ -14,8 +14,8 @@ from batch_assets.batching.database import Database, DatabaseBusyError
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
 from batch_assets.home import StartError, dagster_home, local_api
+from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import KEY_OF_THE_LOCAL_API
 from batch_assets.settings import Settings
 
 
@@ -64,10 +64,13 @@ def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
 
 @contextmanager
 def _client(settings: Settings) -> Iterator[openai.OpenAI]:
-    key = None if settings.has_key else KEY_OF_THE_LOCAL_API
-    # without a url, the client reads OPENAI_BASE_URL by itself
-    with local_api(settings) as url, openai.OpenAI(api_key=key, base_url=url) as client:
-        yield client
+    with local_api(settings) as url:
+        if url is not None:
+            client = openai.OpenAI(api_key=local_api_key(settings.local_api_folder), base_url=url)
+        else:  # the client reads OPENAI_BASE_URL, and the key if there is one, by itself
+            client = openai.OpenAI(api_key=None if settings.has_key else NO_KEY)
+        with client:
+            yield client
 
 
 @contextmanager

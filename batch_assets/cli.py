@@ -12,7 +12,7 @@ import click
 
 from batch_assets import __version__
 from batch_assets.local_api.drills import Drills
-from batch_assets.settings import SettingError, Settings, read_settings
+from batch_assets.settings import SettingError, Settings, make_data_folder, read_settings
 
 
 def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,6 +40,7 @@ def main() -> None:
     Without OPENAI_API_KEY (or OPENAI_BASE_URL) a Batch API on this machine stands in. Data goes to the folder
     named by BATCH_ASSETS_DATA_DIR, `data` by default.
     """
+    os.umask(0o077)  # what we write is the user's business only; folders of ours are closed to others anyway
 
 
 @main.command()
@@ -88,6 +89,9 @@ def dev(host: str, port: int | None) -> None:
     "--concurrency", type=click.IntRange(min=1), default=4, show_default=True, help="Requests at the same time."
 )
 @click.option("--webhook", metavar="URL", help="Tell this URL when a batch has ended, with OpenAI's signature.")
+@click.option(
+    "--without-key", is_flag=True, help="Let every user of this machine use it. Only on 127.0.0.1, and without a key."
+)
 @click.option("--control", is_flag=True, help="Let the drills be changed, by PUT /control/drills.")
 @_drill_options
 def serve(
@@ -100,23 +104,29 @@ def serve(
     engine_timeout: float,
     concurrency: int,
     webhook: str | None,
+    without_key: bool,
     control: bool,
     **drills: Any,
 ) -> None:
     """The local Batch API alone: files, batches and chat completions as OpenAI has them.
 
-    An address other than 127.0.0.1 wants a key, in BATCH_ASSETS_SERVE_KEY, which clients then have to send.
+    Clients send a key: the one in BATCH_ASSETS_SERVE_KEY, or the one that the server makes and keeps in its folder,
+    where only you can read it. An address other than 127.0.0.1 needs one in BATCH_ASSETS_SERVE_KEY.
     The key of another server that answers belongs into BATCH_ASSETS_SERVE_ENGINE_KEY.
 
     The options from --seed on are drills: things that go wrong on purpose.
     """
-    from batch_assets.local_api.events import print_events
+    from batch_assets.local_api.events import print_events, printable_stream
     from batch_assets.local_api.server import AlreadyRunning
     from batch_assets.local_api.server import serve as serve_api
+    from batch_assets.local_api.store import OtherVersionError
 
+    sys.stdout, sys.stderr = printable_stream(sys.stdout), printable_stream(sys.stderr)
     print_events(sys.stdout)
-    folder = _settings().local_api_folder
+    settings = _settings()
+    folder = settings.local_api_folder
     try:
+        make_data_folder(settings)
         serve_api(
             folder,
             host=host,
@@ -130,9 +140,10 @@ def serve(
             drills=Drills(**drills),
             control=control,
             webhook=webhook,
-            ready=lambda url: _say_where(url, folder, webhook=webhook, control=control),
+            without_key=without_key,
+            ready=lambda url: _say_where(url, folder, without_key=without_key, webhook=webhook, control=control),
         )
-    except (AlreadyRunning, ValueError, OSError) as error:
+    except (AlreadyRunning, OtherVersionError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -177,21 +188,24 @@ def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: b
     prune_by_hand(settings, life, really=yes)
 
 
-def _say_where(url: str, folder: Path, *, webhook: str | None, control: bool) -> None:
-    from batch_assets.local_api.server import KEY_VARIABLE
+def _say_where(url: str, folder: Path, *, without_key: bool, webhook: str | None, control: bool) -> None:
+    from batch_assets.local_api.keys import KEY_VARIABLE, NO_KEY, given_key, key_path
     from batch_assets.local_api.webhooks import SECRET_VARIABLE, secret_path
 
-    key = f"${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else "local"
+    key = NO_KEY if without_key else _in_shell(KEY_VARIABLE if given_key() else None, key_path(folder))
     click.echo(f"The local Batch API listens on {url}. Point an OpenAI client at it with\n")
     click.echo(f"    export OPENAI_BASE_URL={url} OPENAI_API_KEY={key}")
     if webhook:
-        made = f"$(cat {shlex.quote(str(secret_path(folder)))})"
-        click.echo(
-            f"    export OPENAI_WEBHOOK_SECRET={'$' + SECRET_VARIABLE if os.environ.get(SECRET_VARIABLE) else made}"
-        )
+        secret = _in_shell(SECRET_VARIABLE if os.environ.get(SECRET_VARIABLE) else None, secret_path(folder))
+        click.echo(f"    export OPENAI_WEBHOOK_SECRET={secret}")
     if control:
         click.echo(f"\nDrills are changed by PUT {url.removesuffix('/v1')}/control/drills")
     click.echo()
+
+
+def _in_shell(variable: str | None, path: Path) -> str:
+    """How a shell comes by a secret: from the variable that holds it, or from the file."""
+    return f'"${variable}"' if variable else f'"$(cat {shlex.quote(str(path))})"'
 
 
 def _settings() -> Settings:

@@ -24,8 +24,8 @@ from batch_assets.batching.remote import words_of
 from batch_assets.batching.report import DayReport, day_report
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.in_process import Sensor, is_done, materialise, opened_instance, reasons
+from batch_assets.local_api.keys import NO_KEY
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import KEY_OF_THE_LOCAL_API
 from batch_assets.settings import Settings
 
 LOOK_SECONDS = 0.5  # between two evaluations of the sensor
@@ -73,7 +73,7 @@ def _checked_day(day: str) -> str:
 
 def _reach_openai(settings: Settings) -> None:
     """A run would try for ten minutes to reach an API; somebody at a terminal wants to know at once."""
-    client = openai.OpenAI(api_key=None if settings.has_key else KEY_OF_THE_LOCAL_API, timeout=20, max_retries=0)
+    client = openai.OpenAI(api_key=None if settings.has_key else NO_KEY, timeout=20, max_retries=0)
     try:
         with client:
             client.batches.list(limit=1)

@@ -20,9 +20,8 @@ from batch_assets.batching.database import MEMORY_LIMIT, Database
 from batch_assets.batching.ledger import Limits
 from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
-
-KEY_OF_THE_LOCAL_API = "local"  # the client wants one; on this machine any will do
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def openai_resource(settings: Settings) -> BatchApi:
 
 def _remote_api() -> OpenAIResource:
     # without a base_url, the client itself reads OPENAI_BASE_URL
-    return OpenAIResource(api_key=os.environ.get("OPENAI_API_KEY", "").strip() or KEY_OF_THE_LOCAL_API)
+    return OpenAIResource(api_key=os.environ.get("OPENAI_API_KEY", "").strip() or NO_KEY)
 
 
 def _local_api(folder: Path) -> OpenAIResource:
@@ -144,7 +143,7 @@ def _local_api(folder: Path) -> OpenAIResource:
             "it with `batch-assets serve` in the folder of the project (`batch-assets dev` does it for you), "
             "or set OPENAI_API_KEY."
         )
-    return OpenAIResource(api_key=KEY_OF_THE_LOCAL_API, base_url=url)
+    return OpenAIResource(api_key=local_api_key(folder), base_url=url)
 
 
 def fixed(value: object) -> dg.ResourceDefinition:

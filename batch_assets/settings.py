@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from batch_assets.local_api.private import make_private_folder
+
+# Everything that we ever put into a data folder: one that holds nothing else is taken for ours.
+DATA_FOLDER_HOLDS = ("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home")
 SAMPLE = Path(__file__).parent / "sample" / "articles.jsonl"
 SAMPLE_FIRST_DAY, SAMPLE_END = "2026-01-05", "2026-01-10"  # the end is the day after the last
 DEFAULT_MODEL = "gpt-6-luna"
@@ -45,6 +49,14 @@ class Settings:
     @property
     def dagster_home(self) -> Path:
         return self.data_folder / "dagster_home"
+
+
+def make_data_folder(settings: Settings) -> None:
+    """The data folder, for this user only (0700), also one that an earlier version has made open to others.
+
+    A folder that holds anything that isn't ours is left as it is. Raises OSError.
+    """
+    make_private_folder(settings.data_folder, holds=DATA_FOLDER_HOLDS)
 
 
 def read_settings() -> Settings:

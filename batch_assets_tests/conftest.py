@@ -17,6 +17,7 @@ for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_A
     if name not in FOR_TESTS:
         del os.environ[name]
 
+from batch_assets.local_api.keys import given_key
 from batch_assets.local_api.server import serve
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
@@ -24,7 +25,11 @@ from batch_assets_tests.project import Project, generated_articles, write_articl
 
 @contextmanager
 def serving(directory: Path, **options: Any) -> Iterator[LocalApi]:
-    """Serve a directory from a thread of this process; the options are those of `serve`."""
+    """Serve a directory from a thread of this process; the options are those of `serve`.
+
+    Without a key, unless the options or the environment have one, or say `without_key=False`.
+    """
+    options.setdefault("without_key", options.get("api_key") is None and given_key() is None)
     stop, listening = threading.Event(), threading.Event()
     urls: list[str] = []
     failures: list[BaseException] = []

@@ -167,7 +167,7 @@ def _serving(directory: Path) -> Iterator[Server]:
     """A server in a process of its own, so that its memory is its own."""
     program = (
         "import sys; from pathlib import Path; from batch_assets.local_api.server import serve; "
-        "serve(Path(sys.argv[1]), engine='instant')"
+        "serve(Path(sys.argv[1]), engine='instant', without_key=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(directory)])
     try:

@@ -25,7 +25,7 @@ from benchmarks.data import DAY, TASK
 SERVE = """
 import pathlib, sys
 from batch_assets.local_api.server import serve
-serve(pathlib.Path(sys.argv[1]), engine="instant")
+serve(pathlib.Path(sys.argv[1]), engine="instant", without_key=True)
 """
 SECONDS_TO_START, SECONDS_FOR_A_DAY = 30, 3600
 

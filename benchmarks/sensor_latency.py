@@ -19,7 +19,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from batch_assets_tests.end_to_end.processes import Dev, running_dev, stats_of
+from batch_assets_tests.end_to_end.processes import Dev, running_dev
 from batch_assets_tests.end_to_end.test_dev import read_only_shell
 from batch_assets_tests.project import DAY, generated_articles, write_articles
 
@@ -59,7 +59,7 @@ def backfill(days: int) -> None:
         took = time.monotonic() - started
         statuses = [run["status"] for run in dev.runs()]
         click.echo(f"{days} days in {took:.0f} s; runs: { {s: statuses.count(s) for s in set(statuses)} }")
-        click.echo(f"at the API: {dict(stats_of(dev.api_url))}")
+        click.echo(f"at the API: {dict(dev.stats())}")
 
     _with_dev(days, 4, measure)
 

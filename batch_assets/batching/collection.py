@@ -23,6 +23,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
+from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
 from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 
@@ -223,7 +224,7 @@ def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
 
 
 def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         with client.files.with_streaming_response.content(file_id) as response, unfinished.open("wb") as file:

@@ -12,6 +12,7 @@ from batch_assets.batching import ledger
 from batch_assets.batching.collection import download
 from batch_assets.batching.creation import KEY
 from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.remote import VANISHED, RemoteBatch, now_utc, retrieve_batch
 from batch_assets.batching.request_state import hold_owed
 from batch_assets.batching.requests import REQUESTS_FOLDER, estimated_input_tokens
@@ -161,7 +162,7 @@ def _enter(database: Database, batch: RemoteBatch, downloaded: Path, data_folder
         for table in ("pending_request", "batch_request_file", "openai_batch"):
             connection.execute(f"DELETE FROM {table} WHERE submission_key IN (SELECT submission_key FROM overtaken)")
         stored = data_folder / REQUESTS_FOLDER / days[0] / f"adopted-{key[:16]}.jsonl"
-        stored.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(stored.parent)
         shutil.copyfile(downloaded, stored)
         with stored.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

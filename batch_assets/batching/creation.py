@@ -99,13 +99,17 @@ def _find_file(client: openai.OpenAI, name: str, size: int, since: datetime) -> 
 
 
 def create(database: Database, client: openai.OpenAI, submission: Submission) -> tuple[RemoteBatch, bool]:
-    """The batch, and whether it was found rather than made. One POST at a time: the SDK must not repeat it."""
+    """The batch, and whether it was found rather than made. One POST at a time: the SDK must not repeat it.
+
+    Raises SubmissionError, also when another run has taken over before a POST.
+    """
     once = client.with_options(max_retries=0, timeout=CREATE_TIMEOUT_SECONDS)
     was_begun = submission.intended_at is not None
     since = submission.intended_at or now_utc()
     metadata = {KEY: submission.key, ATTEMPT: str(submission.attempt), "partition": submission.day}
     lost, not_found = 0, 0
     while True:
+        check_claim(database, submission)  # before each POST: much time may have passed since the last one
         try:
             batch = once.batches.create(
                 input_file_id=submission.file_id or "",
@@ -126,7 +130,6 @@ def create(database: Database, client: openai.OpenAI, submission: Submission) ->
                 lost += 1
                 if lost == TRIES:
                     raise unreachable(f"create a batch for {submission.path.name}", error) from error
-                check_claim(database, submission)
             elif metadata and _is_about(error, "metadata"):
                 metadata = {}
                 logger.warning("This API takes no metadata: after a lost answer, a batch is known by its file alone.")

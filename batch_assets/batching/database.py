@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 from filelock import FileLock, Timeout
 
+from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.tables import create_tables
 
 RETRY_SECONDS = 0.2
@@ -84,7 +85,7 @@ class Database:
             yield
             return
         path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         lock = FileLock(f"{path}.lock", timeout=self.patience_seconds, poll_interval=0.02)
         try:
             lock.acquire()

@@ -17,6 +17,7 @@ import duckdb
 
 from batch_assets.batching.database import Database, joins_as_written, transaction
 from batch_assets.batching.prices import BYTES_PER_TOKEN, max_cost_usd
+from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.remote import now_utc
 from batch_assets.batching.request_lines import (
     FETCH_ROWS,
@@ -125,7 +126,7 @@ def plan_day(
             for leftover in target.glob(f"{UNFINISHED}*"):  # of a run that was killed: nobody else is writing now
                 shutil.rmtree(leftover, ignore_errors=True)
             hidden = target / f"{UNFINISHED}{uuid.uuid4().hex[:8]}"
-            hidden.mkdir(parents=True)
+            make_private_folder(hidden)
             try:
                 written = _write_owed(connection, task, hidden, day, max_rounds, max_enqueued_tokens, refresh=refresh)
                 round_number = _next_round(connection)

@@ -13,6 +13,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 
 from batch_assets.batching.large_file import LargeFile
+from batch_assets.batching.private_folder import make_private_folder
 
 # https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's own message counts
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
@@ -50,7 +51,7 @@ class ShardWriter:
         max_bytes: int = MAX_BYTES_PER_FILE,
         fill_bytes: int | None = None,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         self._folder = folder
         self._max_requests = max_requests
         self.max_bytes = max_bytes

@@ -21,7 +21,6 @@ from batch_assets.batching import ledger
 from batch_assets.batching.creation import (
     CLOCK_SKEW,
     SubmissionError,
-    check_claim,
     create,
     find_batch,
     taken_over,
@@ -185,7 +184,6 @@ def _submit(database: Database, client: openai.OpenAI, submission: Submission) -
             return None
     if submission.file_id is None:
         submission = upload(database, client, submission)
-    check_claim(database, submission)
     batch, was_found = create(database, client, submission)
     _keep(database, client, submission, batch)
     return not was_found

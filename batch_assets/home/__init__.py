@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batch_assets.local_api.discovery import running_url
-from batch_assets.settings import Settings
+from batch_assets.local_api.printable import printable
+from batch_assets.local_api.private import make_private_folder
+from batch_assets.settings import Settings, make_data_folder
 
 HERE = Path(__file__).parent
 SERVER_START_SECONDS = 60.0
@@ -32,7 +34,8 @@ def dagster_home(settings: Settings) -> Path:
     """The user's DAGSTER_HOME, or ours in the data folder, with our `dagster.yaml` in it if it has none."""
     named = os.environ.get("DAGSTER_HOME")
     home = Path(named).expanduser().absolute() if named else settings.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
+    make_data_folder(settings)
+    make_private_folder(home)
     if not (home / "dagster.yaml").exists():
         shutil.copyfile(shipped("dagster.yaml"), home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
@@ -52,7 +55,8 @@ def local_api(settings: Settings) -> Iterator[str | None]:
     if url is not None:
         yield url
         return
-    settings.local_api_folder.mkdir(parents=True, exist_ok=True)
+    make_data_folder(settings)
+    make_private_folder(settings.local_api_folder)
     log = settings.local_api_folder / "server.log"
     with log.open("ab") as output:
         server = subprocess.Popen(
@@ -77,7 +81,8 @@ def _wait_for(server: subprocess.Popen[bytes], folder: Path, log: Path) -> str:
         if server.poll() is not None:
             break
         time.sleep(0.05)
-    raise StartError(f"The local Batch API did not start. The end of {log}:\n{log.read_text()[-2000:]}")
+    said = printable(log.read_text(errors="replace")[-2000:], keep="\n")
+    raise StartError(f"The local Batch API did not start. The end of {log}:\n{said}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -55,12 +55,11 @@ class Api:
 
 
 def create_app(api: Api) -> Starlette:
-    """The application; its lifespan starts and stops the execution of batches."""
+    """The application; its lifespan starts and stops the execution of batches, which `prepare` has taken up."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await run_in_threadpool(files.sweep, api.store, api.settings)
-        await run_in_threadpool(api.executor.start)
+        api.executor.start()
         sweeper = asyncio.create_task(_sweep_forever(api))
         try:
             yield
@@ -101,6 +100,12 @@ def create_app(api: Api) -> Starlette:
     app.router.redirect_slashes = False
     app.state.api = api
     return app
+
+
+def prepare(api: Api) -> None:
+    """What a server does with its folder before it listens. Raises OSError and sqlite3.Error."""
+    files.sweep(api.store, api.settings)
+    api.executor.take_up()
 
 
 async def _sweep_forever(api: Api) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from batch_assets.local_api.private import write_private_file
+
 INSTANCE_HEADER = "x-batch-assets-instance"
 
 
@@ -60,12 +62,9 @@ def read_discovery(directory: Path) -> dict[str, Any] | None:
 
 
 def write_discovery(directory: Path, *, url: str, instance: str) -> None:
-    """Announce a server that listens; the file is there whole, or not at all."""
+    """Announce a server that listens; the file is there whole, or not at all. Raises OSError."""
     content = {"url": url, "pid": os.getpid(), "started_at": time.time(), "instance": instance}
-    target = discovery_path(directory)
-    partial = target.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(target)
+    write_private_file(discovery_path(directory), json.dumps(content))
 
 
 def remove_discovery(directory: Path) -> None:

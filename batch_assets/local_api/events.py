@@ -1,7 +1,7 @@
 """What the server says of itself: a line for each event, and now and then one for all that is in progress.
 
 Events are INFO records of the loggers in this package, so without `print_events` nobody sees them. They hold ids and
-counts: never texts, nor keys.
+counts: never texts, nor keys. What a client has chosen, such as a path in an error, is made harmless for a terminal.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
+from io import TextIOWrapper
 from typing import TextIO
 
 from batch_assets.local_api.execution import Executor
+from batch_assets.local_api.printable import printable
 from batch_assets.local_api.store import Store
 
 logger = logging.getLogger(__name__)
@@ -21,13 +23,47 @@ _REPORT_SECONDS = 5.0
 
 
 def print_events(stream: TextIO) -> None:
-    """Write events to the stream from now on, each with its time of day."""
+    """Write events to the stream from now on, each with its time of day; and warnings of everything else."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    package = logging.getLogger("batch_assets.local_api")
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    package.propagate = False
+    handler.setFormatter(_Printable(datefmt="%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("batch_assets.local_api").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+class _Printable(logging.Formatter):
+    """A record is one line, and a traceback is indented below it: what a client sent looks like neither."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = [printable(f"{self.formatTime(record, self.datefmt)} {record.getMessage()}")]
+        # Not record.exc_text, which the formatter of another handler may have written.
+        below = self.formatException(record.exc_info) if record.exc_info else ""
+        for text in (below, record.stack_info or ""):
+            lines += [f"    {printable(line)}" for line in text.split("\n") if text]
+        return "\n".join(lines)
+
+
+def printable_stream(stream: TextIO) -> TextIO:
+    """The same stream, through which nothing but lines of printable text comes, whoever writes.
+
+    A stream that isn't a file or a terminal is returned as it is.
+    """
+    if not isinstance(stream, TextIOWrapper):
+        return stream
+    stream.flush()
+    return _PrintableStream(
+        stream.buffer, stream.encoding, errors="backslashreplace", line_buffering=True, write_through=True
+    )
+
+
+class _PrintableStream(TextIOWrapper):
+    def close(self) -> None:
+        """The other stream's file is not ours to close."""
+        self.flush()
+
+    def write(self, text: str) -> int:
+        super().write(printable(text, keep="\n\t"))
+        return len(text)
 
 
 @contextlib.contextmanager

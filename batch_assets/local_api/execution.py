@@ -58,14 +58,17 @@ class Executor:
             for number in range(settings.concurrency)
         ]
 
-    def start(self) -> None:
-        """Take up the batches that had not ended when the server stopped, and begin to work."""
+    def take_up(self) -> None:
+        """Take up the batches that had not ended when the server stopped. Raises OSError and sqlite3.Error."""
         active = batches.active_batches(self._store)
         for path in self._settings.work_directory.iterdir():
             if path.name not in active:  # ended just before the server did
                 shutil.rmtree(path, ignore_errors=True)
         for batch_id in active:
             self.submit(batch_id)
+
+    def start(self) -> None:
+        """Begin to work."""
         for thread in self._threads:
             thread.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batch_assets.local_api import ids
 from batch_assets.local_api.answers import error_answer
+from batch_assets.local_api.connections import check_head
 from batch_assets.local_api.errors import ApiError
 
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
@@ -20,14 +22,15 @@ _LOCAL_NAMES = ("localhost", "host.docker.internal")
 class Gate:
     """ASGI middleware.
 
-    With a key, requests must bear it. Without one the server listens on loopback only, and there a
-    web page in the user's own browser is the stranger: what a browser sends on behalf of another site,
-    or to a name that this site made point here, is refused.
+    Requests must bear one of `keys`; without any, every program on this machine may send them.
+    `only_local` keeps out web pages in the user's own browser: what a browser sends on behalf of another site, or to a
+    name that this site made point here, is refused.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], *, only_local: bool) -> None:
         self._app = app
-        self._api_key = api_key
+        self._keys = [key.encode(errors="surrogateescape") for key in keys]
+        self._only_local = only_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,14 +54,15 @@ class Gate:
         await self._app(scope, receive, send_with_headers)
 
     def _check(self, scope: Scope) -> None:
+        check_head(len(scope["raw_path"]) + len(scope["query_string"]), scope["headers"])
         headers = Headers(scope=scope)
-        if self._api_key is None:
+        if self._only_local:
             _check_local(headers)
-        elif scope["path"] != "/healthz":
-            _check_key(headers, self._api_key)
+        if self._keys and scope["path"] != "/healthz":
+            _check_key(headers, self._keys)
 
 
-def _check_key(headers: Headers, api_key: str) -> None:
+def _check_key(headers: Headers, keys: Sequence[bytes]) -> None:
     """OpenAI's 401s; the key that was tried is not repeated, not even in part."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
@@ -67,23 +71,27 @@ def _check_key(headers: Headers, api_key: str) -> None:
             "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
         )
         raise ApiError(401, message)
-    if not hmac.compare_digest(key.strip().encode(), api_key.encode()):
+    sent = key.strip().encode()
+    if not any(hmac.compare_digest(sent, right) for right in keys):
         raise ApiError(401, "Incorrect API key provided.", param=None, code="invalid_api_key")
 
 
 def _check_local(headers: Headers) -> None:
     origin = headers.get("origin")
-    if not _is_local(urlsplit("//" + headers.get("host", "")).hostname) or (
-        origin is not None and not _is_local(urlsplit(origin).hostname)
-    ):
+    if not _is_local("//" + headers.get("host", "")) or (origin is not None and not _is_local(origin)):
         message = (
-            "Without an API key, the local Batch API answers only requests to localhost that come from no "
-            "other site. Set BATCH_ASSETS_SERVE_KEY to let others in."
+            "The local Batch API answers only requests to localhost that come from no other site. "
+            "Set BATCH_ASSETS_SERVE_KEY to a key of yours to let others in."
         )
         raise ApiError(403, message)
 
 
-def _is_local(name: str | None) -> bool:
+def _is_local(url: str) -> bool:
+    """Whether the host in the URL is this machine. What is no URL names no host."""
+    try:
+        name = urlsplit(url).hostname
+    except ValueError:
+        return False
     if name is None:
         return False
     if name in _LOCAL_NAMES or name.endswith(".localhost"):

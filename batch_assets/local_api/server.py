@@ -20,19 +20,20 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from batch_assets.local_api import discovery, storage, webhooks
-from batch_assets.local_api.app import Api, create_app
+from batch_assets.local_api.app import Api, create_app, prepare
+from batch_assets.local_api.connections import BACKLOG, MAXIMUM_HEAD_BYTES, Connections
 from batch_assets.local_api.drills import Drills, Rehearsal
 from batch_assets.local_api.engine_choice import Engines
 from batch_assets.local_api.events import reporting
 from batch_assets.local_api.execution import Executor
 from batch_assets.local_api.gate import Gate
+from batch_assets.local_api.keys import KEY_VARIABLE, given_key, provide_key
 from batch_assets.local_api.remote_engine import KEY_VARIABLE as ENGINE_KEY_VARIABLE
 from batch_assets.local_api.settings import COMPLETION_WINDOW_SECONDS, ENGINE_TIMEOUT_SECONDS, Settings
 from batch_assets.local_api.store import Store, read_setting, write_setting
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "BATCH_ASSETS_SERVE_KEY"
 _STARTING_SECONDS = 5.0
 
 
@@ -51,6 +52,7 @@ def serve(
     port: int = 0,
     *,
     api_key: str | None = None,
+    without_key: bool = False,
     engine: str = "extractive",
     engine_model: str | None = None,
     engine_timeout_seconds: float = ENGINE_TIMEOUT_SECONDS,
@@ -67,8 +69,10 @@ def serve(
     """Serve a directory until SIGINT, SIGTERM or `stop`, then end what is being executed, and return.
 
     port: 0 takes the port of the last time when it is free, else any; another number must be free (OSError).
-    api_key: demanded of every client; None takes BATCH_ASSETS_SERVE_KEY, and without it admits anyone,
-        which is for loopback only: another host without a key is a ValueError.
+    api_key: demanded of every client; None takes BATCH_ASSETS_SERVE_KEY. The key that is made and kept in the directory
+        (`keys.key_path`) is good as well, and without a key of yours the only one. That is for loopback: another host
+        without a key of yours is a ValueError.
+    without_key: every user of this machine may use the server. Not with a key, nor with another host: a ValueError.
     webhook: URL that is told when a batch has ended; signed with BATCH_ASSETS_SERVE_WEBHOOK_SECRET, or a secret
         that is made and kept in the directory (`webhooks.secret_path`).
     ready: called with the base URL (ending in /v1) once the server listens and is announced.
@@ -77,11 +81,13 @@ def serve(
     Raises AlreadyRunning when another process serves the directory, and OSError, with a sentence, when nothing
     can be written there. Options: see Settings.
     """
-    api_key = api_key or os.environ.get(KEY_VARIABLE) or None
+    api_key = api_key or given_key()
     if not _is_loopback(host) and api_key is None:
         raise ValueError(
             f"Listening on {host} lets other machines in. Set {KEY_VARIABLE} to a key that they must send."
         )
+    if without_key and api_key is not None:
+        raise ValueError(f"A server without a key can't have one: unset {KEY_VARIABLE}, or leave out --without-key.")
     directory = directory.resolve()
     settings = Settings(
         directory=directory,
@@ -92,7 +98,6 @@ def serve(
         latency_seconds=latency_seconds,
         batch_seconds=batch_seconds,
         completion_window_seconds=completion_window_seconds,
-        api_key=api_key,
         rehearsal=Rehearsal(drills),
         control=control,
     )
@@ -110,21 +115,33 @@ def serve(
         contextlib.closing(engines),
         contextlib.closing(_open_store(settings)) as store,
     ):
-        receiver = None if webhook is None else webhooks.make_webhook(webhook, webhooks.provide_secret(directory))
-        listener = _listen(store, host, port)
+        with storage.writable(directory):
+            keys = [] if without_key else [key for key in (provide_key(directory), api_key) if key is not None]
+            secret = "" if webhook is None else webhooks.provide_secret(directory)
+        receiver = None if webhook is None else webhooks.make_webhook(webhook, secret)
+        listener = _listen(directory, store, host, port)
         url = _base_url(host, listener.getsockname()[1])
         api = Api(settings, store, Executor(store, settings, engines), secrets.token_hex(16))
+        with storage.writable(directory):
+            prepare(api)
+            webhooks.note_ends(store, receiver)
 
         def announce() -> None:
-            discovery.write_discovery(directory, url=url, instance=api.instance)
+            with storage.writable(directory):
+                discovery.write_discovery(directory, url=url, instance=api.instance)
             if ready is not None:
                 ready(url)
             if settings.rehearsal.drills != Drills():
                 logger.info("Drills: %s", settings.rehearsal.drills)
 
+        connections = Connections()
         logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(
-            Gate(create_app(api), api_key),
+            Gate(create_app(api), keys, only_local=api_key is None),
+            http=connections.protocol(),
+            h11_max_incomplete_event_size=MAXIMUM_HEAD_BYTES,
+            limit_concurrency=connections.maximum + 2 * BACKLOG,  # none of them waits, all are worked for: answers 503
+            backlog=BACKLOG,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -137,10 +154,12 @@ def serve(
         )
         try:
             with webhooks.delivering(store, receiver), reporting(store, api.executor):
-                _Server(config, announce, stop or threading.Event()).run(sockets=[listener])
+                server = _Server(config, announce, stop or threading.Event())
+                server.run(sockets=[listener])
         finally:
-            discovery.remove_discovery(directory)
             listener.close()
+        if server.failure is not None:
+            raise server.failure
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
@@ -153,13 +172,18 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None], stop: threading.Event) -> None:
         super().__init__(config)
+        self.failure: Exception | None = None  # of the announcement
         self._announce = announce
         self._stop = stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
-            await asyncio.to_thread(self._announce)
+            try:
+                await asyncio.to_thread(self._announce)
+            except Exception as error:  # raised once everything that has started has ended
+                self.failure = error
+                self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._stop.is_set()
@@ -183,19 +207,30 @@ class _Server(uvicorn.Server):
 @contextlib.contextmanager
 def _only_server_of(directory: Path) -> Iterator[None]:
     """Hold the directory's lock; raises AlreadyRunning. The lock dies with the process, however it dies."""
-    lock = FileLock(discovery.lock_path(directory))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = FileLock(discovery.lock_path(directory), mode=0o600)
+    with storage.writable(directory):
+        is_ours = _is_acquired(lock)
+    if not is_ours:
         deadline = time.monotonic() + _STARTING_SECONDS
         while (url := discovery.running_url(directory)) is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        raise AlreadyRunning(directory, url) from None
+        raise AlreadyRunning(directory, url)
     try:
-        discovery.remove_discovery(directory)  # of a server that was killed
+        with storage.writable(directory):
+            discovery.remove_discovery(directory)  # of a server that was killed
         yield
     finally:
+        with contextlib.suppress(OSError):
+            discovery.remove_discovery(directory)
         lock.release()
+
+
+def _is_acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
 
 
 def _open_store(settings: Settings) -> Store:
@@ -203,9 +238,9 @@ def _open_store(settings: Settings) -> Store:
         return Store(settings.database_path)
 
 
-def _listen(store: Store, host: str, port: int) -> socket.socket:
+def _listen(directory: Path, store: Store, host: str, port: int) -> socket.socket:
     """A bound socket; remembers its port, so that URLs stay valid when the server is started again."""
-    with store.read() as connection:
+    with storage.writable(directory), store.read() as connection:
         last = read_setting(connection, "port")
     if port:
         listener = _bind(host, port)
@@ -216,8 +251,12 @@ def _listen(store: Store, host: str, port: int) -> socket.socket:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             listener = _bind(host, 0)
-    with store.transaction() as connection:
-        write_setting(connection, "port", str(listener.getsockname()[1]))
+    try:
+        with storage.writable(directory), store.transaction() as connection:
+            write_setting(connection, "port", str(listener.getsockname()[1]))
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

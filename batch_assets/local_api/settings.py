@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batch_assets.local_api.drills import Rehearsal
+from batch_assets.local_api.private import make_private_folder
 
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
 ENGINE_TIMEOUT_SECONDS = 600.0
+# Everything that is ever in a server's folder; `server.log` is written by `demo` and `dev`.
+FOLDER_HOLDS = (
+    *("batches", "files", "uploads", "local_api.sqlite3*"),
+    *("key*", "webhook_secret*", "server.json*", "server.lock", "server.log"),
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,6 @@ class Settings:
     latency_seconds: time that each line takes at least; with `concurrency` of them side by side.
     batch_seconds: least time between creation and completion of a batch; its lines are spread over it.
     completion_window_seconds: what "24h" means here; shorter in tests of expiry.
-    api_key: None admits any key and none, which is for loopback only.
     rehearsal: what the server gets wrong on purpose; may change while it runs.
     control: whether it may be changed over HTTP.
     """
@@ -34,7 +39,6 @@ class Settings:
     latency_seconds: float = 0.0
     batch_seconds: float = 0.0
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS
-    api_key: str | None = None
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
     control: bool = False
 
@@ -58,5 +62,7 @@ class Settings:
         return self.directory / "batches"
 
     def make_directories(self) -> None:
+        """For this user only. Raises OSError."""
+        make_private_folder(self.directory, holds=FOLDER_HOLDS)
         for path in (self.files_directory, self.uploads_directory, self.work_directory):
-            path.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path)

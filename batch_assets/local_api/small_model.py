@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import secrets
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from batch_assets.local_api import chat
 from batch_assets.local_api.errors import ApiError, server_error
 from batch_assets.local_api.remote_engine import Away, ForwardedError, RemoteEngine
+
+logger = logging.getLogger(__name__)
 
 CONTEXT_TOKENS = 8192
 # No answer is longer: a model so small doesn't always find an end by itself.
@@ -86,9 +89,10 @@ class SmallModel:
     def _start(self) -> RemoteEngine:
         key = secrets.token_hex(16)
         program = [sys.executable, "-m", "batch_assets.local_api.small_model_process", str(_weights())]
-        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        threading.Thread(target=_log, args=(self._process.stderr,), name="local-api-small-model", daemon=True).start()
         with contextlib.suppress(BrokenPipeError):  # it died at once, which shows below
             self._process.stdin.write(f"{key}\n".encode())
             self._process.stdin.flush()
@@ -104,6 +108,13 @@ class SmallModel:
             self._process.kill()
             self._process.communicate()
         self._process = self._remote = None
+
+
+def _log(words: IO[bytes]) -> None:
+    """What llama.cpp says, in which there may be a request's text, goes where everything goes that is made harmless."""
+    with contextlib.suppress(ValueError):  # closed meanwhile
+        for line in words:
+            logger.warning("smollm2: %s", line.decode(errors="replace").rstrip())
 
 
 def _limited(body: object) -> object:

@@ -5,6 +5,7 @@ Rows of deleted files stay as tombstones, so that a listing can go on after a fi
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -75,11 +76,16 @@ PRAGMA user_version = 2;
 }
 
 
+class OtherVersionError(RuntimeError):
+    """The database was written by a version of ours that this one can't read."""
+
+
 class Store:
     """Gives out the connection, one transaction at a time; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
         # Transactions are begun and ended explicitly (isolation_level=None): sqlite3's own
         # implicit ones would begin with a read, and could fail to upgrade.
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -92,7 +98,7 @@ class Store:
     def _create_schema(self, path: Path) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > _SCHEMA_VERSION:
-            raise RuntimeError(
+            raise OtherVersionError(
                 f"{path} was written by another version of the local Batch API (schema {version}, "
                 f"this one reads {_SCHEMA_VERSION}). Use another directory, or delete this one."
             )

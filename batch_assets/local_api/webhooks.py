@@ -16,6 +16,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from batch_assets.local_api.private import read_private_file, write_private_file
 from batch_assets.local_api.store import Store
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ GIVE_UP_SECONDS = 72 * 3600.0
 _TIMEOUT_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 _STOP_SECONDS = 3.0
+_MADE = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")  # a secret of ours
 _USER_AGENT = "OpenAI/1.0 (+https://platform.openai.com/docs/webhooks)"  # [recorded]
 
 # Temporary: it lives as long as the connection, so a server without a webhook leaves nothing for a later one to send.
@@ -92,16 +95,15 @@ def secret_path(directory: Path) -> Path:
 
 
 def provide_secret(directory: Path) -> str:
-    """The secret from the environment, or one that is made once and kept, for its owner's eyes only."""
+    """The secret from the environment, or one that is made once and kept, for its owner's eyes only. Raises OSError."""
     if given := os.environ.get(SECRET_VARIABLE):
         return given
     path = secret_path(directory)
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
-        partial.replace(path)
-    return path.read_text().strip()
+    secret = (read_private_file(path) or "").strip()
+    if not _MADE.fullmatch(secret):  # there is none, it was cut, or others could read it
+        secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        write_private_file(path, secret)
+    return secret
 
 
 def signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -109,14 +111,19 @@ def signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
+def note_ends(store: Store, webhook: Webhook | None) -> None:
+    """From now on, each batch that ends leaves an event. Raises sqlite3.Error."""
+    if webhook is not None:
+        with store.transaction() as connection:
+            connection.execute(_TRIGGER)
+
+
 @contextlib.contextmanager
 def delivering(store: Store, webhook: Webhook | None) -> Iterator[None]:
-    """Within the block, batches that end are announced; what an earlier server could not deliver, too."""
+    """Within the block, what `note_ends` notes is announced; what an earlier server could not deliver, too."""
     if webhook is None:
         yield
         return
-    with store.transaction() as connection:
-        connection.execute(_TRIGGER)
     stop = threading.Event()
     thread = threading.Thread(
         target=_deliver_until, args=(stop, store, webhook), name="local-api-webhooks", daemon=True

@@ -403,6 +403,55 @@ def test_a_batch_whose_answer_was_lost_is_found_and_not_made_again(
     assert api.stats()["batches_created"] == 1
 
 
+@pytest.mark.parametrize(
+    ("moment", "posts"),
+    [
+        pytest.param(lambda call: call.uploads, 0, id="while the file goes out, before the first POST"),
+        pytest.param(lambda call: call.creates_batch, 1, id="when the answer to the first POST is lost"),
+        pytest.param(lambda call: call.lists_batches, 1, id="while it looks for the batch of a lost answer"),
+    ],
+)
+def test_a_run_that_has_lost_its_claim_posts_no_more(
+    planned: Workspace, api: LocalApi, moment: Callable[[Call], bool], posts: int
+) -> None:
+    """Dagster took it for dead and began another one, which has not made its batch yet."""
+    creates: list[Call] = []
+
+    def lose(call: Call) -> Reply | None:
+        if moment(call):
+            planned.execute("UPDATE openai_batch SET run_id = 'second'")
+        if call.creates_batch:
+            creates.append(call)
+            return CUT
+        return call.forward()
+
+    with proxy(api.url, lose) as client, pytest.raises(SubmissionError, match="another run has taken it over"):
+        planned.submit(client, run_id="first")
+    assert len(creates) == posts
+    assert api.stats()["batches_created"] == 0
+    assert planned.submit(api.client, run_id="second").created == 1
+    assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
+
+
+@pytest.mark.parametrize("message", ["Cannot find file file-x.", "Unknown parameter: 'metadata'."])
+def test_a_run_that_has_lost_its_claim_posts_no_more_after_a_refusal_either(
+    planned: Workspace, api: LocalApi, message: str
+) -> None:
+    creates: list[Call] = []
+
+    def refuse(call: Call) -> Reply:
+        if not call.creates_batch:
+            return call.forward()
+        creates.append(call)
+        planned.execute("UPDATE openai_batch SET run_id = 'second'")
+        return Reply.of({"error": {"message": message}}, 400)
+
+    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="another run has taken it over"):
+        planned.submit(client, run_id="first")
+    assert len(creates) == 1
+    assert api.stats() == {**api.stats(), "batches_created": 0, "files_created": 1}
+
+
 def test_a_list_that_lags_is_looked_at_again(planned: Workspace, api: LocalApi) -> None:
     lists: list[Reply] = []
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch_assets.local_api.keys import local_api_key
+
 START_SECONDS = 120.0
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
 COMMAND = [sys.executable, "-m", "batch_assets.cli"]
@@ -49,6 +51,17 @@ class Dev:
     process: "subprocess.Popen[bytes]"
     ui_url: str
     api_url: str
+    data: Path
+
+    def stats(self) -> Mapping[str, int]:
+        """What the local Batch API has done so far."""
+        request = urllib.request.Request(
+            f"{self.api_url.removesuffix('/v1')}/stats",
+            headers={"Authorization": f"Bearer {local_api_key(self.data / 'local_api')}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, int] = json.load(answer)
+        return found
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -187,7 +200,7 @@ def running_dev(data: Path, **variables: str) -> Iterator[Dev]:
         )
     try:
         said = _read_until_ready(process, log)
-        yield Dev(process, _found(r"Ready: (http://[^/]+)", said), _found(r"Batch API +(\S+)", said))
+        yield Dev(process, _found(r"Ready: (http://[^/]+)", said), _found(r"Batch API +(\S+)", said), data)
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -209,10 +222,3 @@ def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     assert match, text
     return match.group(1)
-
-
-def stats_of(api_url: str) -> Mapping[str, int]:
-    """What the local Batch API has done so far."""
-    with urllib.request.urlopen(api_url.removesuffix("/v1") + "/stats", timeout=10) as answer:
-        found: dict[str, int] = json.load(answer)
-    return found

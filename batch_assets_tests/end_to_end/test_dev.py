@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from batch_assets_tests.end_to_end.processes import COMMAND, environment, running_dev, stats_of
+from batch_assets_tests.end_to_end.processes import COMMAND, environment, running_dev
 from batch_assets_tests.faults.proxy import Fault
 from batch_assets_tests.faults.scenarios import a_world
 from batch_assets_tests.project import DAY, generated_articles, write_articles
@@ -32,8 +32,8 @@ def test_a_click_brings_summaries_and_a_backfill_brings_every_day(tmp_path: Path
         dev.wait_for("summaries", days, seconds=120)
         shell.wait(30)
         assert {run["status"] for run in dev.runs()} <= {"SUCCESS", "STARTED", "QUEUED", "STARTING"}
-        assert stats_of(dev.api_url)["batches_created"] == 5
-        assert stats_of(dev.api_url)["requests_executed"] == 50
+        assert dev.stats()["batches_created"] == 5
+        assert dev.stats()["requests_executed"] == 50
     assert dev.process.returncode == 0
     with duckdb.connect(str(tmp_path / "data" / "batch_assets.duckdb"), read_only=True) as connection:
         rows = connection.execute("SELECT status, count(*) FROM summaries GROUP BY status").fetchall()

@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.keys import local_api_key
 from batch_assets_tests.end_to_end.processes import COMMAND, environment, run_command
 from batch_assets_tests.local_api.support import ENDPOINT, jsonl, lines_of
 from batch_assets_tests.local_api_client import LocalApi
@@ -35,7 +36,7 @@ def running_serve(data: Path, log: Path, *arguments: str) -> Iterator[LocalApi]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        with OpenAI(base_url=url, api_key="unused", max_retries=0) as client:
+        with OpenAI(base_url=url, api_key=local_api_key(data / "local_api"), max_retries=0) as client:
             yield LocalApi(url, client, data / "local_api")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
@@ -64,8 +65,8 @@ def test_it_says_where_it_is_what_it_does_and_nothing_secret(tmp_path: Path) -> 
     secret = (tmp_path / "local_api" / "webhook_secret").read_text()
     for words in (
         f"The local Batch API listens on {api.url}.",
-        f"export OPENAI_BASE_URL={api.url} OPENAI_API_KEY=local",
-        f"export OPENAI_WEBHOOK_SECRET=$(cat {tmp_path}/local_api/webhook_secret)",
+        f'export OPENAI_BASE_URL={api.url} OPENAI_API_KEY="$(cat {tmp_path}/local_api/key)"',
+        f'export OPENAI_WEBHOOK_SECRET="$(cat {tmp_path}/local_api/webhook_secret)"',
         f"Drills are changed by PUT {root}/control/drills",
         "Drills: fail_share=1.0, fail_status=429",
         f"{batch.id}: completed, 0 completed, 2 failed, 0 without an answer",

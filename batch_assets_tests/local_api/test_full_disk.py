@@ -5,6 +5,7 @@ The limit on the size of a process's files stands in for the disk: it can be set
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from batch_assets_tests.local_api.support import (
 )
 
 LINES = 1000
+SENTENCE = r"The local Batch API can't keep its files in [^\n]*: [^\n]*\. Free some space, give it [^\n]*\.$"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
 
 
@@ -48,6 +50,94 @@ def test_a_full_disk_is_said_at_start(tmp_path: Path) -> None:
     said = subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], text=True, timeout=20)
     assert f"can't keep its files in {tmp_path}: File too large. Free some space" in said
     assert not list((tmp_path / "uploads").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "files", "uploads", "batches"),
+        *("server.lock/", "key/", "key.partial/", "webhook_secret/", "webhook_secret.partial/"),
+        *("local_api.sqlite3/", "server.json/", "server.json.partial/"),
+    ],
+)
+def test_a_folder_that_does_not_take_what_the_server_writes_is_said_at_start(tmp_path: Path, name: str) -> None:
+    """A file stands where a folder should be, or a folder where a file should."""
+    path = tmp_path / "local_api" / name
+    if name.endswith("/"):
+        path.mkdir(parents=True)
+        (path / "in the way").touch()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(OSError, match=SENTENCE):
+        serve(tmp_path / "local_api", webhook="http://127.0.0.1:9/")
+
+
+def test_a_database_that_is_none_is_said_at_start(tmp_path: Path) -> None:
+    (tmp_path / "local_api.sqlite3").write_bytes(b"no database" * 1_000)
+    with pytest.raises(OSError, match=SENTENCE):
+        serve(tmp_path)
+
+
+SERVE_EACH = """
+import contextlib, ctypes, os, resource, sys, threading
+from pathlib import Path
+from batch_assets.local_api.server import serve
+
+def attempt(folder):
+    stop = threading.Event()
+    try:
+        serve(folder, webhook="http://127.0.0.1:9/", ready=lambda url: stop.set(), stop=stop)
+    except OSError as error:
+        print(error, flush=True)
+    else:
+        print("served", flush=True)
+"""
+
+
+@linux_only
+def test_a_disk_that_is_full_at_any_step_is_said_at_start(tmp_path: Path) -> None:
+    """At the lock, the key, the database, the port or the announcement; and nothing is spoilt."""
+    program = (
+        SERVE_EACH
+        + "for size in map(int, sys.argv[2:]):\n"
+        + "    for limit in (size, resource.RLIM_INFINITY):\n"
+        + "        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        + "        attempt(Path(sys.argv[1]) / str(size))\n"
+    )
+    sizes = [0, 16, 80, 4_096, 8_192, 20_000, 32_768]
+    said = run_program(program, tmp_path, *map(str, sizes))
+    assert said[1::2] == ["served"] * len(sizes), "once there is room"
+    assert all(re.match(SENTENCE, line) for line in said[::2]), said
+
+
+@linux_only
+def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:
+    program = (
+        SERVE_EACH
+        + "for capability in (1, 2):  # what keeps modes from holding for root\n"
+        + "    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)\n"
+        + "if len(sys.argv) == 2:\n"
+        + "    os.execv(sys.executable, [sys.executable, '-c', sys.orig_argv[2], sys.argv[1], 'again'])\n"
+        + "for name in ('parent', 'folder', 'uploads', 'database'):\n"
+        + "    folder = Path(sys.argv[1]) / name / 'local_api'\n"
+        + "    attempt(folder)\n"
+        + "    closed = {'parent': folder.parent, 'folder': folder, 'uploads': folder / 'uploads'}.get(name)\n"
+        + "    closed = closed or folder / 'local_api.sqlite3'\n"
+        + "    if name == 'parent': folder.rename(folder.with_name('other')); closed = folder.parent\n"
+        + "    closed.chmod(0o500)\n"
+        + "    attempt(folder)\n"
+        + "    closed.chmod(0o700)\n"
+    )
+    said = run_program(program, tmp_path)
+    assert said[::2] == ["served"] * 4
+    assert all(re.match(SENTENCE, line) for line in said[1::2]), said
+
+
+def run_program(program: str, *arguments: object) -> list[str]:
+    """The lines that it prints."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.check_output(command, text=True, timeout=60).splitlines()
 
 
 @linux_only
