@@ -75,7 +75,8 @@ def _run(settings: Settings, home: Path, folder: Path, children: Family, ui: Ui)
         threading.Thread(target=_say_when_ready, args=(ui, ready, ended), daemon=True).start()
         while True:
             for service in services if api is None else [*services, api]:
-                service.keep(children, has_started=ready.is_set())
+                if happened := service.keep(children, has_started=ready.is_set()):
+                    _say(happened, is_error=True)
             children.keep_guardian()
             time.sleep(WATCH_SECONDS)
     finally:

@@ -55,7 +55,7 @@ def daemon(workspace: Path, children: Family) -> Service:
         arguments = ("run", "--workspace", str(workspace), "--log-level", "error")
         return children.start("dagster._daemon", *arguments, variables=AS_DAGSTER_DEV)
 
-    return Service("the daemon", start, process=start())
+    return Service("The daemon", start, process=start())
 
 
 def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
@@ -66,7 +66,7 @@ def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
         arguments = ("--workspace", str(workspace), "--host", ui.host, "--port", str(ui.port))
         return children.start("batch_assets.home.webserver", *arguments, variables={**AS_DAGSTER_DEV, **secret})
 
-    return Service("the webserver", start, process=start())
+    return Service("The webserver", start, process=start())
 
 
 def answers(socket: Path) -> bool:
@@ -108,7 +108,7 @@ def _code_server(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, h
     # The child only hands on to a process that loads the code. That one's death is seen by looking alone.
     looks = Looks(is_missed, most_misses=MOST_MISSES)
     return Service(
-        "the code server",
+        "The code server",
         start_again,
         is_there=lambda: answers(socket),
         is_lost=looks.have_missed,

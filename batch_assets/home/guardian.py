@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 PATIENCE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILLED_SECONDS = 2.0  # a killed process is gone sooner, unless the system does not clear it away
@@ -31,7 +32,7 @@ def end_groups(groups: Collection[int], *, patience: float, reap: Callable[[], o
         while left and time.monotonic() < deadline:
             time.sleep(0.05)
             reap()
-            left = {group for group in left if _send(group, 0)}
+            left = {group for group in left if _send(group, 0) and not _has_only_ended(group)}
 
 
 def _send(group: int, number: int) -> bool:
@@ -41,6 +42,22 @@ def _send(group: int, number: int) -> bool:
     except (ProcessLookupError, PermissionError):  # the latter is what macOS says of one that has just ended
         return False
     return True
+
+
+def _has_only_ended(group: int) -> bool:
+    """Whether all of it has ended, and waits to be cleared away, which the first process of a container may never do.
+
+    Linux tells it; elsewhere, this is False.
+    """
+    states = []
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = process.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it has just gone
+        if int(process_group) == group:
+            states.append(state)
+    return bool(states) and set(states) <= {"Z", "X"}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ LOOK_SECONDS = 2.0
 class Service:
     """A child that is started again when it ends, or when it is lost in another way."""
 
-    name: str  # for sentences: "the daemon"
+    name: str  # begins sentences: "The daemon"
     start: Callable[[], Process | None]
     output: str = "its output is above"
     is_there: Callable[[], bool] = lambda: True
@@ -30,22 +30,24 @@ class Service:
     process: Process | None = None
     restarts: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_RESTARTS))
 
-    def keep(self, children: Family, *, has_started: bool) -> None:
-        """Start it again if it has ended. Raises StartError when that has been done too often.
+    def keep(self, children: Family, *, has_started: bool) -> str | None:
+        """Start it again if it has ended, and say so. Raises StartError when that has been done too often.
 
         has_started: once all is there. Until then, one that ends by itself would do so again: a StartError.
         """
         code = None if self.process is None else self.process.poll()
         if code is None and not self.is_lost():
-            return
+            return None
         if code is not None and code > 0 and not has_started:
             raise StartError(f"{self._what_happened()} while it started; {self.output}.")
         now = time.monotonic()
         if len(self.restarts) == MOST_RESTARTS and now - self.restarts[0] < RESTART_WINDOW_SECONDS:
             raise StartError(f"{self._what_happened()}, after {MOST_RESTARTS} restarts in a minute; {self.output}.")
         self.restarts.append(now)
+        happened = self._what_happened()
         self.end(children)
         self.process = self.start()
+        return f"{happened}, and is started again; {self.output}."
 
     def end(self, children: Family) -> None:
         """End it, with all that it has started and left behind."""
@@ -55,8 +57,11 @@ class Service:
 
     def _what_happened(self) -> str:
         code = None if self.process is None else self.process.poll()
-        how = "" if code is None else f" with exit code {code}" if code >= 0 else f" by {signal.Signals(-code).name}"
-        return f"{self.name[:1].upper()}{self.name[1:]} has ended{how}"
+        if code is None:
+            return f"{self.name} does not answer"
+        return f"{self.name} has ended " + (
+            f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        )
 
 
 def local_api_service(settings: Settings, children: Family) -> Service:
@@ -68,7 +73,7 @@ def local_api_service(settings: Settings, children: Family) -> Service:
 
     looks = Looks(lambda: service.process is None and not _is_served(settings.local_api_folder))
     log = local_api_log(settings)
-    service = Service("the local Batch API", start, f"its output is in {log}", is_lost=looks.have_missed)
+    service = Service("The local Batch API", start, f"its output is in {log}", is_lost=looks.have_missed)
     service.process = start()
     return service
 
