@@ -1,13 +1,11 @@
 """`batch-assets dev`: Dagster's UI and daemon, with the local Batch API beside them unless a key is set."""
 
 import os
-import signal
 import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from batch_assets.home import StartError, dagster_home, shipped, wait_for_local_api
 from batch_assets.home.dagster_services import bury_runs, code_servers, daemon, webserver
 from batch_assets.home.lock import AlreadyRunning, only_one
-from batch_assets.home.processes import Family, family
+from batch_assets.home.processes import Family, family, interrupt_on_signals
 from batch_assets.home.services import Service, local_api_service
 from batch_assets.home.ui import Ui, make_ui
 from batch_assets.settings import Settings, read_settings
@@ -28,7 +26,7 @@ GROUP_PAGE = "/locations/batch_assets/asset-groups/articles/lineage"
 
 def run_dev(settings: Settings, *, host: str, port: int | None) -> None:
     """Run until Ctrl-C, SIGTERM or SIGHUP. Raises click.ClickException if something won't start, or won't stay."""
-    _interrupt_on_signals()
+    interrupt_on_signals()
     try:
         ui = make_ui(host, port)
         home = dagster_home(settings)
@@ -93,22 +91,6 @@ def _wait_for_code(servers: list[Service], children: Family) -> None:
         if time.monotonic() > deadline:
             raise StartError(f"The code server did not start within {START_SECONDS:.0f} s; its output is above.")
         time.sleep(WATCH_SECONDS)
-
-
-def _interrupt_on_signals() -> None:
-    """Let each signal that asks us to end raise KeyboardInterrupt once; the next ones do not disturb the ending."""
-    # SIGINT too: a shell that starts us in the background ignores it
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` wants us to outlive the terminal
-        numbers.append(signal.SIGHUP)
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in numbers:
-        signal.signal(number, interrupt)
 
 
 def _say_when_ready(ui: Ui, ready: threading.Event, ended: threading.Event) -> None:

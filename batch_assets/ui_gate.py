@@ -4,7 +4,7 @@ Any page in the user's browser can send requests to 127.0.0.1. So a request is l
 * it names this machine: a page that lets its own name lead to 127.0.0.1 (DNS rebinding) is refused by the header Host;
 * it comes from the UI itself: another site, another port of this machine included, is refused by the headers Origin and
   Sec-Fetch-Site, which browsers set and pages cannot change. A link to a page of the UI may be followed;
-* it acts by a POST of JSON with nothing in its URL, which no image, link or form can send;
+* it acts by a POST of JSON, which no image, link or form can send, and by nothing in its URL;
 * it has the password, if there is one.
 
 An ASGI middleware: plain functions of a request's headers, and no Dagster.
@@ -29,6 +29,7 @@ NAME = r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
 HOST = re.compile(NAME)
 ORIGIN = re.compile(rf"(?P<scheme>https?)://{NAME}")
 USUAL_PORTS = {"http": 80, "https": 443}
+GRAPHQL = "/graphql"
 # Everything else that GET has is a page, or a file that belongs to the UI.
 NOT_PAGES = re.compile(r"/(graphql|server_info|dagit|logs/|notebook|download_debug/|report_)")
 REFUSED_WEBSOCKET = 1008  # "policy violation"
@@ -121,7 +122,7 @@ def _refused_method(scope: Scope) -> Refusal | None:
         return None
     if scope["method"] != "POST":
         return Refusal(405, "The UI is read by GET and acts by POST.")
-    if scope["query_string"]:
+    if scope["query_string"] and scope["path"] != GRAPHQL:
         return Refusal(400, "What a POST is to do belongs into its body, not into its URL.")
     if _only(scope, b"content-type").partition(";")[0].strip().lower() != "application/json":
         return Refusal(415, "The body of a POST must be JSON, with the header Content-Type: application/json.")
@@ -138,10 +139,11 @@ def _has_password(authorization: str, password: str) -> bool:
 
 
 def _without_operation(scope: Scope) -> Scope:
-    """A GET of /graphql shows the playground; it finds no query in its URL that it could execute."""
-    if scope["type"] == "http" and scope["method"] != "POST" and scope["path"] == "/graphql":
-        return {**scope, "query_string": b""}
-    return scope
+    """Dagster finds no operation in the URL of /graphql: not that of a GET, which shows the playground, nor of a POST.
+
+    The UI itself puts a name there, `?op=…`, for whoever reads a log.
+    """
+    return {**scope, "query_string": b""} if scope["path"] == GRAPHQL else scope
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

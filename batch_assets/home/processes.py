@@ -1,11 +1,13 @@
 """Processes that end when this one ends, for any reason."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from batch_assets.home import guardian
 
@@ -108,3 +110,19 @@ def family(*, lock: int | None = None, folder: Path | None = None) -> Iterator[F
         yield members
     finally:
         members.close()
+
+
+def interrupt_on_signals() -> None:
+    """Let each signal that asks us to end raise KeyboardInterrupt once; the next ones do not disturb the ending."""
+    # SIGINT too: a shell that starts us in the background ignores it
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` wants us to outlive the terminal
+        numbers.append(signal.SIGHUP)
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)

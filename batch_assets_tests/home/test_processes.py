@@ -192,3 +192,27 @@ def kill_and_wait(service: Service) -> None:
     assert service.process is not None
     service.process.kill()
     service.process.wait(10)
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from batch_assets.home.processes import interrupt_on_signals
+if "nohup" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+interrupt_on_signals()
+try:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(0.2)
+    print("went on")
+except KeyboardInterrupt:
+    os.kill(os.getpid(), int(sys.argv[1]))  # a second one does not disturb the ending
+    time.sleep(0.2)
+    print("ended in order")
+"""
+
+
+def test_each_signal_to_end_is_one_to_end_in_order() -> None:
+    for number, *arguments in ((signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGHUP, "nohup")):
+        command = [sys.executable, "-c", SIGNALLED, str(int(number)), *arguments]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said == ("went on\n" if arguments else "ended in order\n")
