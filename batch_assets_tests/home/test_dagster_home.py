@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
     """Full after a thousand bytes: a limit on the size of files, which the system keeps as it keeps that of a disk."""
     script = "from batch_assets.home import *; from batch_assets.settings import *; dagster_home(read_settings())"
     environment = {"BATCH_ASSETS_DATA_DIR": str(settings.data_folder), "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-B", "-c", script]  # no half module may stay in the cache of Python
     full = subprocess.run(
         command,
         env=environment,
