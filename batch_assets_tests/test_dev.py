@@ -52,10 +52,13 @@ def test_the_address_that_is_shown_can_be_opened(host: str, url: str) -> None:
     assert Ui(host, 1, None).url == url
 
 
-def test_what_keeps_dev_from_starting_is_its_last_sentence(tmp_path: Path) -> None:
+def test_dev_does_not_start_for_other_machines_without_a_password(tmp_path: Path) -> None:
     refused = run_command(tmp_path, "dev", "--host", "0.0.0.0")
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: The UI on 0.0.0.0 would let other machines start runs")
+
+
+def test_what_keeps_dev_from_writing_is_its_last_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     blocked = run_command(tmp_path / "file", "dev")
     assert blocked.returncode == 1

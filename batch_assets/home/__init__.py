@@ -102,4 +102,5 @@ def wait_for_local_api(server: Process | None, settings: Settings) -> str:
         time.sleep(0.05)
     log = local_api_log(settings)
     said = log.read_text()[-2000:] if log.exists() else ""
+    said = said or "(nothing, as when the disk is full)"
     raise StartError(f"The local Batch API did not start. The end of {log}:\n{said}")

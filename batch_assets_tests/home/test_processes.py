@@ -97,6 +97,33 @@ def test_children_that_ignore_signals_end_too_and_hold_the_lock_until_then(tmp_p
             assert not any(map(is_alive, members))
 
 
+def test_the_children_hold_the_lock(tmp_path: Path) -> None:
+    with starter(tmp_path, "obey") as (process, members):
+        os.kill(
+            number_in(tmp_path / "guardian"), signal.SIGSTOP
+        )  # it cannot end them now, and is no reason for the lock
+        os.kill(process.pid, signal.SIGSTOP)
+        os.kill(number_in(tmp_path / "guardian"), signal.SIGKILL)
+        process.kill()
+        process.wait(10)
+        assert is_locked(tmp_path / "dev.lock")
+        os.killpg(members[0], signal.SIGKILL)
+        wait_until(lambda: not is_locked(tmp_path / "dev.lock"))
+
+
+def test_the_guardian_holds_the_lock(tmp_path: Path) -> None:
+    with starter(tmp_path, "obey") as (process, members):
+        guardian = number_in(tmp_path / "guardian")
+        os.kill(guardian, signal.SIGSTOP)
+        process.kill()
+        process.wait(10)
+        os.killpg(members[0], signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, members)))
+        assert is_locked(tmp_path / "dev.lock")
+        os.kill(guardian, signal.SIGCONT)
+        wait_until(lambda: not is_locked(tmp_path / "dev.lock"))
+
+
 def test_a_killed_guardian_is_replaced(tmp_path: Path) -> None:
     with starter(tmp_path, "obey") as (process, members):
         killed = number_in(tmp_path / "guardian")
