@@ -58,7 +58,11 @@ def demo(day: str | None, yes: bool) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the Dagster UI.")
 @click.option("--port", type=int, help="Port of the Dagster UI.  [default: 3000, or any free one]")
 def dev(host: str, port: int | None) -> None:
-    """The Dagster UI with its daemon, and the local Batch API beside it unless a key is set. Ctrl-C ends all."""
+    """The Dagster UI with its daemon, and the local Batch API beside it unless a key is set. Ctrl-C ends all.
+
+    The UI is for this machine. Another address wants a password, in BATCH_ASSETS_UI_PASSWORD; the traffic is not
+    encrypted.
+    """
     settings = _settings()
     from batch_assets.dev import run_dev
 

@@ -1,133 +1,120 @@
 """`batch-assets dev`: Dagster's UI and daemon, with the local Batch API beside them unless a key is set."""
 
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import click
-import dagster as dg
-from filelock import BaseFileLock, FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
-from batch_assets.home import StartError, dagster_home, local_api, shipped, stop
-from batch_assets.in_process import bury_dead_runs
+from batch_assets.home import StartError, dagster_home, shipped, wait_for_local_api
+from batch_assets.home.dagster_services import bury_runs, code_servers, daemon, webserver
+from batch_assets.home.lock import AlreadyRunning, only_one
+from batch_assets.home.processes import Family, family, interrupt_on_signals
+from batch_assets.home.services import Service, local_api_service
+from batch_assets.home.ui import Ui, make_ui
 from batch_assets.settings import Settings, read_settings
+from batch_assets.ui_gate import is_local
 
-USUAL_PORT = 3000
-UI_START_SECONDS = 180.0
+START_SECONDS = 180.0
+WATCH_SECONDS = 0.2
 GROUP_PAGE = "/locations/batch_assets/asset-groups/articles/lineage"
 
 
 def run_dev(settings: Settings, *, host: str, port: int | None) -> None:
-    """Run until Ctrl-C or SIGTERM, or until Dagster ends. Raises click.ClickException if something won't start."""
-    home = dagster_home(settings)
-    # Every process that Dagster starts reads these again, in whatever folder it runs.
-    os.environ["BATCH_ASSETS_DATA_DIR"] = str(settings.data_folder)
-    os.environ["BATCH_ASSETS_DUCKDB"] = settings.database
-    port = port or (USUAL_PORT if _is_free(host, USUAL_PORT) else _any_free_port(host))
-    # SIGINT too: a shell that starts us in the background ignores it, and Dagster's processes would inherit that
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    signal.signal(signal.SIGINT, _as_interrupt)
+    """Run until Ctrl-C, SIGTERM or SIGHUP. Raises click.ClickException if something won't start, or won't stay."""
+    interrupt_on_signals()
     try:
-        with _only_one(home), local_api(settings) as url:
-            click.echo(f"Data        {settings.data_folder}")
-            click.echo(f"Dagster     {home}")
-            click.echo(f"Batch API   {url or 'OpenAI'}")
-            click.echo(f"Starting the UI on http://{host}:{port} (10 to 30 s); Ctrl-C ends everything.\n")
-            with dg.DagsterInstance.from_config(str(home)) as instance:
-                bury_dead_runs(instance, of_a_daemon=True)
-            dagster = subprocess.Popen(
-                [
-                    *(sys.executable, "-W", "ignore", "-m", "dagster", "dev"),
-                    *("--workspace", str(shipped("workspace.yaml")), "--log-level", "error"),
-                    *("--host", host, "--port", str(port)),
-                ],
-                start_new_session=True,  # a Ctrl-C is for us; we end Dagster before the API that it uses
-            )
-            try:
-                threading.Thread(target=_say_when_ready, args=(dagster, host, port), daemon=True).start()
-                dagster.wait()
-            finally:
-                stop(dagster)
+        ui = make_ui(host, port)
+        home = dagster_home(settings)
+        # Every process that Dagster starts reads these again, in whatever folder it runs.
+        os.environ["BATCH_ASSETS_DATA_DIR"] = str(settings.data_folder)
+        os.environ["BATCH_ASSETS_DUCKDB"] = settings.database
+        with only_one(home / "dev.lock") as lock:
+            folder = Path(tempfile.mkdtemp(prefix="batch_assets-"))
+            with family(lock=lock, folder=folder) as children:
+                _run(settings, home, folder, children, ui)
+    except KeyboardInterrupt:
+        _say("\nStopped. Batches that were submitted go on; start again, and they are collected.")
     except StartError as error:
         raise click.ClickException(str(error)) from error
-    except Timeout:
+    except AlreadyRunning:
         raise click.ClickException(
             f"`batch-assets dev` is already running on {home}. Use that, or set BATCH_ASSETS_DATA_DIR."
         ) from None
-    except KeyboardInterrupt:
-        click.echo("\nStopped. Batches that were submitted go on; start again, and they are collected.")
-        return
-    if dagster.returncode:
-        raise click.ClickException(f"Dagster ended with exit code {dagster.returncode}; its words are above.")
+    except (OSError, SQLAlchemyError) as error:
+        raise click.ClickException(
+            f"`batch-assets dev` has ended, since a file cannot be written or read: {_short(error)}. Look after the "
+            f"disk and the permissions of {settings.data_folder}, and start again."
+        ) from error
 
 
-def _only_one(home: Path) -> BaseFileLock:
-    """Two daemons on one Dagster home would fight over its sensors; the lock dies with the process."""
-    return FileLock(home / "dev.lock", timeout=0)
+def _run(settings: Settings, home: Path, folder: Path, children: Family, ui: Ui) -> None:
+    """Start everything, and keep it running. Raises StartError. Ends Dagster; `children` ends the API after it."""
+    api = None if settings.has_remote_api else local_api_service(settings, children)
+    services: list[Service] = []
+    ready, ended = threading.Event(), threading.Event()
+    try:
+        # The code takes longest to load. Nothing asks for a run before daemon and webserver are there.
+        services, workspace = code_servers(shipped("workspace.yaml"), folder, home, children)
+        url = None if api is None else wait_for_local_api(api.process, settings)
+        _say(f"Data        {settings.data_folder}")
+        _say(f"Dagster     {home}")
+        _say(f"Batch API   {url or 'OpenAI'}")
+        _say(f"Starting the UI on {ui.url} (10 to 30 s); Ctrl-C ends everything.\n")
+        if not is_local(ui.host):
+            _say("The UI asks other machines, and you, for the password. The traffic is not encrypted.\n")
+        bury_runs(home)
+        _wait_for_code(services, children)
+        services += [daemon(workspace, children), webserver(workspace, ui, children)]
+        threading.Thread(target=_say_when_ready, args=(ui, ready, ended), daemon=True).start()
+        while True:
+            for service in services if api is None else [*services, api]:
+                if happened := service.keep(children, has_started=ready.is_set()):
+                    _say(happened, is_error=True)
+            children.keep_guardian()
+            time.sleep(WATCH_SECONDS)
+    finally:
+        ended.set()
+        children.end([service.process for service in services if service.process is not None])
 
 
-def _as_interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _wait_for_code(servers: list[Service], children: Family) -> None:
+    """Until they all answer: a webserver that finds none shows an error. Raises StartError."""
+    deadline = time.monotonic() + START_SECONDS
+    while not all(server.is_there() for server in servers):
+        for server in servers:
+            server.keep(children, has_started=False)
+        if time.monotonic() > deadline:
+            raise StartError(f"The code server did not start within {START_SECONDS:.0f} s; its output is above.")
+        time.sleep(WATCH_SECONDS)
 
 
-def _say_when_ready(dagster: "subprocess.Popen[bytes]", host: str, port: int) -> None:
-    deadline = time.monotonic() + UI_START_SECONDS
-    while dagster.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"http://{host}:{port}/server_info", timeout=2):
-                break
-        except OSError:
-            time.sleep(0.5)
-    else:
-        return
-    broken = _load_error(f"http://{host}:{port}")
+def _say_when_ready(ui: Ui, ready: threading.Event, ended: threading.Event) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ui.is_there():
+        if ended.wait(0.5) or time.monotonic() > deadline:
+            return
+    broken = ui.load_error()
+    ready.set()
     if broken:
-        click.echo(f"The UI is there, but the project does not load:\n{broken}", err=True)
+        _say(f"The UI is there, but the project does not load:\n{broken}", is_error=True)
         return
-    click.echo(f"Ready: http://{host}:{port}{GROUP_PAGE}\n")
-    click.echo(
+    _say(f"Ready: {ui.url}{GROUP_PAGE}\n")
+    _say(
         f"Shift-click raw_articles, batch_request_file and openai_batch, then Materialize selected, for example for\n"
         f"{read_settings().first_day}; a sensor brings summaries."
     )
 
 
-def _load_error(url: str) -> str:
-    """Why Dagster could not load our definitions; empty if it could."""
-    query = """
-        { workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
-            ... on PythonError { message }
-        } } } } }
-    """
-    request = urllib.request.Request(  # noqa: S310 - our own
-        f"{url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return "\n".join((entry["locationOrLoadError"] or {}).get("message", "") for entry in entries).strip()
+def _say(text: str, *, is_error: bool = False) -> None:
+    with suppress(OSError):  # the terminal is closed
+        click.echo(text, err=is_error)
 
 
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as candidate:
-        try:
-            candidate.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def _any_free_port(host: str) -> int:
-    with socket.socket() as candidate:
-        candidate.bind((host, 0))
-        port: int = candidate.getsockname()[1]
-    return port
+def _short(error: Exception) -> str:
+    reason = getattr(error, "orig", None) or error  # of SQLAlchemy's, without the statement
+    return " ".join(str(reason).split()).rstrip(".")

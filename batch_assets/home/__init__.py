@@ -1,15 +1,17 @@
-"""A Dagster home that persists, and the local Batch API beside it: what `demo` and `dev` stand on."""
+"""A Dagster home that persists, and the local Batch API beside it: what `demo` and `dev` stand on.
+
+`processes` starts children that end with us, which `guardian` sees to and `child` reports to; `lock` lets one `dev`
+run on a home.
+"""
 
 import os
-import shutil
-import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from batch_assets.home.processes import Family, Process, family
 from batch_assets.local_api.discovery import running_url
 from batch_assets.local_api.printable import printable
 from batch_assets.local_api.private import make_private_folder
@@ -17,7 +19,6 @@ from batch_assets.settings import Settings, make_data_folder
 
 HERE = Path(__file__).parent
 SERVER_START_SECONDS = 60.0
-STOP_SECONDS = 15.0
 
 
 class StartError(Exception):
@@ -31,15 +32,40 @@ def shipped(name: str) -> Path:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """The user's DAGSTER_HOME, or ours in the data folder, with our `dagster.yaml` in it if it has none."""
+    """The user's DAGSTER_HOME, or ours in the data folder, with our `dagster.yaml` in it if it has none.
+
+    Raises OSError. Afterwards the file is there whole, or as it was.
+    """
     named = os.environ.get("DAGSTER_HOME")
     home = Path(named).expanduser().absolute() if named else settings.dagster_home
     make_data_folder(settings)
     make_private_folder(home)
-    if not (home / "dagster.yaml").exists():
-        shutil.copyfile(shipped("dagster.yaml"), home / "dagster.yaml")
+    ours = shipped("dagster.yaml").read_bytes()
+    target = (home / "dagster.yaml").resolve()
+    if not target.exists() or is_unfinished(target.read_bytes(), ours):
+        write_whole(target, ours)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def is_unfinished(found: bytes, ours: bytes) -> bool:
+    """Whether a file is what a full disk or a crash left of ours: nothing, zeros, or its beginning."""
+    return not found.strip(b"\0 \t\r\n") or (len(found) < len(ours) and ours.startswith(found))
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file so that no crash and no full disk leaves a part of it under its name. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -48,50 +74,37 @@ def local_api(settings: Settings) -> Iterator[str | None]:
 
     One that runs already, for another `demo` or `dev` of the same data folder, is used and left running.
     """
-    if settings.has_remote_api:
-        yield None
-        return
-    url = running_url(settings.local_api_folder)
-    if url is not None:
+    url = None if settings.has_remote_api else running_url(settings.local_api_folder)
+    if settings.has_remote_api or url is not None:
         yield url
         return
+    with family() as children:
+        yield wait_for_local_api(start_local_api(settings, children), settings)
+
+
+def local_api_log(settings: Settings) -> Path:
+    """What the local Batch API prints goes there."""
+    return settings.local_api_folder / "server.log"
+
+
+def start_local_api(settings: Settings, children: Family) -> Process:
+    """Start the local Batch API. Raises OSError."""
     make_data_folder(settings)
     make_private_folder(settings.local_api_folder)
-    log = settings.local_api_folder / "server.log"
-    with log.open("ab") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "batch_assets.cli", "serve"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # a Ctrl-C is for us; we stop the server last
-        )
-    try:
-        yield _wait_for(server, settings.local_api_folder, log)
-    finally:
-        stop(server)
+    return children.start("batch_assets.cli", "serve", output=local_api_log(settings))
 
 
-def _wait_for(server: subprocess.Popen[bytes], folder: Path, log: Path) -> str:
+def wait_for_local_api(server: Process | None, settings: Settings) -> str:
+    """The URL of a local Batch API that is starting, or was there already. Raises StartError."""
     deadline = time.monotonic() + SERVER_START_SECONDS
     while time.monotonic() < deadline:
-        url = running_url(folder)
+        url = running_url(settings.local_api_folder)
         if url is not None:
             return url
-        if server.poll() is not None:
+        if server is not None and server.poll() is not None:
             break
         time.sleep(0.05)
-    said = printable(log.read_text(errors="replace")[-2000:], keep="\n")
+    log = local_api_log(settings)
+    said = printable(log.read_text(errors="replace")[-2000:], keep="\n") if log.exists() else ""
+    said = said or "(nothing, as when the disk is full)"
     raise StartError(f"The local Batch API did not start. The end of {log}:\n{said}")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started: politely, and after a while for certain."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started: it leads a session of its own
-        process.wait()

@@ -1,0 +1,56 @@
+"""One `dev` for a Dagster home: two daemons on it would fight over its sensors."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENDING_SECONDS = 20.0  # how long processes of a killed `dev` may take to end
+
+
+class AlreadyRunning(Exception):  # noqa: N818 (a state, not a fault)
+    """Another process holds the lock."""
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[int]:
+    """Hold the lock of this file; yields its descriptor, for children that are to hold it as well.
+
+    The lock is free when each process that inherited the descriptor has ended. Where the process that took the lock is
+    gone, and its children are still ending, this waits for them. Raises AlreadyRunning, and OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + ENDING_SECONDS
+        while not _taken(descriptor):
+            if _holder_lives(descriptor) or time.monotonic() > deadline:
+                raise AlreadyRunning
+            time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder_lives(descriptor: int) -> bool:
+    holder = os.pread(descriptor, 20, 0)
+    if not holder.isdigit():
+        return True  # it has only just taken the lock
+    try:
+        os.kill(int(holder), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,99 @@
+"""Where the UI of `dev` listens, and whether it is there."""
+
+import base64
+import errno
+import json
+import os
+import socket
+import urllib.request
+from dataclasses import dataclass
+
+from batch_assets.home import StartError
+from batch_assets.home.processes import PASSWORD_VARIABLE
+from batch_assets.ui_gate import is_local
+
+USUAL_PORT = 3000
+
+
+@dataclass(frozen=True)
+class Ui:
+    """An address to listen on, and the password that is asked for."""
+
+    host: str
+    port: int
+    password: str | None
+
+    @property
+    def url(self) -> str:
+        """Where this machine's browsers reach it, also when it listens on every interface."""
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
+
+    def is_there(self) -> bool:
+        """Whether it answers."""
+        try:
+            self._ask("/server_info", None, seconds=2)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def load_error(self) -> str:
+        """Why Dagster could not load our definitions; empty if it could."""
+        query = """
+            { workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
+                ... on PythonError { message }
+            } } } } }
+        """
+        try:
+            answer = self._ask("/graphql", json.dumps({"query": query}).encode(), seconds=60)
+            entries = json.loads(answer)["data"]["workspaceOrError"]["locationEntries"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return "\n".join((entry["locationOrLoadError"] or {}).get("message", "") for entry in entries).strip()
+
+    def _ask(self, path: str, body: bytes | None, *, seconds: float) -> bytes:
+        """What it answers to a GET, or to a POST of JSON. Raises OSError."""
+        request = urllib.request.Request(  # noqa: S310 - our own
+            f"{self.url}{path}", body, {"Content-Type": "application/json"}
+        )
+        if self.password is not None:
+            token = base64.b64encode(f"dev:{self.password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {token}")
+        with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
+            answered: bytes = answer.read()
+        return answered
+
+
+def make_ui(host: str, port: int | None) -> Ui:
+    """Where to listen: on the port, or on the usual one, or on any free one. Raises StartError.
+
+    The password is taken out of our environment, so that no child inherits it by accident.
+    """
+    password = os.environ.pop(PASSWORD_VARIABLE, "")
+    if not is_local(host) and not password.strip():
+        raise StartError(
+            f"The UI on {host} would let other machines start runs, and so spend money and read the articles. Set "
+            f"{PASSWORD_VARIABLE} in the environment to a password that it asks for. Use it in a network that you "
+            "trust: the traffic is not encrypted."
+        )
+    return Ui(host, _usable_port(host, port), password if password.strip() else None)
+
+
+def _usable_port(host: str, port: int | None) -> int:
+    try:
+        return _bound(host, USUAL_PORT if port is None else port)
+    except OSError as error:
+        if port is not None or error.errno != errno.EADDRINUSE:
+            where = host if port is None else f"{host}, port {port}"
+            raise StartError(f"The UI cannot listen on {where}: {error.strerror or error}.") from error
+    return _bound(host, 0)
+
+
+def _bound(host: str, port: int) -> int:
+    """The port that could be bound; any free one for 0. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        candidate.bind(address)
+        bound: int = candidate.getsockname()[1]
+    return bound

@@ -1,0 +1,69 @@
+"""Dagster's webserver with our gate before it: `dagster dev` starts one that cannot be told to have any.
+
+The password comes by the variable BATCH_ASSETS_UI_PASSWORD; `dev` gives it to this process only.
+"""
+
+import argparse
+import os
+
+import uvicorn
+from dagster._cli.utils import get_instance_for_cli
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._utils.interrupts import setup_interrupt_handlers
+from dagster._utils.log import configure_loggers
+from dagster_webserver.version import __version__
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.middleware import Middleware
+
+from batch_assets.home.processes import PASSWORD_VARIABLE
+from batch_assets.ui_gate import UiGate, is_local
+
+LIVE_DATA_POLL_MILLISECONDS = 2000  # the values of `dagster dev`
+STATEMENT_MILLISECONDS = 15_000
+POOL_RECYCLE_SECONDS = 3600
+POOL_MAX_OVERFLOW = 20
+
+
+class GatedWebserver(DagsterWebserver):
+    """Dagster's webserver; each request goes through our gate first."""
+
+    def __init__(self, context: WorkspaceProcessContext, *, password: str | None, local_only: bool) -> None:
+        self._gate = Middleware(UiGate, password=password, local_only=local_only)
+        super().__init__(context, live_data_poll_rate=LIVE_DATA_POLL_MILLISECONDS)
+
+    def build_middleware(self) -> list[Middleware]:
+        return [self._gate, *super().build_middleware()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workspace", required=True)
+    arguments = parser.parse_args()
+    password = os.environ.pop(PASSWORD_VARIABLE, None)
+    configure_loggers(formatter="colored", log_level="ERROR")
+    setup_interrupt_handlers()
+    with get_instance_for_cli() as instance:
+        instance.optimize_for_webserver(STATEMENT_MILLISECONDS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
+        with WorkspaceProcessContext(
+            instance,
+            version=__version__,
+            read_only=False,
+            workspace_load_target=WorkspaceFileTarget([arguments.workspace]),
+            code_server_log_level="warning",
+        ) as context:
+            server = GatedWebserver(context, password=password, local_only=is_local(arguments.host))
+            uvicorn.run(
+                server.create_asgi_app(),
+                host=arguments.host,
+                port=arguments.port,
+                log_level="warning",
+                http="h11",  # it bounds headers and URLs
+                proxy_headers=False,
+            )
+
+
+if __name__ == "__main__":
+    main()
