@@ -5,6 +5,7 @@ import openai as openai_client
 from dagster_openai import OpenAIResource
 
 from batch_assets.assets import openai_batch
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.control import cancel_day
 from batch_assets.batching.remote import words_of
 from batch_assets.partitions import daily_partitions
@@ -19,6 +20,7 @@ submit_batches = dg.define_asset_job(
 
 
 @dg.op
+@without_secrets_in_errors
 def cancel_batches_of_day(context: dg.OpExecutionContext, warehouse: Warehouse, openai: OpenAIResource) -> None:
     """Stop what the day has in flight, and withdraw what waits."""
     with openai.get_client(context) as client:

@@ -8,6 +8,7 @@ from dagster_openai import OpenAIResource
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching import ledger
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.control import stop_submitting
 from batch_assets.batching.costs import estimate_day
 from batch_assets.batching.creation import SubmissionError
@@ -31,6 +32,7 @@ PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIA
     kinds={"openai"},
     retry_policy=PATIENCE,
 )
+@without_secrets_in_errors
 def openai_batch(
     context: dg.AssetExecutionContext, warehouse: Warehouse, openai: OpenAIResource, task: SummaryTask
 ) -> dg.MaterializeResult:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from batch_assets.batching.outside_text import printable
+from batch_assets.batching.secrets import without_secrets
 from batch_assets.local_api.discovery import running_url
 from batch_assets.settings import Settings
 
@@ -77,7 +79,9 @@ def _wait_for(server: subprocess.Popen[bytes], folder: Path, log: Path) -> str:
         if server.poll() is not None:
             break
         time.sleep(0.05)
-    raise StartError(f"The local Batch API did not start. The end of {log}:\n{log.read_text()[-2000:]}")
+    # cleaned before it is cut: half of a secret could not be told from other text
+    said = without_secrets(printable(log.read_bytes()[-100_000:].decode(errors="replace"), lines=True))
+    raise StartError(f"The local Batch API did not start. The end of {log}:\n{said[-2000:]}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
