@@ -33,6 +33,7 @@ class Project:
     source: str
     model: str = "gpt-6-luna"
     max_cost_usd: float | None = None
+    openai: OpenAIResource | None = None  # in place of one at the API
 
     @property
     def database(self) -> Database:
@@ -44,7 +45,7 @@ class Project:
             "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
             "article_source": ArticleSource(source=self.source),
             "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd),
-            "openai": OpenAIResource(api_key="local", base_url=self.api.url),
+            "openai": self.openai or OpenAIResource(api_key="local", base_url=self.api.url),
         }
 
     def materialise(

@@ -1,0 +1,76 @@
+"""Nothing that others wrote gets to a place where Dagster's UI takes text for Markdown, or for a link.
+
+It renders as Markdown: metadata of that type, and the descriptions of materializations, observations and checks.
+"""
+
+import re
+import sys
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batch_assets.assets import summaries
+from batch_assets_tests.hostile_day import MESSAGE, run_hostile_days
+from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
+from batch_assets_tests.project import Project
+
+IS_RENDERED = (dg.MarkdownMetadataValue, dg.UrlMetadataValue, dg.NotebookMetadataValue)
+CODE = re.compile("`[^`\n]+`")
+
+
+def shown_by_the_ui(instance: dg.DagsterInstance) -> tuple[list[str], list[dg.MetadataValue]]:
+    """The descriptions that are rendered, and all metadata, of all events."""
+    descriptions: list[str] = []
+    metadata: list[dg.MetadataValue] = []
+    for record in instance.get_run_records():
+        for entry in instance.all_logs(record.dagster_run.run_id):
+            event = entry.dagster_event
+            found: Any = None
+            if event is None:
+                continue
+            if event.is_step_materialization:
+                found = event.step_materialization_data.materialization
+            elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                found = event.asset_check_evaluation_data
+            elif event.is_step_failure and event.step_failure_data.user_failure_data:
+                metadata += event.step_failure_data.user_failure_data.metadata.values()
+            if found is not None:
+                descriptions += [found.description or ""]
+                metadata += found.metadata.values()
+    for asset in instance.all_asset_keys():
+        for fetch in (instance.fetch_materializations, instance.fetch_observations):
+            for record in fetch(asset, limit=1000).records:
+                found = record.asset_materialization or record.asset_observation
+                descriptions += [found.description or ""]
+                metadata += found.metadata.values()
+    return descriptions, metadata
+
+
+def test_no_outside_text_is_where_the_ui_renders_markdown(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
+    run_hostile_days(project)
+    descriptions, metadata = shown_by_the_ui(project.instance)
+    assert len(metadata) > 50
+    assert not [value for value in metadata if isinstance(value, IS_RENDERED)]
+    assert any(BAIT in text for text in descriptions)  # the model, in a form that is shown as it is
+    for text in descriptions:
+        assert "bait" not in CODE.sub("", text), text
+
+
+def test_the_preview_shows_the_texts_as_they_are(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
+    run_hostile_days(project)
+    preview = project.metadata(summaries)["preview"]
+    cells = [str(cell) for record in preview.records for cell in record.data.values()]
+    assert len(cells) == 2 * len(TEXTS)
+    for text in TEXTS:
+        assert any(" ".join(text.split())[:200] in cell for cell in cells), text
+    assert not any(sign in cell for sign in "\x1b\x00\n\u202e\x9b" for cell in cells)
+
+
+def test_what_an_api_says_is_stored_without_what_would_act(project: Project) -> None:
+    run_hostile_days(project)
+    [(refusal,)] = project.rows("SELECT refusal FROM openai_batch WHERE refusal IS NOT NULL")
+    assert refusal.startswith(MESSAGE.removesuffix(ESCAPES))
+    assert not set(refusal) & set("\x1b\x00\x07\x9b\x9d\u202e\u2066\ufeff")
