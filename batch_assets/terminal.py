@@ -68,6 +68,7 @@ def _sentence(error: Exception) -> str | None:
         return f"The command stopped, since {what}: {as_message(error.strerror)}{where}. {after}"
     import duckdb  # only here: `--help` needs none of them
     import httpx2
+    import yaml  # type: ignore[import-untyped]  # Dagster reads its dagster.yaml with it
     from dagster import DagsterError
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -75,6 +76,7 @@ def _sentence(error: Exception) -> str | None:
         ((SQLAlchemyError, sqlite3.Error), "Dagster's own database could not be used"),
         ((duckdb.Error,), "DuckDB could not use the database or a file"),
         ((DagsterError,), "Dagster could not go on"),
+        ((yaml.YAMLError,), "`dagster.yaml` could not be read"),
         ((httpx2.InvalidURL,), "the address in OPENAI_BASE_URL is none"),
         ((OSError,), "a file or folder could not be used"),
     ):

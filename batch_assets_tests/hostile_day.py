@@ -56,7 +56,6 @@ def hostile_api(project: Project) -> Iterator[OpenAIResource]:
 def run_hostile_days(project: Project) -> dict[str, str]:
     """All that the project can do with such texts; returns the runs by what they did."""
     project.source = write_articles(project.folder / "hostile.jsonl", hostile_articles())
-    runs: dict[str, str] = {}
     with hostile_api(project) as api:
         project.openai = api
         submitted = project.materialise(UPSTREAM)

@@ -5,12 +5,14 @@ It renders as Markdown: metadata of that type, and the descriptions of materiali
 
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from batch_assets.assets import summaries
+from batch_assets_tests.conftest import serving
 from batch_assets_tests.hostile_day import MESSAGE, run_hostile_days
 from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
 from batch_assets_tests.project import Project
@@ -40,17 +42,30 @@ def shown_by_the_ui(instance: dg.DagsterInstance) -> tuple[list[str], list[dg.Me
                 metadata += found.metadata.values()
     for asset in instance.all_asset_keys():
         for fetch in (instance.fetch_materializations, instance.fetch_observations):
-            for record in fetch(asset, limit=1000).records:
-                found = record.asset_materialization or record.asset_observation
+            for event_record in fetch(asset, limit=1000).records:
+                found = event_record.asset_materialization or event_record.asset_observation
                 descriptions += [found.description or ""]
                 metadata += found.metadata.values()
     return descriptions, metadata
 
 
-def test_no_outside_text_is_where_the_ui_renders_markdown(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
-    run_hostile_days(project)
-    descriptions, metadata = shown_by_the_ui(project.instance)
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project in which the hostile days were run."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(folder / "local_api") as api,
+        dg.DagsterInstance.ephemeral(tempdir=str(folder)) as instance,
+    ):
+        patch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
+        project = Project(folder, api, instance, "")
+        run_hostile_days(project)
+        yield project
+
+
+def test_no_outside_text_is_where_the_ui_renders_markdown(hostile: Project) -> None:
+    descriptions, metadata = shown_by_the_ui(hostile.instance)
     assert len(metadata) > 50
     assert not [value for value in metadata if isinstance(value, IS_RENDERED)]
     assert any(BAIT in text for text in descriptions)  # the model, in a form that is shown as it is
@@ -58,10 +73,8 @@ def test_no_outside_text_is_where_the_ui_renders_markdown(project: Project, monk
         assert "bait" not in CODE.sub("", text), text
 
 
-def test_the_preview_shows_the_texts_as_they_are(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
-    run_hostile_days(project)
-    preview = project.metadata(summaries)["preview"]
+def test_the_preview_shows_the_texts_as_they_are(hostile: Project) -> None:
+    preview = hostile.metadata(summaries)["preview"]
     cells = [str(cell) for record in preview.records for cell in record.data.values()]
     assert len(cells) == 2 * len(TEXTS)
     for text in TEXTS:
@@ -69,8 +82,7 @@ def test_the_preview_shows_the_texts_as_they_are(project: Project, monkeypatch: 
     assert not any(sign in cell for sign in "\x1b\x00\n\u202e\x9b" for cell in cells)
 
 
-def test_what_an_api_says_is_stored_without_what_would_act(project: Project) -> None:
-    run_hostile_days(project)
-    [(refusal,)] = project.rows("SELECT refusal FROM openai_batch WHERE refusal IS NOT NULL")
+def test_what_an_api_says_is_stored_without_what_would_act(hostile: Project) -> None:
+    [(refusal,)] = hostile.rows("SELECT refusal FROM openai_batch WHERE refusal IS NOT NULL")
     assert refusal.startswith(MESSAGE.removesuffix(ESCAPES))
     assert not set(refusal) & set("\x1b\x00\x07\x9b\x9d\u202e\u2066\ufeff")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Dialog, Page
 
 from batch_assets.home import shipped
 from batch_assets_tests.browser import open_page
@@ -119,7 +119,12 @@ def test_the_texts_are_seen_and_nothing_is_made_of_them(hostile_ui: tuple[str, d
     path, is_seen = PAGES[name]
     alerts: list[str] = []
     with open_page(url) as (page, requests):
-        page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+
+        def note_alert(dialog: Dialog) -> None:
+            alerts.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", note_alert)
         page.goto(path.format(**runs))
         page.get_by_text(is_seen).first.wait_for()
         look_everywhere(page)
