@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import summaries
+from batch_assets.checks import usage_adds_up
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.hostile_day import MESSAGE, run_hostile_days
 from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
@@ -86,3 +87,21 @@ def test_what_an_api_says_is_stored_without_what_would_act(hostile: Project) -> 
     [(refusal,)] = hostile.rows("SELECT refusal FROM openai_batch WHERE refusal IS NOT NULL")
     assert refusal.startswith(MESSAGE.removesuffix(ESCAPES))
     assert not set(refusal) & set("\x1b\x00\x07\x9b\x9d\u202e\u2066\ufeff")
+
+
+def test_a_check_names_batches_in_its_metadata_only(hostile: Project) -> None:
+    """Their ids are the API's words."""
+    with hostile.database.writing() as connection:
+        connection.execute("UPDATE openai_batch SET input_tokens = 1 WHERE status = 'completed'")
+    before = sum("is not the sum" in text for text in shown_by_the_ui(hostile.instance)[0])
+    with hostile.database.writing() as connection:
+        connection.execute("DELETE FROM completion WHERE custom_id IN (SELECT custom_id FROM failed_request)")
+        connection.execute("UPDATE openai_batch SET requests_total = (SELECT count(*) FROM completion)")
+        connection.execute("UPDATE completion SET batch_id = '![image](x)'")
+        connection.execute("UPDATE openai_batch SET batch_id = '![image](x)' WHERE status = 'completed'")
+        context = dg.build_asset_check_context()
+    result = usage_adds_up(context, hostile.resources["warehouse"])
+    assert isinstance(result, dg.AssetCheckResult)
+    assert before == 0
+    assert result.description == "The usage of 1 batches is not the sum over their lines."
+    assert result.metadata["batches_off"].value == ["![image](x)"]

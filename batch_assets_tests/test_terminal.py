@@ -3,9 +3,11 @@
 import errno
 import io
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
+import dagster as dg
 import duckdb
 import pytest
 from click.testing import CliRunner
@@ -17,6 +19,7 @@ from batch_assets import demo
 from batch_assets.batching.report import DayReport
 from batch_assets.cli import main
 from batch_assets.home import StartError, _wait_for
+from batch_assets.in_process import reasons
 from batch_assets.settings import read_settings
 from batch_assets.terminal import CommandLine
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
@@ -32,7 +35,7 @@ PASSWORD = "pass-word-of-mine"
 def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", "")  # the commands set it
 
 
 def printed(preview: list[tuple[str, str, str, str]]) -> str:
@@ -60,6 +63,7 @@ def test_nothing_that_acts_reaches_the_terminal_and_no_key() -> None:
 def test_what_settings_hold_is_shown_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={PASSWORD}")
     assert "md:ours?motherduck_token=…" in printed([])
+    assert PASSWORD not in printed([])
     for url, name in {
         f"https://me:{PASSWORD}@gateway.example/v1": "gateway.example",
         f"https://me:{PASSWORD}/with@slash@gateway.example:8443/secret/path?key={PASSWORD}": "gateway.example:8443",
@@ -151,3 +155,28 @@ def test_a_data_folder_that_cannot_be_made_is_said_in_a_sentence(
     assert str(tmp_path / "file") in done.output.replace("\n", "")
     assert "Not a directory" in done.output or "File exists" in done.output
     assert "Traceback" not in done.output
+
+
+def test_why_a_run_failed_is_said_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dg.op
+    def fail() -> None:
+        raise dg.Failure(f"refused {KEY}{ESCAPES}")
+
+    @dg.job
+    def failing() -> None:
+        fail()
+
+    said = reasons(failing.execute_in_process(raise_on_error=False))
+    assert said.startswith("refused …[2J")
+    assert not set(said) & ACTS
+
+
+def test_the_demo_names_its_source_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"http://me:{PASSWORD}@127.0.0.1:9/a.parquet?sig={PASSWORD}")
+    monkeypatch.setattr(demo, "local_api", lambda settings: nullcontext("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr(demo, "_checked_day", lambda day: day)
+    monkeypatch.setenv("COLUMNS", "300")
+    done = CliRunner().invoke(main, ["demo"])
+    assert "from http://…@127.0.0.1:9/a.parquet?sig=…" in done.stdout
+    assert PASSWORD not in done.output
