@@ -67,6 +67,7 @@ def test_what_settings_hold_is_shown_without_its_secrets(monkeypatch: pytest.Mon
     for url, name in {
         f"https://me:{PASSWORD}@gateway.example/v1": "gateway.example",
         f"https://me:{PASSWORD}/with@slash@gateway.example:8443/secret/path?key={PASSWORD}": "gateway.example:8443",
+        f"https://gateway.example/v1?key=a@{PASSWORD}": "gateway.example",
         "http://[::1]:8000/v1": "[::1]:8000",
         "http://[::1": "[::1",
         "": "OpenAI",
