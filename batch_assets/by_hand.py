@@ -11,6 +11,7 @@ import openai
 from batch_assets.assets.openai_batch import word_to_sensor
 from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
 from batch_assets.batching.database import Database, DatabaseBusyError
+from batch_assets.batching.outside_text import printable
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
 from batch_assets.home import StartError, dagster_home, local_api
@@ -39,7 +40,9 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
                 now = datetime.now(UTC)
                 word = word_to_sensor(database, settings.data_folder, day, now, batches_adopted=1)
                 instance.report_runless_asset_event(word)
-    click.echo(f"{batch_id} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended.")
+    click.echo(
+        f"{printable(batch_id)} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended."
+    )
 
 
 def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from batch_assets import __version__
 from batch_assets.local_api.drills import Drills
 from batch_assets.settings import SettingError, Settings, make_data_folder, read_settings
+from batch_assets.terminal import CommandLine
 
 
 def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +33,7 @@ def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="batch-assets")
 def main() -> None:
     """Summarise a daily stream of articles at half price, through OpenAI's Batch API.

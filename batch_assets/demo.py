@@ -5,11 +5,11 @@ for in this process. Everything it does is in the persistent Dagster home, and t
 """
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
 
 import click
 import dagster as dg
@@ -17,9 +17,11 @@ import openai
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.database import Database
+from batch_assets.batching.outside_text import as_message, printable
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.report import DayReport, day_report
 from batch_assets.home import StartError, dagster_home, local_api
@@ -27,6 +29,7 @@ from batch_assets.in_process import Sensor, is_done, materialise, opened_instanc
 from batch_assets.local_api.keys import NO_KEY
 from batch_assets.partitions import daily_partitions
 from batch_assets.settings import Settings
+from batch_assets.terminal import shown
 
 LOOK_SECONDS = 0.5  # between two evaluations of the sensor
 REMOTE_LOOK_SECONDS = 15.0
@@ -47,8 +50,8 @@ def run_demo(settings: Settings, *, day: str | None, ask: bool) -> None:
         if url is None:
             _reach_openai(settings)
         instance = stack.enter_context(opened_instance(str(home)))
-        console.print(f"[bold]{day}[/] from {settings.source}")
-        console.print(f"sent to {'the local Batch API at ' + url if url else api_name()}\n", highlight=False)
+        console.print(Text.assemble((day, "bold"), " from ", as_message(settings.source)))
+        console.print(Text(f"sent to {'the local Batch API at ' + url if url else api_name()}\n"))
         _do(instance, [raw_articles.key, batch_request_file.key], day, console)
         if url is None and ask:
             _ask(instance)
@@ -60,8 +63,8 @@ def run_demo(settings: Settings, *, day: str | None, ask: bool) -> None:
 
 def api_name() -> str:
     """OpenAI, or the host of another API that the environment names; without a path, in which there may be a secret."""
-    named = os.environ.get("OPENAI_BASE_URL", "").strip()
-    return urlsplit(named).netloc.rpartition("@")[2] or "OpenAI"
+    named = as_message(os.environ.get("OPENAI_BASE_URL", "").strip())
+    return re.split("[/?#]", named.rpartition("://")[2].rpartition("@")[2])[0] or "OpenAI"
 
 
 def _checked_day(day: str) -> str:
@@ -79,7 +82,7 @@ def _reach_openai(settings: Settings) -> None:
             client.batches.list(limit=1)
     except openai.OpenAIError as error:
         raise click.ClickException(
-            f"The API at {client.base_url} does not answer as it should: {words_of(error)}"
+            f"The API at {as_message(str(client.base_url))} does not answer as it should: {words_of(error)}"
         ) from error
 
 
@@ -92,7 +95,7 @@ def _do(
 ) -> None:
     """Materialise, and say so; a failure ends the demo with its reasons."""
     names = ", ".join(key.to_user_string() for key in assets)
-    with console.status(f"materialising {names}"):
+    with console.status(Text(f"materialising {printable(names)}")):
         result = materialise(
             instance,
             assets,
@@ -103,10 +106,11 @@ def _do(
     if not result.success:
         raise click.ClickException(f"{names} failed. {reasons(result)}\nThe whole story is in run {result.run_id}.")
     for event in result.get_asset_materialization_events():
-        console.print(f"[green]✓[/] {event.asset_key.to_user_string() if event.asset_key else ''}", highlight=False)
+        name = event.asset_key.to_user_string() if event.asset_key else ""
+        console.print(Text.assemble(("✓", "green"), " ", printable(name)))
         undated = event.step_materialization_data.materialization.metadata.get("undated_rows")
         if undated is not None and undated.value:
-            console.print(f"  [yellow]{undated.value} rows of the source belong to no day: see `published_at`[/]")
+            console.print(Text(f"  {undated.value} rows of the source belong to no day: see `published_at`", "yellow"))
 
 
 def _ask(instance: dg.DagsterInstance) -> None:
@@ -117,7 +121,7 @@ def _ask(instance: dg.DagsterInstance) -> None:
     if not requests:
         return
     cost = f"at most ${planned['max_cost_usd'].value:.4f}" if "max_cost_usd" in planned else "an unknown amount"
-    model = planned["model"].value
+    model = printable(str(planned["model"].value))
     question = f"{requests} requests to {model} will cost {cost} (estimated). Send them to {api_name()}?"
     click.confirm(question, abort=True)
 
@@ -149,7 +153,7 @@ class ProgressBar:
         total, done = metadata["requests_total"].value, metadata["requests_done"].value
         self._progress.update(
             self._task,
-            description=str(metadata["status"].value),
+            description=as_message(str(metadata["status"].value)),
             total=float(str(total)) or None,
             completed=float(str(done)),
         )
@@ -159,7 +163,7 @@ class ProgressBar:
 def _progress_bar(console: Console) -> Iterator[ProgressBar]:
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -173,7 +177,8 @@ def _print_report(console: Console, report: DayReport, settings: Settings, url: 
     table.add_column("article", ratio=1, overflow="fold")  # some scripts have no spaces to break a line at
     table.add_column("summary", ratio=3, overflow="fold")
     for article_id, title, status, text in report.preview:
-        table.add_row(title or article_id, text if status == "summarised" else f"[red]{status}[/]: {text}")
+        summary = shown(text) if status == "summarised" else Text.assemble((status, "red"), ": ", shown(text))
+        table.add_row(shown(title or article_id), summary)
     console.print(table)
     counts = ", ".join(f"{count} {status}" for status, count in report.by_status.items()) or "none"
     cost = "unknown" if report.cost_usd is None else f"${report.cost_usd:.6f}"
@@ -182,7 +187,7 @@ def _print_report(console: Console, report: DayReport, settings: Settings, url: 
         f"{report.articles} articles: {counts}. {report.rejected} rows of the source were set aside.",
         f"{report.input_tokens:,} input and {report.output_tokens:,} output tokens. Cost: {whose}.",
         "",
-        f"The tables:  {settings.database}  (`summaries`, `rejected_article`, …)",
+        f"The tables:  {as_message(settings.database)}  (`summaries`, `rejected_article`, …)",
         "The runs:    make dev, or batch-assets dev",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.batching.outside_text import as_message
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
 from batch_assets.sensors import openai_batch_sensor, read_days
@@ -49,7 +50,7 @@ def materialise(
 
 
 def reasons(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed steps said: an error's own words, without the stack of whoever called."""
+    """What the failed steps said, fit to be shown: an error's own words, without the stack of whoever called."""
     said = []
     for event in result.get_step_failure_events():
         failure = event.step_failure_data
@@ -60,7 +61,7 @@ def reasons(result: dg.ExecuteInProcessResult) -> str:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.blocking and evaluation.description:
             said.append(evaluation.description)
-    return " ".join(said)
+    return as_message(" ".join(said))
 
 
 class Sensor:

@@ -4,6 +4,7 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets import openai_batch
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.control import cancel_day
 from batch_assets.batching.remote import words_of
 from batch_assets.partitions import daily_partitions
@@ -18,6 +19,7 @@ submit_batches = dg.define_asset_job(
 
 
 @dg.op
+@without_secrets_in_errors
 def cancel_batches_of_day(
     context: dg.OpExecutionContext, warehouse: dg.ResourceParam[Warehouse], openai: dg.ResourceParam[BatchApi]
 ) -> None:

@@ -21,10 +21,11 @@ import openai as openai_client
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
 from batch_assets.assets.summaries import OWED
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.collection import LOST_AFTER
 from batch_assets.batching.ledger import must_go_back
 from batch_assets.batching.progress import Place, Seen, look_up
-from batch_assets.batching.remote import VANISHED, RemoteBatch
+from batch_assets.batching.remote import VANISHED, RemoteBatch, words_of
 from batch_assets.resources import BatchApi
 from batch_assets.settings import read_settings
 
@@ -117,6 +118,7 @@ class Progress:
     minimum_interval_seconds=read_settings().poll_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
+@without_secrets_in_errors
 def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.ResourceParam[BatchApi]) -> dg.SensorResult:
     """Watches the batches of every pending day, shows their progress, and asks for the run that comes next."""
     deadline = time.monotonic() + TICK_SECONDS
@@ -140,7 +142,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
                     place=cursor.place,
                 )
         except (openai_client.OpenAIError, dg.Failure) as error:
-            notes.append(f"The batches could not be asked for: {error}")
+            notes.append(f"The batches could not be asked for: {words_of(error)}")
             context.log.warning(notes[-1])
 
     seen, last_end = found.batches, last_end_of(found.batches)

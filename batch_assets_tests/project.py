@@ -33,6 +33,7 @@ class Project:
     source: str
     model: str = "gpt-6-luna"
     max_cost_usd: float | None = None
+    openai: BatchApi | None = None  # in place of one at the API
 
     @property
     def database(self) -> Database:
@@ -44,7 +45,7 @@ class Project:
             "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
             "article_source": ArticleSource(source=self.source),
             "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd),
-            "openai": api_at(self.api.url),
+            "openai": self.openai or api_at(self.api.url),
         }
 
     def materialise(
@@ -80,8 +81,8 @@ class Project:
         return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
 
-def api_at(url: str) -> BatchApi:
-    return BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))
+def api_at(url: str, key: str = "local") -> BatchApi:
+    return BatchApi(lambda: OpenAIResource(api_key=key, base_url=url))
 
 
 def write_articles(path: Path, articles: Iterable[dict[str, Any]]) -> str:

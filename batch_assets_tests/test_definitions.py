@@ -9,10 +9,15 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 
 import batch_assets
+from batch_assets.batching import clean_errors
 from batch_assets.definitions import defs
+from batch_assets.jobs import cancel_batches_of_day
 from batch_assets.resources import all_resources, openai_resource
+from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import read_settings
+from batch_assets_tests.project import CHECKS
 
+ASSET_KEYS = ("raw_articles", "batch_request_file", "openai_batch", "summaries")
 PACKAGE = Path(batch_assets.__file__).parent
 SECRET = "sk-a-secret-of-the-user"
 
@@ -134,3 +139,17 @@ def test_paths_are_absolute_since_runs_may_start_elsewhere(monkeypatch: pytest.M
     settings = read_settings()
     assert settings.data_folder == tmp_path / "here"
     assert settings.database == "md:ours"
+
+
+def test_whatever_dagster_runs_raises_errors_without_secrets() -> None:
+    """Dagster stores what they raise: each of our assets, checks, ops and sensors bears the decorator."""
+    definitions = defs()
+    functions = [
+        *(definitions.resolve_assets_def(key).op.compute_fn.decorated_fn for key in ASSET_KEYS),  # type: ignore[union-attr]
+        *(check.op.compute_fn.decorated_fn for check in CHECKS),  # type: ignore[union-attr]
+        cancel_batches_of_day.compute_fn.decorated_fn,  # type: ignore[union-attr]
+        openai_batch_sensor._raw_fn,
+    ]
+    assert len(functions) == 9
+    for function in functions:
+        assert function.__code__.co_filename == clean_errors.__file__, function.__name__

@@ -197,11 +197,10 @@ def picture_of_progress(page: Page, pictures: Path) -> None:
 def picture_of_summaries(page: Page, pictures: Path) -> None:
     page.set_viewport_size({"width": 1100, "height": 860})
     page.goto(f"/assets/summaries?view=partitions&partition={DAY}&default_range={SAMPLE_DAYS}")
-    preview = page.get_by_text("[Show Markdown]")
+    preview = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="article", exact=True)).last
     expect(preview).to_be_visible()
     take(page, pictures / "summaries_partition.png")
-    preview.click()
-    take(page.get_by_role("dialog"), pictures / "summaries_preview.png")
+    take(preview, pictures / "summaries_preview.png")
 
 
 def open_graph(page: Page, group_url: str) -> None:

@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.requests import plan_day, planned_task
 from batch_assets.batching.task import Task, TaskError
 from batch_assets.partitions import daily_partitions
@@ -32,6 +33,7 @@ class RequestFileConfig(dg.Config):
     group_name="articles",
     kinds={"duckdb", "json"},
 )
+@without_secrets_in_errors
 def batch_request_file(
     context: dg.AssetExecutionContext,
     config: RequestFileConfig,

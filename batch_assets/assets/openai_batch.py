@@ -7,6 +7,7 @@ import dagster as dg
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching import ledger
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.control import stop_submitting
 from batch_assets.batching.costs import estimate_day
 from batch_assets.batching.creation import SubmissionError
@@ -30,6 +31,7 @@ PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIA
     kinds={"openai"},
     retry_policy=PATIENCE,
 )
+@without_secrets_in_errors
 def openai_batch(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],

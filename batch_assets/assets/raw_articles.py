@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from batch_assets.batching.articles import SourceError, ingest_day, without_secrets
+from batch_assets.batching.articles import SourceError, ingest_day
+from batch_assets.batching.clean_errors import without_secrets_in_errors
+from batch_assets.batching.outside_text import as_message
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource, Warehouse
 
@@ -24,6 +26,7 @@ COLUMNS = dg.TableSchema(
     kinds={"duckdb"},
     metadata={"dagster/column_schema": COLUMNS},
 )
+@without_secrets_in_errors
 def raw_articles(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -39,7 +42,7 @@ def raw_articles(
     except SourceError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     if not ingested.articles:
-        context.log.warning(f"{without_secrets(article_source.source)} has no article for {day}.")
+        context.log.warning(f"{as_message(article_source.source)} has no article for {day}.")
     if ingested.rejected:
         reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in ingested.rejected.items())
         context.log.warning(f"Set aside in `rejected_article`: {reasons}.")
@@ -50,7 +53,7 @@ def raw_articles(
     return dg.MaterializeResult(
         metadata={
             "dagster/partition_row_count": ingested.articles,
-            "source": without_secrets(article_source.source),
+            "source": as_message(article_source.source),
             "source_files": ingested.files,
             "rejected_rows": sum(ingested.rejected.values()),
             "undated_rows": ingested.undated,

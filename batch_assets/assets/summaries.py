@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from batch_assets.assets.openai_batch import openai_batch
+from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.collection import CollectionError, collect_day
 from batch_assets.batching.report import day_report
 from batch_assets.partitions import daily_partitions
@@ -12,6 +13,7 @@ from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 OWED = "requests_owed"  # metadata that the sensor reads
 PREVIEW_ROWS = 5
+PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("summary", "string")])
 
 
 @dg.asset(
@@ -21,6 +23,7 @@ PREVIEW_ROWS = 5
     kinds={"duckdb"},
     output_required=False,
 )
+@without_secrets_in_errors
 def summaries(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -66,6 +69,7 @@ def summaries(
             "output_tokens": report.output_tokens,
             **({} if report.cost_usd is None else {"cost_usd": round(report.cost_usd, 6)}),
             **({} if database_bytes is None else {"database_bytes": database_bytes}),
-            "preview": dg.MetadataValue.md(report.as_markdown()),
+            # never Markdown: an image in a title would be fetched by whoever looks at it
+            "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
         }
     )

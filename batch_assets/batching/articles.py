@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import duckdb
 
 from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.outside_text import as_message
 
 ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")
@@ -67,7 +67,7 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
             rows, files, has_dates = _rows_of(connection, path)
             if "{partition}" not in source and not has_dates:
                 raise SourceError(
-                    f"{without_secrets(path)} has no column `published_at` that would tell which rows belong to {day}. "
+                    f"{as_message(path)} has no column `published_at` that would tell which rows belong to {day}. "
                     "Add it, or put {partition} into BATCH_ASSETS_SOURCE where the path holds the day."
                 )
             dated = f"SELECT *, try_cast(published_at AS TIMESTAMPTZ) AS published FROM {rows}"
@@ -94,7 +94,7 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
                 undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
                 if undated and undated == _count(connection, f"SELECT count(*) FROM ({dated})"):
                     raise SourceError(
-                        f"None of the {undated} rows of {without_secrets(path)} has a `published_at` that can be read "
+                        f"None of the {undated} rows of {as_message(path)} has a `published_at` that can be read "
                         "as a time, such as 2026-01-05 or 2026-01-05T08:00:00+01:00, so they belong to no day."
                     )
         except duckdb.Error as error:
@@ -112,9 +112,9 @@ def _rows_of(connection: duckdb.DuckDBPyConnection, path: str) -> tuple[str, int
     by_name = {column.lower(): column for column in columns}
     if "body" not in by_name:
         raise SourceError(
-            f"{without_secrets(path)} has no column `body`, which must hold an article's text. Its columns are: "
-            f"{', '.join(columns) or 'none'}. Rename the one with the text to `body`; `id`, `title`, `url` and "
-            "`published_at` are optional."
+            f"{as_message(path)} has no column `body`, which must hold an article's text. Its columns are: "
+            f"{as_message(', '.join(columns)) or 'none'}. Rename the one with the text to `body`; `id`, `title`, `url` "
+            "and `published_at` are optional."
         )
     names = {name: by_name[name] for name in ARTICLE_COLUMNS if name in by_name}
     if reader == "read_json":
@@ -138,27 +138,14 @@ def _reader_of(path: str) -> tuple[str, str]:
     if name.endswith(JSON_ENDINGS):
         return "read_json", ""
     raise SourceError(
-        f"BATCH_ASSETS_SOURCE is {without_secrets(path)}, which is none of the kinds that can be read: it must end in "
+        f"BATCH_ASSETS_SOURCE is {as_message(path)}, which is none of the kinds that can be read: it must end in "
         ".jsonl, .ndjson, .json, .csv, .tsv or .parquet (with .gz or .zst, if need be)."
     )
 
 
-def without_secrets(path: str) -> str:
-    """A path as it may be shown: of a URL, without user, password and query, where signatures are."""
-    if "://" not in path:
-        return path
-    parts = urlsplit(path)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def _explain(error: duckdb.Error, path: str) -> str:
-    shown = without_secrets(path)
-    detail = str(error).split("\n\nLINE ")[0].strip().replace(path, shown)
-    if "://" in path:  # the URL may be there in another spelling
-        parts = urlsplit(path)
-        for secret in (parts.query, parts.netloc.rpartition("@")[0], parts.password):
-            detail = detail.replace(secret, "…") if secret else detail
-    path = shown
+    detail = as_message(str(error).split("\n\nLINE ")[0].strip(), path)
+    path = as_message(path)
     if "No files found" in detail:
         return (
             f"BATCH_ASSETS_SOURCE leads to {path}, where there is no file. A relative path is looked up from the "

@@ -5,7 +5,6 @@ our disk whatever the parser thinks of it.
 """
 
 import json
-import logging
 import os
 import time
 import uuid
@@ -20,9 +19,11 @@ import httpx2
 import openai
 
 from batch_assets.batching import ledger
+from batch_assets.batching.clean_errors import logger_without_secrets
 from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
 from batch_assets.batching.ledger import Submission
+from batch_assets.batching.outside_text import as_message
 from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
 from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
@@ -35,7 +36,7 @@ BATCHES_AT_ONCE = 4
 DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
-logger = logging.getLogger(__name__)
+logger = logger_without_secrets(__name__)
 
 
 class CollectionError(Exception):
@@ -176,7 +177,8 @@ def _load(database: Database, ended: list[EndedBatch], report: Collected) -> lis
 def _not_loaded(batch: EndedBatch, error: Exception) -> CollectionError:
     files = " and ".join(str(path) for path in batch.files) or "it has no files"
     failure = CollectionError(
-        f"The results of {batch.batch_id} ({files}) could not be entered into the tables: {error}. They are stored; "
+        f"The results of {batch.batch_id} ({files}) could not be entered into the tables: "
+        f"{as_message(str(error))}. They are stored; "
         "mend what it says and materialise `summaries` again."
     )
     failure.__cause__ = error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import duckdb
 
 from batch_assets.batching.ledger import WAITED_FOR
+from batch_assets.batching.outside_text import as_code
 from batch_assets.batching.prices import BYTES_PER_TOKEN, batch_rates
 
 
@@ -37,7 +38,7 @@ class Estimate:
     def sentence(self, limit_usd: float) -> str:
         """For the person who wonders why nothing was submitted."""
         if self.total_usd is None:
-            cost = f"would cost nobody knows what: the price of {self.model} in batches isn't known"
+            cost = f"would cost nobody knows what: the price of {as_code(self.model)} in batches isn't known"
         else:
             cost = (
                 f"would bring the day to an estimated ${self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent)"

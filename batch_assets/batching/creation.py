@@ -3,7 +3,6 @@
 Nothing is tried again before it was looked for. Raises SubmissionError, in whose message OpenAI has its say.
 """
 
-import logging
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from typing import TypeGuard
 import openai
 
 from batch_assets.batching import ledger
+from batch_assets.batching.clean_errors import logger_without_secrets
 from batch_assets.batching.database import Database
 from batch_assets.batching.ledger import Submission
 from batch_assets.batching.remote import UNREADABLE, RemoteBatch, list_batches, now_utc, read_batch, words_of
@@ -30,7 +30,7 @@ CLOCK_SKEW = timedelta(minutes=10)  # between OpenAI's clock and ours, when look
 CREATE_TIMEOUT_SECONDS = 60.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
 
-logger = logging.getLogger(__name__)
+logger = logger_without_secrets(__name__)
 
 
 class SubmissionError(Exception):

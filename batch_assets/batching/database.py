@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 from filelock import FileLock, Timeout
 
+from batch_assets.batching.outside_text import as_message
 from batch_assets.batching.private_folder import make_private_folder
 from batch_assets.batching.tables import create_tables
 
@@ -132,7 +133,8 @@ class Database:
         where = f" {self.path}" if self.is_file else ""  # a URL may bear a token
         return DatabaseBusyError(
             f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program "
-            f"that has it open, then run this again: nothing was lost. DuckDB says: {detail}"
+            f"that has it open, then run this again: nothing was lost. "
+            f"DuckDB says: {as_message(detail, self.path)}"
         )
 
 

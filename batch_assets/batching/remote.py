@@ -14,6 +14,8 @@ from typing import Any
 import openai
 from openai.types import Batch
 
+from batch_assets.batching.outside_text import as_message
+
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 VANISHED = "vanished"  # our word for a batch that the API does not know any more
 # OpenAI cancels within ten minutes; somebody who needs hours will not come back.
@@ -68,7 +70,7 @@ def read_batch(batch: Batch) -> RemoteBatch:
     ends = (said.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
     return RemoteBatch(
         id=str(said["id"]),
-        status=str(said.get("status") or "").lower(),
+        status=as_message(str(said.get("status") or "").lower()),
         created_at=utc(said.get("created_at")),
         cancelling_at=utc(said.get("cancelling_at")),
         ended_at=next((moment for moment in map(utc, ends) if moment), None),
@@ -125,12 +127,12 @@ def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
 
 
 def words_of(error: Exception) -> str:
-    """What the API said, in its own words where there are any."""
+    """What the API said, in its own words if there are any; without secrets, which it may repeat, and on one line."""
     with suppress(AttributeError, TypeError):
         body = error.body  # type: ignore[attr-defined]
         if isinstance(body, dict) and body.get("message"):
-            return str(body["message"])
-    return str(error) or type(error).__name__
+            return as_message(str(body["message"]))
+    return as_message(str(error)) or type(error).__name__
 
 
 def utc(timestamp: object) -> datetime | None:
@@ -149,10 +151,10 @@ def _errors(errors: object) -> Iterator[RemoteError]:
     for error in _mapping(errors).get("data") or []:
         said = _mapping(error)
         yield RemoteError(
-            code=str(said.get("code") or "unknown"),
-            message=str(said.get("message") or ""),
+            code=as_message(str(said.get("code") or "unknown")),
+            message=as_message(str(said.get("message") or "")),
             line=said.get("line") if isinstance(said.get("line"), int) else None,
-            param=said.get("param"),
+            param=as_message(param) if isinstance(param := said.get("param"), str) else None,
         )
 
 

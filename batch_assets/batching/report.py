@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from batch_assets.batching.database import Database
+from batch_assets.batching.outside_text import as_shown
 
 CELL_CHARACTERS = 300
 
@@ -24,10 +25,9 @@ class DayReport:
     cost_usd: float | None
     preview: list[tuple[str, str, str, str]]
 
-    def as_markdown(self) -> str:
-        """The preview as a table for the Dagster UI."""
-        rows = [f"| {_cell(title)} | {_cell(text)} |" for _, title, _, text in self.preview]
-        return "\n".join(["| article | summary |", "|---|---|", *rows])
+    def cells(self) -> list[dict[str, str]]:
+        """The preview as rows of a table: plain text on one line, cut where it is long."""
+        return [{"article": _cell(title), "summary": _cell(text)} for _, title, _, text in self.preview]
 
 
 def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
@@ -78,5 +78,5 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    flat = as_shown(" ".join(text.split()))
     return flat if len(flat) <= CELL_CHARACTERS else flat[:CELL_CHARACTERS].rsplit(" ", 1)[0] + " …"

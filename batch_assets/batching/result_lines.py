@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.database import joins_as_written
+from batch_assets.batching.secrets import bytes_without_known_secrets
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
 USUAL_LINE_BYTES, USUAL_BUFFER_BYTES = 4_000_000, 1 << 22
@@ -152,7 +153,7 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, b
             for number, line, line_bytes in _lines(path):
                 repaired_line, reason = _usable(line, line_bytes, known)
                 if repaired_line is None:
-                    rows.writerow([number, reason, line.hex()])
+                    rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1
                 else:
                     good.write(repaired_line + "\n")

@@ -10,6 +10,7 @@ import duckdb
 from batch_assets.batching.database import joins_as_written
 from batch_assets.batching.prices import batch_rates
 from batch_assets.batching.result_lines import read_result_files
+from batch_assets.batching.secrets import HIDDEN, known_secrets_pattern
 
 MISSING = "missing_from_results"
 CANCELLED_BY_USER = "cancelled_by_user"
@@ -63,11 +64,15 @@ INSERT_FAILURES = """
     INSERT INTO failed_request
     WITH failure AS (
         SELECT
-            batch, custom_id, code, message, status_code,
-            code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
+            batch, custom_id,
+            -- an API may repeat the key that it was sent; without secrets, $secrets is NULL
+            coalesce(regexp_replace(line.code, $secrets::VARCHAR, $hidden, 'gi'), line.code) AS code,
+            coalesce(regexp_replace(line.message, $secrets::VARCHAR, $hidden, 'gi'), line.message) AS message,
+            status_code,
+            line.code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
                 status_code BETWEEN 400 AND 499 AND NOT list_contains($retryable, status_code), false
             ) AS retryable
-        FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome)
+        FROM result_line AS line WHERE line.code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome)
         UNION ALL
         SELECT batch, custom_id, refused.code, refused.message, NULL, refused.custom_id IS NULL
         FROM outcome LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL
@@ -153,7 +158,8 @@ def load_results(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedB
     connection.execute(CHOOSE_LINES)
     with joins_as_written(connection):
         connection.execute(INSERT_COMPLETIONS)
-    connection.execute(INSERT_FAILURES, {"retryable": list(RETRYABLE_CLIENT_ERRORS), "cancelled": CANCELLED_BY_USER})
+    words = {"cancelled": CANCELLED_BY_USER, "secrets": known_secrets_pattern(), "hidden": HIDDEN}
+    connection.execute(INSERT_FAILURES, {"retryable": list(RETRYABLE_CLIENT_ERRORS), **words})
     keys = [batch.submission_key for batch in batches]
     connection.execute("DELETE FROM pending_request WHERE submission_key IN (SELECT unnest(?))", [keys])
     connection.execute(

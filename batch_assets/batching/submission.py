@@ -5,7 +5,6 @@ anything leaves (the *intent*, in the ledger), bears its key in the batch's meta
 second try. Whoever dies in the middle is followed by somebody who looks first.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import openai
 
 from batch_assets.batching import ledger
+from batch_assets.batching.clean_errors import logger_without_secrets
 from batch_assets.batching.creation import (
     CLOCK_SKEW,
     SubmissionError,
@@ -36,7 +36,7 @@ SHARDS_AT_ONCE = 4
 LEFT_TO_OTHERS_SECONDS = 600.0  # how long to wait for another live run that submits what we need too
 WAIT_FOR_OTHERS_SECONDS = 1.0
 
-logger = logging.getLogger(__name__)
+logger = logger_without_secrets(__name__)
 
 
 @dataclass

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from batch_assets.batching.outside_text import printable
+from batch_assets.batching.secrets import without_secrets
 from batch_assets.home.processes import Family, Process, family
 from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.printable import printable
 from batch_assets.local_api.private import make_private_folder
 from batch_assets.settings import Settings, make_data_folder
 
@@ -105,6 +106,7 @@ def wait_for_local_api(server: Process | None, settings: Settings) -> str:
             break
         time.sleep(0.05)
     log = local_api_log(settings)
-    said = printable(log.read_text(errors="replace")[-2000:], keep="\n") if log.exists() else ""
-    said = said or "(nothing, as when the disk is full)"
+    content = log.read_bytes()[-100_000:].decode(errors="replace") if log.exists() else ""
+    # cleaned before it is cut: half of a secret could not be told from other text
+    said = without_secrets(printable(content, lines=True))[-2000:] or "(nothing, as when the disk is full)"
     raise StartError(f"The local Batch API did not start. The end of {log}:\n{said}")

@@ -72,7 +72,7 @@ def test_an_unknown_price_is_never_within(workspace: Workspace) -> None:
     estimate = estimated(workspace)
     assert estimate.total_usd is None
     assert not estimate.is_within(1e9)
-    assert "the price of mistral-small in batches isn't known" in estimate.sentence(5.0)
+    assert "the price of `mistral-small` in batches isn't known" in estimate.sentence(5.0)
 
 
 def test_the_sentence_says_how_much_and_what_to_do(workspace: Workspace) -> None:

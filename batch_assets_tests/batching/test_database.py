@@ -279,3 +279,8 @@ def test_joins_are_as_written_for_a_while(database: Database) -> None:
         with pytest.raises(duckdb.Error), transaction(connection), joins_as_written(connection):
             connection.execute("SELECT error('this ends the transaction')")
         assert connection.execute(build_side).fetchall() == usual
+
+
+def test_what_duckdb_says_of_a_locked_database_has_no_secrets_of_its_url() -> None:
+    database = Database("md:ours?motherduck_token=pass-word-of-mine")
+    assert "pass-word" not in str(database._busy("conflicting lock: pass-word-of-mine, md:ours?token=pass-word"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai.types import Batch
@@ -172,3 +173,15 @@ def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monke
     with proxy(local_api.url, age) as client:
         found = [batch.id for batch in list_batches(client, since=now_utc() - timedelta(hours=1))]
     assert found == [made[3], made[0]]
+
+
+def test_what_the_api_says_has_no_secrets_and_nothing_that_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-proj-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    said = f"refused\x1b[2J\n{key}"
+    entry = {"code": said, "message": said, "param": said, "line": 1}
+    batch = read(status=said, errors={"data": [entry]})
+    assert batch.status == "refused[2j …"
+    assert batch.errors == (RemoteError("refused[2J …", "refused[2J …", 1, "refused[2J …"),)
+    assert words_of(openai.OpenAIError(said)) == "refused[2J …"
+    assert words_of(openai.APIError(said, httpx2.Request("GET", "http://x"), body={"message": said})) == "refused[2J …"

@@ -54,9 +54,9 @@ def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Works
     assert (report.input_tokens, report.cost_usd) == (0, 0)
 
 
-def test_the_preview_is_a_table_whatever_the_texts_hold() -> None:
-    preview = [("a", "A | B\nC", "summarised", "<script>\r\n\t| x"), ("b", "", "owed", "y" * 1_000)]
-    lines = DayReport(DAY, 2, {}, 0, 0, 0, None, preview).as_markdown().split("\n")
-    assert lines[:3] == ["| article | summary |", "|---|---|", "| A \\| B C | &lt;script> \\| x |"]
-    assert lines[3] == f"|  | {'y' * CELL_CHARACTERS} … |"
-    assert len(lines) == 4
+def test_the_cells_of_the_preview_hold_text_on_one_line_and_not_too_long() -> None:
+    preview = [("a", "A | B\nC\x1b[2J", "summarised", "<script>\r\n\t| x \u202e"), ("b", "", "owed", "y" * 1_000)]
+    assert DayReport(DAY, 2, {}, 0, 0, 0, None, preview).cells() == [
+        {"article": "A | B C[2J", "summary": "<script> | x "},
+        {"article": "", "summary": f"{'y' * CELL_CHARACTERS} …"},
+    ]

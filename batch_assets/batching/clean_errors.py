@@ -1,0 +1,122 @@
+"""Secrets and controls out of exceptions and log records, before whoever runs us stores or prints them.
+
+Dagster stores the message of an exception, and those of its causes and contexts; so all of the chain is gone through.
+"""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from batch_assets.batching.outside_text import printable
+from batch_assets.batching.secrets import without_secrets
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+DEEPEST = 8  # of what an error holds: it comes from JSON
+
+
+def without_secrets_in_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A decorator: whatever the function, or the generator, raises has no secrets in it, nor in what it came from."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def generate(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
+            try:
+                return (yield from function(*args, **kwargs))
+            except BaseException as error:
+                cleaned = without_secrets_in(error)
+            raise cleaned  # out here: inside, the error before it was cleaned would become its context
+
+        return cast(Callable[Parameters, Result], generate)
+
+    @functools.wraps(function)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            cleaned = without_secrets_in(error)
+        raise cleaned
+
+    return call
+
+
+def logger_without_secrets(name: str) -> logging.Logger:
+    """The logger of this name; it cleans its records before any handler has them."""
+    logger = logging.getLogger(name)
+    if _clean_record not in logger.filters:
+        logger.addFilter(_clean_record)
+    return logger
+
+
+def _clean_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _fit(record.getMessage()), None
+    if record.exc_info and record.exc_info[1] is not None:
+        error = without_secrets_in(record.exc_info[1])
+        record.exc_info = (type(error), error, record.exc_info[2])
+    return True
+
+
+def without_secrets_in(error: BaseException) -> BaseException:
+    """The same error, cleaned in place; where its words can't be changed, a RuntimeError with clean ones instead."""
+    return _cleaned(error, {})
+
+
+def _cleaned(error: BaseException, done: dict[int, BaseException]) -> BaseException:
+    if id(error) in done:
+        return done[id(error)]
+    _clean_in_place(error)
+    clean = error
+    if any(_fit(said) != said for said in _said_by(error)):
+        clean = RuntimeError(f"{type(error).__name__}: {_fit(_words(error))}").with_traceback(error.__traceback__)
+        clean.__cause__, clean.__context__ = error.__cause__, error.__context__
+    done[id(error)] = clean  # first: a chain may lead back to where it began
+    suppressed = error.__suppress_context__
+    for link in ("__cause__", "__context__"):
+        if (before := getattr(error, link)) is not None:
+            setattr(clean, link, _cleaned(before, done))
+    clean.__suppress_context__ = suppressed  # to set a cause sets this, too
+    return clean
+
+
+def _clean_in_place(error: BaseException) -> None:
+    for owner, name, value in [(error, "args", error.args), *((error, *item) for item in vars(error).items())]:
+        cleaned = _clean_value(value, DEEPEST)
+        if cleaned is not value:
+            try:
+                setattr(owner, name, cleaned)
+            except Exception:  # noqa: S112 - read-only; if its words still have a secret, the error is replaced
+                continue
+
+
+def _clean_value(value: Any, depth: int) -> Any:
+    """The value with clean texts in it; the same object if there is nothing to clean."""
+    cleaned: Any = value
+    if isinstance(value, str):
+        cleaned = _fit(value)
+    elif isinstance(value, bytes):
+        text = value.decode("utf-8", "surrogateescape")
+        cleaned = without_secrets(text).encode("utf-8", "surrogateescape")
+    elif depth and type(value) in (list, tuple, set, frozenset):
+        cleaned = type(value)(_clean_value(item, depth - 1) for item in value)
+    elif depth and type(value) is dict:
+        cleaned = {_clean_value(key, depth - 1): _clean_value(item, depth - 1) for key, item in value.items()}
+    elif depth and isinstance(value, BaseException):  # of a group
+        cleaned = without_secrets_in(value)
+    return value if type(cleaned) is type(value) and cleaned == value else cleaned
+
+
+def _fit(text: str) -> str:
+    return without_secrets(printable(text, lines=True))
+
+
+def _said_by(error: BaseException) -> list[str]:
+    return [_words(error), *(str(note) for note in getattr(error, "__notes__", ()))]
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__

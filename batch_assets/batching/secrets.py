@@ -1,0 +1,214 @@
+"""Secrets out of text: values that the environment holds by comparison, and those in URLs by where they stand.
+
+What an API, DuckDB or a network library says may repeat what it was sent: a key, a signature, a password.
+"""
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+HIDDEN = "…"
+# The one list of variables whose values are secrets. Their names may be shown.
+SECRET_VARIABLES = (
+    "OPENAI_API_KEY",
+    "OPENAI_ADMIN_KEY",
+    "OPENAI_WEBHOOK_SECRET",
+    "BATCH_ASSETS_UI_PASSWORD",
+    "BATCH_ASSETS_SERVE_KEY",
+    "BATCH_ASSETS_SERVE_ENGINE_KEY",
+    "BATCH_ASSETS_SERVE_WEBHOOK_SECRET",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "MOTHERDUCK_TOKEN",
+    "motherduck_token",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+    "HF_TOKEN",
+)
+# Variables with a URL or a connection string, in which there may be secrets.
+URL_VARIABLES = (
+    "OPENAI_BASE_URL",
+    "BATCH_ASSETS_SOURCE",
+    "BATCH_ASSETS_DUCKDB",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    *(name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper, upper.lower())),
+)
+SHORTEST = 8  # a shorter value would be found in ordinary words
+LONG = 16  # a value in a query of this length is taken for a secret, whatever its name
+
+# How a name ends whose value is a secret
+NAMED_SO = (
+    r"[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|signature|credentials?|(?<![a-z])sig|key(?:[_-]?id)?)"
+)
+QUOTED = r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*\""""
+# host=h password='…' | AccountKey=…;EndpointSuffix=… | --api-key=…
+NAMED_VALUE = re.compile(rf"(?<![\w.-])({NAMED_SO}\s?=\s?)({HIDDEN}|{QUOTED}|[^\s;\"<>`]+)", re.IGNORECASE)
+# {"token": "…"}
+NAMED_IN_JSON = re.compile(rf"(['\"]{NAMED_SO}['\"]\s*:\s*)({QUOTED})", re.IGNORECASE)
+AUTHORIZATION = re.compile(
+    r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+|\b(?:bearer|basic)\s+(?=\S*\d))[\w.~+/=-]{8,}",
+    re.IGNORECASE,
+)
+# What follows a URL's scheme, up to white space, a sign that no URL has, or the next URL. JSON may escape slashes.
+AFTER_SCHEME = re.compile(r"(?<=[a-z0-9]:)(\\?/\\?/)((?:(?!:\\?/\\?/)[^\s\"<>`])*)", re.IGNORECASE)
+HOST_AND_PORT = re.compile(r"[^:@\\/?#]*(?::\d*)?|\[[0-9a-f:.%]*\](?::\d*)?", re.IGNORECASE)
+# A query, of a URL or of something like one: md:db?motherduck_token=… | /v1/files?key=…
+OF_A_QUERY = r"(?:(?!'[\s,;:.)\]}]|'$)[^\s\"<>`?#])"  # a quote ends it where it ends a quotation
+QUERY = re.compile(rf"(?<=[^\s?])([?#])((?=[^\s?#]*=){OF_A_QUERY}+|[\w%~+-]{{16,}})")
+AFTER_A_URL = ".,;:!)]}'\\"  # of the sentence around it
+
+
+def without_secrets(text: str, *settings: str) -> str:
+    """The text with `…` in place of secrets: those of the environment and of these `settings`, and those of URLs.
+
+    `settings` are URLs or connection strings whose passwords, tokens and signatures are looked for as well. Of a URL,
+    its user info and each value of its query are replaced. Never raises; to do it twice changes nothing more.
+    """
+    for _ in range(8):
+        cleaned = _once(text, settings)
+        if cleaned == text:
+            break
+        text = cleaned
+    return text
+
+
+def without_known_secrets(text: str) -> str:
+    """The text with `…` in place of the environment's secrets; URLs in it are left as they are."""
+    pattern = _known_pattern(_environment())
+    return pattern.sub(HIDDEN, text) if pattern else text
+
+
+def bytes_without_known_secrets(content: bytes) -> bytes:
+    """The same for bytes, which need not be text."""
+    pattern = _known_pattern(_environment())
+    if pattern is None:
+        return content
+    text = content.decode("utf-8", "surrogateescape")
+    return pattern.sub(HIDDEN, text).encode("utf-8", "surrogateescape") if pattern.search(text) else content
+
+
+def known_secrets_pattern() -> str | None:
+    """A regular expression, for Python or for DuckDB, of the environment's secrets in all their spellings.
+
+    Letters count in either case. None if there are no secrets.
+    """
+    pattern = _known_pattern(_environment())
+    return pattern.pattern if pattern else None
+
+
+def _once(text: str, settings: tuple[str, ...]) -> str:
+    for pattern in (_known_pattern(_environment()), _known_pattern(((), settings)) if settings else None):
+        if pattern is not None:
+            text = pattern.sub(HIDDEN, text)
+    text = AFTER_SCHEME.sub(lambda match: match[1] + _without_user(match[2]), text)
+    text = QUERY.sub(lambda match: match[1] + _without_values(match[2]), text)
+    for named in (NAMED_VALUE, NAMED_IN_JSON):
+        text = named.sub(lambda match: match[1] + _hidden(match[2]), text)
+    return AUTHORIZATION.sub(lambda match: match[1] + HIDDEN, text)
+
+
+def _without_user(rest: str) -> str:
+    """What follows the scheme, without user and password."""
+    end = _end_of_user(rest)
+    return rest if end < 0 else HIDDEN + rest[end:]
+
+
+def _end_of_user(rest: str) -> int:
+    """Where, in what follows the scheme, the `@` after the password is; -1 without. It may hold `@`, `/` and `?`."""
+    before_query = re.split(r"[?#]", rest, maxsplit=1)[0]
+    authority = re.split(r"\\?/", before_query, maxsplit=1)[0]
+    is_plain = HOST_AND_PORT.fullmatch(authority) is not None
+    if is_plain and ":" not in authority:
+        return -1
+    # Where there is a user, a later `@` is of the password, but for one in a value of the query. After what may be a
+    # port, there is none in the query.
+    is_query = is_plain or ("@" in before_query and re.match("[^@]*=", rest[len(before_query) :]) is not None)
+    return (before_query if is_query else rest).rfind("@")
+
+
+def _without_values(query: str) -> str:
+    stripped = query.rstrip(AFTER_A_URL)
+    end = query[len(stripped) :]
+    return "&".join(_without_value(part) for part in stripped.split("&")) + end
+
+
+def _without_value(part: str) -> str:
+    name, equals, value = part.partition("=")
+    if not equals:
+        return HIDDEN if name else ""
+    return f"{name}={HIDDEN if value else ''}"
+
+
+def _hidden(value: str) -> str:
+    if value[0] in "'\"" and value[-1] == value[0]:
+        return f"{value[0]}{HIDDEN}{value[0]}"
+    return HIDDEN + value[len(value.rstrip(AFTER_A_URL)) :]
+
+
+def _environment() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    values, urls = ([os.environ.get(name, "").strip() for name in names] for names in (SECRET_VARIABLES, URL_VARIABLES))
+    return tuple(filter(None, values)), tuple(filter(None, urls))
+
+
+@lru_cache(maxsize=16)
+def _known_pattern(known: tuple[tuple[str, ...], tuple[str, ...]]) -> re.Pattern[str] | None:
+    """Of these secrets, and those in these URLs, longest spelling first."""
+    values, urls = known
+    secrets = {*values, *(secret for url in urls for secret in _secrets_of(url))}
+    spellings = {spelling for secret in secrets if len(secret) >= SHORTEST for spelling in _spellings(secret)}
+    longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
+    return re.compile("|".join(map(_escaped, longest_first)), re.IGNORECASE) if spellings else None
+
+
+def _secrets_of(url: str) -> Iterator[str]:
+    """The passwords, tokens and signatures in a URL or a connection string."""
+    for part in _parts_of(url):
+        yield from {part, unquote(part), unquote_plus(part)}
+
+
+def _parts_of(url: str) -> Iterator[str]:
+    _, is_url, after = url.partition("://")
+    rest = after if is_url else url  # a proxy may be named without a scheme
+    if (end := _end_of_user(rest)) > 0:
+        user, has_password, password = rest[:end].partition(":")
+        yield rest[:end]
+        yield password if has_password else user
+    for query in re.split(r"[?#]", url)[1:]:
+        for part in query.split("&"):
+            name, equals, value = part.partition("=")
+            if re.fullmatch(NAMED_SO, name, re.IGNORECASE) or len(value or name) >= LONG:
+                yield value if equals else name
+    for match in NAMED_VALUE.finditer(url):
+        yield match[2].strip("'\"")
+
+
+def _spellings(secret: str) -> Iterable[str]:
+    """As it is; in a URL, in JSON, in Python, in HTML; and in Base64, whatever stands before it, as in Basic auth."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    with suppress(UnicodeEncodeError):  # a variable may hold any bytes
+        raw = secret.encode("utf-8", "surrogateescape")
+    yield secret
+    yield from (quote(raw), quote(raw, safe=""), quote_plus(raw))
+    yield from (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1])
+    yield json.dumps(secret)[1:-1].replace("/", "\\/")
+    yield from (html.escape(secret), html.escape(secret, quote=False))
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + raw)
+        # only the characters that nothing but the secret decides
+        first, last = (0, 2, 3)[before], (before + len(raw)) * 8 // 6
+        for alphabet in (encoded, encoded.translate(bytes.maketrans(b"+/", b"-_"))):
+            yield alphabet[first:last].decode()
+
+
+def _escaped(text: str) -> str:
+    """For both Python and RE2. Half a surrogate pair, which stands for a byte, is no text in DuckDB: any character."""
+    return "".join("." if "\ud800" <= character <= "\udfff" else re.escape(character) for character in text)

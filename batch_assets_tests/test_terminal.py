@@ -1,0 +1,184 @@
+"""What reaches a terminal: outside text as it is and nothing that acts, and failures in one sentence."""
+
+import errno
+import io
+import sqlite3
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+import dagster as dg
+import duckdb
+import pytest
+from click.testing import CliRunner
+from dagster import DagsterInvariantViolationError
+from rich.console import Console
+from sqlalchemy.exc import OperationalError
+
+from batch_assets import demo
+from batch_assets.batching.report import DayReport
+from batch_assets.cli import main
+from batch_assets.home import StartError, local_api_log, wait_for_local_api
+from batch_assets.in_process import reasons
+from batch_assets.settings import read_settings
+from batch_assets.terminal import CommandLine
+from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
+
+KEY = "sk-proj-0123456789"
+ACTS = set(ESCAPES) & {
+    chr(code) for code in [*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0xFEFF, 0xE0041]
+}
+PASSWORD = "pass-word-of-mine"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("DAGSTER_HOME", "")  # the commands set it
+
+
+def printed(preview: list[tuple[str, str, str, str]]) -> str:
+    """What the demo's report prints on a wide terminal, without the styles that rich itself adds."""
+    written = io.StringIO()
+    console = Console(file=written, width=400, force_terminal=True, color_system=None)
+    demo._print_report(console, DayReport("2026-01-05", 1, {}, 0, 0, 0, None, preview), read_settings(), None)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_a_title_an_answer_or_a_message_is_text(text: str) -> None:
+    for row in (("a", text, "summarised", "x"), ("a", "", "summarised", text), (text, "", "failed", text)):
+        assert text in printed([row])
+
+
+def test_nothing_that_acts_reaches_the_terminal_and_no_key() -> None:
+    nasty = f"before{ESCAPES}after {KEY}"
+    shown = printed([(nasty, nasty, "summarised", nasty), (nasty, "", "failed", nasty)])
+    assert shown.count("before[2J[31m]0;title]52;c;YmFpdA==2J0;xgnp.exeafter …") == 4
+    assert not set(shown) & ACTS
+    assert KEY not in shown
+
+
+def test_what_settings_hold_is_shown_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={PASSWORD}")
+    assert "md:ours?motherduck_token=…" in printed([])
+    assert PASSWORD not in printed([])
+    for url, name in {
+        f"https://me:{PASSWORD}@gateway.example/v1": "gateway.example",
+        f"https://me:{PASSWORD}/with@slash@gateway.example:8443/secret/path?key={PASSWORD}": "gateway.example:8443",
+        f"https://gateway.example/v1?key=a@{PASSWORD}": "gateway.example",
+        "http://[::1]:8000/v1": "[::1]:8000",
+        "http://[::1": "[::1",
+        "": "OpenAI",
+    }.items():
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        assert demo.api_name() == name
+
+
+def test_the_end_of_the_servers_log_has_no_secret_and_nothing_that_acts(tmp_path: Path) -> None:
+    class Ended:
+        def poll(self) -> int:
+            return 1
+
+    log = local_api_log(read_settings())
+    log.parent.mkdir(parents=True)
+    log.write_bytes(f"{KEY}\n{ESCAPES} refused {KEY}\n".encode() + b"\xff" + b"x" * 1_985)
+    with pytest.raises(StartError) as raised:
+        wait_for_local_api(Ended(), read_settings())  # type: ignore[arg-type]
+    assert not any(KEY[start:] in str(raised.value) for start in range(len(KEY) - 6))
+    assert not set(str(raised.value)) & ACTS
+
+
+def command_that_raises(error: BaseException) -> CommandLine:
+    group = CommandLine()
+
+    @group.command()
+    def fail() -> None:
+        raise error
+
+    return group
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", f"/data/{KEY}"), "No space left on device (/data/…)"),
+        (OSError(errno.EROFS, "Read-only file system", b"/data"), "Read-only file system (b'/data')"),
+        (PermissionError(errno.EACCES, "Permission denied", Path("/data/x")), "Permission denied (/data/x)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "what it prints could not be written"),
+        (OSError(f"odd {KEY}"), "a file or folder could not be used: odd …"),
+        (
+            OperationalError("SELECT", {}, sqlite3.OperationalError(f"disk full {KEY}")),
+            "database could not be used: disk full …",
+        ),
+        (sqlite3.OperationalError("unable to open database file"), "unable to open database file"),
+        (duckdb.IOException(f"Could not write to file {KEY}{ESCAPES}"), "Could not write to file …[2J"),
+        (DagsterInvariantViolationError("DAGSTER_HOME is none"), "Dagster could not go on: DAGSTER_HOME is none"),
+        (click.ClickException(f"said {KEY}{ESCAPES}"), "said …[2J"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_a_disk_or_a_database_that_fails_is_said_in_a_sentence(error: BaseException, sentence: str) -> None:
+    done = CliRunner().invoke(command_that_raises(error), ["fail"])
+    assert done.exit_code == 1
+    assert sentence in done.output
+    assert len(done.output.splitlines()) == 1
+    assert KEY not in done.output
+    assert not set(done.output) & ACTS
+
+
+def test_a_mistake_of_ours_has_its_traceback_without_secrets() -> None:
+    done = CliRunner().invoke(command_that_raises(ValueError(f"wrong: {KEY}")), ["fail"])
+    assert isinstance(done.exception, ValueError)
+    assert str(done.exception) == "wrong: …"
+
+
+def test_a_reader_that_has_seen_enough_is_told_nothing() -> None:
+    done = CliRunner().invoke(command_that_raises(BrokenPipeError(errno.EPIPE, "Broken pipe")), ["fail"])
+    assert (done.exit_code, done.output) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo"], ["serve"], ["cancel", "2026-01-05"], ["adopt", "batch_x"], ["prune", "--keep-days", "0"]],
+    ids=str,
+)
+def test_a_data_folder_that_cannot_be_made_is_said_in_a_sentence(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path below a file: root, too, can't write there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "file" / "data"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1, done.exception
+    assert isinstance(done.exception, SystemExit)
+    assert str(tmp_path / "file") in done.output.replace("\n", "")
+    assert "Not a directory" in done.output or "File exists" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_why_a_run_failed_is_said_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dg.op
+    def fail() -> None:
+        raise dg.Failure(f"refused {KEY}{ESCAPES}")
+
+    @dg.job
+    def failing() -> None:
+        fail()
+
+    said = reasons(failing.execute_in_process(raise_on_error=False))
+    assert said.startswith("refused …[2J")
+    assert not set(said) & ACTS
+
+
+def test_the_demo_names_its_source_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"http://me:{PASSWORD}@127.0.0.1:9/a.parquet?sig={PASSWORD}")
+    monkeypatch.setattr(demo, "local_api", lambda settings: nullcontext("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr(demo, "_checked_day", lambda day: day)
+    monkeypatch.setenv("COLUMNS", "300")
+    done = CliRunner().invoke(main, ["demo"])
+    assert "from http://…@127.0.0.1:9/a.parquet?sig=…" in done.stdout
+    assert PASSWORD not in done.output
