@@ -73,8 +73,9 @@ def without_secrets(text: str, *settings: str) -> str:
     `settings` are URLs or connection strings whose passwords, tokens and signatures are looked for as well. Of a URL,
     its user info and each value of its query are replaced. Never raises; to do it twice changes nothing more.
     """
+    known = [_known_pattern(_environment()), _known_pattern(((), settings)) if settings else None]
     for _ in range(8):
-        cleaned = _once(text, settings)
+        cleaned = _once(text, [pattern for pattern in known if pattern])
         if cleaned == text:
             break
         text = cleaned
@@ -105,10 +106,9 @@ def known_secrets_pattern() -> str | None:
     return pattern.pattern if pattern else None
 
 
-def _once(text: str, settings: tuple[str, ...]) -> str:
-    for pattern in (_known_pattern(_environment()), _known_pattern(((), settings)) if settings else None):
-        if pattern is not None:
-            text = pattern.sub(HIDDEN, text)
+def _once(text: str, known: Iterable[re.Pattern[str]]) -> str:
+    for pattern in known:
+        text = pattern.sub(HIDDEN, text)
     text = AFTER_SCHEME.sub(lambda match: match[1] + _without_user(match[2]), text)
     text = QUERY.sub(lambda match: match[1] + _without_values(match[2]), text)
     for named in (NAMED_VALUE, NAMED_IN_JSON):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batch_assets.batching.outside_text import as_code, as_message, as_shown, printable
@@ -29,6 +29,7 @@ ORDINARY = [
 ]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text(st.one_of(st.characters(), st.characters(categories=["Cs", "Cc", "Cf"]), st.sampled_from(ACTS))))
 def test_nothing_of_it_acts_and_nothing_else_is_changed(text: str) -> None:
     fit = printable(text)
@@ -59,6 +60,7 @@ def test_a_flag_is_no_hiding_place(tags: str) -> None:
     assert printable(f"\U0001f3f4{tags}!") == "\U0001f3f4!"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text())
 def test_in_code_nothing_is_markdown(text: str) -> None:
     code = as_code(text)

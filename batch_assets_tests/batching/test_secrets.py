@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 
 import duckdb
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batch_assets.batching.secrets import (
@@ -59,6 +59,7 @@ def test_a_secret_is_known_in_each_of_its_spellings(
     assert clean(f"before {SPELLINGS[spelling](SECRET)} after") == "before … after"
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(user=st.text("abc:", max_size=9), after=st.text("xyz", max_size=5))
 def test_a_secret_is_known_in_base64_whatever_stands_beside_it(user: str, after: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -172,6 +173,7 @@ PIECES = [
 ]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=25).map("".join))
 @example("https://a@https://b:c@d")
 def test_it_never_raises_and_once_is_as_good_as_twice(text: str) -> None:
