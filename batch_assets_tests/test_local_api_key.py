@@ -37,7 +37,7 @@ def closed_api(settings: Settings) -> Iterator[LocalApi]:
 def test_the_assets_send_the_key_of_the_folder(settings: Settings, closed_api: LocalApi) -> None:
     with (
         dg.build_resources({"openai": openai_resource(settings)}) as resources,
-        resources.openai.get_client(dg.build_asset_context()) as client,
+        resources.openai.get_client(dg.build_op_context()) as client,
     ):
         assert str(client.base_url) == f"{closed_api.url}/"
         assert list(client.batches.list()) == []
