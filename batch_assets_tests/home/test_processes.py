@@ -73,7 +73,7 @@ def starter(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[b
     finally:
         process.kill()
         process.wait(10)
-        for member in filter(is_alive, family_members):
+        for member in filter(is_alive, [*family_members, number_in(folder / "guardian")]):
             os.kill(member, signal.SIGKILL)
 
 
@@ -99,9 +99,7 @@ def test_children_that_ignore_signals_end_too_and_hold_the_lock_until_then(tmp_p
 
 def test_the_children_hold_the_lock(tmp_path: Path) -> None:
     with starter(tmp_path, "obey") as (process, members):
-        os.kill(
-            number_in(tmp_path / "guardian"), signal.SIGSTOP
-        )  # it cannot end them now, and is no reason for the lock
+        os.kill(number_in(tmp_path / "guardian"), signal.SIGSTOP)  # it cannot end them now
         os.kill(process.pid, signal.SIGSTOP)
         os.kill(number_in(tmp_path / "guardian"), signal.SIGKILL)
         process.kill()
