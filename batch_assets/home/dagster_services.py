@@ -63,8 +63,10 @@ def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
     secret = {} if ui.password is None else {PASSWORD_VARIABLE: ui.password}
 
     def start() -> Process:
-        arguments = ("--workspace", str(workspace), "--host", ui.host, "--port", str(ui.port))
-        return children.start("batch_assets.home.webserver", *arguments, variables={**AS_DAGSTER_DEV, **secret})
+        listener = ui.listener.fileno()
+        arguments = ("--workspace", str(workspace), "--host", ui.host, "--listener", str(listener))
+        variables = {**AS_DAGSTER_DEV, **secret}
+        return children.start("batch_assets.home.webserver", *arguments, variables=variables, files=[listener])
 
     return Service("The webserver", start, process=start())
 

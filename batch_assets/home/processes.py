@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -29,12 +29,18 @@ class Family:
         self._guardian = self._start_guardian()
 
     def start(
-        self, module: str, *arguments: str, output: Path | None = None, variables: Mapping[str, str] | None = None
+        self,
+        module: str,
+        *arguments: str,
+        output: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        files: Sequence[int] = (),
     ) -> Process:
         """Start `python -m module arguments`. Raises OSError.
 
         output: a file that what it prints is appended to; without one, it prints where we print.
         variables: added to our environment, of which the password of the UI is left out.
+        files: descriptors that it inherits.
         """
         inherited = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
         log = None if output is None else os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -45,7 +51,7 @@ class Family:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(self._pipe, *self._locks),
+                pass_fds=(self._pipe, *self._locks, *files),
                 start_new_session=True,  # a Ctrl-C is for us; we end the children in order
             )
         finally:

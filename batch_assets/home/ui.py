@@ -13,15 +13,21 @@ from batch_assets.home.processes import PASSWORD_VARIABLE
 from batch_assets.ui_gate import is_local
 
 USUAL_PORT = 3000
+BACKLOG = 100
 
 
 @dataclass(frozen=True)
 class Ui:
-    """An address to listen on, and the password that is asked for."""
+    """Where the UI listens, and the password that it asks for."""
 
     host: str
-    port: int
+    listener: socket.socket
     password: str | None
+
+    @property
+    def port(self) -> int:
+        found: int = self.listener.getsockname()[1]
+        return found
 
     @property
     def url(self) -> str:
@@ -65,7 +71,7 @@ class Ui:
 
 
 def make_ui(host: str, port: int | None) -> Ui:
-    """Where to listen: on the port, or on the usual one, or on any free one. Raises StartError.
+    """Listen: on the port, or on the usual one, or on any free one. Raises StartError.
 
     The password is taken out of our environment, so that no child inherits it by accident.
     """
@@ -76,24 +82,28 @@ def make_ui(host: str, port: int | None) -> Ui:
             f"{PASSWORD_VARIABLE} in the environment to a password that it asks for. Use it in a network that you "
             "trust: the traffic is not encrypted."
         )
-    return Ui(host, _usable_port(host, port), password if password.strip() else None)
+    return Ui(host, _listen(host, port), password if password.strip() else None)
 
 
-def _usable_port(host: str, port: int | None) -> int:
+def _listen(host: str, port: int | None) -> socket.socket:
+    """A socket that listens from now on. The webserver is there seconds later, and another `dev` must not be before."""
     try:
-        return _bound(host, USUAL_PORT if port is None else port)
+        return _listener(host, USUAL_PORT if port is None else port)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
             where = host if port is None else f"{host}, port {port}"
             raise StartError(f"The UI cannot listen on {where}: {error.strerror or error}.") from error
-    return _bound(host, 0)
+    return _listener(host, 0)
 
 
-def _bound(host: str, port: int) -> int:
-    """The port that could be bound; any free one for 0. Raises OSError."""
+def _listener(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as candidate:
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        candidate.bind(address)
-        bound: int = candidate.getsockname()[1]
-    return bound
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

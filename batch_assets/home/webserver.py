@@ -5,6 +5,8 @@ The password comes by the variable BATCH_ASSETS_UI_PASSWORD; `dev` gives it to t
 
 import argparse
 import os
+import socket
+from contextlib import suppress
 
 import uvicorn
 from dagster._cli.utils import get_instance_for_cli
@@ -39,7 +41,7 @@ class GatedWebserver(DagsterWebserver):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listener", type=int, required=True, help="file descriptor of a socket that listens")
     parser.add_argument("--workspace", required=True)
     arguments = parser.parse_args()
     password = os.environ.pop(PASSWORD_VARIABLE, None)
@@ -55,14 +57,14 @@ def main() -> None:
             code_server_log_level="warning",
         ) as context:
             server = GatedWebserver(context, password=password, local_only=is_local(arguments.host))
-            uvicorn.run(
+            config = uvicorn.Config(
                 server.create_asgi_app(),
-                host=arguments.host,
-                port=arguments.port,
                 log_level="warning",
                 http="h11",  # it bounds headers and URLs
                 proxy_headers=False,
             )
+            with suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.listener)])
 
 
 if __name__ == "__main__":

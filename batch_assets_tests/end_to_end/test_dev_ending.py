@@ -62,8 +62,8 @@ def test_a_child_that_does_not_stay_ends_dev_with_a_sentence(tmp_path: Path) -> 
                 os.kill(daemon, signal.SIGKILL)
             time.sleep(0.2)
         assert dev.process.returncode == 1
-        last = (tmp_path / "dev.log").read_text().splitlines()[-1]
-        assert last == "Error: The daemon has ended by SIGKILL, after 3 restarts in a minute; its output is above."
+        sentence = "Error: The daemon has ended by SIGKILL, after 3 restarts in a minute; its output is above.\n"
+        assert (tmp_path / "dev.log").read_text().endswith(sentence)
     assert processes_that_mention(tmp_path) == ""
 
 
