@@ -58,7 +58,8 @@ def _run(settings: Settings, home: Path, folder: Path, children: Family, ui: Ui)
     services: list[Service] = []
     ready, ended = threading.Event(), threading.Event()
     try:
-        # The code takes longest to load. Nothing asks for a run before daemon and webserver are there.
+        # First, and alone: two processes that open a new home at once both write the version of Dagster's tables.
+        bury_runs(home)
         services, workspace = code_servers(shipped("workspace.yaml"), folder, home, children)
         url = None if api is None else wait_for_local_api(api.process, settings)
         _say(f"Data        {settings.data_folder}")
@@ -67,7 +68,6 @@ def _run(settings: Settings, home: Path, folder: Path, children: Family, ui: Ui)
         _say(f"Starting the UI on {ui.url} (10 to 30 s); Ctrl-C ends everything.\n")
         if not is_local(ui.host):
             _say("The UI asks other machines, and you, for the password. The traffic is not encrypted.\n")
-        bury_runs(home)
         _wait_for_code(services, children)
         services += [daemon(workspace, children), webserver(workspace, ui, children)]
         threading.Thread(target=_say_when_ready, args=(ui, ready, ended), daemon=True).start()
