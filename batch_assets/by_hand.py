@@ -8,12 +8,17 @@ import click
 import dagster as dg
 import openai
 
-from batch_assets.assets.openai_batch import word_to_sensor
-from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
-from batch_assets.batching.database import Database, DatabaseBusyError
+from batch_assets.assets.openai_batch import report_of_submission
+from batch_assets.batching.adoption import AdoptionError, adopt_batch
+from batch_assets.batching.api_identity import identify
+from batch_assets.batching.control import cancel_day
+from batch_assets.batching.ledger.aliases import move_api
+from batch_assets.batching.ledger.database import Database, DatabaseBusyError
+from batch_assets.batching.ledger.schema import create_warehouse_id
 from batch_assets.batching.outside_text import printable
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
+from batch_assets.day_events import DEFAULT_LOCATION, Origin
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.partitions import daily_partitions
@@ -35,11 +40,13 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
     with _said_in_a_sentence():
         with _client(settings) as client:
             days = adopt_batch(database, client, batch_id=batch_id, data_folder=settings.data_folder)
+            api = identify(client, database.warehouse_id())
+        origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
         with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
             for day in days:
                 now = datetime.now(UTC)
-                word = word_to_sensor(database, settings.data_folder, day, now, batches_adopted=1)
-                instance.report_runless_asset_event(word)
+                event = report_of_submission(database, settings.data_folder, origin, day, now, batches_adopted=1)
+                instance.report_runless_asset_event(event)
     click.echo(
         f"{printable(batch_id)} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended."
     )
@@ -63,6 +70,22 @@ def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
             click.echo("Gone, of days that are done:")
         for line in found.lines:
             click.echo(f"  {line}")
+
+
+def move_api_by_hand(settings: Settings, old: str, new: str) -> None:
+    """Note that an API has another address now. Raises click.ClickException."""
+    with _said_in_a_sentence():
+        moved = move_api(Database(settings.database), old, new)
+    if not moved:
+        raise click.ClickException(f"No submission was made at {old}. `openai_batch.api` names the APIs.")
+    click.echo(f"{moved} submissions that were made at {old} are looked for at {new} now.")
+
+
+def new_warehouse_id_by_hand(settings: Settings) -> None:
+    """Give a copied database an identity of its own. Raises click.ClickException."""
+    with _said_in_a_sentence(), Database(settings.database).writing() as connection:
+        create_warehouse_id(connection)
+    click.echo("The database has a new identity. Batches that are in flight belong to the database it was copied from.")
 
 
 @contextmanager

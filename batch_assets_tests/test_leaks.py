@@ -126,7 +126,7 @@ def test_the_sensor_does_not_repeat_what_the_list_says(
 
 
 def test_the_sensors_own_error_has_no_secret_in_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(instance: dg.DagsterInstance) -> list[Any]:
+    def fail(instance: dg.DagsterInstance, location: str) -> list[Any]:
         raise ValueError(f"an event says {KEY}")
 
     monkeypatch.setattr("batch_assets.sensors.read_days", fail)

@@ -18,14 +18,27 @@ import duckdb
 import httpx2
 import openai
 
-from batch_assets.batching import ledger
+from batch_assets.batching.api_identity import ApiIdentity, identify
 from batch_assets.batching.clean_errors import logger_without_secrets
-from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
-from batch_assets.batching.ledger import Submission
+from batch_assets.batching.ledger import batch_transitions, submissions
+from batch_assets.batching.ledger.batch_transitions import is_collectable, must_go_back
+from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.ledger.states import State
+from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.prices import ModelPrice
 from batch_assets.batching.private_folder import make_private_folder
-from batch_assets.batching.remote import UNREADABLE, VANISHED, RemoteBatch, now_utc, retrieve_batch, words_of
+from batch_assets.batching.remote import (
+    MISSING,
+    UNREADABLE,
+    RemoteBatch,
+    list_batches,
+    now_utc,
+    retrieve_batch,
+    words_of,
+)
 from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 
 RESULTS_FOLDER = "results"
@@ -47,18 +60,28 @@ class CollectionError(Exception):
 class Collected:
     """What `collect_day` found.
 
-    `still_running` and `put_back` (OpenAI had no room for it; it goes out again) are batch ids; the counts are of the
-    day's distinct requests.
+    `still_running`, `requeued` (the API had no room for it; it goes out again) and `missing` (the API does not know it
+    with this key) are batch ids; `elsewhere` says of batches that another API made that they wait for it. The counts
+    are of the day's distinct requests.
     """
 
     batches: dict[str, Loaded] = field(default_factory=dict)
     still_running: list[str] = field(default_factory=list)
-    put_back: list[str] = field(default_factory=list)
+    requeued: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
     requests: dict[str, int] = field(default_factory=dict)
 
 
 def collect_day(
-    database: Database, client: openai.OpenAI, *, day: str, data_folder: Path, max_rounds: int
+    database: Database,
+    client: openai.OpenAI,
+    *,
+    day: str,
+    data_folder: Path,
+    max_rounds: int,
+    max_output_tokens: int = 0,
+    own_prices: tuple[ModelPrice, ...] = (),
 ) -> Collected:
     """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
 
@@ -68,65 +91,115 @@ def collect_day(
     report = Collected()
     ended: list[EndedBatch] = []
     failures: list[CollectionError] = []
-    submissions = ledger.uncollected(database, day, data_folder)
+    try:
+        api = identify(client, database.warehouse_id())
+    except openai.OpenAIError as error:
+        raise CollectionError(
+            f"The API does not answer: {words_of(error)}. Nothing is lost there for 30 days; materialize `summaries` "
+            "again."
+        ) from error
     with ThreadPoolExecutor(BATCHES_AT_ONCE, "results") as threads:
-        asked = [threads.submit(_ask, client, submission, data_folder) for submission in submissions]
-        for submission, answer in zip(submissions, asked, strict=True):
+        asked = []
+        for submission in submissions.uncollected(database, day, data_folder):
+            if submission.api not in (None, api.name):
+                report.elsewhere.append(_elsewhere(submission, api))
+            else:
+                asked.append((submission, threads.submit(_fetch, client, submission, data_folder)))
+        for submission, answer in asked:
             try:
                 batch, files = answer.result()
             except openai.OpenAIError as error:  # one that can't be had now must not hold up the others
                 failures.append(_not_had(submission, error))
                 continue
+            if submission.state is State.MISSING and batch.status != MISSING:
+                batch_transitions.find(database, submission)
+                submission = replace(submission, state=State.SUBMITTED)
             if files is not None:
+                # an earlier version did not record the API: it is the one that knows the batch
+                submission = replace(submission, api=submission.api or api.name)
                 # relative to the data folder, which may be moved or mounted elsewhere
                 stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
-                ledger.record_state(database, submission, batch, stored)
+                batch_transitions.end(database, submission, batch, stored)
                 ended.append(_ended(submission, batch, list(files.values())))
-            elif ledger.must_go_back(batch):
-                if ledger.put_back(database, submission, batch):
-                    report.put_back.append(batch.id)
+            elif must_go_back(batch):
+                if batch_transitions.requeue(database, submission, batch):
+                    report.requeued.append(batch.id)
+            elif batch.status == MISSING:
+                _look_for_missing(database, client, submission, report)
             else:
-                ledger.record_state(database, submission, batch)
+                batch_transitions.record_progress(database, submission, batch)
                 report.still_running.append(batch.id)
     for group in in_groups(ended):
-        failures += _load(database, group, report)
+        failures += _load(database, group, report, own_prices)
     for failure in failures:
         raise failure
-    report.requests = write_summaries(database, day, max_rounds)
+    report.requests = write_summaries(database, day, Question(api.name, max_output_tokens, max_rounds))
     return report
 
 
-def _ask(
+def _elsewhere(submission: Submission, api: ApiIdentity) -> str:
+    return (
+        f"{submission.batch_id} of {submission.day} was made at {submission.api}, and the API is {api.name} now. It is "
+        "collected when OPENAI_BASE_URL and OPENAI_API_KEY lead there again. If it has another address now: "
+        f"`batch-assets move-api {submission.api} {api.name}`."
+    )
+
+
+def _fetch(
     client: openai.OpenAI, submission: Submission, data_folder: Path
 ) -> tuple[RemoteBatch, dict[str, Path] | None]:
     """The batch as it is now and, if it has ended, its result files as they are stored. Raises openai.OpenAIError."""
     batch = retrieve_batch(client, submission.batch_id or "")
-    if ledger.must_go_back(batch) or not batch.has_ended or _may_come_back(submission, batch):
+    if must_go_back(batch) or not batch.has_ended or batch.status == MISSING or _is_late(batch):
         return batch, None
     return batch, _store(client, submission, batch, data_folder)
+
+
+def _look_for_missing(database: Database, client: openai.OpenAI, submission: Submission, report: Collected) -> None:
+    """A batch that the API does not know: of another account, or lost.
+
+    It counts as lost only if it has been missing for longer than a batch may take, and the account that made it shows
+    other batches of ours. Otherwise the key is perhaps another account's, and nothing is bought again.
+    """
+    batch_id = submission.batch_id or ""
+    message = (
+        f"{batch_id} of {submission.day} is not found with the present key. Which organization and project does "
+        "OPENAI_API_KEY belong to? The batch was made by another one, or the API has lost it. Nothing of it is sent "
+        "again meanwhile."
+    )
+    if submission.state is State.SUBMITTED:
+        batch_transitions.miss(database, submission, message)
+        submission = replace(submission, state=State.MISSING)
+    since = submission.claimed_at
+    if (since is None or now_utc() - since > LOST_AFTER) and _shows_others_of_the_account(database, client, submission):
+        batch_transitions.lose(database, submission, f"{batch_id} is gone: its account shows other batches, not this.")
+        logger.warning(
+            "%s of %s is lost: its account shows other batches. It is asked again.", batch_id, submission.day
+        )
+        return
+    logger.warning(message)
+    report.missing.append(batch_id)
+
+
+def _shows_others_of_the_account(database: Database, client: openai.OpenAI, submission: Submission) -> bool:
+    others = submissions.batches_of_account(database, submission)
+    return bool(others) and any(batch.id in others for batch in list_batches(client, since=None))
 
 
 def _not_had(submission: Submission, error: openai.OpenAIError) -> CollectionError:
     failure = CollectionError(
         f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
-        "loaded, and nothing is lost at OpenAI for 30 days; materialise `summaries` again."
+        "loaded, and nothing is lost at OpenAI for 30 days; materialize `summaries` again."
     )
     failure.__cause__ = error
     return failure
 
 
-def _may_come_back(submission: Submission, batch: RemoteBatch) -> bool:
-    """Whether what looks like an end without results may be a passing fault, or a question to the wrong API.
-
-    A batch that can't be found, or has answers but no file of them, is asked for again until its 24 hours are over.
-    """
-    if batch.status == VANISHED:
-        since = submission.intended_at
-    elif batch.status in ("completed", "expired", "cancelled") and batch.completed and not batch.output_file_id:
-        since = batch.ended_at
-    else:
+def _is_late(batch: RemoteBatch) -> bool:
+    """Whether a batch with answers names no file of them yet: it is asked again until its 24 hours are over."""
+    if batch.status not in ("completed", "expired", "cancelled") or not batch.completed or batch.output_file_id:
         return False
-    return since is None or now_utc() - since < LOST_AFTER
+    return batch.ended_at is None or now_utc() - batch.ended_at < LOST_AFTER
 
 
 def _store(client: openai.OpenAI, submission: Submission, batch: RemoteBatch, data_folder: Path) -> dict[str, Path]:
@@ -148,29 +221,35 @@ def _store(client: openai.OpenAI, submission: Submission, batch: RemoteBatch, da
 
 def _ended(submission: Submission, batch: RemoteBatch, files: list[Path]) -> EndedBatch:
     return EndedBatch(
-        submission_key=submission.key,
+        submission_id=submission.id,
         batch_id=batch.id,
         model=submission.model,
         status=batch.status,
         ended_at=batch.ended_at or now_utc(),
         files=files,
+        api=submission.api,
+        max_output_tokens=submission.request_max_output_tokens,
+        is_refresh=submission.is_refresh,
+        planned_at=submission.planned_at,
         reasons=_refused_requests(batch, submission.path),
         reason=_reason(batch),
     )
 
 
-def _load(database: Database, ended: list[EndedBatch], report: Collected) -> list[CollectionError]:
+def _load(
+    database: Database, ended: list[EndedBatch], report: Collected, own_prices: tuple[ModelPrice, ...]
+) -> list[CollectionError]:
     """Enter these batches into the tables, and return what could not be entered.
 
     In one transaction: the database writes big ones straight to its file, and packs nothing twice. Only where that
     fails, one by one, so that the others get in.
     """
     try:
-        _load_together(database, ended, report)
+        _load_together(database, ended, report, own_prices)
     except (duckdb.Error, OSError) as error:
         if len(ended) == 1:
             return [_not_loaded(ended[0], error)]
-        return [failure for batch in ended for failure in _load(database, [batch], report)]
+        return [failure for batch in ended for failure in _load(database, [batch], report, own_prices)]
     return []
 
 
@@ -179,27 +258,23 @@ def _not_loaded(batch: EndedBatch, error: Exception) -> CollectionError:
     failure = CollectionError(
         f"The results of {batch.batch_id} ({files}) could not be entered into the tables: "
         f"{as_message(str(error))}. They are stored; "
-        "mend what it says and materialise `summaries` again."
+        "fix what it says and materialize `summaries` again."
     )
     failure.__cause__ = error
     return failure
 
 
-def _load_together(database: Database, ended: list[EndedBatch], report: Collected) -> None:
+def _load_together(
+    database: Database, ended: list[EndedBatch], report: Collected, own_prices: tuple[ModelPrice, ...]
+) -> None:
     """Enter these batches, or none of them; but for those that another run has entered meanwhile."""
     with database.writing() as connection, transaction(connection):
         due: list[EndedBatch] = []
         for batch in ended:
-            row = connection.execute(
-                """
-                SELECT cancel_requested_at IS NOT NULL FROM openai_batch
-                WHERE submission_key = ? AND batch_id = ? AND collected_at IS NULL
-                """,
-                [batch.submission_key, batch.batch_id],
-            ).fetchone()
-            if row is not None:
-                due.append(replace(batch, cancelled_by_user=row[0]))
-        loaded = load_results(connection, due) if due else {}
+            is_cancelled = is_collectable(connection, batch.submission_id, batch.batch_id)
+            if is_cancelled is not None:
+                due.append(replace(batch, cancelled_by_user=is_cancelled))
+        loaded = load_results(connection, due, own_prices) if due else {}
     report.batches |= loaded
 
 
@@ -272,8 +347,6 @@ def _refused_requests(batch: RemoteBatch, request_path: Path) -> dict[str, tuple
 
 def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
     """What is to be said of the requests that nothing else is said of; None: their line is missing."""
-    if batch.status == VANISHED:
-        return "batch_vanished", "OpenAI does not know the batch any more, and its results were not stored."
     if batch.status != "failed":
         return None
     for error in batch.errors:

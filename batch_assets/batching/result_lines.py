@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.database import joins_as_written
+from batch_assets.batching.ledger.database import joins_as_written
 from batch_assets.batching.secrets import bytes_without_known_secrets
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
@@ -30,14 +30,17 @@ CREATE_TABLES = """
     CREATE OR REPLACE TEMP TABLE result_line (
         batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
         finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
-        output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
+        cache_write_tokens BIGINT, output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
         has_other_body BOOLEAN  -- nothing of what we know is in it
     );
 """
 # A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
 # completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
 READ_LINES = """
-    INSERT INTO result_line
+    INSERT INTO result_line (
+        batch, path, custom_id, status_code, request_id, model, finish_reason, text, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, code, message, has_other_body
+    )
     WITH line AS (
         SELECT
             batch, path, custom_id, error, response.body AS body, response.body.usage AS usage,
@@ -62,7 +65,7 @@ READ_LINES = """
                     choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
                     usage STRUCT(
                         prompt_tokens VARCHAR, completion_tokens VARCHAR,
-                        prompt_tokens_details STRUCT(cached_tokens VARCHAR),
+                        prompt_tokens_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
                         completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
                     ),
                     error STRUCT(code VARCHAR, "type" VARCHAR, message VARCHAR)
@@ -73,6 +76,7 @@ READ_LINES = """
     SELECT
         batch, path, custom_id, status_code, request_id, body.model, choice.finish_reason, text,
         try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
+        try_cast(usage.prompt_tokens_details.cache_write_tokens AS BIGINT),
         try_cast(usage.completion_tokens AS BIGINT),
         try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
         CASE
@@ -121,7 +125,9 @@ def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[P
 def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) -> None:
     if not files:
         return
-    connection.executemany("INSERT INTO result_file VALUES (?, ?)", [(str(path), batch) for path, batch in files])
+    connection.executemany(
+        "INSERT INTO result_file (path, batch) VALUES (?, ?)", [(str(path), batch) for path, batch in files]
+    )
     has_a_long_line = any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
     with joins_as_written(connection):
@@ -161,7 +167,7 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, b
             _read(connection, [(repaired, batch)])
         connection.execute(
             """
-            INSERT INTO quarantined_line
+            INSERT INTO quarantined_line (batch_id, path, line_number, reason, line)
             SELECT ?, ?, number, reason, unhex(line)
             FROM read_csv(?, header = false, auto_detect = false, delim = ',', quote = '"', max_line_size = 100000000,
                 columns = {number: 'BIGINT', reason: 'VARCHAR', line: 'VARCHAR'})

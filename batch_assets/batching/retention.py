@@ -1,6 +1,6 @@
 """How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
 
-A day is *done* if it has summaries, of all articles and requests that it has now, none of them is owed, in flight or
+A day is *done* if it has summaries, of all articles and requests that it has now, none of them is pending, in flight or
 held by a cancellation, and none of its batches is out. Of days that aren't, nothing is touched, however old they are.
 """
 
@@ -18,24 +18,21 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.database import Database, transaction
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.ledger import files
+from batch_assets.batching.ledger.database import Database, transaction
 
 # Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
 PACKED = ".gz"
 
-OLD_AND_DONE = """
+OLD_AND_DONE = f"""
     SELECT DISTINCT partition_date FROM summaries
     WHERE partition_date < CAST($before AS DATE)
-    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('owed', 'in_flight', 'cancelled')
-    EXCEPT SELECT partition_date FROM batch_request SEMI JOIN pending_request USING (custom_id)
+    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
     -- articles read again, or answers of another prompt, since the summaries were written
     EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
     EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
-    EXCEPT
-        SELECT file.partition_date FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
-        WHERE collected_at IS NULL
+    EXCEPT ({files.DAYS_IN_FLIGHT})
     ORDER BY partition_date
 """
 
@@ -59,7 +56,7 @@ class Life:
 
 @dataclass
 class Prunable:
-    """What can go. Paths are absolute; `rows` are by table; `remote_files` are (submission key, file ids)."""
+    """What can go. Paths are absolute; `rows` are by table; `remote_files` are (submission id, file ids)."""
 
     days: list[str] = field(default_factory=list)
     bytes_to_delete: int = 0
@@ -100,9 +97,9 @@ def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> 
             path.unlink(missing_ok=True)
         with transaction(connection):
             for path in packable:
-                _follow(connection, path.relative_to(data_folder), f"{path.relative_to(data_folder)}{PACKED}")
+                _rename(connection, data_folder, path, PACKED)
             for path in found.to_delete:
-                _follow(connection, path.relative_to(data_folder), None)
+                _rename(connection, data_folder, path, None)
             if life.tables:
                 _delete_rows(connection, found.days, answers=life.answers)
         for path in packable:
@@ -119,35 +116,21 @@ def delete_remote_files(database: Database, client: openai.OpenAI, found: Prunab
             with suppress(openai.NotFoundError):  # they expire there, too
                 client.files.delete(file_id)
                 deleted += 1
-        with database.writing() as connection:
-            connection.execute(
-                "UPDATE openai_batch SET remote_deleted_at = ? WHERE submission_key = ?", [now_utc(), key]
-            )
+        files.record_remote_deletion(database, key)
     return deleted
 
 
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, today: date) -> Prunable:
     found = Prunable(_done_before(connection, today, life.keep_days))
-    paths = connection.execute(
-        """
-        SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)
-        UNION
-        SELECT unnest([output_path, error_path]) FROM openai_batch
-        WHERE partition_date IN (SELECT unnest($days)::DATE)
-        """,
+    request_files = connection.execute(
+        "SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)",
         {"days": found.days},
     ).fetchall()
-    old = _existing(data_folder, [path for (path,) in paths])
+    old = _existing(data_folder, [*(path for (path,) in request_files), *files.result_files(connection, found.days)])
     found.to_delete = sorted([*old, *_left_behind(old)])
     if life.pack_after_days is not None:
-        to_pack = connection.execute(
-            """
-            SELECT unnest([output_path, error_path]) FROM openai_batch
-            WHERE partition_date IN (SELECT unnest($days)::DATE) ORDER BY 1
-            """,
-            {"days": _done_before(connection, today, life.pack_after_days)},
-        ).fetchall()
-        existing = _existing(data_folder, [path for (path,) in to_pack])
+        days = _done_before(connection, today, life.pack_after_days)
+        existing = _existing(data_folder, files.result_files(connection, days))
         going = {*found.to_delete, *_left_behind(existing)}
         found.to_delete = sorted(going)
         found.to_pack = [path for path in existing if path.suffix != PACKED and path not in going]
@@ -155,21 +138,13 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, 
     if life.tables:
         found.rows = _count_rows(connection, found.days, answers=life.answers)
     if life.remote:
-        rows = connection.execute(
-            """
-            SELECT submission_key, list_filter([file_id, output_file_id, error_file_id], lambda id: id IS NOT NULL)
-            FROM openai_batch
-            WHERE partition_date IN (SELECT unnest($days)::DATE) AND collected_at IS NOT NULL
-                AND remote_deleted_at IS NULL
-            """,
-            {"days": found.days},
-        ).fetchall()
-        found.remote_files = [(key, tuple(file_ids)) for key, file_ids in rows if file_ids]
+        found.remote_files = files.remote_files(connection, found.days)
     return found
 
 
 def _done_before(connection: duckdb.DuckDBPyConnection, today: date, days: int) -> list[str]:
-    rows = connection.execute(OLD_AND_DONE, {"before": (today - timedelta(days=days)).isoformat()}).fetchall()
+    before = (today - timedelta(days=days)).isoformat()
+    rows = connection.execute(OLD_AND_DONE, {"before": before, "open_states": files.open_states()}).fetchall()
     return [day.isoformat() for (day,) in rows]
 
 
@@ -213,10 +188,10 @@ def _is_packed_whole(path: Path, packed: Path) -> bool:
         return False
 
 
-def _follow(connection: duckdb.DuckDBPyConnection, path: Path, new: str | None) -> None:
-    """Let the ledger name the file where it is now; None: nowhere."""
-    for column in ("output_path", "error_path"):
-        connection.execute(f"UPDATE openai_batch SET {column} = ? WHERE {column} = ?", [new, path.as_posix()])
+def _rename(connection: duckdb.DuckDBPyConnection, data_folder: Path, path: Path, ending: str | None) -> None:
+    """Let the ledger name the file with this ending added; None: it is gone."""
+    old = path.relative_to(data_folder).as_posix()
+    files.rename_result_file(connection, old, None if ending is None else old + ending)
 
 
 def _count_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> dict[str, int]:
@@ -231,7 +206,10 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answ
     for table, where in reversed(_going(answers=answers).items()):  # the answers while it is known whose they are
         connection.execute(f"DELETE FROM {table} WHERE {where}", {"days": days})
     connection.execute(
-        "INSERT INTO pruned_day SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day",
+        """
+        INSERT INTO pruned_day (partition_date)
+        SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day
+        """,
         {"days": days},
     )
 
@@ -239,7 +217,7 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answ
 def _going(*, answers: bool) -> dict[str, str]:
     """Which rows of which table go: SQL conditions with the parameter `days`."""
     of_the_days = "partition_date IN (SELECT unnest($days)::DATE)"
-    of_their_batches = f"batch_id IN (SELECT batch_id FROM openai_batch WHERE {of_the_days})"
+    of_their_batches = f"batch_id IN ({files.BATCHES_OF_DAYS})"
     going = {**dict.fromkeys(TABLES_OF_A_DAY, of_the_days), "quarantined_line": of_their_batches}
     if answers:
         needed = f"SELECT custom_id FROM batch_request WHERE NOT {of_the_days}"

@@ -10,10 +10,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.control import AdoptionError, Cancelled, adopt_batch, cancel_day, stop_submitting
-from batch_assets.batching.ledger import Limits
+from batch_assets.batching.adoption import AdoptionError, adopt_batch
+from batch_assets.batching.control import Cancelled, cancel_day, stop_submitting
+from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.shards import ShardWriter
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, FailsFirst, Workspace, proxy
+from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, FailsFirst, Workspace, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -61,13 +62,13 @@ def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_ask
     workspace.collect(slow.client)
     paid = slow.stats()["requests_executed"]
     assert 3 <= paid < 20
-    assert workspace.statuses() == {"cancelled": 20 - paid, "summarised": paid}
+    assert workspace.statuses() == {"cancelled": 20 - paid, "answered": paid}
 
     assert workspace.plan(resume_cancelled=False).shards == []
     assert workspace.submit(slow.client).created == 0
     assert sum(shard.requests for shard in workspace.plan().shards) == 20 - paid
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 20}
+    assert workspace.statuses() == {"answered": 20}
     assert slow.stats()["requests_executed"] == 20
 
 
@@ -87,17 +88,17 @@ def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi, mo
     workspace.ingest(texts(workspace, "abc"))
     workspace.plan()
     submitted = workspace.submit(slow.client, limits=Limits(max_enqueued_tokens=1))
-    assert (submitted.created, submitted.waiting) == (1, 2)
+    assert (submitted.created, submitted.deferred) == (1, 2)
     done = cancel(workspace, slow.client)
     assert (done.stopped + done.had_ended, done.withdrawn) == (1, 2)
-    assert str(done).endswith("goes out when `batch_request_file` is materialised again.")
+    assert str(done).endswith("goes out when `batch_request_file` is materialized again.")
     slow.wait(submitted.batch_ids[0])
     workspace.collect(slow.client)
     assert workspace.statuses()["cancelled"] >= 2
     assert workspace.submit(slow.client).created == 0
     assert slow.stats()["batches_created"] == 1
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 3}
+    assert workspace.statuses() == {"answered": 3}
     assert slow.stats()["requests_executed"] == 3
 
 
@@ -107,7 +108,7 @@ def test_what_had_ended_is_collected_as_ever(workspace: Workspace, api: LocalApi
     api.wait(workspace.submit(api.client).batch_ids[0])
     assert cancel(workspace, api.client) == Cancelled(had_ended=1)
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 2}
+    assert workspace.statuses() == {"answered": 2}
     assert cancel(workspace, api.client) == Cancelled()
 
 
@@ -133,15 +134,14 @@ def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Works
     assert slow.wait(batch_id).status == "completed"
     for day in (DAY, NEXT_DAY):
         workspace.collect(slow.client, day=day)
-    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"summarised": 3}, {"summarised": 1})
+    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 1})
 
 
 def test_an_intent_whose_batch_is_not_known_is_looked_for_and_not_made(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest(texts(workspace, "a"))
     workspace.plan()
     workspace.execute(
-        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
-        SELECT submission_key, partition_date, round, shard, 'dead', now() FROM batch_request_file"""
+        "UPDATE openai_batch SET state = 'claimed', owner_run = 'dead', claim_token = 'theirs', claimed_at = now()"
     )
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
     assert "1 submissions may be under way" in str(Cancelled(unknown=1))
@@ -160,9 +160,9 @@ def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspac
     for batch_id in workspace.submit(api.client, day=NEXT_DAY).batch_ids:
         api.wait(batch_id)
     workspace.collect(api.client, day=NEXT_DAY)
-    assert workspace.statuses(NEXT_DAY) == {"summarised": 2}
+    assert workspace.statuses(NEXT_DAY) == {"answered": 2}
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 1, "cancelled": 1}
+    assert workspace.statuses() == {"answered": 1, "cancelled": 1}
 
 
 def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
@@ -173,12 +173,20 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
     workspace.ingest(texts(workspace, "abcd"))
     workspace.plan()
     workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
-    first, second = workspace.column("SELECT batch_id FROM openai_batch ORDER BY shard")
-    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'ended' WHERE batch_id = ?", [second])
+    first, second = workspace.column("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL ORDER BY shard")
     workspace.execute(
-        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
-        SELECT submission_key, partition_date, round, shard, 'ended', now()
-        FROM batch_request_file ANTI JOIN openai_batch USING (submission_key) ORDER BY shard LIMIT 1"""
+        """
+        UPDATE openai_batch SET state = 'claimed', owner_run = 'ended', batch_id = NULL WHERE batch_id = ?
+        """,
+        [second],
+    )
+    workspace.execute(
+        """
+        UPDATE openai_batch SET state = 'claimed', owner_run = 'ended', claim_token = 'of a batch that is not',
+            api = ?, claimed_at = now()
+        WHERE shard = (SELECT min(shard) FROM openai_batch WHERE state = 'planned')
+        """,
+        [API],
     )
     assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 2)
     submitted = workspace.submit(api.client)
@@ -186,10 +194,10 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
     for batch_id in submitted.batch_ids:
         api.wait(batch_id)
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 2, "cancelled": 2}
+    assert workspace.statuses() == {"answered": 2, "cancelled": 2}
     assert workspace.plan(resume_cancelled=False).shards == []
     workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 4}
+    assert workspace.statuses() == {"answered": 4}
     assert api.stats()["requests_executed"] == 4
 
 
@@ -200,10 +208,12 @@ def test_refresh_buys_exactly_the_days_requests_again(workspace: Workspace, api:
         workspace.whole_day(api, day=day)
     assert api.stats()["requests_executed"] == 5
     assert sum(shard.requests for shard in workspace.plan(refresh=True).shards) == 3
-    workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 3}
+    for batch_id in workspace.submit(api.client).batch_ids:
+        api.wait(batch_id)
+    workspace.collect(api.client)
+    assert workspace.statuses() == {"answered": 3}
     workspace.whole_day(api, day=NEXT_DAY)
-    assert workspace.statuses(NEXT_DAY) == {"summarised": 3}
+    assert workspace.statuses(NEXT_DAY) == {"answered": 3}
     assert api.stats()["requests_executed"] == 8
 
 
@@ -222,7 +232,7 @@ def test_a_batch_by_hand_finds_its_articles_and_nothing_is_executed_twice(worksp
     assert workspace.submit(api.client).batch_ids == [by_hand]
     api.wait(by_hand)
     workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 3}
+    assert workspace.statuses() == {"answered": 3}
     assert api.stats() == {**api.stats(), "batches_created": 1, "requests_executed": 3}
 
 
@@ -239,11 +249,11 @@ def test_an_adopted_batch_may_hold_a_part_of_a_day_and_of_another(workspace: Wor
     api.wait(by_hand)
     for day in (DAY, NEXT_DAY):
         workspace.whole_day(api, day=day)
-    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"summarised": 3}, {"summarised": 2})
+    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 2})
     assert api.stats()["requests_executed"] == 5
 
 
-def test_what_an_adopted_batch_did_not_answer_is_owed(workspace: Workspace, slow: LocalApi) -> None:
+def test_what_an_adopted_batch_did_not_answer_is_pending(workspace: Workspace, slow: LocalApi) -> None:
     workspace.ingest(texts(workspace, "abcdefghij"))
     workspace.plan()
     by_hand = batch_by_hand(slow.client, workspace.request_files()[0])
@@ -251,9 +261,9 @@ def test_what_an_adopted_batch_did_not_answer_is_owed(workspace: Workspace, slow
     slow.wait(by_hand)
     adopt(workspace, slow.client, by_hand)
     workspace.collect(slow.client)
-    assert workspace.statuses()["owed"] >= 8
+    assert workspace.statuses()["pending"] >= 8
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 10}
+    assert workspace.statuses() == {"answered": 10}
     assert slow.stats()["requests_executed"] == 10
 
 
@@ -268,7 +278,7 @@ def test_a_batch_is_adopted_once_and_our_own_never(workspace: Workspace, api: Lo
     with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
         adopt(workspace, api.client, own)
     # nor while the ledger does not know it yet, since the answer to its creation was lost
-    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'dead' WHERE batch_id = ?", [own])
+    workspace.execute("UPDATE openai_batch SET state = 'claimed', batch_id = NULL WHERE batch_id = ?", [own])
     with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
         adopt(workspace, api.client, own)
 
@@ -285,7 +295,7 @@ def test_a_foreign_batch_is_not_adopted(workspace: Workspace, api: LocalApi, con
     foreign = batch_by_hand(api.client, path)
     with pytest.raises(AdoptionError, match=r"None of the requests of .* unchanged, and under the present prompt\?"):
         adopt(workspace, api.client, foreign)
-    assert workspace.rows("SELECT * FROM openai_batch") == []
+    assert workspace.rows("SELECT state, batch_id FROM openai_batch") == [("planned", None)]
     assert workspace.submit(api.client).created == 1
 
 
@@ -310,4 +320,4 @@ def test_a_cancelled_day_does_not_hold_up_another_one_with_an_equal_article(
         for day in (DAY, NEXT_DAY):
             workspace.collect(slow.client, day=day)
     assert workspace.rows("SELECT status FROM summaries WHERE article_id = 'z'") == [("cancelled",)]
-    assert workspace.statuses(NEXT_DAY) == {"owed": 1}
+    assert workspace.statuses(NEXT_DAY) == {"pending": 1}

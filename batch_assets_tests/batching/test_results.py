@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_assets.batching import results
-from batch_assets.batching.database import transaction
+from batch_assets.batching.ledger.database import transaction
 from batch_assets.batching.result_lines import _has_a_longer_line
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
@@ -44,8 +44,8 @@ class Batch:
     ids: Mapping[str, str]  # article_id → custom_id
     key: str
 
-    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        return self.connection.execute(statement, list(parameters)).fetchall()
+    def rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, parameters).fetchall()
 
     def column(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         return [row[0] for row in self.rows(statement, parameters)]
@@ -56,6 +56,7 @@ class Batch:
         for path, content in zip(files, contents, strict=True):
             path.write_bytes(content)
         options: dict[str, Any] = {"model": TASK.model, **more}
+        self.ends()
         batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
         with transaction(self.connection):
             loaded = load_results(self.connection, [batch])[BATCH]
@@ -63,8 +64,12 @@ class Batch:
         assert sorted(answered + failed) == sorted(self.ids.values())
         assert (loaded.answered, loaded.failed) == (len(answered), len(failed))
         assert self.column("SELECT count(*) FROM quarantined_line") == [loaded.quarantined]
-        assert self.rows("SELECT * FROM pending_request") == []
+        assert self.rows("SELECT * FROM in_flight_request") == []
         return loaded
+
+    def ends(self, batch_id: str = BATCH) -> None:
+        """The submission's batch has ended, and is not collected."""
+        self.rows("UPDATE openai_batch SET state = 'ended', batch_id = ? WHERE submission_id = ?", [batch_id, self.key])
 
     def outcome(self, name: str) -> Any:
         """The text of an answered request; (code, retryable) of another."""
@@ -132,7 +137,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def ended(planned: Workspace) -> Iterator[Batch]:
     with planned.database.writing() as connection:
         ids = dict(connection.execute("SELECT article_id, custom_id FROM batch_request").fetchall())
-        ((key,),) = connection.execute("SELECT submission_key FROM batch_request_file").fetchall()
+        ((key,),) = connection.execute("SELECT submission_id FROM batch_request_file").fetchall()
         yield Batch(planned.folder, connection, ids, key)
 
 
@@ -410,9 +415,10 @@ def test_a_failed_batch_blames_the_requests_that_openai_named(batch: Batch) -> N
 
 def test_an_answer_carries_its_figures(batch: Batch) -> None:
     batch.load(jsonl(batch.answer("a")))
-    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd) FROM completion")
+    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd, simulated_cost_usd) FROM completion")
     assert text == "Summary."
-    assert figures == ["stop", "gpt-4.1-nano-2025", 1_000, 400, 50, 30, BATCH, "req_1", ENDED_AT]
+    usage = [1_000, 400, None, 50, 30]
+    assert figures == ["stop", "gpt-4.1-nano-2025", None, None, *usage, BATCH, "req_1", ENDED_AT]
 
 
 @pytest.mark.parametrize(
@@ -436,6 +442,7 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
     )
     path = batch.folder / "again.jsonl"
     path.write_bytes(jsonl(batch.answer("a"), batch.answer("b")))
+    batch.ends()
     again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, [path])
     assert load_results(batch.connection, [again]) == {BATCH: Loaded(answered=1, failed=1, quarantined=0)}
     assert batch.outcome("a") == "Earlier."
@@ -453,7 +460,15 @@ def test_batches_that_are_loaded_together_are_told_apart(
     }
     ended = []
     for name, content in lines.items():
-        batch.rows(f"UPDATE pending_request SET submission_key = '{name}' WHERE custom_id = ?", [batch.ids[name]])
+        batch.rows(f"UPDATE in_flight_request SET submission_id = '{name}' WHERE custom_id = ?", [batch.ids[name]])
+        batch.rows(
+            """
+            INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt, batch_id)
+            SELECT $name, partition_date, plan, round, shard, 'ended', 1, 'batch_' || $name
+            FROM openai_batch WHERE submission_id = $key
+            """,
+            {"name": name, "key": batch.key},
+        )
         path = batch.folder / f"{name}.jsonl"
         path.write_bytes(content)
         ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, [path]))
@@ -474,7 +489,7 @@ def test_batches_that_are_loaded_together_are_told_apart(
         f"batch_{name}" for _, name in sorted((batch.ids[name], name) for name in "bc")
     ]
     assert batch.rows("SELECT batch_id, line_number FROM quarantined_line") == [("batch_a", 2)]
-    assert batch.rows("SELECT * FROM pending_request") == []
+    assert batch.rows("SELECT * FROM in_flight_request") == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,6 @@ import pytest
 
 from batch_assets.batching import collection
 from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
-from batch_assets.batching.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -137,10 +137,16 @@ def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pyte
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE summaries SET status = 'owed' WHERE article_id = 'a'",
+        "UPDATE summaries SET status = 'pending' WHERE article_id = 'a'",
         "UPDATE summaries SET status = 'cancelled' WHERE article_id = 'a'",
-        "UPDATE openai_batch SET collected_at = NULL",
-        "INSERT INTO pending_request SELECT custom_id, 'key' FROM batch_request LIMIT 1",
+        "UPDATE openai_batch SET state = 'ended'",
+        "UPDATE openai_batch SET state = 'missing'",
+        "UPDATE openai_batch SET state = 'deferred'",
+        """
+        INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt)
+        VALUES ('of another day', '2026-12-31', 1, 1, 0, 'planned', 1);
+        INSERT INTO in_flight_request SELECT custom_id, 'of another day' FROM batch_request LIMIT 1
+        """,
         "DELETE FROM summaries",
     ],
 )
@@ -156,13 +162,13 @@ def test_a_day_with_news_since_its_summaries_is_left_alone(done: Workspace, api:
     done.ingest({"a": f"one of {done.folder}", "late": f"came late to {done.folder}"})
     assert do(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
     done.whole_day(api)
-    assert done.statuses() == {"summarised": 2}
+    assert done.statuses() == {"answered": 2}
 
 
 def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
     done: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done.plan(task=Task(model=TASK.model, max_output_tokens=TASK.max_output_tokens - 1))
+    done.plan(task=replace(TASK, system_prompt="Be brief."))
     for batch_id in done.submit(api.client).batch_ids:
         api.wait(batch_id)
 
@@ -197,7 +203,7 @@ def test_a_pruned_day_that_comes_back_is_not_paid_for_again_unless_the_answers_w
     assert done.collect(api.client).requests == {"answered": 2}
     do(done)
     done.ingest(source)
-    assert done.plan().requests == {"owed": 2}
+    assert done.plan().requests == {"pending": 2}
 
 
 def test_answers_that_a_younger_day_shares_stay(done: Workspace, api: LocalApi) -> None:

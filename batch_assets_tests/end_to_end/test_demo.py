@@ -25,10 +25,10 @@ def summaries_in(data: Path) -> list[tuple[str, str, str]]:
 def test_the_demo_summarises_its_day_and_a_second_one_pays_for_nothing(tmp_path: Path) -> None:
     first = run_command(tmp_path, "demo")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "9 articles: 9 summarised. 2 rows of the source were set aside." in first.stdout
+    assert "9 articles: 9 answered. 2 rows of the source were set aside." in first.stdout
     rows = summaries_in(tmp_path)
     assert len(rows) == 9
-    assert all(status == "summarised" and summary for _, status, summary in rows)
+    assert all(status == "answered" and summary for _, status, summary in rows)
     assert batches_made(tmp_path) == 1
 
     second = run_command(tmp_path, "demo")
@@ -52,7 +52,7 @@ def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
     article = {"body": "The bridge opened. It took nine years. Boats pass again.", "published_at": "2026-02-03"}
     source.write_text(json.dumps(article))
     done = run_command(tmp_path, "demo", BATCH_ASSETS_SOURCE=str(source), BATCH_ASSETS_START_DATE="2026-02-03")
-    assert "1 articles: 1 summarised." in done.stdout, done.stdout + done.stderr
+    assert "1 articles: 1 answered." in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
