@@ -267,8 +267,8 @@ GUARDS = (
     Guard(
         "children hold the lock",
         "batch_assets/home/processes.py",
-        "                pass_fds=(self._pipe, *self._locks),",
-        "                pass_fds=(self._pipe,),",
+        "                pass_fds=(self._pipe, *self._locks, *files),",
+        "                pass_fds=(self._pipe, *files),",
         "batch_assets_tests/home/test_processes.py::test_the_children_hold_the_lock",
     ),
     Guard(
