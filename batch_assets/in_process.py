@@ -50,7 +50,7 @@ def materialise(
 
 
 def reasons(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed steps said, fit to be shown: an error's own words, without the stack of whoever called."""
+    """What the failed steps said, fit to be shown: an error's own words, without its stack trace."""
     said = []
     for event in result.get_step_failure_events():
         failure = event.step_failure_data

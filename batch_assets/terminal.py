@@ -44,7 +44,7 @@ class CommandLine(click.Group):
 
 def _failure(error: Exception) -> BaseException:
     """What is to be raised in place of the error."""
-    if isinstance(error, BrokenPipeError):  # whoever reads us has seen enough
+    if isinstance(error, BrokenPipeError):  # the program that reads our output has ended
         _give_up_output()
         return SystemExit(1)
     if isinstance(error, (click.exceptions.Exit, click.Abort)):
@@ -59,7 +59,7 @@ def _failure(error: Exception) -> BaseException:
 
 def _sentence(error: Exception) -> str | None:
     """What happened and what to do; None where it is a mistake of ours, whose traceback is needed."""
-    after = "What was submitted is in the ledger: mend the cause, and run the command again."
+    after = "What was submitted is in the ledger: fix the cause, and run the command again."
     if isinstance(error, OSError) and error.strerror:
         where = f" ({as_message(str(error.filename))})" if error.filename is not None else ""
         what = (

@@ -141,7 +141,7 @@ def _has_password(authorization: str, password: str) -> bool:
 def _without_operation(scope: Scope) -> Scope:
     """Dagster finds no operation in the URL of /graphql: not that of a GET, which shows the playground, nor of a POST.
 
-    The UI itself puts a name there, `?op=…`, for whoever reads a log.
+    The UI itself puts a name there, `?op=…`, for readers of a log.
     """
     return {**scope, "query_string": b""} if scope["path"] == GRAPHQL else scope
 

@@ -349,11 +349,11 @@ def test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_s
     assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
 
 
-def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(project: Project) -> None:
-    project.materialise()
+def planned_again_with_the_same_task(project: Project) -> dg.ExecuteInProcessResult:
+    """Another round of a day whose ledger has no record of its plan, while the environment names another model."""
     with project.database.writing() as connection:
         connection.execute("DELETE FROM day_plan")
-    result = dg.materialize(
+    return dg.materialize(
         UPSTREAM,
         selection=[batch_request_file],
         instance=project.instance,
@@ -362,27 +362,21 @@ def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(projec
         run_config={**QUIET, "ops": {"batch_request_file": {"config": {"same_task": True}}}},
         raise_on_error=False,
     )
-    assert not result.success
+
+
+def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(project: Project) -> None:
+    project.materialise()
+    assert not planned_again_with_the_same_task(project).success
     assert project.rows("SELECT DISTINCT model FROM batch_request_file") == [(project.model,)]
 
 
 def test_the_plan_of_a_version_that_recorded_it_in_the_event_log_is_found_there(project: Project) -> None:
     project.materialise()
-    with project.database.writing() as connection:
-        connection.execute("DELETE FROM day_plan")
     recorded = dg.MetadataValue.json({"model": project.model, "max_output_tokens": 1024})
     project.instance.report_runless_asset_event(
         dg.AssetMaterialization(batch_request_file.key, partition=DAY, metadata={"task": recorded})
     )
-    result = dg.materialize(
-        UPSTREAM,
-        selection=[batch_request_file],
-        instance=project.instance,
-        partition_key=DAY,
-        resources={**project.resources, "task": SummaryTask(model="gpt-4.1-nano")},
-        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"same_task": True}}}},
-    )
-    assert result.success
+    assert planned_again_with_the_same_task(project).success
     assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
 
 

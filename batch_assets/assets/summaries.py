@@ -69,7 +69,7 @@ def summaries(
             "output_tokens": report.output_tokens,
             **({} if report.cost_usd is None else {"cost_usd": round(report.cost_usd, 6)}),
             **({} if database_bytes is None else {"database_bytes": database_bytes}),
-            # never Markdown: an image in a title would be fetched by whoever looks at it
+            # never Markdown: the browser of the user would fetch an image in a title
             "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
         }
     )

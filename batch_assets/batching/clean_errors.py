@@ -1,4 +1,4 @@
-"""Secrets and controls out of exceptions and log records, before whoever runs us stores or prints them.
+"""Secrets and controls out of exceptions and log records, before Dagster or Python stores or prints them.
 
 Dagster stores the message of an exception, and those of its causes and contexts; so all of the chain is gone through.
 """

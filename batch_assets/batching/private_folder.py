@@ -1,4 +1,4 @@
-"""Folders for the user's eyes only: articles and answers are nobody else's business."""
+"""Folders that only the user can open. `local_api.private` has the same for itself: neither imports the other."""
 
 from pathlib import Path
 

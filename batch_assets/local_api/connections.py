@@ -34,7 +34,7 @@ READER_SECONDS = 300.0  # in which the client takes something of an answer. Much
 MOVE_BYTES = 4096
 _LOOK_SECONDS = 1.0
 _OWN_FILES = 320  # for the database, 64 batches, engines, and connections that have not given way yet
-_DISCARDED_BYTES = 256 * 1024 * 1024  # of a refused request: whoever is cut while sending sees no answer
+_DISCARDED_BYTES = 256 * 1024 * 1024  # of a refused request: a client that is cut while it sends sees no answer
 
 
 class Wait(Enum):

@@ -44,7 +44,7 @@ class _Printable(logging.Formatter):
 
 
 def printable_stream(stream: TextIO) -> TextIO:
-    """The same stream, through which nothing but lines of printable text comes, whoever writes.
+    """The same stream, through which only lines of printable text come, from all code that writes.
 
     A stream that isn't a file or a terminal is returned as it is.
     """

@@ -1,6 +1,6 @@
 """The key of a server that was given none: made once, kept in its folder, where only this user can read it.
 
-Whoever may read it may use the server: `demo`, `dev` and the assets read it there. Other users of the machine can't.
+A program that can read it can use the server: `demo`, `dev` and the assets read it there. Other users cannot.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def write_private_file(path: Path, content: str) -> None:
 
 
 def read_private_file(path: Path) -> str | None:
-    """The text of a file that is this user's, and that nobody else may read; None where there is no such file."""
+    """The text of a file that is this user's, and that no other user may read; None where there is no such file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
