@@ -8,15 +8,21 @@ import click
 import dagster as dg
 import openai
 
-from batch_assets.assets.openai_batch import word_to_sensor
-from batch_assets.batching.control import AdoptionError, adopt_batch, cancel_day
-from batch_assets.batching.database import Database, DatabaseBusyError
+from batch_assets.assets.openai_batch import openai_batch
+from batch_assets.batching.adoption import AdoptionError, adopt_batch
+from batch_assets.batching.api_identity import identify
+from batch_assets.batching.control import cancel_day
+from batch_assets.batching.ledger.aliases import move_api
+from batch_assets.batching.ledger.database import Database, DatabaseBusyError
+from batch_assets.batching.ledger.schema import create_warehouse_id
 from batch_assets.batching.outside_text import printable
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
+from batch_assets.day_events import DEFAULT_LOCATION, Origin
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.partitions import daily_partitions
+from batch_assets.runless_events import report_of_submission
 from batch_assets.settings import Settings
 
 
@@ -35,11 +41,15 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
     with _said_in_a_sentence():
         with _client(settings) as client:
             days = adopt_batch(database, client, batch_id=batch_id, data_folder=settings.data_folder)
+            api = identify(client, database.warehouse_id())
+        origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
         with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
             for day in days:
                 now = datetime.now(UTC)
-                word = word_to_sensor(database, settings.data_folder, day, now, batches_adopted=1)
-                instance.report_runless_asset_event(word)
+                event = report_of_submission(
+                    openai_batch.key, database, settings.data_folder, origin, day, now, batches_adopted=1
+                )
+                instance.report_runless_asset_event(event)
     click.echo(
         f"{printable(batch_id)} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended."
     )
@@ -48,6 +58,7 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
 def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
     """Say what has outlived its life and, if `really`, delete it. Raises click.ClickException."""
     database, today = Database(settings.database), datetime.now(UTC).date()
+    kept: list[str] = []
     with _said_in_a_sentence():
         found = find_prunable(database, data_folder=settings.data_folder, life=life, today=today)
         if not found.lines:
@@ -59,10 +70,28 @@ def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
             found = prune(database, data_folder=settings.data_folder, life=life, today=today)
             if found.remote_files:
                 with _client(settings) as client:
-                    delete_remote_files(database, client, found)
+                    kept = delete_remote_files(database, client, found)
             click.echo("Gone, of days that are done:")
         for line in found.lines:
             click.echo(f"  {line}")
+        for sentence in kept:
+            click.echo(sentence)
+
+
+def move_api_by_hand(settings: Settings, old: str, new: str) -> None:
+    """Note that an API has another address now. Raises click.ClickException."""
+    with _said_in_a_sentence():
+        moved = move_api(Database(settings.database), old, new)
+    if not moved:
+        raise click.ClickException(f"No submission was made at {old}. `openai_batch.api` names the APIs.")
+    click.echo(f"{moved} submissions that were made at {old} are looked for at {new} now.")
+
+
+def new_warehouse_id_by_hand(settings: Settings) -> None:
+    """Give a copied database an identity of its own. Raises click.ClickException."""
+    with _said_in_a_sentence(), Database(settings.database).writing() as connection:
+        create_warehouse_id(connection)
+    click.echo("The database has a new identity. Batches that are in flight belong to the database it was copied from.")
 
 
 @contextmanager

@@ -5,29 +5,44 @@ import dagster as dg
 from batch_assets.assets import batch_request_file, summaries
 from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.costs import estimate_day
-from batch_assets.resources import SummaryTask, Warehouse
+from batch_assets.batching.ledger.spending import unattributed_batches
+from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 
 @dg.asset_check(asset=batch_request_file, blocking=True)
 @without_secrets_in_errors
 def day_is_within_budget(
-    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse], task: dg.ResourceParam[SummaryTask]
+    context: dg.AssetCheckExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    task: dg.ResourceParam[SummaryTask],
+    openai: dg.ResourceParam[BatchApi],
 ) -> dg.AssetCheckResult:
-    """A day that is estimated dearer than BATCH_ASSETS_MAX_COST_USD goes no further: nothing of it is uploaded."""
+    """A day whose estimate is above a budget goes no further: nothing of it is uploaded.
+
+    The budgets are BATCH_ASSETS_MAX_COST_USD and BATCH_ASSETS_MAX_COST_USD_PER_MONTH. They count everything that was
+    spent, earlier prompts and refreshes included, and are checked once more when a batch is submitted.
+    """
     if not context.has_partition_key:
         return dg.AssetCheckResult(passed=True, description="Looks at the day of a run; executed by itself, at none.")
+    api = openai.identify(context, warehouse)
+    if api.is_assumed:  # its prices may be others; a day that is blocked here would not be tried again
+        return dg.AssetCheckResult(
+            passed=True, description="The API does not answer; `openai_batch` checks the budgets when it does."
+        )
     with warehouse.tables.reading() as connection:
-        estimate = estimate_day(connection, context.partition_key)
-    limit = task.max_cost_usd
+        estimate = estimate_day(connection, context.partition_key, api=api.name, own_prices=task.prices)
+    budget = task.limits.budget
     figures: dict[str, float | None] = {
         "spent_usd": estimate.spent_usd,
         "estimated_usd": estimate.expected_usd,
-        "limit_usd": limit,
+        "month_usd": estimate.month_usd,
+        "limit_usd": budget.max_cost_usd_per_day,
+        "month_limit_usd": budget.max_cost_usd_per_month,
     }
-    is_within = limit is None or estimate.is_within(limit)
+    why_not = estimate.why_not_within(budget)
     return dg.AssetCheckResult(
-        passed=is_within,
-        description=None if is_within or limit is None else estimate.sentence(limit),
+        passed=why_not is None,
+        description=why_not,
         metadata={
             "requests": estimate.requests,
             "is_calibrated": estimate.is_calibrated,
@@ -41,7 +56,7 @@ def day_is_within_budget(
 def every_article_is_accounted_for(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
-    """Each article has exactly one row in `summaries`: summarised, in flight, owed, or failed with a reason.
+    """Each article has exactly one row in `summaries`: answered, in flight, pending, or failed with a reason.
 
     Looks at the day of the run; executed by itself, at all days that have summaries.
     """
@@ -59,8 +74,8 @@ def every_article_is_accounted_for(
                 (SELECT count(*) FROM article) AS articles,
                 (SELECT count(*) FROM article ANTI JOIN summary USING (partition_date, article_id)) AS without_row,
                 (SELECT count(*) FROM summary ANTI JOIN article USING (partition_date, article_id)) AS without_article,
-                (SELECT count(*) - count(DISTINCT (partition_date, article_id)) FROM summary) AS rows_too_many,
-                (SELECT count(*) FROM summary WHERE status = 'summarised' AND summary IS NULL) AS without_summary,
+                (SELECT count(*) - count(DISTINCT (partition_date, article_id)) FROM summary) AS duplicate_rows,
+                (SELECT count(*) FROM summary WHERE status = 'answered' AND summary IS NULL) AS without_summary,
                 (SELECT count(*) FROM summary WHERE status = 'failed' AND error_code IS NULL) AS without_reason
             """,
             {"day": day},
@@ -77,34 +92,21 @@ def every_article_is_accounted_for(
 def usage_adds_up(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
-    """What OpenAI says that a batch used is the sum of what it says that its answers used.
+    """What a batch billed is the sum of what the lines that count for its requests used.
 
-    Looks at the batches whose requests were all answered, and that report their usage at all. A difference means that
-    costs in the tables are not those of the bill; the answers themselves are as good as ever, so it only warns.
+    The rest is in `spending` as `unattributed`: it is billed, but no article shows it.
     """
     day = context.partition_key if context.has_partition_key else None
     with warehouse.tables.reading() as connection:
-        rows = connection.execute(
-            """
-            SELECT batch_id, openai_batch.input_tokens - sum(completion.input_tokens),
-                openai_batch.output_tokens - sum(completion.output_tokens)
-            FROM openai_batch JOIN completion USING (batch_id)
-            WHERE ($day IS NULL OR partition_date = CAST($day AS DATE)) AND openai_batch.input_tokens IS NOT NULL
-            GROUP BY batch_id, openai_batch.input_tokens, openai_batch.output_tokens, requests_total
-            HAVING count(*) = requests_total
-            """,
-            {"day": day},
-        ).fetchall()
-    off = [batch_id for batch_id, input_tokens, output_tokens in rows if input_tokens or output_tokens]
+        rows = unattributed_batches(connection, day)
     return dg.AssetCheckResult(
-        passed=not off,
+        passed=not rows,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"The usage of {len(off)} batches is not the sum over their lines." if off else None,
+        description=f"{len(rows)} batches billed more tokens than the lines of their requests." if rows else None,
         metadata={
-            "batches_compared": len(rows),
             # not in the description, which Dagster renders as Markdown: ids are the API's words
-            "batches_off": dg.MetadataValue.json(off),
-            "input_tokens_more_than_the_lines": sum(row[1] for row in rows),
-            "output_tokens_more_than_the_lines": sum(row[2] for row in rows),
+            "batches_off": dg.MetadataValue.json([row.batch_id for row in rows]),
+            "input_tokens_more_than_the_lines": sum(row.input_tokens for row in rows),
+            "output_tokens_more_than_the_lines": sum(row.output_tokens for row in rows),
         },
     )

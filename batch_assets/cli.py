@@ -172,6 +172,29 @@ def adopt(batch_id: str) -> None:
     adopt_by_hand(settings, batch_id)
 
 
+@main.command("move-api")
+@click.argument("old")
+@click.argument("new")
+def move_api(old: str, new: str) -> None:
+    """The API that batches were made at as OLD has the address NEW now: they are looked for there."""
+    settings = _settings()
+    from batch_assets.by_hand import move_api_by_hand
+
+    move_api_by_hand(settings, old, new)
+
+
+@main.command()
+@click.option(
+    "--new-warehouse-id", is_flag=True, required=True, help="Give a database that was copied an identity of its own."
+)
+def doctor(new_warehouse_id: bool) -> None:
+    """Repair what only a user can know about."""
+    settings = _settings()
+    from batch_assets.by_hand import new_warehouse_id_by_hand
+
+    new_warehouse_id_by_hand(settings)
+
+
 @main.command()
 @click.option("--keep-days", type=click.IntRange(min=0), default=90, show_default=True, help="How old files may get.")
 @click.option(

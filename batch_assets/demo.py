@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.outside_text import as_message, printable
 from batch_assets.batching.remote import words_of
 from batch_assets.batching.report import DayReport, day_report
@@ -58,7 +58,7 @@ def run_demo(settings: Settings, *, day: str | None, ask: bool) -> None:
         _do(instance, [openai_batch.key], day, console)
         with _progress_bar(console) as show:
             _follow(instance, settings, day, show, console)
-    _print_report(console, day_report(Database(settings.database), day, preview_rows=ROWS_SHOWN), settings, url)
+    _print_report(console, day_report(Database(settings.database), day, preview_rows=ROWS_SHOWN), settings)
 
 
 def api_name() -> str:
@@ -172,20 +172,23 @@ def _progress_bar(console: Console) -> Iterator[ProgressBar]:
         yield ProgressBar(progress)
 
 
-def _print_report(console: Console, report: DayReport, settings: Settings, url: str | None) -> None:
+def _print_report(console: Console, report: DayReport, settings: Settings) -> None:
     table = Table(show_lines=True, title=f"Summaries of {report.day}", title_justify="left", expand=True)
     table.add_column("article", ratio=1, overflow="fold")  # some scripts have no spaces to break a line at
     table.add_column("summary", ratio=3, overflow="fold")
     for article_id, title, status, text in report.preview:
-        summary = shown(text) if status == "summarised" else Text.assemble((status, "red"), ": ", shown(text))
+        summary = shown(text) if status == "answered" else Text.assemble((status, "red"), ": ", shown(text))
         table.add_row(shown(title or article_id), summary)
     console.print(table)
     counts = ", ".join(f"{count} {status}" for status, count in report.by_status.items()) or "none"
-    cost = "unknown" if report.cost_usd is None else f"${report.cost_usd:.6f}"
-    whose = f"nothing here; at OpenAI's batch prices {cost}" if url else f"{cost} at OpenAI's batch prices"
+    spent = report.spending
+    cost = "unknown" if spent.cost_usd is None else f"${spent.cost_usd:.6f}"
+    simulated = f", and at OpenAI's batch prices ${spent.simulated_cost_usd:.6f} simulated by the built-in engine"
+    billed = cost + (simulated if spent.simulated_cost_usd else "")
     for line in (
         f"{report.articles} articles: {counts}. {report.rejected} rows of the source were set aside.",
-        f"{report.input_tokens:,} input and {report.output_tokens:,} output tokens. Cost: {whose}.",
+        f"Answered by {', '.join(report.apis) or 'nothing yet'}.",
+        f"{spent.input_tokens:,} input and {spent.output_tokens:,} output tokens. Billed: {billed}.",
         "",
         f"The tables:  {as_message(settings.database)}  (`summaries`, `rejected_article`, …)",
         "The runs:    make dev, or batch-assets dev",

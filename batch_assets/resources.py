@@ -16,12 +16,18 @@ import dagster as dg
 import openai
 from dagster_openai import OpenAIResource
 
-from batch_assets.batching.database import MEMORY_LIMIT, Database
-from batch_assets.batching.ledger import Limits
+from batch_assets.batching.api_identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalised_url
+from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.database import MEMORY_LIMIT, Database
+from batch_assets.batching.ledger.spending import Budget
+from batch_assets.batching.prices import ModelPrice, check_own_prices
+from batch_assets.batching.remote import words_of
 from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.local_api.discovery import running_url
 from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
+
+IDENTIFY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,16 @@ class ArticleSource:
 
 @dataclass(frozen=True)
 class SummaryTask:
-    """What is asked of the model, for every article. A change makes every request that it changes owed again.
+    """What is asked of the model, for every article. A change makes every request that it changes pending again.
 
     user_template: the user's message, with `{title}`, `{body}`, `{url}` and `{published_at}`.
-    max_output_tokens: the limit of an answer; a reasoning model's thinking counts.
+    max_output_tokens: the limit of an answer; a reasoning model's thinking counts. It is no part of what is asked:
+        raised, it makes only the answers pending that were cut.
     temperature, top_p: left out for reasoning models, which refuse them.
     reasoning_effort: sent to reasoning models only.
     max_rounds: how often a request may come back without an answer before it counts as failed.
-    max_cost_usd: a day whose estimate is higher is not submitted.
+    max_cost_usd, max_cost_usd_per_month: what may be spent on a day, and in a UTC month, everything counted.
+    prices: the user's own, for models and APIs whose prices are not published.
     max_enqueued_tokens: the model's limit of enqueued input tokens (OpenAI's page Limits), shared by all days in
         flight. What does not fit waits, and goes out as batches end.
     """
@@ -83,11 +91,20 @@ class SummaryTask:
     reasoning_effort: str | None = None
     max_rounds: int = 3
     max_cost_usd: float | None = None
+    max_cost_usd_per_month: float | None = None
     max_enqueued_tokens: int | None = None
+    prices: tuple[ModelPrice, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_own_prices(self.prices)
 
     @property
     def limits(self) -> Limits:
-        return Limits(max_enqueued_tokens=self.max_enqueued_tokens)
+        return Limits(
+            max_enqueued_tokens=self.max_enqueued_tokens,
+            budget=Budget(self.max_cost_usd, self.max_cost_usd_per_month),
+            own_prices=self.prices,
+        )
 
     def as_task(self) -> Task:
         """The task, checked. Raises TaskError."""
@@ -108,9 +125,11 @@ class BatchApi:
 
     connect: returns Dagster's resource of OpenAI's client, with the address and the key of now. Raises
         dagster.Failure with what to do if there is none.
+    is_stand_in: neither a key nor an address is set, so the local Batch API of the data folder stands in.
     """
 
     connect: Callable[[], OpenAIResource]
+    is_stand_in: bool = False
 
     @contextmanager
     def get_client(self, context: Any) -> Generator[openai.OpenAI, None, None]:
@@ -121,11 +140,26 @@ class BatchApi:
         ):
             yield client
 
+    def identify(self, context: Any, warehouse: Warehouse) -> ApiIdentity:
+        """Which API and account answer. Where none answers, what the configured address says, with a warning."""
+        try:
+            with self.get_client(context) as client:
+                address = ApiIdentity(normalised_url(str(client.base_url)), is_assumed=True)
+                return identify(client.with_options(timeout=IDENTIFY_SECONDS), warehouse.tables.warehouse_id())
+        except openai.OpenAIError as error:
+            context.log.warning(f"The API at {address.name} does not answer: {words_of(error)}.")
+            return address
+        except dg.Failure as failure:
+            if not self.is_stand_in:
+                raise
+            context.log.warning(failure.description)
+            return ApiIdentity(BUILT_IN_ENGINE, is_assumed=True)
+
 
 def openai_resource(settings: Settings) -> BatchApi:
     """OpenAI where a key or a URL is set in the environment; the local Batch API of the data folder otherwise."""
     if not settings.has_remote_api:
-        return BatchApi(lambda: _local_api(settings.local_api_folder))
+        return BatchApi(lambda: _local_api(settings.local_api_folder), is_stand_in=True)
     return BatchApi(_remote_api)
 
 
@@ -157,6 +191,7 @@ def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
         model=settings.model,
         max_rounds=settings.max_rounds,
         max_cost_usd=settings.max_cost_usd,
+        max_cost_usd_per_month=settings.max_cost_usd_per_month,
         max_enqueued_tokens=settings.max_enqueued_tokens,
     )
     resources = {

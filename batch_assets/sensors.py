@@ -19,13 +19,12 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
-from batch_assets.assets.openai_batch import BATCH_IDS, LOOK_AGAIN_AT, WAITING
-from batch_assets.assets.summaries import OWED
 from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.collection import LOST_AFTER
-from batch_assets.batching.ledger import must_go_back
+from batch_assets.batching.ledger.batch_transitions import must_go_back
 from batch_assets.batching.progress import Place, Seen, look_up
-from batch_assets.batching.remote import VANISHED, RemoteBatch, words_of
+from batch_assets.batching.remote import MISSING, RemoteBatch, words_of
+from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, location_of_sensor, newest_event, read_events
 from batch_assets.resources import BatchApi
 from batch_assets.settings import read_settings
 
@@ -66,15 +65,16 @@ class Day:
     """What the event log says of a day: its newest `openai_batch`, and its newest `summaries` if that is newer.
 
     `is_collected`: `summaries` is newer, and requests came back without an answer. `room_since`: whether any
-    day was collected after this one was submitted.
+    day was collected after this one was submitted. `api` made its batches.
     """
 
     day: str
     storage_id: int
     at: datetime
     batch_ids: tuple[str, ...] = ()
-    waiting: int = 0
-    look_again_at: datetime | None = None
+    api: str | None = None
+    deferred: int = 0
+    next_attempt_at: datetime | None = None
     room_since: bool = False
     is_collected: bool = False
 
@@ -123,7 +123,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     """Watches the batches of every pending day, shows their progress, and asks for the run that comes next."""
     deadline = time.monotonic() + TICK_SECONDS
     now = datetime.now(UTC)
-    days = read_days(context.instance)
+    days = read_days(context.instance, location_of_sensor(context))
     flying = [day for day in days if not day.is_collected]
     cursor = read_cursor(context.cursor)
     found = Seen(place=cursor.place)
@@ -146,12 +146,16 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
             context.log.warning(notes[-1])
 
     seen, last_end = found.batches, last_end_of(found.batches)
-    wanted = [Wanted(day, step) for day in days if (step := next_step(day, seen, now, last_end))]
+    elsewhere = [day for day in flying if day.api is not None and found.api is not None and day.api != found.api]
+    notes += [f"{day.day} waits for {day.api}, where its batches are; the API is {found.api}." for day in elsewhere]
+    here = [day for day in days if day not in elsewhere]
+    notes += missing_sentences(here, seen)
+    wanted = [Wanted(day, step) for day in here if (step := next_step(day, seen, now, last_end))]
     complete = {want.day.day for want in wanted if want.step is Step.COLLECT}
     wanted += [
         Wanted(day, Step.COLLECT_PART, once_on=now.date())
-        for day in flying
-        if day.day not in complete and has_overdue_answers(day, seen, now)
+        for day in here
+        if not day.is_collected and day.day not in complete and has_overdue_answers(day, seen, now)
     ]
     requests, given_up = ask_for_runs(context.instance, wanted, now)
     for sentence in given_up:
@@ -167,58 +171,75 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     )
 
 
-def read_days(instance: dg.DagsterInstance) -> list[Day]:
-    """The days with something to do: submitted and not collected, or collected with requests owed."""
-    submitted = _newest(instance, openai_batch.key)
-    collected = _newest(instance, summaries.key)
-    pending = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
-    ended = {day: collected[day] for day in submitted.keys() - pending.keys()}
+def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) -> list[Day]:
+    """The days with something to do: submitted and not collected, or collected with pending requests.
+
+    Only events of this code location count: another one may define the same assets, with another database.
+    """
+    submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
     last_collected = max(collected.values(), default=-1)
-    days = [
-        Day(
-            day,
-            storage_id,
-            at,
-            batch_ids=tuple(_value(metadata, BATCH_IDS) or ()),
-            waiting=_value(metadata, WAITING) or 0,
-            look_again_at=_time(_value(metadata, LOOK_AGAIN_AT)),
-            room_since=last_collected > storage_id,
-        )
-        for day, storage_id, at, metadata in _materializations(instance, openai_batch.key, pending)
-    ]
-    for day, storage_id, at, metadata in _materializations(instance, summaries.key, ended):
-        if _value(metadata, OWED):
-            days.append(Day(day, storage_id, at, is_collected=True))
+    uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
+    ended = {day: collected[day] for day in submitted.keys() - uncollected.keys()}
+    days: list[Day] = []
+    foreign: set[str] = set()
+    for event in read_events(instance, openai_batch.key, list(uncollected.values())):
+        if event.origin.location != location:
+            foreign.add(event.day)
+        else:
+            days.append(_submitted_day(event, last_collected))
+    for event in read_events(instance, summaries.key, list(ended.values())):
+        if event.origin.location != location:
+            foreign.add(event.day)
+        elif event.requests_pending:
+            days.append(_collected_day(event))
+    days += [day for name in foreign if (day := _day_of_several_locations(instance, name, location, last_collected))]
     return sorted(days, key=lambda day: day.storage_id)
 
 
-def _newest(instance: dg.DagsterInstance, key: dg.AssetKey, days: set[str] | None = None) -> Mapping[str, int]:
-    """partition → storage id of its newest materialisation; one query, whatever the number of partitions."""
-    return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, days)
+def _day_of_several_locations(
+    instance: dg.DagsterInstance, name: str, location: str, last_collected: int
+) -> Day | None:
+    """The same for a day whose newest event is another code location's."""
+    submitted = newest_event(instance, openai_batch.key, name, location)
+    collected = newest_event(instance, summaries.key, name, location)
+    if submitted is None:
+        return None
+    if collected is None or submitted.storage_id > collected.storage_id:
+        return _submitted_day(submitted, last_collected)
+    return _collected_day(collected) if collected.requests_pending else None
 
 
-def _materializations(
-    instance: dg.DagsterInstance, key: dg.AssetKey, newest: Mapping[str, int]
-) -> Iterable[tuple[str, int, datetime, Mapping[str, dg.MetadataValue]]]:
-    ids = sorted(newest.values())
-    for start in range(0, len(ids), 1000):
-        some = ids[start : start + 1000]
-        records = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, storage_ids=some), limit=len(some)
-        ).records
-        for record in records:
-            event = record.asset_materialization
-            if event is not None and event.partition is not None:
-                yield event.partition, record.storage_id, datetime.fromtimestamp(record.timestamp, UTC), event.metadata
+def _submitted_day(event: DayEvent, last_collected: int) -> Day:
+    return Day(
+        event.day,
+        event.storage_id,
+        event.at,
+        batch_ids=event.batch_ids,
+        api=event.origin.api,
+        deferred=event.deferred_files,
+        next_attempt_at=event.next_attempt_at,
+        room_since=last_collected > event.storage_id,
+    )
 
 
-def _value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
-    found = metadata.get(name)
-    return None if found is None else found.value
+def _collected_day(event: DayEvent) -> Day:
+    return Day(event.day, event.storage_id, event.at, is_collected=True)
 
 
-def _time(timestamp: float | None) -> datetime | None:
-    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+def _newest(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, int]:
+    """partition → storage id of its newest materialization; one query, whatever the number of partitions."""
+    return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+
+
+def missing_sentences(days: Iterable[Day], seen: Mapping[str, RemoteBatch]) -> list[str]:
+    """A sentence for each day with a batch that the API does not know with the present key."""
+    return [
+        f"{batch_id} of {day.day} is not found with the present key. Which organization and project does "
+        "OPENAI_API_KEY belong to? Nothing of it is sent again."
+        for day in days
+        for batch_id in day.batch_ids
+        if batch_id in seen and seen[batch_id].status == MISSING
+    ]
 
 
 def last_end_of(seen: Mapping[str, RemoteBatch]) -> datetime | None:
@@ -240,23 +261,24 @@ def next_step(
     batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
     if any(must_go_back(batch) for batch in batches):
         return Step.SUBMIT
-    if day.waiting:
-        is_due = day.look_again_at is not None and now >= day.look_again_at
+    if day.deferred:
+        is_due = day.next_attempt_at is not None and now >= day.next_attempt_at
         # an end is known to the second only, rounded down
         one_ended = last_end is not None and last_end >= day.at - timedelta(seconds=1)
         return Step.SUBMIT if is_due or one_ended or day.room_since else None
-    has_ended = len(batches) == len(day.batch_ids) and all(
-        batch.has_ended and (batch.status != VANISHED or now - day.at > LOST_AFTER) for batch in batches
-    )
+    has_ended = len(batches) == len(day.batch_ids) and all(batch.has_ended for batch in batches)
     return Step.COLLECT if has_ended else None
 
 
 def has_overdue_answers(day: Day, seen: Mapping[str, RemoteBatch], now: datetime) -> bool:
     """Whether a batch of the day ended long ago, with answers, and so is to be collected before the day is complete.
 
-    It may have been collected already: only the database knows.
+    It may have been collected already: only the database knows. So is a batch that has been missing for long: the run
+    finds out whether it is lost.
     """
     batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
+    if any(batch.status == MISSING for batch in batches) and now - day.at > LOST_AFTER:
+        return True
     ends = [batch.ended_at or batch.created_at for batch in batches if batch.has_ended and batch.output_file_id]
     return any(end is not None and now - end.replace(tzinfo=UTC) > OVERDUE_AFTER for end in ends)
 
@@ -281,7 +303,7 @@ def ask_for_runs(
             names = " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[want.step])
             given_up.append(
                 f"{day}: {len(failures)} runs failed to {want.step} it, the last is {failures[0].dagster_run.run_id}. "
-                f"Read its error, mend the cause, and materialise {names} of the day by hand."
+                f"Read its error, fix the cause, and materialize {names} of the day yourself."
             )
             continue
         if want.once_on and len(failures) < len(runs):

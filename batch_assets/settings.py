@@ -32,6 +32,7 @@ class Settings:
     model: str
     max_rounds: int
     max_cost_usd: float | None
+    max_cost_usd_per_month: float | None
     max_enqueued_tokens: int | None
     poll_seconds: int
     has_key: bool
@@ -70,6 +71,7 @@ def read_settings() -> Settings:
         model=_text("BATCH_ASSETS_MODEL", DEFAULT_MODEL),
         max_rounds=_number("BATCH_ASSETS_MAX_ROUNDS", 3),
         max_cost_usd=_amount("BATCH_ASSETS_MAX_COST_USD"),
+        max_cost_usd_per_month=_amount("BATCH_ASSETS_MAX_COST_USD_PER_MONTH"),
         max_enqueued_tokens=_number("BATCH_ASSETS_MAX_ENQUEUED_TOKENS", 0) or None,
         poll_seconds=_number("BATCH_ASSETS_POLL_SECONDS", 30),
         has_key=bool(_text("OPENAI_API_KEY", "")),

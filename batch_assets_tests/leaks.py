@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
 
 EVERY_EVENT = 10_000  # as many as Dagster gives at once
 

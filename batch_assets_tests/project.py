@@ -1,6 +1,7 @@
 """A whole project on a temporary data folder: the real assets and resources, on a real local Batch API."""
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -8,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_openai import OpenAIResource
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.prices import ModelPrice
 from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
 from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
+from batch_assets.sensors import Day, read_days
 from batch_assets_tests.local_api_client import LocalApi
 
 DAY = "2026-01-05"
@@ -33,6 +40,8 @@ class Project:
     source: str
     model: str = "gpt-6-luna"
     max_cost_usd: float | None = None
+    prices: tuple[ModelPrice, ...] = ()
+    is_stand_in: bool = False
     openai: BatchApi | None = None  # in place of one at the API
 
     @property
@@ -44,8 +53,8 @@ class Project:
         return {
             "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
             "article_source": ArticleSource(source=self.source),
-            "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd),
-            "openai": self.openai or api_at(self.api.url),
+            "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd, prices=self.prices),
+            "openai": self.openai or api_at(self.api.url, is_stand_in=self.is_stand_in),
         }
 
     def materialise(
@@ -63,11 +72,40 @@ class Project:
             raise_on_error=False,
         )
 
+    def materialise_from(
+        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY
+    ) -> dg.DagsterRun:
+        """The same as a run of this code location, which Dagster notes in the run when it launches one."""
+        job = dg.Definitions(
+            [*EVERYTHING], asset_checks=CHECKS, resources=self.resources, executor=dg.in_process_executor
+        )
+        whole = job.resolve_implicit_global_asset_job_def()
+        repository = RemoteRepositoryOrigin(code_location_origin(location), "__repository__")
+        run = self.instance.create_run_for_job(
+            whole,
+            run_config=QUIET,
+            tags={"dagster/partition": day},
+            asset_selection={asset.key for asset in assets},
+            remote_job_origin=RemoteJobOrigin(repository, whole.name),
+        )
+        execute_run(InMemoryJob(whole), run, self.instance)
+        finished = self.instance.get_run_by_id(run.run_id)
+        assert finished is not None
+        return finished
+
     def finish(self, day: str = DAY) -> dg.ExecuteInProcessResult:
         """Wait until the day's batches have ended, and materialise its summaries."""
-        for (batch_id,) in self.rows("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL"):
-            self.api.wait(batch_id)
+        self.wait_for_batches()
         return self.materialise([summaries], day)
+
+    def wait_for_batches(self) -> None:
+        """Until those that are not collected have ended."""
+        for (batch_id,) in self.rows("SELECT batch_id FROM openai_batch WHERE state IN ('submitted', 'missing')"):
+            self.api.wait(batch_id)
+
+    def days_seen_from(self, location: str) -> list[Day]:
+        """What the sensor of this code location finds in the event log."""
+        return read_days(self.instance, location)
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self.database.reading() as connection:
@@ -81,8 +119,14 @@ class Project:
         return {name: value.value for name, value in event.asset_materialization.metadata.items()}
 
 
-def api_at(url: str, key: str = "local") -> BatchApi:
-    return BatchApi(lambda: OpenAIResource(api_key=key, base_url=url))
+def code_location_origin(name: str) -> InProcessCodeLocationOrigin:
+    """Where Dagster says that a code location of this name is."""
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name="batch_assets.definitions")
+    return InProcessCodeLocationOrigin(target, location_name=name)
+
+
+def api_at(url: str, key: str = "local", *, is_stand_in: bool = False) -> BatchApi:
+    return BatchApi(lambda: OpenAIResource(api_key=key, base_url=url), is_stand_in=is_stand_in)
 
 
 def write_articles(path: Path, articles: Iterable[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import openai_batch, raw_articles, summaries
-from batch_assets.batching import collection, creation
+from batch_assets.batching import creation, downloads
 from batch_assets.resources import ArticleSource, Warehouse
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
@@ -41,7 +41,7 @@ def the_users_key(monkeypatch: pytest.MonkeyPatch) -> None:
         (creation, "UPLOAD_PAUSE_SECONDS", 0.01),
         (creation, "RATE_LIMIT_SECONDS", 0.01),
         (creation, "FILE_NOT_FOUND_SECONDS", (0.01,)),
-        (collection, "DOWNLOAD_PAUSES_SECONDS", (0.01,)),
+        (downloads, "DOWNLOAD_PAUSES_SECONDS", (0.01,)),
     ):
         monkeypatch.setattr(module, name, pauses)
 
@@ -126,7 +126,7 @@ def test_the_sensor_does_not_repeat_what_the_list_says(
 
 
 def test_the_sensors_own_error_has_no_secret_in_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(instance: dg.DagsterInstance) -> list[Any]:
+    def fail(instance: dg.DagsterInstance, location: str) -> list[Any]:
         raise ValueError(f"an event says {KEY}")
 
     monkeypatch.setattr("batch_assets.sensors.read_days", fail)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -31,7 +32,7 @@ from batch_assets.sensors import (
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
-from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at
+from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at, code_location_origin
 
 NEXT_DAY = "2026-01-06"
 
@@ -47,15 +48,28 @@ def submitted(
     *batch_ids: str,
     day: str = DAY,
     waiting: int = 0,
-    look_again_at: datetime | None = None,
+    next_attempt_at: datetime | None = None,
 ) -> None:
+    metadata: dict[str, dg.MetadataValue] = {
+        "batch_ids": dg.MetadataValue.json(list(batch_ids)),
+        "deferred_files": dg.MetadataValue.int(waiting),
+    }
+    if next_attempt_at is not None:
+        metadata["next_attempt_at"] = dg.MetadataValue.timestamp(next_attempt_at)
+    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
+
+
+def submitted_by_the_first_edition(
+    instance: dg.DagsterInstance, *batch_ids: str, waiting: int = 0, look_again_at: datetime | None = None
+) -> None:
+    """An event with the names of that edition, and without a code location, a database or an API."""
     metadata: dict[str, dg.MetadataValue] = {
         "batch_ids": dg.MetadataValue.json(list(batch_ids)),
         "waiting_shards": dg.MetadataValue.int(waiting),
     }
     if look_again_at is not None:
         metadata["look_again_at"] = dg.MetadataValue.timestamp(look_again_at)
-    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
+    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata))
 
 
 def wanted(instance: dg.DagsterInstance) -> Wanted:
@@ -64,8 +78,8 @@ def wanted(instance: dg.DagsterInstance) -> Wanted:
     return Wanted(day, Step.COLLECT)
 
 
-def collected(instance: dg.DagsterInstance, *, owed: int = 0, day: str = DAY) -> None:
-    metadata = {"requests_owed": owed}
+def collected(instance: dg.DagsterInstance, *, pending: int = 0, day: str = DAY) -> None:
+    metadata = {"requests_pending": pending}
     instance.report_runless_asset_event(dg.AssetMaterialization(summaries.key, partition=day, metadata=metadata))
 
 
@@ -81,9 +95,14 @@ def a_batch(api: LocalApi) -> str:
     return batch.id
 
 
-def tick(instance: dg.DagsterInstance, url: str, cursor: str | None = None) -> dg.SensorResult:
+def tick(
+    instance: dg.DagsterInstance, url: str, cursor: str | None = None, *, location: str | None = None
+) -> dg.SensorResult:
+    """What the sensor of this code location says; None: Dagster does not name one."""
     resources = {"openai": api_at(url)}
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
+        if location is not None:
+            context._code_location_origin = code_location_origin(location)
         result = openai_batch_sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
@@ -210,7 +229,7 @@ def test_a_failed_run_is_asked_for_again_with_growing_pauses_and_a_new_key_until
     requests, given_up = ask_for_runs(instance, [want], now + timedelta(days=1))
     assert requests == []
     assert DAY in given_up[0]
-    assert "by hand" in given_up[0]
+    assert "materialize `summaries` of the day yourself" in given_up[0]
 
 
 def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterInstance) -> None:
@@ -223,9 +242,9 @@ def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterIns
     assert not given_up
 
 
-def test_owed_requests_bring_another_round_after_a_pause(instance: dg.DagsterInstance) -> None:
+def test_pending_requests_bring_another_round_after_a_pause(instance: dg.DagsterInstance) -> None:
     submitted(instance)
-    collected(instance, owed=3)
+    collected(instance, pending=3)
     [day] = read_days(instance)
     assert next_step(day, {}, datetime.now(UTC)) is None
     assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
@@ -236,9 +255,9 @@ def test_owed_requests_bring_another_round_after_a_pause(instance: dg.DagsterIns
     assert request.run_config == {"ops": {"batch_request_file": {"config": config}}}
 
 
-def test_waiting_shards_go_out_when_a_batch_has_ended_or_their_time_has_come(instance: dg.DagsterInstance) -> None:
+def test_deferred_files_go_out_when_a_batch_has_ended_or_their_time_has_come(instance: dg.DagsterInstance) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
-    submitted(instance, "batch_1", waiting=2, look_again_at=soon)
+    submitted(instance, "batch_1", waiting=2, next_attempt_at=soon)
     [day] = read_days(instance)
     running = {"batch_1": RemoteBatch("batch_1", "in_progress")}
     before, after = ((day.at + timedelta(seconds=pause)).replace(tzinfo=None) for pause in (-60, 60))
@@ -249,8 +268,8 @@ def test_waiting_shards_go_out_when_a_batch_has_ended_or_their_time_has_come(ins
         assert next_step(day, seen, datetime.now(UTC), last_end_of(seen)) is step
 
 
-def test_waiting_shards_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
-    submitted(instance, waiting=1, look_again_at=datetime.now(UTC) + timedelta(minutes=5))
+def test_deferred_files_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
+    submitted(instance, waiting=1, next_attempt_at=datetime.now(UTC) + timedelta(minutes=5))
     assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is None
     submitted(instance, day=NEXT_DAY)
     collected(instance, day=NEXT_DAY)
@@ -270,15 +289,15 @@ RECENT = (datetime.now(UTC) - timedelta(hours=2)).replace(tzinfo=None)
         (RemoteBatch("a", "completed", ended_at=RECENT, output_file_id="f"), False),
         (RemoteBatch("a", "failed", ended_at=OVERDUE), False),
         (RemoteBatch("a", "finalizing", created_at=OVERDUE), False),
-        (RemoteBatch("a", "vanished"), False),
+        (RemoteBatch("a", "missing"), False),
     ],
-    ids=["completed", "expired", "no end", "recent", "failed", "finalizing", "vanished"],
+    ids=["completed", "expired", "no end", "recent", "failed", "finalizing", "missing"],
 )
 @pytest.mark.parametrize("waiting", [0, 1])
 def test_answers_are_overdue_a_day_after_their_batch_ended(
     instance: dg.DagsterInstance, batch: RemoteBatch, is_overdue: bool, waiting: int
 ) -> None:
-    submitted(instance, "a", "b", waiting=waiting, look_again_at=datetime.now(UTC) + timedelta(hours=1))
+    submitted(instance, "a", "b", waiting=waiting, next_attempt_at=datetime.now(UTC) + timedelta(hours=1))
     seen = {"a": batch, "b": RemoteBatch("b", "finalizing")}
     assert has_overdue_answers(read_days(instance)[0], seen, datetime.now(UTC)) is is_overdue
 
@@ -297,11 +316,11 @@ def test_what_ended_long_ago_is_collected_once_a_day_though_a_shard_waits(
 
     submit, collect = (DAY, [openai_batch.key]), (DAY, [summaries.key])
     with proxy(local_api.url, long_ago) as client:
-        submitted(instance, ended, waiting=1, look_again_at=datetime.now(UTC))
+        submitted(instance, ended, waiting=1, next_attempt_at=datetime.now(UTC))
         first = tick(instance, str(client.base_url))
         assert requested(first) == [submit, collect]
         a_run(instance, (first.run_requests or [])[1].tags[CAUSE_TAG], dg.DagsterRunStatus.SUCCESS)
-        submitted(instance, ended, waiting=1, look_again_at=datetime.now(UTC))
+        submitted(instance, ended, waiting=1, next_attempt_at=datetime.now(UTC))
         assert requested(tick(instance, str(client.base_url))) == [submit]
 
 
@@ -395,13 +414,82 @@ def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.Dags
     assert len(ask_for_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))[0]) == 1
 
 
-def test_a_batch_that_cannot_be_found_is_given_up_after_its_24_hours(instance: dg.DagsterInstance) -> None:
+def test_a_missing_batch_is_looked_into_after_its_24_hours(instance: dg.DagsterInstance) -> None:
     """It may be the wrong key, or a passing fault: what looks lost is not to be bought again at once."""
     submitted(instance, "batch_1")
     [day] = read_days(instance)
-    seen = {"batch_1": RemoteBatch("batch_1", "vanished")}
-    assert next_step(day, seen, datetime.now(UTC) + timedelta(hours=24)) is None
-    assert next_step(day, seen, datetime.now(UTC) + timedelta(hours=26)) is Step.COLLECT
+    seen = {"batch_1": RemoteBatch("batch_1", "missing")}
+    for hours, is_overdue in ((24, False), (26, True)):
+        moment = datetime.now(UTC) + timedelta(hours=hours)
+        assert next_step(day, seen, moment) is None
+        assert has_overdue_answers(day, seen, moment) is is_overdue
+
+
+def test_a_missing_batch_is_named_with_the_account_as_the_likely_cause(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    missing = "batch_" + "0" * 32
+    submitted(instance, missing)
+    result = tick(instance, local_api.url)
+    assert not result.run_requests
+    assert f"{missing} of {DAY} is not found with the present key" in str(result.skip_reason)
+    assert "Which organization and project does OPENAI_API_KEY belong to?" in str(result.skip_reason)
+
+
+def test_a_batch_of_the_first_edition_is_watched_and_collected(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    submitted_by_the_first_edition(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    assert requested(tick(instance, local_api.url)) == [(DAY, [summaries.key])]
+
+
+def test_what_waits_since_the_first_edition_goes_out_when_its_time_has_come(instance: dg.DagsterInstance) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    submitted_by_the_first_edition(instance, waiting=2, look_again_at=soon)
+    [day] = read_days(instance)
+    assert day.deferred == 2
+    assert next_step(day, {}, datetime.now(UTC)) is None
+    assert next_step(day, {}, soon + timedelta(seconds=1)) is Step.SUBMIT
+
+
+def test_what_was_owed_in_the_first_edition_goes_out_in_another_round(instance: dg.DagsterInstance) -> None:
+    submitted_by_the_first_edition(instance)
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(summaries.key, partition=DAY, metadata={"requests_owed": 3})
+    )
+    [day] = read_days(instance)
+    assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
+
+
+def test_the_sensor_of_each_code_location_asks_for_its_own_days_only(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    local_api.wait(batch := a_batch(local_api))
+    for location, day in (("ours", DAY), ("theirs", NEXT_DAY), ("theirs", DAY)):  # the newest of DAY is theirs
+        metadata: dict[str, Any] = {"batch_ids": dg.MetadataValue.json([batch]), "code_location": location}
+        instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
+    collect = [summaries.key]
+    assert requested(tick(instance, local_api.url, location="ours")) == [(DAY, collect)]
+    assert sorted(requested(tick(instance, local_api.url, location="theirs"))) == [(DAY, collect), (NEXT_DAY, collect)]
+    assert requested(tick(instance, local_api.url)) == []
+    metadata = {"code_location": "theirs"}
+    instance.report_runless_asset_event(dg.AssetMaterialization(summaries.key, partition=DAY, metadata=metadata))
+    assert requested(tick(instance, local_api.url, location="ours")) == [(DAY, collect)]
+    assert requested(tick(instance, local_api.url, location="theirs")) == [(NEXT_DAY, collect)]
+
+
+def test_a_day_whose_batches_are_at_another_api_waits_and_says_so(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    local_api.wait(batch := a_batch(local_api))
+    metadata: dict[str, Any] = {"batch_ids": dg.MetadataValue.json([batch]), "api": "https://api.openai.com/v1"}
+    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata))
+    result = tick(instance, local_api.url)
+    assert not result.run_requests
+    assert f"{DAY} waits for https://api.openai.com/v1, where its batches are; the API is local." in str(
+        result.skip_reason
+    )
 
 
 def test_the_real_pipeline_is_understood(project: Project) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from batch_assets import demo
+from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.report import DayReport
 from batch_assets.cli import main
 from batch_assets.home import StartError, local_api_log, wait_for_local_api
@@ -42,19 +43,19 @@ def printed(preview: list[tuple[str, str, str, str]]) -> str:
     """What the demo's report prints on a wide terminal, without the styles that rich itself adds."""
     written = io.StringIO()
     console = Console(file=written, width=400, force_terminal=True, color_system=None)
-    demo._print_report(console, DayReport("2026-01-05", 1, {}, 0, 0, 0, None, preview), read_settings(), None)
+    demo._print_report(console, DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], preview), read_settings())
     return written.getvalue()
 
 
 @pytest.mark.parametrize("text", MARKUP)
 def test_markup_in_a_title_an_answer_or_a_message_is_text(text: str) -> None:
-    for row in (("a", text, "summarised", "x"), ("a", "", "summarised", text), (text, "", "failed", text)):
+    for row in (("a", text, "answered", "x"), ("a", "", "answered", text), (text, "", "failed", text)):
         assert text in printed([row])
 
 
 def test_nothing_that_acts_reaches_the_terminal_and_no_key() -> None:
     nasty = f"before{ESCAPES}after {KEY}"
-    shown = printed([(nasty, nasty, "summarised", nasty), (nasty, "", "failed", nasty)])
+    shown = printed([(nasty, nasty, "answered", nasty), (nasty, "", "failed", nasty)])
     assert shown.count("before[2J[31m]0;title]52;c;YmFpdA==2J0;xgnp.exeafter …") == 4
     assert not set(shown) & ACTS
     assert KEY not in shown

@@ -282,7 +282,9 @@ def address(webserver: GatedWebserver) -> Iterator[str]:
 @contextmanager
 def listening(webserver: GatedWebserver) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(webserver.create_asgi_app(), log_level="warning", http="h11"))
+    server = uvicorn.Server(
+        uvicorn.Config(webserver.create_asgi_app(), log_config=None, log_level="warning", http="h11")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

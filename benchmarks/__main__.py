@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
 from benchmarks import build, load, pipeline, rewrites, ticks
 from benchmarks.data import fill, write_source
 from benchmarks.measure import Measured, measured, measured_from_rest, median

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.request_lines import CUSTOM_ID_CHARACTERS
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.requests import PlanOptions, plan_day
 from batch_assets.batching.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
 from batch_assets.batching.task import ENDPOINT
 from benchmarks.data import DAY, NO_LIMIT, TASK
@@ -16,7 +16,7 @@ from benchmarks.data import DAY, NO_LIMIT, TASK
 
 def ours(database_path: str, folder: Path) -> int:
     """Plan the day, as the asset does; returns the bytes written."""
-    plan = plan_day(Database(database_path), day=DAY, task=TASK, data_folder=folder, max_rounds=3)
+    plan = plan_day(Database(database_path), day=DAY, task=TASK, data_folder=folder, options=PlanOptions(max_rounds=3))
     return sum(shard.bytes for shard in plan.shards)
 
 
@@ -60,7 +60,7 @@ def stdlib(database_path: str, folder: Path) -> int:
             [str(notes_path)],
         )
         connection.execute("INSERT INTO batch_request SELECT $1, article_id, custom_id FROM noted", [DAY])
-        connection.execute("INSERT INTO pending_request SELECT custom_id, shard::VARCHAR FROM noted")
+        connection.execute("INSERT INTO in_flight_request SELECT custom_id, shard::VARCHAR FROM noted")
         connection.execute("COMMIT")
     return written
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import duckdb
 
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.task import Task
 
 DAY = "2026-01-05"
@@ -77,7 +77,7 @@ WRITE_RESULTS = """
             NULL AS error
         FROM (
             SELECT custom_id, hash(custom_id) % 100 = 0 AS is_failed
-            FROM pending_request WHERE submission_key = $key
+            FROM in_flight_request WHERE submission_id = $key
         ), fragment
         WHERE is_failed = $is_failed
     ) TO '{path}' (FORMAT json)
@@ -109,14 +109,14 @@ def write_source(path: Path, articles: int) -> Path:
     return path
 
 
-def write_results(connection: duckdb.DuckDBPyConnection, submission_key: str, stem: Path) -> list[Path]:
+def write_results(connection: duckdb.DuckDBPyConnection, submission_id: str, stem: Path) -> list[Path]:
     """Result files of a batch, as if all of its requests had been executed: outputs, errors."""
     _make_fragments(connection)
     paths = []
     for kind, is_failed in (("output", False), ("errors", True)):
         path = stem.with_name(f"{stem.name}_{kind}.jsonl")
         connection.execute(
-            WRITE_RESULTS.replace("{path}", path.as_posix()), {"key": submission_key, "is_failed": is_failed}
+            WRITE_RESULTS.replace("{path}", path.as_posix()), {"key": submission_id, "is_failed": is_failed}
         )
         paths.append(path)
     return paths

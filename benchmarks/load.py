@@ -8,8 +8,9 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.requests import Question
 from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
 
@@ -31,15 +32,20 @@ FAILED = pyarrow.schema(
         *((name, pyarrow.string()) for name in ("custom_id", "batch_id", "code", "message")),
         ("http_status", pyarrow.int32()),
         ("retryable", pyarrow.bool_()),
+        ("superseded", pyarrow.bool_()),
         ("failed_at", pyarrow.timestamp("us")),
     ]
 )
 SUMMARIES = """
-    INSERT INTO summaries
+    INSERT INTO summaries (
+        partition_date, article_id, title, url, published_at, summary, status, error_code, error_message, finish_reason,
+        model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, answered_at
+    )
     SELECT
         article.partition_date, article.article_id, article.title, article.url, article.published_at, completion.text,
-        CASE WHEN completion.custom_id IS NULL THEN 'owed' ELSE 'summarised' END, code, message,
-        finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, completion.batch_id, completed_at
+        CASE WHEN completion.custom_id IS NULL THEN 'pending' ELSE 'answered' END, code, message,
+        finish_reason, model, completion.input_tokens, completion.output_tokens, completion.cost_usd, custom_id,
+        completion.batch_id, completed_at
     FROM raw_articles AS article
     LEFT JOIN batch_request USING (partition_date, article_id)
     LEFT JOIN completion USING (custom_id)
@@ -49,29 +55,28 @@ SUMMARIES = """
 
 
 def make_results(database_path: str, folder: Path) -> list[tuple[str, list[Path]]]:
-    """For each request file of a planned day: its submission key, and result files as of an ended batch."""
+    """For each request file of a planned day: the id of its submission, and result files as of an ended batch."""
     folder.mkdir(parents=True, exist_ok=True)
     with Database(database_path).writing() as connection:
-        keys = [key for (key,) in connection.execute("SELECT submission_key FROM batch_request_file").fetchall()]
+        keys = [key for (key,) in connection.execute("SELECT submission_id FROM openai_batch").fetchall()]
         connection.execute(
             """
-            INSERT INTO openai_batch (submission_key, partition_date, round, shard, intended_at, batch_id)
-            SELECT submission_key, partition_date, round, shard, created_at, 'batch_' || left(submission_key, 32)
-            FROM batch_request_file
-            """
+            UPDATE openai_batch SET state = 'ended', batch_id = 'batch_' || submission_id, submitted_at = $ended_at
+            """,
+            {"ended_at": ENDED_AT},
         )
-        return [(key, write_results(connection, key, folder / f"batch_{key[:32]}")) for key in keys]
+        return [(key, write_results(connection, key, folder / f"batch_{key}")) for key in keys]
 
 
 def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """Load the batches and write the day's summaries, as the asset does; returns the answers."""
     database = Database(database_path)
-    ended = [EndedBatch(key, f"batch_{key[:32]}", TASK.model, "completed", ENDED_AT, paths) for key, paths in results]
+    ended = [EndedBatch(key, f"batch_{key}", TASK.model, "completed", ENDED_AT, paths) for key, paths in results]
     loaded: dict[str, Loaded] = {}
     for group in in_groups(ended):
         with database.writing() as connection, transaction(connection):
             loaded |= load_results(connection, group)
-    write_summaries(database, DAY, max_rounds=3)
+    write_summaries(database, DAY, Question())
     return sum(batch.answered for batch in loaded.values())
 
 
@@ -86,13 +91,15 @@ def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
             for path in paths:
                 with path.open("rb") as file:
                     for line in file:
-                        _sort_in(json.loads(line), f"batch_{key[:32]}", completions, failures)
+                        _sort_in(json.loads(line), f"batch_{key}", completions, failures)
                         if len(completions) == ROWS_AT_ONCE:
                             answered += _insert(connection, "completion", COMPLETION, completions)
             answered += _insert(connection, "completion", COMPLETION, completions)
             _insert(connection, "failed_request", FAILED, failures)
-            connection.execute("DELETE FROM pending_request WHERE submission_key = $1", [key])
-            connection.execute("UPDATE openai_batch SET collected_at = now() WHERE submission_key = $1", [key])
+            connection.execute("DELETE FROM in_flight_request WHERE submission_id = $1", [key])
+            connection.execute(
+                "UPDATE openai_batch SET state = 'collected', collected_at = now() WHERE submission_id = $1", [key]
+            )
         connection.execute(SUMMARIES, {"day": DAY})
         connection.execute("COMMIT")
     return answered
@@ -106,7 +113,7 @@ def _sort_in(
     if status != 200:
         error = body["error"]
         code = error["code"] or error["type"]
-        failures.append((result["custom_id"], batch_id, code, error["message"], status, status >= 500, ENDED_AT))
+        failures.append((result["custom_id"], batch_id, code, error["message"], status, status >= 500, False, ENDED_AT))
         return
     choice, usage = body["choices"][0], body["usage"]
     cached = usage["prompt_tokens_details"]["cached_tokens"]
@@ -127,7 +134,7 @@ def _insert(
         return 0
     columns = [pyarrow.array(values, field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
     connection.register("loaded", pyarrow.Table.from_arrays(columns, schema=schema))
-    connection.execute(f"INSERT INTO {table} SELECT * FROM loaded")
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM loaded")
     connection.unregister("loaded")
     inserted = len(rows)
     rows.clear()

@@ -182,7 +182,7 @@ GUARDS = (
     ),
     Guard(
         "result files have names of our own",
-        "batch_assets/batching/collection.py",
+        "batch_assets/batching/downloads.py",
         'f"{submission.file_stem}_{kind}.jsonl"',
         'f"{batch.id}_{kind}.jsonl"',
         "batch_assets_tests/batching/test_foreign_ids.py",

@@ -16,8 +16,8 @@ import openai
 
 from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.collection import collect_day
-from batch_assets.batching.database import Database
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.requests import PlanOptions, plan_day
 from batch_assets.batching.submission import submit_day
 from batch_assets.local_api.discovery import running_url
 from benchmarks.data import DAY, TASK
@@ -64,8 +64,9 @@ def whole_day(folder: Path, source: Path) -> list[Stage]:
                 )
             )
 
+        options = PlanOptions(max_rounds=3, api="local+instant")
         stage("raw_articles", lambda: ingest_day(database, source=str(source), day=DAY))
-        stage("batch_request_file", lambda: plan_day(database, day=DAY, task=TASK, data_folder=data, max_rounds=3))
+        stage("batch_request_file", lambda: plan_day(database, day=DAY, task=TASK, data_folder=data, options=options))
         stage(
             "openai_batch",
             lambda: submit_day(

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.database import Database
 from batch_assets.batching.day_summaries import write_summaries
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.requests import PlanOptions, plan_day
 from benchmarks import load
 from benchmarks.data import DAY, TASK
 
@@ -19,9 +20,9 @@ def sizes(folder: Path, source: Path, times: int) -> list[int]:
     after = []
     for number in range(times + 1):
         ingest_day(database, source=str(source), day=DAY)
-        plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", max_rounds=3)
+        plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", options=PlanOptions(max_rounds=3))
         if number == 0:
             load.ours(database.path, load.make_results(database.path, folder / "results"))
-        write_summaries(database, DAY, max_rounds=3)
+        write_summaries(database, DAY, Question())
         after.append(Path(database.path).stat().st_size)
     return after

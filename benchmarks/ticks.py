@@ -17,6 +17,7 @@ from dagster_openai import OpenAIResource
 from batch_assets.resources import BatchApi
 
 FIRST_DAY = date(2023, 1, 1)
+METADATA = {**dict.fromkeys(("warehouse_id", "submission_id", "claim_token"), "0" * 32), "partition": "2026-01-05"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def tick(days: int, shards: int) -> Tick:
                 dg.AssetMaterialization(
                     openai_batch.key,
                     partition=(FIRST_DAY + timedelta(days=number)).isoformat(),
-                    metadata={"batch_ids": dg.MetadataValue.json(names), "waiting_shards": 0},
+                    metadata={"batch_ids": dg.MetadataValue.json(names), "deferred_files": 0},
                 )
             )
         resources = {"openai": BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
@@ -78,7 +79,7 @@ def listing(batch_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
             start = places[after[0]] + 1 if after else 0
             data = [
                 {"id": name, "object": "batch", "status": "in_progress", "created_at": int(time.time()),
-                 "request_counts": counts, "metadata": {"submission_key": "0" * 64, "partition": "2026-01-05"}}
+                 "request_counts": counts, "metadata": METADATA}
                 for name in batch_ids[start : start + 100]
             ]  # fmt: skip
             page = {"object": "list", "data": data, "has_more": start + 100 < len(batch_ids)}

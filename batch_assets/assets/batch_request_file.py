@@ -1,14 +1,16 @@
-"""The requests that the day still owes, as JSONL files for OpenAI."""
+"""The day's pending requests, as JSONL files for OpenAI."""
 
 import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
 from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.requests import plan_day, planned_task
+from batch_assets.batching.model_options import known_options
+from batch_assets.batching.requests import PlanOptions, plan_day, planned_task
 from batch_assets.batching.task import Task, TaskError
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import SummaryTask, Warehouse
+from batch_assets.resources import BatchApi, SummaryTask, Warehouse
+from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen
 
 
 class RequestFileConfig(dg.Config):
@@ -18,7 +20,9 @@ class RequestFileConfig(dg.Config):
     """
 
     refresh: bool = Field(
-        default=False, description="Ask for the whole day anew, answered or not. Every request of it is paid for again."
+        default=False,
+        description="Ask for the whole day anew, answered or not. Every request of it is paid for again; an old "
+        "answer stays until the new one is loaded.",
     )
     resume_cancelled: bool = Field(default=True, description="Send what the user cancelled. The sensor does not.")
     same_task: bool = Field(
@@ -39,6 +43,7 @@ def batch_request_file(
     config: RequestFileConfig,
     warehouse: dg.ResourceParam[Warehouse],
     task: dg.ResourceParam[SummaryTask],
+    openai: dg.ResourceParam[BatchApi],
 ) -> dg.MaterializeResult:
     """JSONL shards of at most 50,000 requests and 200 MB, for what has no answer yet and isn't on its way.
 
@@ -47,15 +52,22 @@ def batch_request_file(
     asked = _task_to_ask(context, warehouse, task, same_task=config.same_task)
     if asked.withheld_parameters:
         context.log.warning(f"Not sent, since {asked.model} refuses them: {', '.join(asked.withheld_parameters)}.")
+    api = openai.identify(context, warehouse)
+    stop_if_the_stand_in_was_not_chosen(warehouse, openai, api)
     plan = plan_day(
         warehouse.tables,
         day=context.partition_key,
         task=asked,
         data_folder=warehouse.files,
-        max_rounds=task.max_rounds,
-        max_enqueued_tokens=task.max_enqueued_tokens,
-        refresh=config.refresh,
-        resume_cancelled=config.resume_cancelled,
+        options=PlanOptions(
+            max_rounds=task.max_rounds,
+            api=api.name,
+            max_enqueued_tokens=task.max_enqueued_tokens,
+            refresh=config.refresh,
+            resume_cancelled=config.resume_cancelled,
+            optional_parameters=known_options(asked.model, api.name),
+            own_prices=task.prices,
+        ),
     )
     cost = {} if plan.max_cost_usd is None else {"max_cost_usd": round(plan.max_cost_usd, 6)}
     return dg.MaterializeResult(
@@ -63,6 +75,7 @@ def batch_request_file(
             "articles": plan.articles,
             "requests": sum(plan.requests.values()),
             **{f"requests_{state}": plan.requests.get(state, 0) for state in ("answered", "in_flight", "failed")},
+            "plan": plan.plan,
             "round": plan.round,
             "model": asked.model,
             "requests_in_new_files": sum(shard.requests for shard in plan.shards),

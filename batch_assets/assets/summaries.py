@@ -7,11 +7,14 @@ import dagster as dg
 from batch_assets.assets.openai_batch import openai_batch
 from batch_assets.batching.clean_errors import without_secrets_in_errors
 from batch_assets.batching.collection import CollectionError, collect_day
+from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.report import day_report
+from batch_assets.batching.requests import planned_task
+from batch_assets.day_events import REQUESTS_PENDING, Origin, location_of_run
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
+from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_the_stand_in_was_not_chosen
 
-OWED = "requests_owed"  # metadata that the sensor reads
 PREVIEW_ROWS = 5
 PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("summary", "string")])
 
@@ -36,10 +39,20 @@ def summaries(
     green, and the sensor comes back. The raw result files stay in `results/` of the data folder.
     """
     day = context.partition_key
+    stop_if_batches_are_unknown(context, warehouse, openai_batch.key)
+    if openai.is_stand_in:
+        stop_if_the_stand_in_was_not_chosen(warehouse, openai, openai.identify(context, warehouse))
+    planned = planned_task(warehouse.tables, day)
     with openai.get_client(context) as client:
         try:
             collected = collect_day(
-                warehouse.tables, client, day=day, data_folder=warehouse.files, max_rounds=task.max_rounds
+                warehouse.tables,
+                client,
+                day=day,
+                data_folder=warehouse.files,
+                max_rounds=task.max_rounds,
+                max_output_tokens=planned.max_output_tokens if planned else task.max_output_tokens,
+                own_prices=task.prices,
             )
         except CollectionError as error:
             raise dg.Failure(str(error)) from error
@@ -47,7 +60,11 @@ def summaries(
         context.log.info(f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
         if loaded.quarantined:
             context.log.warning(f"{batch_id}: {loaded.quarantined} lines were put into `quarantined_line`.")
-    for batch_id in collected.put_back:
+    for sentence in collected.elsewhere:
+        context.log.warning(sentence)
+    for batch_id in collected.missing:
+        context.log.warning(f"{batch_id} is not found with the present key: does it belong to another account?")
+    for batch_id in collected.requeued:
         context.log.warning(f"{batch_id}: OpenAI had no room for it. Its requests go out again as another batch.")
     in_flight = collected.requests.get("in_flight", 0)
     if in_flight or collected.still_running:
@@ -61,15 +78,25 @@ def summaries(
     yield dg.MaterializeResult(
         metadata={
             "dagster/partition_row_count": report.articles,
-            "summarised": report.by_status.get("summarised", 0),
+            "answered": report.by_status.get("answered", 0),
             "failed": report.by_status.get("failed", 0),
             # articles, not requests: one that came after the last plan has no request yet
-            OWED: report.by_status.get("owed", 0),
-            "input_tokens": report.input_tokens,
-            "output_tokens": report.output_tokens,
-            **({} if report.cost_usd is None else {"cost_usd": round(report.cost_usd, 6)}),
+            REQUESTS_PENDING: report.by_status.get("pending", 0),
+            "answered_by": ", ".join(report.apis),
+            "input_tokens": report.spending.input_tokens,
+            "output_tokens": report.spending.output_tokens,
+            "reasoning_share": round(report.spending.reasoning_share, 3),
+            **_costs(report.spending),
+            **Origin(location_of_run(context.run), warehouse.tables.warehouse_id()).as_metadata(),
             **({} if database_bytes is None else {"database_bytes": database_bytes}),
             # never Markdown: the browser of the user would fetch an image in a title
             "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
         }
     )
+
+
+def _costs(spending: DaySpending) -> dict[str, float]:
+    """In USD: what was billed, unless a price is not known; what the built-in engine simulated, if it did."""
+    billed = {} if spending.cost_usd is None else {"cost_usd": round(spending.cost_usd, 6)}
+    simulated = spending.simulated_cost_usd
+    return {**billed, **({"simulated_cost_usd": round(simulated, 6)} if simulated else {})}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.outside_text import as_message
 
 ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
@@ -175,7 +175,7 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
     connection.execute("DELETE FROM raw_articles WHERE partition_date = getvariable('day')")
     connection.execute(
         """
-        INSERT INTO raw_articles
+        INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
         SELECT getvariable('day'), article_id, title, body, url, published_at
         FROM read_parquet(?, file_row_number = true)
         ANTI JOIN (SELECT row AS file_row_number FROM verdict WHERE reason IS NOT NULL) USING (file_row_number)
@@ -185,7 +185,7 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
     connection.execute("DELETE FROM rejected_article WHERE partition_date = getvariable('day')")
     connection.execute(
         """
-        INSERT INTO rejected_article
+        INSERT INTO rejected_article (partition_date, source_row, article_id, title, body, url, reason)
         SELECT getvariable('day'), file_row_number + 1, article_id, title, body, url, reason
         FROM read_parquet(?, file_row_number = true)
         JOIN verdict ON row = file_row_number AND reason IS NOT NULL

@@ -8,98 +8,110 @@ from dataclasses import dataclass
 
 import duckdb
 
-from batch_assets.batching.ledger import WAITED_FOR
+from batch_assets.batching.api_identity import BUILT_IN_ENGINE
+from batch_assets.batching.ledger.expected_cost import expected_cost, measured_for
+from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_no_budget_holds
+from batch_assets.batching.ledger.submissions import files_waited_for
 from batch_assets.batching.outside_text import as_code
-from batch_assets.batching.prices import BYTES_PER_TOKEN, batch_rates
+from batch_assets.batching.prices import ModelPrice
+from batch_assets.batching.remote import now_utc
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """USD of a day: `spent_usd` on answers that are there, `expected_usd` for what is planned or in flight.
+    """USD of a day: `spent_usd` on everything that was billed for it, `expected_usd` for what is planned or in flight.
 
-    None where the price of a model is not known. `is_calibrated`: by batches that came back.
+    `month_usd` is what was submitted in this UTC month, billed or in flight, without what is only planned. None where
+    the price of a model is not known. `is_calibrated`: by batches that came back. `api` is whose prices count;
+    `unpriced_of_day` and `unpriced_of_month` are models of which something was billed, or is in flight, at a price
+    that is not known: it is in none of the amounts.
     """
 
     day: str
     requests: int
+    planned_requests: int
     spent_usd: float
     expected_usd: float | None
+    planned_usd: float | None
+    month_usd: float
     model: str
     is_calibrated: bool
+    api: str = BUILT_IN_ENGINE
+    unpriced_of_day: tuple[str, ...] = ()
+    unpriced_of_month: tuple[str, ...] = ()
 
     @property
     def total_usd(self) -> float | None:
         return None if self.expected_usd is None else self.spent_usd + self.expected_usd
 
-    def is_within(self, limit_usd: float) -> bool:
+    def is_within(self, budget: Budget) -> bool:
         """A day with nothing left to send is always within; one of unknown cost never."""
-        return self.requests == 0 or (self.total_usd is not None and self.total_usd <= limit_usd)
+        return self.why_not_within(budget) is None
 
-    def sentence(self, limit_usd: float) -> str:
-        """For the person who wonders why nothing was submitted."""
-        if self.total_usd is None:
-            cost = f"would cost nobody knows what: the price of {as_code(self.model)} in batches isn't known"
-        else:
-            cost = (
-                f"would bring the day to an estimated ${self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent)"
+    def why_not_within(self, budget: Budget) -> str | None:
+        """A sentence for the user who wonders why nothing was submitted; None if the budget allows it."""
+        if not budget.is_set or self.planned_requests == 0:
+            return None
+        nothing = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
+        if self.total_usd is None or self.planned_usd is None:
+            return (
+                f"{self.planned_requests} requests of {self.day} would cost an unknown amount: the price of "
+                f"{as_code(self.model)} in batches isn't known, so no budget can hold. Give it in `prices` of the "
+                f"task. {nothing}"
             )
-        return (
-            f"{self.requests} requests of {self.day} {cost}; BATCH_ASSETS_MAX_COST_USD allows ${limit_usd:.4f}. "
-            "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
-        )
+        day_limit, month_limit = budget.max_cost_usd_per_day, budget.max_cost_usd_per_month
+        if day_limit is not None and self.unpriced_of_day:
+            return why_no_budget_holds(self.day, self.unpriced_of_day, self.api)
+        if month_limit is not None and self.unpriced_of_month:
+            return why_no_budget_holds("this month", self.unpriced_of_month, self.api)
+        if day_limit is not None and self.total_usd > day_limit:
+            return (
+                f"{self.requests} requests of {self.day} would bring the day to an estimated ${self.total_usd:.4f} (of "
+                f"which ${self.spent_usd:.4f} is spent); BATCH_ASSETS_MAX_COST_USD allows ${day_limit:.4f}. {nothing}"
+            )
+        if month_limit is not None and self.month_usd + self.planned_usd > month_limit:
+            return (
+                f"{self.planned_requests} requests of {self.day} would bring the month to an estimated "
+                f"${self.month_usd + self.planned_usd:.4f} (of which ${self.month_usd:.4f} is spent or in flight); "
+                f"BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows ${month_limit:.4f}. {nothing}"
+            )
+        return None
 
 
-def estimate_day(connection: duckdb.DuckDBPyConnection, day: str) -> Estimate:
-    """Estimate a day from the request files that it waits for, and from the answers that it has.
+def estimate_day(
+    connection: duckdb.DuckDBPyConnection,
+    day: str,
+    *,
+    api: str = BUILT_IN_ENGINE,
+    own_prices: tuple[ModelPrice, ...] = (),
+) -> Estimate:
+    """Estimate a day from the request files that it waits for, and from what was spent on it at this API.
 
     Files of another day count where they hold an equal article: submitting this day submits them, too.
     """
-    files = connection.execute(
-        f"""
-        SELECT model, sum(requests), sum(bytes), sum(max_output_tokens)
-        FROM batch_request_file LEFT JOIN openai_batch USING (submission_key)
-        WHERE collected_at IS NULL AND submission_key IN ({WAITED_FOR})
-        GROUP BY model ORDER BY model
-        """,
-        {"day": day},
-    ).fetchall()
-    spent = connection.execute(
-        """
-        SELECT coalesce(sum(cost_usd), 0) FROM completion SEMI JOIN (
-            SELECT custom_id FROM batch_request WHERE partition_date = CAST(? AS DATE)
-        ) USING (custom_id)
-        """,
-        [day],
-    ).fetchone()
+    files = files_waited_for(connection, day)
     expected: float | None = 0.0
-    calibrated = bool(files)
-    for model, requests, file_bytes, max_output_tokens in files:
-        rates, measured = batch_rates(model), _measured(connection, model)
-        calibrated = calibrated and measured is not None
-        tokens_per_byte, output_tokens = measured or (1 / BYTES_PER_TOKEN, max_output_tokens / requests)
-        if rates is None or expected is None:
-            expected = None
-            continue
-        expected += file_bytes * tokens_per_byte * rates.input_usd + requests * output_tokens * rates.output_usd
+    planned: float | None = 0.0
+    is_calibrated = bool(files)
+    for file in files:
+        is_calibrated = is_calibrated and measured_for(connection, file, api) is not None
+        cost = expected_cost(connection, file, api, own_prices)
+        expected = None if cost is None or expected is None else expected + cost
+        if not file.is_sent:
+            planned = None if cost is None or planned is None else planned + cost
+    of_day = used_on_day(connection, day, api, own_prices)
+    of_month = used_in_month(connection, now_utc(), api, own_prices)
     return Estimate(
         day=day,
-        requests=sum(row[1] for row in files),
-        spent_usd=spent[0] if spent else 0.0,
+        requests=sum(file.requests for file in files),
+        planned_requests=sum(file.requests for file in files if not file.is_sent),
+        spent_usd=of_day.spent_usd,
         expected_usd=expected,
-        model=", ".join(row[0] for row in files),
-        is_calibrated=calibrated,
+        planned_usd=planned,
+        month_usd=of_month.total_usd,
+        model=", ".join(sorted({file.model for file in files})),
+        is_calibrated=is_calibrated,
+        api=api,
+        unpriced_of_day=of_day.unpriced,
+        unpriced_of_month=of_month.unpriced,
     )
-
-
-def _measured(connection: duckdb.DuckDBPyConnection, model: str) -> tuple[float, float] | None:
-    """(input tokens per byte, output tokens per request) of the model's collected batches; None before the first."""
-    row = connection.execute(
-        """
-        SELECT sum(openai_batch.input_tokens) / sum(bytes), sum(openai_batch.output_tokens) / sum(requests_completed)
-        FROM openai_batch JOIN batch_request_file USING (submission_key)
-        WHERE model = ? AND status = 'completed' AND requests_completed = requests
-            AND openai_batch.input_tokens > 0 AND openai_batch.output_tokens > 0
-        """,
-        [model],
-    ).fetchone()
-    return (row[0], row[1]) if row and row[0] is not None else None

@@ -1,23 +1,26 @@
 """A request file's way to OpenAI: the upload, the batch, and the search for what an earlier try may have made.
 
-Nothing is tried again before it was looked for. Raises SubmissionError, in whose message OpenAI has its say.
+Nothing is tried again before it was looked for. Raises SubmissionError, whose message repeats what OpenAI said.
 """
 
+import hashlib
 import time
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
+from pathlib import Path
 from typing import TypeGuard
 
 import openai
 
-from batch_assets.batching import ledger
 from batch_assets.batching.clean_errors import logger_without_secrets
-from batch_assets.batching.database import Database
-from batch_assets.batching.ledger import Submission
-from batch_assets.batching.remote import UNREADABLE, RemoteBatch, list_batches, now_utc, read_batch, words_of
+from batch_assets.batching.ledger import transitions
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.submissions import Submission, is_cancelled, is_claimed_by
+from batch_assets.batching.remote import UNREADABLE, RemoteBatch, list_batches, read_batch, words_of
 from batch_assets.batching.results import RETRYABLE_CLIENT_ERRORS
 
-KEY, ATTEMPT = "submission_key", "attempt"  # in a batch's metadata
+# In a batch's metadata. The claim token is of this attempt alone: no other attempt, day, database or account has it.
+WAREHOUSE, SUBMISSION, CLAIM = "warehouse_id", "submission_id", "claim_token"
+KEY_OF_THE_FIRST_EDITION, ATTEMPT_OF_THE_FIRST_EDITION = "submission_key", "attempt"
 TRIES = 3
 # A list may lag behind a create whose answer was lost: the pauses before each look. A minute in all: it seldom comes to
 # that, and a second batch would be paid for.
@@ -26,7 +29,9 @@ LOOK_AFTER_SECONDS: tuple[float, ...] = (0.0, 1.0, 4.0, 10.0, 20.0, 25.0)
 FILE_NOT_FOUND_SECONDS = (1.0, 2.0, 4.0)
 RATE_LIMIT_SECONDS = 5.0  # doubles with each try
 UPLOAD_PAUSE_SECONDS = 1.0  # after an upload that got lost
-CLOCK_SKEW = timedelta(minutes=10)  # between OpenAI's clock and ours, when looking back through a list
+# Between clocks, when looking back through a list. The claim is by the API's clock already, where it tells the time.
+CLOCK_SKEW = timedelta(hours=3)
+ALWAYS_LOOKED_AT = 300  # of the list's first batches, however old they say they are
 CREATE_TIMEOUT_SECONDS = 60.0
 UPLOAD_TIMEOUT_SECONDS = 600.0
 
@@ -44,44 +49,81 @@ class SubmissionError(Exception):
         self.is_final = is_final
 
 
-def upload(database: Database, client: openai.OpenAI, submission: Submission) -> Submission:
-    """Upload the request file, unless an earlier try got through; what that left over is deleted."""
-    name = f"{submission.day}-{submission.path.name}"
-    if not submission.path.exists():
-        ledger.withdraw(database, submission, is_claimed=True)
-        raise SubmissionError(
-            f"The request file {submission.path} is gone; nothing of it was sent, and its requests are owed again. "
-            f"Materialise `batch_request_file` and `openai_batch` of {submission.day}.",
-            is_final=True,
-        )
+def upload(
+    database: Database,
+    client: openai.OpenAI,
+    submission: Submission,
+    warehouse_id: str,
+    *,
+    may_exist: bool,
+    nothing_sent: bool,
+) -> Submission:
+    """Upload the request file, unless an earlier try got through; what that left over is deleted.
+
+    `may_exist`: an earlier try has begun the upload, which may be there. `nothing_sent`: no batch of it can exist.
+    """
+    name = upload_name(submission, warehouse_id)
+    _check_file(database, submission)
     once = client.with_options(max_retries=0, timeout=UPLOAD_TIMEOUT_SECONDS)
-    since = submission.intended_at
     for attempt in range(TRIES):
-        if since is not None and (file_id := _find_file(client, name, submission.path.stat().st_size, since)):
-            return ledger.record_upload(database, submission, file_id)
-        since = since or now_utc()
+        if may_exist and (file_id := _find_file(client, name, submission)):
+            return transitions.record_upload(database, submission, file_id)
         try:
             with submission.path.open("rb") as file:  # an open handle: the client streams it
                 uploaded = once.files.create(file=(name, file), purpose="batch")
         except openai.OpenAIError as error:
             if is_refusal(error):
-                # what an earlier run may have made of it is still to be looked for
-                nothing_sent = submission.intended_at is None
-                ledger.record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
+                _record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
                 raise _refused("take the file", submission, error) from error
             if attempt + 1 == TRIES:
                 raise unreachable(f"take the file of {submission.path.name}", error) from error
+            may_exist = True
             time.sleep(
                 RATE_LIMIT_SECONDS * 2**attempt if isinstance(error, openai.RateLimitError) else UPLOAD_PAUSE_SECONDS
             )
         else:
-            return ledger.record_upload(database, submission, uploaded.id)
+            return transitions.record_upload(database, submission, uploaded.id)
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _find_file(client: openai.OpenAI, name: str, size: int, since: datetime) -> str | None:
-    """A whole upload of this name, made after `since`; further ones, which nobody will use, are deleted."""
-    earliest = (since - CLOCK_SKEW).replace(tzinfo=UTC).timestamp()
+def _check_file(database: Database, submission: Submission) -> None:
+    """Raise SubmissionError, and withdraw the submission, if its request file is not the one that was planned."""
+    if not submission.path.exists():
+        problem = "is gone"
+    elif submission.sha256 != sha256_of(submission.path):
+        problem = "was changed after it was planned"
+    else:
+        return
+    transitions.withdraw(database, submission)
+    raise SubmissionError(
+        f"The request file {submission.path} {problem}; nothing of it was sent, and its requests are pending again. "
+        f"Materialize `batch_request_file` and `openai_batch` of {submission.day}.",
+        is_final=True,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def upload_name(submission: Submission, warehouse_id: str) -> str:
+    """Of this database, submission and attempt alone, so that no other one's file is taken for it, or deleted."""
+    return f"{submission.day}-{warehouse_id[:12]}-{submission.file_stem}.jsonl"
+
+
+def _record_refusal(database: Database, submission: Submission, message: str, *, nothing_sent: bool) -> None:
+    """With `nothing_sent`, no batch can exist, and the submission takes up no room."""
+    if nothing_sent:
+        transitions.release(database, submission, message)
+    else:
+        transitions.record_message(database, submission, message)
+
+
+def _find_file(client: openai.OpenAI, name: str, submission: Submission) -> str | None:
+    """A whole upload of this name; further ones, which no batch will use, are deleted."""
+    since = submission.claimed_at
+    earliest = 0.0 if since is None else (since - CLOCK_SKEW).replace(tzinfo=UTC).timestamp()
     found: list[str] = []
     seen: set[str] = set()
     try:
@@ -89,7 +131,7 @@ def _find_file(client: openai.OpenAI, name: str, size: int, since: datetime) -> 
             if file.id in seen or (file.created_at or earliest) < earliest:
                 break  # what is seen again comes from a server that ignores `after`: there are no further ones
             seen.add(file.id)
-            if file.filename == name and file.bytes == size:
+            if file.filename == name and file.bytes == submission.path.stat().st_size:
                 found.append(file.id)
         for orphan in found[1:]:
             client.files.delete(orphan)
@@ -98,18 +140,25 @@ def _find_file(client: openai.OpenAI, name: str, size: int, since: datetime) -> 
     return found[0] if found else None
 
 
-def create(database: Database, client: openai.OpenAI, submission: Submission) -> tuple[RemoteBatch, bool]:
+def create(
+    database: Database, client: openai.OpenAI, submission: Submission, warehouse_id: str, *, was_begun: bool
+) -> tuple[RemoteBatch, bool]:
     """The batch, and whether it was found rather than made. One POST at a time: the SDK must not repeat it.
 
     Raises SubmissionError, also when another run has taken over before a POST.
     """
     once = client.with_options(max_retries=0, timeout=CREATE_TIMEOUT_SECONDS)
-    was_begun = submission.intended_at is not None
-    since = submission.intended_at or now_utc()
-    metadata = {KEY: submission.key, ATTEMPT: str(submission.attempt), "partition": submission.day}
+    metadata = {
+        WAREHOUSE: warehouse_id,
+        SUBMISSION: submission.id,
+        CLAIM: submission.claim_token or "",
+        "partition": submission.day,
+    }
     lost, not_found = 0, 0
     while True:
-        check_claim(database, submission)  # before each POST: much time may have passed since the last one
+        # before each POST: much time may have passed since the last one
+        check_claim(database, submission)
+        _stop_if_cancelled(database, submission)
         try:
             batch = once.batches.create(
                 input_file_id=submission.file_id or "",
@@ -124,7 +173,7 @@ def create(database: Database, client: openai.OpenAI, submission: Submission) ->
                 logger.warning("No answer to the creation of a batch (%s); looking for it.", words_of(error))
                 if isinstance(error, openai.RateLimitError):
                     time.sleep(RATE_LIMIT_SECONDS * 2**lost)
-                found = find_batch(client, submission, since=since)
+                found = find_batch(client, submission, warehouse_id)
                 if found is not None:
                     return found, True
                 lost += 1
@@ -139,11 +188,17 @@ def create(database: Database, client: openai.OpenAI, submission: Submission) ->
             elif _is_about(error, "file") and not_found == len(FILE_NOT_FOUND_SECONDS):
                 not_found += 1
                 # as if for the first time: the file that isn't found must not be taken for the new one
-                lost_file = ledger.record_upload(database, submission, None)
-                submission = upload(database, client, replace(lost_file, intended_at=None))
+                lost_file = transitions.record_upload(database, submission, None)
+                submission = upload(
+                    database,
+                    client,
+                    lost_file,
+                    warehouse_id,
+                    may_exist=False,
+                    nothing_sent=lost == 0 and not was_begun,
+                )
             else:
-                nothing_sent = lost == 0 and not was_begun
-                ledger.record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
+                _record_refusal(database, submission, words_of(error), nothing_sent=lost == 0 and not was_begun)
                 raise _refused("create a batch", submission, error) from error
 
 
@@ -158,8 +213,18 @@ def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
 
 def check_claim(database: Database, submission: Submission) -> None:
     """Raise SubmissionError if another run has taken over meanwhile: Dagster may have given up one that is alive."""
-    if ledger.owner_of(database, submission.key) != (submission.run_id, None):
+    if not is_claimed_by(database, submission):
         raise taken_over(submission)
+
+
+def _stop_if_cancelled(database: Database, submission: Submission) -> None:
+    """Withdraw it if the user has cancelled it since it was claimed: no batch of it exists, or none was found."""
+    if not is_cancelled(database, submission):
+        return
+    transitions.withdraw(database, submission, because=transitions.CANCELLED_BY_USER)
+    raise SubmissionError(
+        f"The user has cancelled {submission.day}: no batch was made of {submission.path.name}.", is_final=True
+    )
 
 
 def taken_over(submission: Submission) -> SubmissionError:
@@ -176,36 +241,49 @@ def _is_about(error: openai.APIStatusError, what: str) -> bool:
     return error.status_code in (400, 422) and what in said
 
 
-def find_batch(client: openai.OpenAI, submission: Submission, *, since: datetime) -> RemoteBatch | None:
-    """The batch of this attempt, among those made after `since`: by its key, or by its file if that's all there is.
+def find_batch(client: openai.OpenAI, submission: Submission, warehouse_id: str) -> RemoteBatch | None:
+    """The batch of this submission: by its metadata, or by its file if the API keeps none.
 
-    Looks again and again, for LOOK_AFTER_SECONDS. Raises SubmissionError if the list cannot be had: then nobody knows
-    whether the batch exists, and it must not be made again.
+    Looks again and again, for LOOK_AFTER_SECONDS. The list is read from its beginning to a while before the claim, by
+    the API's clock; a token belongs to one claim, so that no other batch can be taken for it. Raises SubmissionError
+    if the list cannot be had: then it is not known whether the batch exists, and it must not be made again.
     """
+    since = None if submission.claimed_at is None else submission.claimed_at - CLOCK_SKEW
     for pause in LOOK_AFTER_SECONDS:
         time.sleep(pause)
         try:
-            for batch in list_batches(client, since=since - CLOCK_SKEW):
-                if batch.id not in submission.earlier_batch_ids and _is_of(batch, submission):
+            for position, batch in enumerate(list_batches(client, since=None)):
+                if batch.id not in submission.earlier_batch_ids and is_of(batch, submission, warehouse_id):
                     return batch
+                is_old = since is not None and batch.created_at is not None and batch.created_at < since
+                if is_old and position >= ALWAYS_LOOKED_AT:
+                    break
         except openai.OpenAIError as error:
             raise SubmissionError(
                 f"The list of batches could not be had ({words_of(error)}), so it isn't known whether the batch "
-                "of an earlier try exists. It was not made again; materialise `openai_batch` once the API answers."
+                "of an earlier try exists. It was not made again; materialize `openai_batch` once the API answers."
             ) from error
     return None
 
 
-def _is_of(batch: RemoteBatch, submission: Submission) -> bool:
-    if KEY in batch.metadata:
-        attempt = batch.metadata.get(ATTEMPT, "1")
-        return batch.metadata[KEY] == submission.key and attempt == str(submission.attempt)
+def is_of(batch: RemoteBatch, submission: Submission, warehouse_id: str) -> bool:
+    """Whether the batch was made for this submission.
+
+    By a claim that the ledger does not know, too, if it is one of this database: the ledger was restored from a backup.
+    """
+    if CLAIM in batch.metadata:
+        return batch.metadata[CLAIM] in submission.claim_tokens or (
+            batch.metadata.get(WAREHOUSE) == warehouse_id and batch.metadata.get(SUBMISSION) == submission.id
+        )
+    if KEY_OF_THE_FIRST_EDITION in batch.metadata:
+        key, attempt = batch.metadata[KEY_OF_THE_FIRST_EDITION], batch.metadata.get(ATTEMPT_OF_THE_FIRST_EDITION, "1")
+        return f"{key}/{attempt}" in submission.claim_tokens
     return submission.file_id is not None and batch.input_file_id == submission.file_id
 
 
 def unreachable(what: str, error: Exception) -> SubmissionError:
     return SubmissionError(
-        f"OpenAI did not {what}: {words_of(error)}. What was submitted is in the ledger; materialise `openai_batch` "
+        f"OpenAI did not {what}: {words_of(error)}. What was submitted is in the ledger; materialize `openai_batch` "
         "again when the API answers, and it goes on from there."
     )
 
@@ -213,6 +291,6 @@ def unreachable(what: str, error: Exception) -> SubmissionError:
 def _refused(what: str, submission: Submission, error: openai.OpenAIError) -> SubmissionError:
     return SubmissionError(
         f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {words_of(error)}. Nothing of it was "
-        "paid for. Mend the cause, then materialise `openai_batch` again.",
+        "paid for. Fix the cause, then materialize `openai_batch` again.",
         is_final=True,
     )

@@ -1,57 +1,229 @@
-"""What a batch costs, from `genai-prices`: offline, and unknown rather than wrong.
+"""What a batch costs: prices of the user's own, or those of `genai-prices`: offline, and unknown rather than wrong.
 
 Figures are USD. OpenAI bills batches at half its standard prices (https://openai.com/api/pricing/).
 """
 
+import math
 import re
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from decimal import Decimal
+from urllib.parse import urlsplit
 
 from genai_prices import Usage, calc_price
+from genai_prices.types import PriceCalculation, TieredPrices
 
-TOKENS_OF_A_QUOTE = 1_000  # small, so that no long-context surcharge enters the rate
+from batch_assets.batching.model_options import OPENAI_API, base_model, gpt_version
+
+LOCAL_API = "local"  # the engine that is built into the local Batch API
 BYTES_PER_TOKEN = 4  # o200k: 4.2 for English, less for other scripts; measured +2 % over 25M tokens of mixed text
-CACHES_IN_BATCHES = re.compile(r"gpt-([5-9]|\d\d)")
+TOKENS_OF_A_PRICE = 1_000_000
+# https://developers.openai.com/api/docs/guides/data-residency: + 10 % for models released since 2026-03-05 (GPT-5.4)
+OPENAI_REGION = re.compile(r"https://(us|eu|ae|au|in|jp)\.api\.openai\.com")
+REGIONAL_SURCHARGE = Decimal("1.1")
+REGIONAL_SURCHARGE_SINCE = (5, 4)
+OLDER_THAN_REGIONS = re.compile(r"(gpt-(3\.5|4)|o[134])(?![0-9])")
+# Providers that document one discount for all their models in batches, by `genai-prices`' names of them.
+# Groq (https://console.groq.com/docs/batch): half the price, and no further discount for cached tokens.
+BATCH_DISCOUNTS = {"groq": Decimal("0.5")}
+# The usage of a request doesn't say how many of its tokens are of an image, so no cost can be known from it.
+PRICES_OF_IMAGES = ("input_image_mtok", "output_image_mtok")
 
 
 @dataclass(frozen=True)
 class BatchRates:
-    """USD per token of a batch."""
+    """USD per token of a batch.
+
+    A request of more than `long_context_tokens` input tokens is billed at the `long_` rates as a whole. A model
+    without such a limit has None there, and the same rates twice. Reasoning tokens are output tokens.
+    """
 
     input_usd: float
     cached_input_usd: float
+    cache_write_usd: float
     output_usd: float
+    long_context_tokens: int | None
+    long_input_usd: float
+    long_cached_input_usd: float
+    long_cache_write_usd: float
+    long_output_usd: float
 
 
-@cache
-def batch_rates(model: str) -> BatchRates | None:
-    """The batch prices of an OpenAI model, or None if they aren't known: then its cost is unknown, never zero.
+@dataclass(frozen=True)
+class ModelPrice:
+    """A price of the user's own: USD per million tokens in a batch, as billed. The model's name must match exactly.
 
-    `genai-prices` answers with the *standard* price for a model that has no batch price of its own, so that
-    case is looked for; a dated snapshot (gpt-5-mini-2025-08-07) has the price of its model.
+    Cached and cache-written input costs what input costs, unless it is given. Raises ValueError for an amount that
+    is negative, infinite or no number.
     """
+
+    model: str
+    input_usd_per_million: float
+    output_usd_per_million: float
+    cached_input_usd_per_million: float | None = None
+    cache_write_usd_per_million: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise ValueError("A price has no model. Name the model as the requests do.")
+        for field in fields(self)[1:]:
+            amount = getattr(self, field.name)
+            if not (_is_amount(amount) or (amount is None and field.default is None)):
+                raise ValueError(
+                    f"The price of {self.model} has {field.name}={amount!r}. "
+                    "Give USD per million tokens: a finite number, 0 or more."
+                )
+
+    def rates(self) -> BatchRates:
+        inputs = self.input_usd_per_million
+        reads = inputs if self.cached_input_usd_per_million is None else self.cached_input_usd_per_million
+        writes = inputs if self.cache_write_usd_per_million is None else self.cache_write_usd_per_million
+        return _batch_rates((inputs, reads, writes, self.output_usd_per_million), None)
+
+
+def check_own_prices(own_prices: Iterable[ModelPrice]) -> None:
+    """Raise ValueError if a model has two prices: which of them is billed could not be said."""
+    models: set[str] = set()
+    for price in own_prices:
+        if price.model in models:
+            raise ValueError(f"The price table names {price.model} twice. Keep one of the two prices.")
+        models.add(price.model)
+
+
+def batch_rates(model: str, *, api: str = OPENAI_API, own_prices: tuple[ModelPrice, ...] = ()) -> BatchRates | None:
+    """The batch prices of a model at an API, or None if they aren't known: then its cost is unknown, never zero.
+
+    `api` is the normalised base URL, or "local": what the built-in engine simulates has OpenAI's prices. A price of
+    the user's own wins over every other source. Without one the price is unknown at "local+NAME", at addresses that
+    no provider is known by, at Azure (its model is the name of a deployment), and at providers whose batch prices
+    aren't known.
+    """
+    for own in own_prices:
+        if own.model == model:
+            return own.rates()
+    return _published_rates(model, OPENAI_API if api == LOCAL_API else api, datetime.now(UTC))
+
+
+def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
+    """What `genai-prices` knows. It answers with the *standard* price where it knows none for batches, so look twice.
+
+    It does so for models without a batch price, before the day its batch price was entered at, and for a model that
+    it finds at another provider than the one it was asked for (OpenAI's models at Azure).
+    """
+    origin, factor = _origin(api), Decimal(1)
+    if origin is not None and OPENAI_REGION.fullmatch(origin):
+        surcharge = _regional_factor(model)
+        if surcharge is None:
+            return None
+        origin, factor = "https://api.openai.com", surcharge
+    if origin is None:
+        return None
     try:
-        inputs = _quote(model, Usage(input_tokens=TOKENS_OF_A_QUOTE))
-        outputs = _quote(model, Usage(output_tokens=TOKENS_OF_A_QUOTE))
-        cached = _quote(model, Usage(input_tokens=TOKENS_OF_A_QUOTE, cache_read_tokens=TOKENS_OF_A_QUOTE))
+        price = calc_price(
+            Usage(),
+            model,
+            provider_api_url=origin,
+            genai_request_timestamp=at,
+            price_context={"processing": "batch"},
+        )
     except LookupError:
         return None
-    if inputs is None or outputs is None:
+    # The pattern is a prefix: api.openai.com.example.org would have OpenAI's prices.
+    if not re.fullmatch(price.provider.api_pattern, origin):
         return None
-    # Batches of older models get no discount for cached tokens, whatever the table of prices says
+    if not any(price.model is model_of_provider for model_of_provider in price.provider.models):
+        return None
+    batch_prices = _active_batch_prices(price, at)
+    if batch_prices is None:
+        discount = BATCH_DISCOUNTS.get(price.provider.id)
+        if discount is None:
+            return None
+        factor *= discount
+    return _rates(price, batch_prices or frozenset(), factor)
+
+
+def _origin(api: str) -> str | None:
+    """`https://host[:port]` of a base URL in lower case; None for what is no URL."""
+    try:
+        parts = urlsplit(api)
+    except ValueError:
+        return None
+    return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme and parts.netloc else None
+
+
+def _regional_factor(model: str) -> Decimal | None:
+    version = gpt_version(model)
+    if version is not None and version >= REGIONAL_SURCHARGE_SINCE:
+        return REGIONAL_SURCHARGE
+    if version is not None or OLDER_THAN_REGIONS.match(base_model(model)):
+        return Decimal(1)
+    return None
+
+
+def _active_batch_prices(price: PriceCalculation, at: datetime) -> frozenset[str] | None:
+    """The kinds of tokens that have a batch price of their own; None if the model has no batch prices by then.
+
+    Empty where batches cost what other requests cost.
+    """
+    active = [
+        variant.prices
+        for variant in price.model.price_variants or ()
+        if variant.when == {"processing": "batch"} and (variant.constraint is None or variant.constraint.active(at))
+    ]
+    return frozenset(key for prices in active for key in vars(prices)) if active else None
+
+
+def _rates(price: PriceCalculation, batch_prices: frozenset[str], factor: Decimal) -> BatchRates | None:
+    prices = price.model_price
+    inputs, outputs = prices.input_mtok, prices.output_mtok
+    if inputs is None or outputs is None or any(getattr(prices, key) is not None for key in PRICES_OF_IMAGES):
+        return None
+    # A discount for cached tokens counts only if batches have it, too. OpenAI's models before GPT-5 have it elsewhere
     # (OpenAI's cookbook, Prompt_Caching_201: "pre-GPT-5 models are not supported").
-    if cached is None or not CACHES_IN_BATCHES.match(model):
-        cached = inputs
-    return BatchRates(inputs, cached, outputs)
+    reads = prices.cache_read_mtok if "cache_read_mtok" in batch_prices else None
+    writes = prices.cache_write_mtok if "cache_write_mtok" in batch_prices else None
+    kinds = (inputs, inputs if reads is None else reads, inputs if writes is None else writes, outputs)
+    limits = {tier.start for kind in kinds if isinstance(kind, TieredPrices) for tier in kind.tiers}
+    if len(limits) > 1:
+        return None  # a price in several steps: no model has one yet
+    limit = next(iter(limits), None)
+    normal, long = ([_at(kind, tokens) * factor for kind in kinds] for tokens in (0, (limit or 0) + 1))
+    return _batch_rates(normal, limit, long)
 
 
-def _quote(model: str, usage: Usage) -> float | None:
-    price = calc_price(usage, model, provider_id="openai", price_context={"processing": "batch"})
-    has_batch_price = any(variant.when.get("processing") == "batch" for variant in price.model.price_variants or [])
-    return float(price.total_price) / TOKENS_OF_A_QUOTE if has_batch_price else None
+def _at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:
+    if isinstance(price, TieredPrices):
+        return next((tier.price for tier in reversed(price.tiers) if input_tokens > tier.start), price.base)
+    return price
 
 
-def max_cost_usd(model: str, *, input_tokens: int, output_tokens: int) -> float | None:
-    """The cost if every answer used all its output tokens and nothing were cached; None if unknown."""
-    rates = batch_rates(model)
-    return None if rates is None else input_tokens * rates.input_usd + output_tokens * rates.output_usd
+def _batch_rates(
+    normal: Sequence[Decimal | float], limit: int | None, long: Sequence[Decimal | float] | None = None
+) -> BatchRates:
+    """Rates from prices per million tokens: of input, cached input, cache writes and output."""
+    inputs, reads, writes, outputs = (float(usd / TOKENS_OF_A_PRICE) for usd in normal)
+    long_inputs, long_reads, long_writes, long_outputs = (float(usd / TOKENS_OF_A_PRICE) for usd in long or normal)
+    return BatchRates(inputs, reads, writes, outputs, limit, long_inputs, long_reads, long_writes, long_outputs)
+
+
+def _is_amount(amount: object) -> bool:
+    return isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount) and amount >= 0
+
+
+def max_cost_usd(
+    model: str,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    api: str = OPENAI_API,
+    own_prices: tuple[ModelPrice, ...] = (),
+) -> float | None:
+    """The cost if every answer used all its output tokens and all input were written to the cache; None if unknown.
+
+    Requests of a long context cost more.
+    """
+    rates = batch_rates(model, api=api, own_prices=own_prices)
+    if rates is None:
+        return None
+    return input_tokens * max(rates.input_usd, rates.cache_write_usd) + output_tokens * rates.output_usd

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import openai
 
+from batch_assets.batching.api_identity import api_name
 from batch_assets.batching.remote import PAGE, RemoteBatch, list_batches, retrieve_batch
 
 # Of the time there is. The rest is for asking singly, so that a list that is too long for it holds nobody up.
@@ -30,10 +31,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Seen:
-    """The batches that were had, by id, and where to go on."""
+    """The batches that were had, by id, and where to go on. `api` is the name of the one that answered."""
 
     batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
     place: Place = field(default_factory=Place)
+    api: str | None = None
 
 
 def look_up(
@@ -54,21 +56,23 @@ def look_up(
     place = place or Place()
     seen: dict[str, RemoteBatch] = {}
     left_at: Future[Place] = Future()
+    apis: list[str] = []
 
     def ask() -> None:
         try:
-            left_at.set_result(_look_up(client, days, seen, since, deadline, place))
+            left_at.set_result(_look_up(client, days, seen, since, deadline, place, apis))
         except BaseException as error:
             left_at.set_exception(error)
 
     # A client's timeout bounds the wait for the next byte: a server that sends one now and then is never done.
     threading.Thread(target=ask, name="look_up", daemon=True).start()
     try:
-        return Seen(seen, left_at.result(deadline - time.monotonic() + GRACE_SECONDS))
+        left = left_at.result(deadline - time.monotonic() + GRACE_SECONDS)
+        return Seen(seen, left, apis[0] if apis else None)
     except TimeoutError:
         if not seen:
             raise openai.OpenAIError("the API took too long to answer") from None
-        return Seen(dict(seen), place)
+        return Seen(dict(seen), place, apis[0] if apis else None)
 
 
 def _look_up(
@@ -78,12 +82,13 @@ def _look_up(
     since: datetime,
     deadline: float,
     place: Place,
+    apis: list[str],
 ) -> Place:
-    """Put what is found into `seen`; returns where to go on."""
+    """Put what is found into `seen`, and which API it was into `apis`; returns where to go on."""
     wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
     now = time.monotonic()
     list_deadline = now + (deadline - now) * SHARE_OF_THE_LIST
-    listed_after = _list_on(client, wanted, seen, since, list_deadline, place.listed_after)
+    listed_after = _list_on(client, wanted, seen, since, list_deadline, place.listed_after, apis)
     missing = _in_turn([batch_id for batch_id in wanted if batch_id not in seen], wanted, place.asked_last)
     if listed_after is not None:  # first what may complete a day
         missing = list(dict.fromkeys([*_missing_of_ended(days, seen), *missing]))
@@ -108,6 +113,7 @@ def _list_on(
     since: datetime,
     deadline: float,
     after: str | None,
+    apis: list[str],
 ) -> str | None:
     """Read the list from `after` to its end, and then from its beginning, until all is seen or the time is up.
 
@@ -115,13 +121,13 @@ def _list_on(
     """
     if after is not None:
         try:
-            if (left_at := _list_from(client, wanted, seen, since, deadline, after)) is not None:
+            if (left_at := _list_from(client, wanted, seen, since, deadline, after, apis)) is not None:
                 return left_at
         except openai.APIStatusError as error:
             if error.status_code not in (400, 404):
                 raise
             # the batch to go on from isn't there any more
-    return _list_from(client, wanted, seen, since, deadline, None)
+    return _list_from(client, wanted, seen, since, deadline, None, apis)
 
 
 def _list_from(
@@ -131,9 +137,14 @@ def _list_from(
     since: datetime,
     deadline: float,
     after: str | None,
+    apis: list[str],
 ) -> str | None:
     listed: list[str] = []
-    for batch in list_batches(client, since=since, after=after):
+
+    def tell_headers(headers: Mapping[str, str]) -> None:
+        apis.append(api_name(client, headers))
+
+    for batch in list_batches(client, since=since, after=after, tell_headers=tell_headers):
         if len(seen) == len(wanted):
             return None
         if listed and len(listed) % PAGE == 0 and time.monotonic() > deadline:

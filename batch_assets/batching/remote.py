@@ -5,7 +5,7 @@ empty strings. All of that is dealt with here, once, so that nobody else has to 
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from batch_assets.batching.outside_text import as_message
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 STATUSES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
-VANISHED = "vanished"  # our word for a batch that the API does not know any more
+MISSING = "missing"  # our word for a batch that the API does not know: of another account, or any more
 # OpenAI cancels within ten minutes; somebody who needs hours will not come back.
 CANCELLING_FOR_EVER = timedelta(hours=1)
 PAGE = 100
@@ -52,7 +52,9 @@ class RemoteBatch:
     completed: int | None = None
     failed: int | None = None
     input_tokens: int | None = None
+    cached_input_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int | None = None
     errors: tuple[RemoteError, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ class RemoteBatch:
         """Whether it will not change any more. A status that nobody knows yet is taken for a running one."""
         if self.status == "cancelling" and self.cancelling_at is not None:
             return now_utc() - self.cancelling_at > CANCELLING_FOR_EVER
-        return self.status in ENDED or self.status == VANISHED
+        return self.status in ENDED
 
 
 def read_batch(batch: Batch) -> RemoteBatch:
@@ -81,30 +83,42 @@ def read_batch(batch: Batch) -> RemoteBatch:
         total=counts.get("total"),
         completed=counts.get("completed"),
         failed=counts.get("failed"),
-        input_tokens=usage.get("input_tokens"),
-        output_tokens=usage.get("output_tokens"),
+        input_tokens=_count(usage, "input_tokens"),
+        cached_input_tokens=_count(_mapping(usage.get("input_tokens_details")), "cached_tokens"),
+        output_tokens=_count(usage, "output_tokens"),
+        reasoning_tokens=_count(_mapping(usage.get("output_tokens_details")), "reasoning_tokens"),
         errors=tuple(_errors(said.get("errors"))),
         metadata=_mapping(said.get("metadata")),
     )
 
 
-def list_batches(client: openai.OpenAI, *, since: datetime, after: str | None = None) -> Iterator[RemoteBatch]:
-    """All batches made at or after `since` (UTC, without zone), newest first, a page of 100 at a time.
+def list_batches(
+    client: openai.OpenAI,
+    *,
+    since: datetime | None,
+    after: str | None = None,
+    tell_headers: Callable[[Mapping[str, str]], None] | None = None,
+) -> Iterator[RemoteBatch]:
+    """All batches made at or after `since` (UTC, without zone; None: ever), newest first, a page of 100 at a time.
 
     With `after`, the id of a batch, only those that are listed after it.
 
     Goes by what is listed, not by `has_more`: some servers leave it out, or ignore `after`. A page of nothing but
     known batches is the last; so is one of older batches, but only where the newest come first, which OpenAI doesn't
-    promise. A batch that doesn't say when it was made counts as new. Raises openai.OpenAIError.
+    promise. A batch that doesn't say when it was made counts as new. `tell_headers` is called with those of each page.
+    Raises openai.OpenAIError.
     """
     seen: set[str] = set()
     while True:
         try:
-            page = client.batches.list(limit=PAGE, after=after or openai.omit)
+            response = client.batches.with_raw_response.list(limit=PAGE, after=after or openai.omit)
+            if tell_headers is not None:
+                tell_headers(response.headers)
+            page = response.parse()
             fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]
         except UNREADABLE as error:
             raise openai.OpenAIError(f"what the API sent as its list of batches cannot be read ({error})") from error
-        recent = [batch for batch in fresh if batch.created_at is None or batch.created_at >= since]
+        recent = [batch for batch in fresh if since is None or batch.created_at is None or batch.created_at >= since]
         yield from recent
         if not fresh or getattr(page, "has_more", None) is False or (not recent and _newest_first(fresh)):
             return
@@ -118,11 +132,11 @@ def _newest_first(batches: list[RemoteBatch]) -> bool:
 
 
 def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
-    """The batch as it is now; one that the API answers 404 for has the status `vanished`. Raises openai.OpenAIError."""
+    """The batch as it is now; one that the API answers 404 for has the status `missing`. Raises openai.OpenAIError."""
     try:
         return read_batch(client.batches.retrieve(batch_id))
     except openai.NotFoundError:
-        return RemoteBatch(batch_id, VANISHED)
+        return RemoteBatch(batch_id, MISSING)
     except UNREADABLE as error:
         raise openai.OpenAIError(f"what the API sent as {batch_id} cannot be read ({error})") from error
 
@@ -140,12 +154,20 @@ def utc(timestamp: object) -> datetime | None:
     """Unix seconds as the tables have it: UTC, without zone."""
     if not isinstance(timestamp, (int, float)) or not timestamp:
         return None
-    return datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
+    try:
+        return datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError, OSError):  # milliseconds, say: no time is known then
+        return None
 
 
 def now_utc() -> datetime:
     """Now, as the tables have it: UTC, without zone."""
     return datetime.fromtimestamp(time.time(), UTC).replace(tzinfo=None)
+
+
+def _count(values: Mapping[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    return value if isinstance(value, int) else None
 
 
 def _status(word: str) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from batch_assets.batching.database import Database
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
 from batch_assets.batching.outside_text import as_shown
 
 CELL_CHARACTERS = 300
@@ -10,19 +11,18 @@ CELL_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class DayReport:
-    """What a day came to. Equal articles share a request: tokens and cost count each request once.
+    """What a day came to.
 
-    `cost_usd` is at OpenAI's batch prices, and None where the model's price is not known. `preview` holds
-    (article_id, title, status, summary or reason).
+    `spending` is everything that was billed for it, earlier prompts and refreshes included; `apis` are those whose
+    answers are in `summaries`. `preview` holds (article_id, title, status, summary or reason).
     """
 
     day: str
     articles: int
     by_status: dict[str, int]
     rejected: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None
+    spending: DaySpending
+    apis: list[str]
     preview: list[tuple[str, str, str, str]]
 
     def cells(self) -> list[dict[str, str]]:
@@ -42,18 +42,13 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
                 """
             ).fetchall()
         )
-        totals = connection.execute(
+        spending = spending_of_day(connection, day)
+        apis = connection.execute(
             """
-            SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
-                CASE WHEN count(cost_usd) = count(*) THEN coalesce(sum(cost_usd), 0) END
-            FROM (
-                SELECT any_value(input_tokens) AS input_tokens, any_value(output_tokens) AS output_tokens,
-                    any_value(cost_usd) AS cost_usd
-                FROM summaries WHERE partition_date = getvariable('day') AND status = 'summarised'
-                GROUP BY custom_id
-            )
+            SELECT DISTINCT api FROM summaries
+            WHERE partition_date = getvariable('day') AND api IS NOT NULL ORDER BY api
             """
-        ).fetchone()
+        ).fetchall()
         rejected = connection.execute(
             "SELECT count(*) FROM rejected_article WHERE partition_date = getvariable('day')"
         ).fetchone()
@@ -64,15 +59,13 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
             """,
             [preview_rows],
         ).fetchall()
-    input_tokens, output_tokens, cost = totals or (0, 0, None)
     return DayReport(
         day=day,
         articles=sum(by_status.values()),
         by_status=by_status,
         rejected=rejected[0] if rejected else 0,
-        input_tokens=int(input_tokens),
-        output_tokens=int(output_tokens),
-        cost_usd=cost,
+        spending=spending,
+        apis=[api for (api,) in apis],
         preview=preview,
     )
 

@@ -4,13 +4,13 @@ A line is constant but for the article, so DuckDB only puts the user's message t
 sha256, is made here for what is written anyway: Python's is several times as fast as DuckDB's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import TextIO
+from typing import Any, TextIO
 
 import duckdb
 
-from batch_assets.batching.database import ROW_GROUP_ROWS, forget_what_was_read
+from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, forget_what_was_read
 from batch_assets.batching.task import ENDPOINT, Task
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
@@ -20,31 +20,40 @@ ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
 
 def name_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
     """Enter the day's requests into `batch_request`, from the articles as they are now. Writes no line."""
-    message, parameters = user_message_sql(task)
+    name, parameters = custom_id_sql(task, task.question_tail)
     connection.execute(
         f"""
-        INSERT INTO batch_request
-        SELECT partition_date, article_id, left(sha256(? || to_json({message}) || ?), {CUSTOM_ID_CHARACTERS})
-        FROM raw_articles WHERE partition_date = getvariable('day')
+        INSERT INTO batch_request (partition_date, article_id, custom_id)
+        SELECT partition_date, article_id, {name} FROM raw_articles WHERE partition_date = getvariable('day')
         """,
-        [_asked_head(task), *parameters, task.body_tail],
+        parameters,
     )
 
 
-def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_owed: bool) -> Iterator[list[tuple]]:
+def custom_id_sql(task: Task, tail: str) -> tuple[str, list[str]]:
+    """SQL for the name of an article's request, and its parameters."""
+    message, parameters = user_message_sql(task)
+    return f"left(sha256(? || to_json({message}) || ?), {CUSTOM_ID_CHARACTERS})", [
+        _asked_head(task),
+        *parameters,
+        tail,
+    ]
+
+
+def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_pending: bool) -> Iterator[list[tuple]]:
     """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
 
-    `only_owed`: one article for each request in `request_to_send`.
+    `only_pending`: one article for each request in `request_to_send`.
     """
     message, parameters = user_message_sql(task)
-    owed = """
+    pending = """
         SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
         FROM batch_request JOIN request_to_send USING (custom_id)
         WHERE partition_date = getvariable('day') GROUP BY custom_id
     """
     statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message}))
-        FROM raw_articles {f"SEMI JOIN ({owed}) USING (article_id)" if only_owed else ""}
+        FROM raw_articles {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
         WHERE partition_date = getvariable('day') AND raw_articles.rowid BETWEEN ? AND ?
     """
     for first, last in article_stretches(connection):
@@ -67,15 +76,25 @@ def article_stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, 
 class LineMaker:
     """Makes request lines from messages, and notes which row has which request: `rowid,line,custom_id`.
 
-    Lines count from 0; there is none where the request is too large.
+    Lines count from 0; there is none where the request is too large. `options` are sent beside what is asked;
+    `old_names` are those that an earlier version gave to some of the requests.
     """
 
-    def __init__(self, task: Task, notes: TextIO, max_bytes: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        notes: TextIO,
+        max_bytes: int,
+        *,
+        options: Mapping[str, Any],
+        old_names: Mapping[str, str],
+    ) -> None:
         self._asked = sha256(_asked_head(task).encode())
-        self._tail = task.body_tail.encode()
+        self._question_tail = task.question_tail.encode()
+        self._old_names = old_names
         self._before_id = b'{"custom_id":"'
         self._before_message = f'","method":"POST","url":"{ENDPOINT}","body":{task.body_head}'.encode()
-        self._after_message = self._tail + b"}\n"
+        self._after_message = task.body_tail(options).encode() + b"}\n"
         self._notes = notes
         self._max_bytes = max_bytes
         self._written = 0
@@ -87,8 +106,10 @@ class LineMaker:
         for row, message in block:
             asked = self._asked.copy()
             asked.update(message)
-            asked.update(self._tail)
+            asked.update(self._question_tail)
             custom_id = asked.hexdigest()[:CUSTOM_ID_CHARACTERS]
+            if self._old_names:
+                custom_id = self._old_names.get(custom_id, custom_id)
             line = b"".join((self._before_id, custom_id.encode(), self._before_message, message, self._after_message))
             if len(line) <= self._max_bytes:
                 notes.append(f"{row},{self._written},{custom_id}\n")
@@ -101,7 +122,7 @@ class LineMaker:
 
 
 def _asked_head(task: Task) -> str:
-    """What the hash of a request begins with; the message and the body's tail follow."""
+    """What the hash of a request begins with; the message and the tail of the question follow."""
     return f"POST {ENDPOINT}\n{task.body_head}"
 
 

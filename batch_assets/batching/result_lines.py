@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.database import joins_as_written
+from batch_assets.batching.ledger.database import joins_as_written
 from batch_assets.batching.secrets import bytes_without_known_secrets
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
@@ -30,14 +30,17 @@ CREATE_TABLES = """
     CREATE OR REPLACE TEMP TABLE result_line (
         batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
         finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
-        output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
+        cache_write_tokens BIGINT, output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
         has_other_body BOOLEAN  -- nothing of what we know is in it
     );
 """
 # A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
 # completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
 READ_LINES = """
-    INSERT INTO result_line
+    INSERT INTO result_line (
+        batch, path, custom_id, status_code, request_id, model, finish_reason, text, input_tokens, cached_input_tokens,
+        cache_write_tokens, output_tokens, reasoning_tokens, code, message, has_other_body
+    )
     WITH line AS (
         SELECT
             batch, path, custom_id, error, response.body AS body, response.body.usage AS usage,
@@ -62,7 +65,7 @@ READ_LINES = """
                     choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
                     usage STRUCT(
                         prompt_tokens VARCHAR, completion_tokens VARCHAR,
-                        prompt_tokens_details STRUCT(cached_tokens VARCHAR),
+                        prompt_tokens_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
                         completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
                     ),
                     error STRUCT(code VARCHAR, "type" VARCHAR, message VARCHAR)
@@ -73,6 +76,7 @@ READ_LINES = """
     SELECT
         batch, path, custom_id, status_code, request_id, body.model, choice.finish_reason, text,
         try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
+        try_cast(usage.prompt_tokens_details.cache_write_tokens AS BIGINT),
         try_cast(usage.completion_tokens AS BIGINT),
         try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
         CASE
@@ -98,12 +102,18 @@ FILES_TO_READ_AGAIN = """
     WHERE known.custom_id IS NULL OR has_other_body
 """
 
+# By what was read again, not by what went into that file: DuckDB may not read that either.
+DELETE_READ_AGAIN = """
+    DELETE FROM result_line
+    WHERE path = $path AND custom_id IN (SELECT custom_id FROM result_line WHERE path = $repaired)
+"""
+
 
 def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int, str]]) -> dict[str, int]:
     """Fill the temp table `result_line` from these (path, number of the batch, batch_id).
 
     The temp table `known` (batch, custom_id) tells what was asked. Returns how many lines of which batch went to
-    quarantine. All of a line that can't be used may be in `result_line` nevertheless; so may be a line twice.
+    quarantine. All of a line that can't be used may be in `result_line` nevertheless: it may have been billed.
     """
     connection.execute(CREATE_TABLES)
     files = [file for file in files if file[0].stat().st_size]
@@ -121,7 +131,9 @@ def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[P
 def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) -> None:
     if not files:
         return
-    connection.executemany("INSERT INTO result_file VALUES (?, ?)", [(str(path), batch) for path, batch in files])
+    connection.executemany(
+        "INSERT INTO result_file (path, batch) VALUES (?, ?)", [(str(path), batch) for path, batch in files]
+    )
     has_a_long_line = any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
     with joins_as_written(connection):
@@ -142,7 +154,7 @@ def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
 
 
 def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, batch_id: str) -> int:
-    """Lines that DuckDB could read are entered a second time, which does no harm: one line of a request counts."""
+    """A line that is read now replaces what was read of it before: no usage may count twice."""
     asked = connection.execute("SELECT custom_id FROM known WHERE batch = ?", [batch]).fetchall()
     known = {custom_id for (custom_id,) in asked}
     with tempfile.TemporaryDirectory() as folder:
@@ -151,17 +163,18 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, b
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
             rows = csv.writer(bad)
             for number, line, line_bytes in _lines(path):
-                repaired_line, reason = _usable(line, line_bytes, known)
-                if repaired_line is None:
+                repaired_line, reason = _readable(line, line_bytes, known)
+                if reason:
                     rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1
-                else:
+                if repaired_line is not None:
                     good.write(repaired_line + "\n")
         if repaired.stat().st_size:
             _read(connection, [(repaired, batch)])
+            connection.execute(DELETE_READ_AGAIN, {"path": str(path), "repaired": str(repaired)})
         connection.execute(
             """
-            INSERT INTO quarantined_line
+            INSERT INTO quarantined_line (batch_id, path, line_number, reason, line)
             SELECT ?, ?, number, reason, unhex(line)
             FROM read_csv(?, header = false, auto_detect = false, delim = ',', quote = '"', max_line_size = 100000000,
                 columns = {number: 'BIGINT', reason: 'VARCHAR', line: 'VARCHAR'})
@@ -191,8 +204,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
                 yield number, line.rstrip(b"\r\n"), line_bytes
 
 
-def _usable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, str]:
-    """The result on this line as JSON that DuckDB can read, or None and the reason why it can't be used."""
+def _readable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, str]:
+    """The result on this line as JSON that DuckDB can read, if there is one, and the reason why it can't be used.
+
+    The reason is empty for one that can be used. One that no request of ours has may still tell what it cost.
+    """
     if line_bytes > LONGEST_LINE_BYTES:
         kept = f"its first {len(line):,} are kept here, all of it in the result file"
         return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
@@ -201,12 +217,12 @@ def _usable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, 
         return None, reason
     repaired = json.dumps(result)
     if len(repaired) > LONGEST_LINE_BYTES:
-        return None, f"more than {LONGEST_LINE_BYTES:,} bytes in ASCII"
+        return None, reason or f"more than {LONGEST_LINE_BYTES:,} bytes in ASCII"
     return repaired, reason
 
 
 def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
-    """The result on this line, or None and the reason why it can't be used."""
+    """The result on this line, or None, and the reason why it can't be used, or none."""
     text = line.decode("utf-8-sig", errors="replace")
     try:
         result = json.loads(text, strict=False)
@@ -217,11 +233,10 @@ def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
     custom_id = result.get("custom_id")
     if not isinstance(custom_id, str):
         return None, "no custom_id"
-    if custom_id not in known:
-        return None, "unknown custom_id: no request of this batch has it"
+    reason = "" if custom_id in known else "unknown custom_id: no request of this batch has it"
     # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
     whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return _with_body(json.loads(whole.decode("utf-16", "replace"))), ""
+    return _with_body(json.loads(whole.decode("utf-16", "replace"))), reason
 
 
 def _with_body(result: dict[str, Any]) -> dict[str, Any]:

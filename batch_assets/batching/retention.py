@@ -1,6 +1,6 @@
 """How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
 
-A day is *done* if it has summaries, of all articles and requests that it has now, none of them is owed, in flight or
+A day is *done* if it has summaries, of all articles and requests that it has now, none of them is pending, in flight or
 held by a cancellation, and none of its batches is out. Of days that aren't, nothing is touched, however old they are.
 """
 
@@ -9,33 +9,34 @@ import os
 import shutil
 import uuid
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
 import openai
 
-from batch_assets.batching.database import Database, transaction
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.api_identity import ApiIdentity, identify
+from batch_assets.batching.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.ledger import files
+from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.files import RemoteFiles
 
 # Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
 PACKED = ".gz"
 
-OLD_AND_DONE = """
+OLD_AND_DONE = f"""
     SELECT DISTINCT partition_date FROM summaries
     WHERE partition_date < CAST($before AS DATE)
-    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('owed', 'in_flight', 'cancelled')
-    EXCEPT SELECT partition_date FROM batch_request SEMI JOIN pending_request USING (custom_id)
+    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
     -- articles read again, or answers of another prompt, since the summaries were written
     EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
     EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
-    EXCEPT
-        SELECT file.partition_date FROM batch_request_file AS file LEFT JOIN openai_batch USING (submission_key)
-        WHERE collected_at IS NULL
+    EXCEPT ({files.DAYS_IN_FLIGHT})
     ORDER BY partition_date
 """
 
@@ -59,19 +60,19 @@ class Life:
 
 @dataclass
 class Prunable:
-    """What can go. Paths are absolute; `rows` are by table; `remote_files` are (submission key, file ids)."""
+    """What can go. Paths are absolute; `rows` are by table."""
 
     days: list[str] = field(default_factory=list)
     bytes_to_delete: int = 0
     to_pack: list[Path] = field(default_factory=list)
     to_delete: list[Path] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
-    remote_files: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    remote_files: list[RemoteFiles] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
         """What goes, for people: an entry for each kind of thing."""
-        remote = sum(len(file_ids) for _, file_ids in self.remote_files)
+        remote = sum(len(one.file_ids) for one in self.remote_files)
         said = [
             (len(self.to_delete), f"request and result files, {self.bytes_to_delete / 1e6:,.1f} MB"),
             (len(self.to_pack), "result files that are packed"),
@@ -90,19 +91,19 @@ def find_prunable(database: Database, *, data_folder: Path, life: Life, today: d
 def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> Prunable:
     """Pack and delete what `find_prunable` finds, but for what is at OpenAI. Returns what went."""
     packable = find_prunable(database, data_folder=data_folder, life=life, today=today).to_pack
-    for path in packable:  # takes a while, so nobody is kept from the database meanwhile
+    for path in packable:  # takes a while, so others have the database meanwhile
         with suppress(FileNotFoundError):  # another prune, at the same time, was faster
             _pack(path)
     with database.writing() as connection:
         found = _find(connection, data_folder, life, today)
-        # first the files: one that is gone is no harm to a ledger that names it, but nobody would find one left over
+        # first the files: a ledger may name one that is gone, but no later prune finds one that no ledger names
         for path in found.to_delete:
             path.unlink(missing_ok=True)
         with transaction(connection):
             for path in packable:
-                _follow(connection, path.relative_to(data_folder), f"{path.relative_to(data_folder)}{PACKED}")
+                _rename(connection, data_folder, path, PACKED)
             for path in found.to_delete:
-                _follow(connection, path.relative_to(data_folder), None)
+                _rename(connection, data_folder, path, None)
             if life.tables:
                 _delete_rows(connection, found.days, answers=life.answers)
         for path in packable:
@@ -111,43 +112,79 @@ def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> 
     return found
 
 
-def delete_remote_files(database: Database, client: openai.OpenAI, found: Prunable) -> int:
-    """Delete OpenAI's copies of files whose content is in the tables; returns how many. Raises openai.OpenAIError."""
-    deleted = 0
-    for key, file_ids in found.remote_files:
-        for file_id in file_ids:
-            with suppress(openai.NotFoundError):  # they expire there, too
-                client.files.delete(file_id)
-                deleted += 1
-        with database.writing() as connection:
-            connection.execute(
-                "UPDATE openai_batch SET remote_deleted_at = ? WHERE submission_key = ?", [now_utc(), key]
-            )
-    return deleted
+def delete_remote_files(
+    database: Database, client: openai.OpenAI, found: Prunable, api: ApiIdentity | None = None
+) -> list[str]:
+    """Delete the API's copies of files whose content is in the tables. `found` then has what went.
+
+    Returns, for people, what stays and why: files at another API or of another account, where an id may mean another
+    file. `api` is whom the client talks to; None: it is asked. Raises openai.OpenAIError.
+    """
+    api = api or identify(client, database.warehouse_id())
+    went: list[RemoteFiles] = []
+    elsewhere: dict[str, list[RemoteFiles]] = defaultdict(list)
+    not_ours: list[RemoteFiles] = []
+    not_found: list[RemoteFiles] = []
+    for remote in found.remote_files:
+        if is_elsewhere(remote.api, api):
+            elsewhere[remote.api or ""].append(remote)
+            continue
+        if _is_of_another_account(remote, api):
+            not_ours.append(remote)
+            continue
+        deleted = tuple(file_id for file_id in remote.file_ids if _delete(client, file_id))
+        left = tuple(file_id for file_id in remote.file_ids if file_id not in deleted)
+        if left and remote.key_fingerprint != api.key_fingerprint:
+            not_found.append(replace(remote, file_ids=left))
+        else:  # of the account that made them, those that are left expired
+            files.record_remote_deletion(database, remote.submission_id)
+        went.append(replace(remote, file_ids=deleted))
+    found.remote_files = went
+    sentences = [
+        said_of_elsewhere(f"{_count(kept)} are", name, api, what_then="Prune again when the API is that one.")
+        for name, kept in elsewhere.items()
+    ]
+    if not_ours:
+        sentences.append(f"{_count(not_ours)} are of another account than that of the present key, and stay.")
+    if not_found:
+        sentences.append(
+            f"{_count(not_found)} are not found with the present key: they expired, or are another account's."
+        )
+    return sentences
+
+
+def _is_of_another_account(remote: RemoteFiles, api: ApiIdentity) -> bool:
+    """As far as it is known whose they are: a new key of the same organization is no other account."""
+    if remote.organization is not None and api.organization is not None:
+        return remote.organization != api.organization
+    return remote.key_fingerprint not in (None, api.key_fingerprint)
+
+
+def _delete(client: openai.OpenAI, file_id: str) -> bool:
+    """Whether the file was there."""
+    try:
+        client.files.delete(file_id)
+    except openai.NotFoundError:
+        return False
+    return True
+
+
+def _count(remote: Sequence[RemoteFiles]) -> str:
+    days = sorted({one.day for one in remote})
+    return f"{sum(len(one.file_ids) for one in remote):,} files of {days[0] if len(days) == 1 else f'{len(days)} days'}"
 
 
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, today: date) -> Prunable:
     found = Prunable(_done_before(connection, today, life.keep_days))
-    paths = connection.execute(
-        """
-        SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)
-        UNION
-        SELECT unnest([output_path, error_path]) FROM openai_batch
-        WHERE partition_date IN (SELECT unnest($days)::DATE)
-        """,
+    request_files = connection.execute(
+        "SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)",
         {"days": found.days},
     ).fetchall()
-    old = _existing(data_folder, [path for (path,) in paths])
+    old = _existing(data_folder, [*(path for (path,) in request_files), *files.result_files(connection, found.days)])
     found.to_delete = sorted([*old, *_left_behind(old)])
     if life.pack_after_days is not None:
-        to_pack = connection.execute(
-            """
-            SELECT unnest([output_path, error_path]) FROM openai_batch
-            WHERE partition_date IN (SELECT unnest($days)::DATE) ORDER BY 1
-            """,
-            {"days": _done_before(connection, today, life.pack_after_days)},
-        ).fetchall()
-        existing = _existing(data_folder, [path for (path,) in to_pack])
+        days = _done_before(connection, today, life.pack_after_days)
+        existing = _existing(data_folder, files.result_files(connection, days))
         going = {*found.to_delete, *_left_behind(existing)}
         found.to_delete = sorted(going)
         found.to_pack = [path for path in existing if path.suffix != PACKED and path not in going]
@@ -155,21 +192,13 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, 
     if life.tables:
         found.rows = _count_rows(connection, found.days, answers=life.answers)
     if life.remote:
-        rows = connection.execute(
-            """
-            SELECT submission_key, list_filter([file_id, output_file_id, error_file_id], lambda id: id IS NOT NULL)
-            FROM openai_batch
-            WHERE partition_date IN (SELECT unnest($days)::DATE) AND collected_at IS NOT NULL
-                AND remote_deleted_at IS NULL
-            """,
-            {"days": found.days},
-        ).fetchall()
-        found.remote_files = [(key, tuple(file_ids)) for key, file_ids in rows if file_ids]
+        found.remote_files = files.remote_files(connection, found.days)
     return found
 
 
 def _done_before(connection: duckdb.DuckDBPyConnection, today: date, days: int) -> list[str]:
-    rows = connection.execute(OLD_AND_DONE, {"before": (today - timedelta(days=days)).isoformat()}).fetchall()
+    before = (today - timedelta(days=days)).isoformat()
+    rows = connection.execute(OLD_AND_DONE, {"before": before, "open_states": files.open_states()}).fetchall()
     return [day.isoformat() for (day,) in rows]
 
 
@@ -213,10 +242,10 @@ def _is_packed_whole(path: Path, packed: Path) -> bool:
         return False
 
 
-def _follow(connection: duckdb.DuckDBPyConnection, path: Path, new: str | None) -> None:
-    """Let the ledger name the file where it is now; None: nowhere."""
-    for column in ("output_path", "error_path"):
-        connection.execute(f"UPDATE openai_batch SET {column} = ? WHERE {column} = ?", [new, path.as_posix()])
+def _rename(connection: duckdb.DuckDBPyConnection, data_folder: Path, path: Path, ending: str | None) -> None:
+    """Let the ledger name the file with this ending added; None: it is gone."""
+    old = path.relative_to(data_folder).as_posix()
+    files.rename_result_file(connection, old, None if ending is None else old + ending)
 
 
 def _count_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> dict[str, int]:
@@ -231,7 +260,10 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answ
     for table, where in reversed(_going(answers=answers).items()):  # the answers while it is known whose they are
         connection.execute(f"DELETE FROM {table} WHERE {where}", {"days": days})
     connection.execute(
-        "INSERT INTO pruned_day SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day",
+        """
+        INSERT INTO pruned_day (partition_date)
+        SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day
+        """,
         {"days": days},
     )
 
@@ -239,7 +271,7 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answ
 def _going(*, answers: bool) -> dict[str, str]:
     """Which rows of which table go: SQL conditions with the parameter `days`."""
     of_the_days = "partition_date IN (SELECT unnest($days)::DATE)"
-    of_their_batches = f"batch_id IN (SELECT batch_id FROM openai_batch WHERE {of_the_days})"
+    of_their_batches = f"batch_id IN ({files.BATCHES_OF_DAYS})"
     going = {**dict.fromkeys(TABLES_OF_A_DAY, of_the_days), "quarantined_line": of_their_batches}
     if answers:
         needed = f"SELECT custom_id FROM batch_request WHERE NOT {of_the_days}"

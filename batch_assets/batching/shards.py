@@ -25,13 +25,14 @@ BLOCKS_UNDER_WAY = 4  # to the disk, of less than a megabyte each as a rule
 
 @dataclass(frozen=True)
 class Shard:
-    """A request file. `position` counts from 0 in its folder; `bytes` are UTF-8."""
+    """A request file. `position` counts from 0 in its folder; `bytes` are UTF-8; published, it has a submission."""
 
     position: int
     path: Path
     sha256: str
     requests: int
     bytes: int
+    submission_id: str = ""
 
 
 class ShardWriter:

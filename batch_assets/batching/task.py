@@ -7,7 +7,9 @@ article, from the pieces of the template. Article text is only ever a value: bra
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 ENDPOINT = "/v1/chat/completions"
@@ -58,14 +60,20 @@ class Task:
         return REASONING_MODEL.match(self.model) is not None
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """What is sent beside the messages. `max_tokens` never is: newer models refuse it."""
+    def question_parameters(self) -> dict[str, Any]:
+        """What is sent beside the messages and changes what is asked: a part of the request's name."""
         if self.is_reasoning_model:
             optional: dict[str, Any] = {"reasoning_effort": self.reasoning_effort}
         else:
             optional = {"temperature": self.temperature, "top_p": self.top_p}
-        given = {name: value for name, value in optional.items() if value is not None}
-        return {"max_completion_tokens": self.max_output_tokens, **given}
+        return {name: value for name, value in optional.items() if value is not None}
+
+    def parameters(self, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """All that is sent beside the messages. `max_tokens` never is: newer models refuse it.
+
+        options: parameters that this API takes for this model and that change only what an answer costs.
+        """
+        return {"max_completion_tokens": self.max_output_tokens, **options, **self.question_parameters}
 
     @property
     def withheld_parameters(self) -> list[str]:
@@ -79,10 +87,19 @@ class Task:
         system = _json({"role": "system", "content": self.system_prompt})
         return f'{{"model":{_json(self.model)},"messages":[{system},{{"role":"user","content":'
 
-    @property
-    def body_tail(self) -> str:
+    def body_tail(self, options: Mapping[str, Any] = MappingProxyType({})) -> str:
         """The rest of the request body, after the user's message."""
-        return "}]," + _json(self.parameters)[1:]
+        return "}]," + _json(self.parameters(options))[1:]
+
+    @property
+    def question_tail(self) -> str:
+        """The same as far as it is a part of the request's name: without the limit of an answer and without options."""
+        parameters = _json(self.question_parameters)[1:-1]
+        return "}]" + (f",{parameters}" if parameters else "") + "}"
+
+    def question_tail_of_the_first_edition(self, max_output_tokens: int) -> str:
+        """In the first edition, the limit was a part of the name."""
+        return "}]," + _json({"max_completion_tokens": max_output_tokens, **self.question_parameters})[1:]
 
     @property
     def template_parts(self) -> list[tuple[str, bool]]:
@@ -91,14 +108,14 @@ class Task:
             (piece, position % 2 == 1) for position, piece in enumerate(PLACEHOLDER.split(self.user_template)) if piece
         ]
 
-    def render(self, article: dict[str, Any]) -> dict[str, Any]:
+    def render(self, article: dict[str, Any], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The request body for one article, in plain Python: the reference for what the SQL builds."""
         parts = [str(article.get(text) or "") if is_field else text for text, is_field in self.template_parts]
         messages = [
             {"role": "system", "content": self.system_prompt},
             {"role": "user", "content": "".join(parts)},
         ]
-        return {"model": self.model, "messages": messages, **self.parameters}
+        return {"model": self.model, "messages": messages, **self.parameters(options)}
 
 
 def _json(value: Any) -> str:

@@ -16,6 +16,7 @@ from batch_assets.local_api.answers import error_answer
 from batch_assets.local_api.connections import check_head
 from batch_assets.local_api.errors import ApiError
 
+API_HEADER = "x-batch-assets-api"  # says that this is no model's API: `local`, or `local+` and the engine's name
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
 
 
@@ -27,10 +28,11 @@ class Gate:
     name that this site made point here, is refused.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], *, only_local: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], *, only_local: bool, api_name: str) -> None:
         self._app = app
         self._keys = [key.encode(errors="surrogateescape") for key in keys]
         self._only_local = only_local
+        self._api_name = api_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,6 +45,7 @@ class Gate:
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = ids.new_request_id()
                 headers["openai-version"] = "2020-10-01"
+                headers[API_HEADER] = self._api_name
                 headers["openai-processing-ms"] = str(round((time.monotonic() - began) * 1000))
             await send(message)
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from filelock import FileLock, Timeout
@@ -34,6 +35,7 @@ from batch_assets.local_api.store import Store, read_setting, write_setting
 
 logger = logging.getLogger(__name__)
 
+BUILT_IN_ENGINE = "extractive"
 _STARTING_SECONDS = 5.0
 
 
@@ -137,7 +139,7 @@ def serve(
         connections = Connections()
         logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(
-            Gate(create_app(api), keys, only_local=api_key is None),
+            Gate(create_app(api), keys, only_local=api_key is None, api_name=_api_name(engine)),
             http=connections.protocol(),
             h11_max_incomplete_event_size=MAXIMUM_HEAD_BYTES,
             limit_concurrency=connections.maximum + 2 * BACKLOG,  # none of them waits, all are worked for: answers 503
@@ -160,6 +162,14 @@ def serve(
             listener.close()
         if server.failure is not None:
             raise server.failure
+
+
+def _api_name(engine: str) -> str:
+    """Who answers, for clients that keep answers of models and of the built-in engine apart."""
+    if engine == BUILT_IN_ENGINE:
+        return "local"
+    parts = urlsplit(engine)
+    return f"local+{parts.hostname}:{parts.port}" if parts.hostname else f"local+{engine}"
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:

@@ -3,28 +3,62 @@
 What is counted is counted at the server: batches created and requests executed are what a user pays for.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
 import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.batching.prices import ModelPrice
 from batch_assets.checks import every_article_is_accounted_for
+from batch_assets_tests.batching.conftest import Call, Reply, called, proxy
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.project import DAY, EVERYTHING, QUIET, Project, generated_articles, write_articles
+from batch_assets_tests.project import (
+    CHECKS,
+    DAY,
+    EVERYTHING,
+    QUIET,
+    Project,
+    api_at,
+    generated_articles,
+    write_articles,
+)
 
 pytestmark = pytest.mark.end_to_end
 NEXT_DAY = "2026-01-06"
+PRICES = (ModelPrice("gpt-6-luna", 0.05, 0.25),)  # as OpenAI's, which are not known of other APIs
 
 
 def test_a_day_of_articles_becomes_a_day_of_summaries(project: Project) -> None:
     assert project.materialise().success
     assert project.finish().success
-    rows = project.rows("SELECT article_id, title, status, summary, batch_id, cost_usd FROM summaries")
+    rows = project.rows("SELECT article_id, title, status, summary, batch_id, api, cost_usd FROM summaries")
     assert len(rows) == 20
-    assert all(status == "summarised" and summary and batch and cost for _, _, status, summary, batch, cost in rows)
+    assert all(status == "answered" and summary and batch for _, _, status, summary, batch, _, _ in rows)
+    assert {row[5:] for row in rows} == {("local", None)}  # no model has answered, and nothing was billed
     assert project.api.stats()["batches_created"] == 1
     assert project.api.stats()["requests_executed"] == 20
-    assert project.metadata(summaries)["summarised"] == 20
-    assert project.metadata(summaries)["cost_usd"] == pytest.approx(sum(row[5] for row in rows))
+    told = project.metadata(summaries)
+    [(simulated,)] = project.rows("SELECT sum(simulated_cost_usd) FROM completion")
+    assert (told["answered"], told["answered_by"], told["cost_usd"]) == (20, "local", 0)
+    assert simulated > 0
+    assert told["simulated_cost_usd"] == pytest.approx(simulated, abs=1e-6)
+
+
+def test_what_a_model_has_answered_costs_what_its_rows_say(project: Project) -> None:
+    project.prices = PRICES
+    with serving(project.folder / "instant_api", engine="instant") as project.api:
+        project.materialise()
+        project.finish()
+    rows = project.rows("SELECT api, cost_usd FROM summaries")
+    assert {api for api, _ in rows} == {"local+instant"}
+    assert all(cost > 0 for _, cost in rows)
+    assert project.metadata(summaries)["cost_usd"] == pytest.approx(sum(cost for _, cost in rows), abs=1e-6)
+    assert "simulated_cost_usd" not in project.metadata(summaries)
+    [(spent,)] = project.rows("SELECT sum(cost_usd) FROM spending")
+    assert spent == pytest.approx(sum(cost for _, cost in rows))
 
 
 def test_materialising_everything_again_pays_for_nothing(project: Project) -> None:
@@ -63,7 +97,7 @@ def test_an_edited_article_costs_one_request_and_a_new_order_none(project: Proje
     project.materialise()
     project.finish()
     assert project.api.stats()["requests_executed"] == 21
-    assert project.rows("SELECT count(*) FROM summaries WHERE status = 'summarised'") == [(20,)]
+    assert project.rows("SELECT count(*) FROM summaries WHERE status = 'answered'") == [(20,)]
 
 
 def test_the_same_article_on_another_day_or_under_another_id_is_not_sent_again(project: Project) -> None:
@@ -78,10 +112,10 @@ def test_the_same_article_on_another_day_or_under_another_id_is_not_sent_again(p
     project.finish(NEXT_DAY)
     assert project.api.stats()["requests_executed"] == 3
     statuses = project.rows("SELECT partition_date::VARCHAR, count(*), any_value(status) FROM summaries GROUP BY 1")
-    assert sorted(statuses) == [(DAY, 4, "summarised"), (NEXT_DAY, 1, "summarised")]
+    assert sorted(statuses) == [(DAY, 4, "answered"), (NEXT_DAY, 1, "answered")]
 
 
-def test_another_model_makes_every_request_owed_again(project: Project) -> None:
+def test_another_model_makes_every_request_pending_again(project: Project) -> None:
     project.materialise()
     project.finish()
     project.model = "gpt-4.1-nano"
@@ -165,16 +199,22 @@ def test_editing_one_article_of_a_thousand_costs_one_request_and_a_new_prompt_al
         assert executed_for(articles) == 1000
 
 
-@pytest.mark.parametrize("model", ["gpt-6-luna", "our-own-llama"])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("gpt-6-luna", "BATCH_ASSETS_MAX_COST_USD allows $0.0000"),
+        ("our-own-llama", "the price of `our-own-llama` in batches isn't known"),
+    ],
+)
 def test_a_day_that_is_too_dear_or_of_unknown_cost_is_stopped_before_anything_is_uploaded(
-    project: Project, model: str
+    project: Project, model: str, reason: str
 ) -> None:
     project.model, project.max_cost_usd = model, 0.000_001
     result = project.materialise()
     assert not result.success
     [evaluation] = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert "20 requests of 2026-01-05" in str(evaluation.description)
-    assert "BATCH_ASSETS_MAX_COST_USD allows $0.0000" in str(evaluation.description)
+    assert reason in str(evaluation.description)
     assert not project.materialise([openai_batch]).success  # nor when it is materialised alone
     assert project.api.stats()["files_created"] == 0
     project.max_cost_usd = None
@@ -200,18 +240,78 @@ def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> Non
     assert "SECRET" not in told
 
 
-def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
-    project.materialise()
-    project.finish()
-    refreshed = dg.materialize(
-        EVERYTHING,
-        selection=[batch_request_file],
+def refresh(project: Project, assets: Sequence[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [*EVERYTHING, *CHECKS],
+        selection=[asset.key for asset in assets],
         instance=project.instance,
         partition_key=DAY,
         resources=project.resources,
         run_config={**QUIET, "ops": {"batch_request_file": {"config": {"refresh": True}}}},
+        raise_on_error=False,
     )
-    assert refreshed.success
+
+
+@pytest.mark.parametrize(
+    ("model", "times_what_was_spent"),
+    [("gpt-6-luna", 0.0), ("gpt-6-luna", 1.5), ("our-own-llama", 100.0)],
+    ids=["no budget is left", "half of the second purchase is allowed", "the price is not known"],
+)
+def test_a_refresh_that_the_budget_stops_leaves_the_day_as_it_is(
+    project: Project, model: str, times_what_was_spent: float
+) -> None:
+    project.model, project.prices = model, PRICES
+    with serving(project.folder / "instant_api", engine="instant") as project.api:
+        project.materialise()
+        project.finish()
+        before = project.rows("SELECT * FROM summaries ORDER BY article_id")
+        assert {row[0] for row in project.rows("SELECT status FROM summaries")} == {"answered"}
+        [(spent,)] = project.rows("SELECT coalesce(sum(cost_usd), 1) FROM spending")
+        project.max_cost_usd = times_what_was_spent * spent
+        stats = project.api.stats()
+        for _ in range(2):
+            stopped = refresh(project, [batch_request_file, openai_batch])
+            assert not stopped.success
+            assert [check.check_name for check in stopped.get_asset_check_evaluations() if not check.passed] == [
+                "day_is_within_budget"
+            ]
+            assert project.materialise([summaries]).success
+            assert project.rows("SELECT * FROM summaries ORDER BY article_id") == before
+        project.max_cost_usd = None
+        assert project.materialise().success
+        assert project.finish().success
+        assert project.api.stats() == stats
+        assert project.rows("SELECT * FROM summaries ORDER BY article_id") == before
+
+
+@pytest.mark.parametrize(
+    ("api", "model", "options"),
+    [
+        ("https://api.openai.com/v1", "gpt-6-luna", {"mode": "explicit"}),
+        ("https://api.openai.com/v1", "gpt-5.6-luna", {"mode": "explicit"}),
+        ("https://api.openai.com/v1", "gpt-5.5", None),
+        ("https://api.elsewhere.example/v1", "gpt-6-luna", None),
+        ("local+vllm", "gpt-6-luna", None),
+    ],
+)
+def test_articles_are_not_written_to_the_cache_where_the_api_is_known_to_allow_it(
+    project: Project, api: str, model: str, options: dict[str, str] | None
+) -> None:
+    """A write costs 1.25 times as much as input does, and no article is read a second time."""
+    project.model = model
+    with proxy(project.api.url, called(api)) as client:
+        project.openai = api_at(str(client.base_url))
+        assert project.materialise([raw_articles, batch_request_file]).success
+    [path] = (project.folder / "data" / "requests" / DAY).iterdir()
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert len(lines) == 20
+    assert all(line["body"].get("prompt_cache_options") == options for line in lines)
+
+
+def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
+    project.materialise()
+    project.finish()
+    assert refresh(project, [batch_request_file]).success
     for _ in range(2):
         project.materialise([openai_batch])
         project.finish()
@@ -260,14 +360,30 @@ def test_the_check_looks_at_the_day_of_its_run(project: Project) -> None:
 def test_a_usage_that_is_not_the_sum_of_its_lines_is_noticed(project: Project) -> None:
     project.materialise()
     project.finish()
+    direct = project.api
 
     def usage_check() -> dg.AssetCheckEvaluation:
         found = project.materialise([summaries]).get_asset_check_evaluations()
         return next(evaluation for evaluation in found if evaluation.check_name == "usage_adds_up")
 
     assert usage_check().passed
-    assert usage_check().metadata["batches_compared"].value == 1
-    with project.database.writing() as connection:
-        connection.execute("UPDATE openai_batch SET output_tokens = output_tokens + 7")
+    project.model = "gpt-4.1-nano"
+    project.materialise()
+
+    def seven_more(call: Call) -> Reply:
+        reply = replace(call.forward(), api="local")
+        if call.method == "GET" and "/v1/batches/" in call.path:
+            batch = reply.json
+            batch["usage"]["output_tokens"] += 7
+            reply = replace(reply, content=json.dumps(batch).encode())
+        return reply
+
+    with proxy(project.api.url, seven_more) as client:
+        project.api = replace(project.api, url=str(client.base_url))
+        project.finish()
+    project.api = direct
     assert not usage_check().passed
+    batches_off = usage_check().metadata["batches_off"].value
+    assert isinstance(batches_off, list)
+    assert len(batches_off) == 1
     assert usage_check().metadata["output_tokens_more_than_the_lines"].value == 7

@@ -10,7 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,12 +20,15 @@ import duckdb
 import openai
 import pytest
 
-from batch_assets.batching import collection, creation
+from batch_assets.batching import collection, creation, downloads
+from batch_assets.batching.api_identity import REPORTED_API
 from batch_assets.batching.articles import Ingested, ingest_day
 from batch_assets.batching.collection import Collected, collect_day
-from batch_assets.batching.database import Database
-from batch_assets.batching.ledger import Limits
-from batch_assets.batching.requests import Plan, plan_day
+from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.schema import create_warehouse_id
+from batch_assets.batching.prices import ModelPrice
+from batch_assets.batching.requests import Plan, PlanOptions, plan_day
 from batch_assets.batching.submission import Submitted, submit_day
 from batch_assets.batching.task import Task
 from batch_assets_tests.conftest import serving
@@ -34,6 +37,8 @@ from batch_assets_tests.local_api_client import LocalApi
 DAY = "2026-11-20"
 NEXT_DAY = "2026-11-21"
 TASK = Task(model="gpt-4.1-nano", max_output_tokens=100)
+API = "local+instant"  # what the shared server says of itself: an engine that counts as a model
+PRICES = (ModelPrice("gpt-4.1-nano", 0.05, 0.2),)  # as OpenAI's, which are not known of other APIs
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(creation, "UPLOAD_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(creation, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr(collection, "LOST_AFTER", timedelta(0))
-    monkeypatch.setattr(collection, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(downloads, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
 
 
 def nobody_alive(run_id: str) -> bool:
@@ -105,7 +110,8 @@ class Workspace:
         return ingest_day(self.database, source=str(path.with_name("{partition}.jsonl")), day=day)
 
     def plan(self, *, day: str = DAY, task: Task = TASK, max_rounds: int = 3, **options: Any) -> Plan:
-        return plan_day(self.database, day=day, task=task, data_folder=self.folder, max_rounds=max_rounds, **options)
+        chosen = PlanOptions(max_rounds=max_rounds, **{"api": API, **options})
+        return plan_day(self.database, day=day, task=task, data_folder=self.folder, options=chosen)
 
     def submit(
         self,
@@ -126,15 +132,39 @@ class Workspace:
             limits=limits,
         )
 
-    def collect(self, client: openai.OpenAI, *, day: str = DAY, max_rounds: int = 3) -> Collected:
-        return collect_day(self.database, client, day=day, data_folder=self.folder, max_rounds=max_rounds)
+    def collect(
+        self,
+        client: openai.OpenAI,
+        *,
+        day: str = DAY,
+        max_rounds: int = 3,
+        task: Task = TASK,
+        prices: tuple[ModelPrice, ...] = PRICES,
+    ) -> Collected:
+        return collect_day(
+            self.database,
+            client,
+            day=day,
+            data_folder=self.folder,
+            max_rounds=max_rounds,
+            max_output_tokens=task.max_output_tokens,
+            own_prices=prices,
+        )
 
     def whole_day(self, api: LocalApi, *, day: str = DAY, task: Task = TASK) -> Collected:
         """Plan, submit, wait, collect."""
         self.plan(day=day, task=task)
         for batch_id in self.submit(api.client, day=day).batch_ids:
             api.wait(batch_id)
-        return self.collect(api.client, day=day)
+        return self.collect(api.client, day=day, task=task)
+
+    def send(
+        self, client: openai.OpenAI, api: LocalApi, *, day: str = DAY, task: Task = TASK, **options: Any
+    ) -> Collected:
+        """Submit, wait at the API behind, collect: what is planned already."""
+        for batch_id in self.submit(client, day=day, **options).batch_ids:
+            api.wait(batch_id)
+        return self.collect(client, day=day, task=task)
 
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self.database.reading() as connection:
@@ -156,12 +186,34 @@ class Workspace:
         """As if the time had come at which what was put back may go out again."""
         self.execute("UPDATE openai_batch SET not_before = NULL")
 
+    def back_up(self, name: str = "backup") -> Path:
+        """A copy of the database file as it is now, with nothing beside it."""
+        self.execute("CHECKPOINT")
+        return Path(shutil.copy(self.database.path, self.folder.with_name(f"{self.folder.name} {name}")))
+
     @contextmanager
-    def copy(self, folder: Path) -> Iterator[Workspace]:
-        """The same state in another folder; this one's database must not be open."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+    def put_back(self, backup: Path) -> Iterator[Workspace]:
+        """This data folder, in another place, with this copy of the database."""
+        folder = self.folder.with_name(f"{backup.name} put back")
+        shutil.copytree(self.folder, folder)
+        for path in folder.glob("test.duckdb*"):
+            path.unlink()
+        shutil.copy(backup, database_in(folder).path)
         with kept_open(folder) as workspace:
             yield workspace
+
+    @contextmanager
+    def copy(self, folder: Path) -> Iterator[Workspace]:
+        """The same state in another folder and warehouse; this one's database must not be open."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        with kept_open(folder) as workspace:
+            workspace.be_another_warehouse()
+            yield workspace
+
+    def be_another_warehouse(self) -> None:
+        """Another database than the one that this is a copy of: it shares a server with others."""
+        with self.database.writing() as connection:
+            create_warehouse_id(connection)
 
     def request_files(self) -> list[Path]:
         return sorted(path for path in (self.folder / "requests").rglob("*") if path.is_file())
@@ -183,6 +235,18 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(tmp_path: Path, new_database: Path) -> Iterator[Workspace]:
     shutil.copy(new_database, tmp_path)
     with kept_open(tmp_path) as workspace:
+        workspace.be_another_warehouse()
+        yield workspace
+
+
+@pytest.fixture
+def second(tmp_path: Path, new_database: Path) -> Iterator[Workspace]:
+    """Another data folder with another database."""
+    folder = tmp_path / "second"
+    folder.mkdir()
+    shutil.copy(new_database, folder)
+    with kept_open(folder) as workspace:
+        workspace.be_another_warehouse()
         yield workspace
 
 
@@ -214,6 +278,8 @@ class Reply:
     content: bytes
     content_type: str = "application/json"
     sent_bytes: int | None = None  # of the content, before the connection is cut; None: all
+    api: str | None = API  # what the API says of itself, in a header
+    date: str | None = "now"  # the header of the same name
 
     @property
     def json(self) -> Any:
@@ -283,6 +349,58 @@ class FailsFirst:
         return Reply.of(shown)
 
 
+def changed_lines(change: Callable[[dict[str, Any]], object]) -> Callable[[Call], Reply]:
+    """An API whose result lines are changed in place; one for which `change` returns False is left out."""
+
+    def answer(call: Call) -> Reply:
+        if call.method == "GET" and call.path.startswith("/v1/files/") and not call.downloads:
+            return Reply.of({"error": {"message": "not told, since it would be another size"}}, 404)
+        reply = call.forward()
+        if not call.downloads or reply.status != 200:
+            return reply
+        lines = [json.loads(line) for line in reply.content.splitlines()]
+        kept = [line for line in lines if change(line) is not False]
+        return replace(reply, content=b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+    return answer
+
+
+def without(*batch_ids: str) -> Callable[[Call], Reply]:
+    """The API as another account sees it, or after it has lost these batches."""
+
+    def answer(call: Call) -> Reply:
+        if any(batch_id in call.path for batch_id in batch_ids):
+            return Reply.of({"error": {"message": "No batch found"}}, 404)
+        reply = call.forward()
+        if not call.lists_batches:
+            return reply
+        page = reply.json
+        return Reply.of({**page, "data": [batch for batch in page["data"] if batch["id"] not in batch_ids]})
+
+    return answer
+
+
+def still_running(call: Call) -> Reply:
+    """An API whose batches do not end."""
+    reply = call.forward()
+    if call.creates_batch or "/batches" not in call.path:
+        return reply
+    shown = reply.json
+    for batch in shown.get("data", [shown]):
+        batch.update(status="in_progress", completed_at=None, output_file_id=None)
+    return Reply.of(shown, reply.status)
+
+
+def called(name: str | None, answer: Callable[[Call], Reply | None] = Call.forward) -> Callable[[Call], Reply | None]:
+    """The same at an API that says this name; None: it says nothing, and is known by its address."""
+
+    def rename(call: Call) -> Reply | None:
+        reply = answer(call)
+        return None if reply is None else replace(reply, api=name)
+
+    return rename
+
+
 @contextmanager
 def proxy(url: str, answer: Callable[[Call], Reply | None]) -> Iterator[openai.OpenAI]:
     """A client of a real HTTP server in front of the API at `url`; `answer` decides what comes back."""
@@ -294,9 +412,13 @@ def proxy(url: str, answer: Callable[[Call], Reply | None]) -> Iterator[openai.O
             self.close_connection = True
             if reply is CUT:
                 return
-            self.send_response(reply.status)
+            self.send_response_only(reply.status)
+            if reply.date is not None:
+                self.send_header("date", self.date_time_string() if reply.date == "now" else reply.date)
             self.send_header("content-type", reply.content_type)
             self.send_header("content-length", str(len(reply.content)))
+            if reply.api is not None:
+                self.send_header(REPORTED_API, reply.api)
             self.end_headers()
             self.wfile.write(reply.content[: reply.sent_bytes])
 

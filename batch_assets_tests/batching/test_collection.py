@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from openai.types import Batch
 
 from batch_assets.batching import collection
 from batch_assets.batching.collection import Collected, CollectionError
-from batch_assets.batching.remote import read_batch
+from batch_assets.batching.ledger import batch_transitions, submissions
+from batch_assets.batching.remote import RemoteBatch, read_batch
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 from batch_assets.batching.shards import ShardWriter
 from batch_assets.batching.task import Task
@@ -28,8 +31,10 @@ from batch_assets_tests.batching.conftest import (
     FailsFirst,
     Reply,
     Workspace,
+    called,
     database_in,
     proxy,
+    without,
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
@@ -68,9 +73,9 @@ def test_every_article_has_its_summary(submitted: Workspace, api: LocalApi) -> N
     (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
     assert collected == Collected(batches={batch_id: Loaded(2, 0, 0)}, requests={"answered": 2})
     assert submitted.rows("SELECT article_id, summary, status, error_code FROM summaries ORDER BY article_id") == [
-        ("a", "one", "summarised", None),
-        ("b", "two", "summarised", None),
-        ("c", "two", "summarised", None),
+        ("a", "one", "answered", None),
+        ("b", "two", "answered", None),
+        ("c", "two", "answered", None),
     ]
 
 
@@ -79,11 +84,11 @@ def test_result_files_are_stored_byte_for_byte(submitted: Workspace, api: LocalA
     (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
     batch = api.client.batches.retrieve(batch_id)
     assert batch.output_file_id is not None
-    (key,) = submitted.column("SELECT submission_key FROM openai_batch")
-    assert [path.name for path in stored(submitted)] == [f"{key[:16]}-1_output.jsonl"]
+    (key,) = submitted.column("SELECT submission_id FROM openai_batch")
+    assert [path.name for path in stored(submitted)] == [f"{key}-1_output.jsonl"]
     assert stored(submitted)[0].read_bytes() == api.client.files.content(batch.output_file_id).content
     assert submitted.rows("SELECT output_path, error_path FROM openai_batch") == [
-        (f"results/{key[:16]}-1_output.jsonl", None)
+        (f"results/{key}-1_output.jsonl", None)
     ]
 
 
@@ -93,7 +98,7 @@ def test_the_ledger_knows_the_batch(submitted: Workspace, api: LocalApi) -> None
         """SELECT status, requests_total, requests_completed, requests_failed, errors, input_tokens > 0,
             collected_at IS NOT NULL, ended_at >= submitted_at FROM openai_batch"""
     ) == [("completed", 2, 2, 0, None, True, True, True)]
-    assert submitted.rows("SELECT * FROM pending_request") == []
+    assert submitted.rows("SELECT * FROM in_flight_request") == []
 
 
 def test_collecting_again_changes_nothing(submitted: Workspace, api: LocalApi) -> None:
@@ -121,8 +126,8 @@ def test_a_batch_that_another_run_loads_meanwhile_is_not_loaded_again(submitted:
 def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
     submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_at_the_end(connection: Any, batches: list[EndedBatch]) -> dict[str, Loaded]:
-        load_results(connection, batches)
+    def break_at_the_end(*given: Any) -> dict[str, Loaded]:
+        load_results(*given)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
@@ -137,6 +142,167 @@ def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
 
     with proxy(api.url, forbid_downloads) as client:  # what was stored is not fetched again
         assert submitted.collect(client).requests == {"answered": 2}
+
+
+def store_and_do_not_load(workspace: Workspace, client: openai.OpenAI) -> str:
+    """The run stores the result files of the day's batch, and cannot enter them: the disk is full, say."""
+
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collection, "load_results", full_disk)
+        with pytest.raises(CollectionError, match="They are stored"):
+            workspace.collect(client)
+    ((batch_id, state),) = workspace.rows("SELECT batch_id, state FROM openai_batch")
+    assert state == "ended"
+    return str(batch_id)
+
+
+def refuse_key(call: Call) -> Reply:
+    return Reply.of({"error": {"message": "Incorrect API key provided"}}, 401)
+
+
+def busy(call: Call) -> Reply:
+    return Reply.of({"error": {"message": "Bad gateway"}}, 502)
+
+
+def cut_off(call: Call) -> None:
+    return CUT
+
+
+def forgotten(call: Call) -> Reply:
+    """The API, or the account of another key, knows no batch and no file."""
+    return call.forward() if call.lists_batches else Reply.of({"error": {"message": "Not found"}}, 404)
+
+
+AFTERWARDS: list[Callable[[Call], Reply | None]] = [
+    forgotten, called("https://elsewhere.example/v1"), refuse_key, busy, cut_off
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", AFTERWARDS, ids=["forgotten", "another API", "another key", "busy", "cut off"])
+def test_result_files_that_are_stored_are_loaded_whatever_the_api_says_afterwards(
+    submitted: Workspace, api: LocalApi, answer: Callable[[Call], Reply | None]
+) -> None:
+    batch_id = store_and_do_not_load(submitted, api.client)
+    with proxy(api.url, answer) as client:
+        if answer in (busy, cut_off):  # whose answers count can't be told, so the summaries wait
+            with pytest.raises(CollectionError, match="The API does not answer"):
+                submitted.collect(client)
+        else:
+            collected = submitted.collect(client)
+            assert collected == Collected(batches={batch_id: Loaded(2, 0, 0)}, requests={"answered": 2})
+    assert submitted.column("SELECT state FROM openai_batch") == ["collected"]
+    assert submitted.column("SELECT sum(requests) FROM spending") == [2]
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def refused_by_validation(batch: dict[str, Any]) -> None:
+    errors = [
+        {"code": "invalid_url", "message": "Wrong URL.", "param": "url", "line": 1},
+        {"code": "mismatched_model", "message": "Two models.", "param": None, "line": None},
+    ]
+    batch.update(status="failed", output_file_id=None, usage=None, errors={"object": "list", "data": errors})
+    batch.update(request_counts={"total": 0, "completed": 0, "failed": 0})
+
+
+def expired_without_answers(batch: dict[str, Any]) -> None:
+    batch.update(status="expired", output_file_id=None, usage=None, expired_at=batch["completed_at"])
+    batch.update(request_counts={"total": 2, "completed": 0, "failed": 2})
+
+
+@pytest.mark.parametrize("change", [refused_by_validation, expired_without_answers])
+def test_a_batch_without_files_is_entered_later_as_it_would_have_been_at_once(
+    submitted: Workspace, api: LocalApi, change: Callable[[dict[str, Any]], None]
+) -> None:
+    def answer(call: Call) -> Reply:
+        reply = call.forward()
+        if "/batches/" not in call.path:
+            return reply
+        batch = reply.json
+        change(batch)
+        return Reply.of(batch)
+
+    failures = "SELECT custom_id, code, message, retryable, failed_at FROM failed_request ORDER BY ALL"
+    with proxy(api.url, answer) as client:
+        with submitted.put_back(submitted.back_up()) as at_once:
+            at_once.collect(client)
+            expected = at_once.rows(failures)
+        store_and_do_not_load(submitted, client)
+    with proxy(api.url, cut_off) as client, pytest.raises(CollectionError, match="does not answer"):
+        submitted.collect(client)
+    assert submitted.rows(failures) == expected
+    assert len(expected) == 2
+
+
+def test_a_stored_file_that_is_gone_before_it_is_loaded_is_fetched_again(submitted: Workspace, api: LocalApi) -> None:
+    batch_id = store_and_do_not_load(submitted, api.client)
+    (path,) = stored(submitted)
+    path.unlink()
+    with proxy(api.url, forgotten) as client:
+        for _ in range(3):
+            with pytest.raises(CollectionError, match=f"{batch_id} of {DAY} has ended, .*{path.name} is gone"):
+                submitted.collect(client)
+    assert submitted.column("SELECT state FROM openai_batch") == ["ended"]
+    assert submitted.collect(api.client).requests == {"answered": 2}
+
+
+def test_a_stored_file_that_cannot_be_entered_holds_up_no_batch_that_is_still_at_the_api(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two_batches(workspace, api, monkeypatch)
+    (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
+    path = workspace.folder / "results" / f"{key}-1_output.jsonl"
+    path.mkdir(parents=True)  # what DuckDB can't read
+    with proxy(api.url, without(second)) as client, pytest.raises(CollectionError, match="could not be entered"):
+        workspace.collect(client)
+    assert workspace.column("SELECT state FROM openai_batch WHERE batch_id = ?", [first]) == ["ended"]
+    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
+        workspace.collect(api.client)
+    assert workspace.column("SELECT batch_id FROM completion") == [second]
+
+
+def running_again(batch: RemoteBatch) -> RemoteBatch:
+    return RemoteBatch(batch.id, "in_progress")
+
+
+def ended_without_files(batch: RemoteBatch) -> RemoteBatch:
+    return replace(batch, status="expired", output_file_id=None, input_tokens=None, output_tokens=None, ended_at=None)
+
+
+@pytest.mark.parametrize("late", [running_again, ended_without_files])
+@pytest.mark.parametrize("state", ["ended", "collected"])
+def test_what_another_run_saw_of_a_batch_before_it_ended_is_not_written_over_its_end(
+    submitted: Workspace, api: LocalApi, state: str, late: Callable[[RemoteBatch], RemoteBatch]
+) -> None:
+    (seen,) = submissions.uncollected(submitted.database, DAY, submitted.folder)
+    if state == "ended":
+        store_and_do_not_load(submitted, api.client)
+    else:
+        submitted.collect(api.client)
+    before = submitted.rows("SELECT * FROM openai_batch")
+    batch = read_batch(api.client.batches.retrieve(seen.batch_id or ""))
+    batch_transitions.record_progress(submitted.database, seen, late(batch))
+    assert submitted.rows("SELECT * FROM openai_batch") == before
+    submitted.collect(api.client)
+    assert submitted.column("SELECT state FROM openai_batch") == ["collected"]
+    assert submitted.column("SELECT input_tokens FROM openai_batch") == [batch.input_tokens]
+
+
+@pytest.mark.parametrize("is_loaded_meanwhile", [False, True])
+def test_a_file_that_is_stored_again_is_noted_only_while_its_batch_is_not_loaded(
+    submitted: Workspace, api: LocalApi, is_loaded_meanwhile: bool
+) -> None:
+    store_and_do_not_load(submitted, api.client)
+    (seen,) = submissions.uncollected(submitted.database, DAY, submitted.folder)
+    batch = read_batch(api.client.batches.retrieve(seen.batch_id or ""))
+    if is_loaded_meanwhile:
+        submitted.collect(api.client)
+    before = submitted.rows("SELECT state, output_path FROM openai_batch")
+    batch_transitions.end(submitted.database, seen, batch, {"output": "results/again.jsonl"})
+    after = submitted.rows("SELECT state, output_path FROM openai_batch")
+    assert after == (before if is_loaded_meanwhile else [("ended", "results/again.jsonl")])
 
 
 def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Workspace, api: LocalApi) -> None:
@@ -166,10 +332,10 @@ def test_groups_that_were_loaded_before_a_kill_stay_loaded(
     batch_ids = two_batches(workspace, api, monkeypatch)
     monkeypatch.setattr("batch_assets.batching.results.BYTES_AT_ONCE", 1)
 
-    def break_at_the_second(connection: Any, batches: list[EndedBatch]) -> dict[str, Loaded]:
+    def break_at_the_second(connection: Any, batches: list[EndedBatch], *prices: Any) -> dict[str, Loaded]:
         if batches[0].batch_id == batch_ids[1]:
             raise KeyboardInterrupt
-        return load_results(connection, batches)
+        return load_results(connection, batches, *prices)
 
     with monkeypatch.context() as broken:
         broken.setattr(collection, "load_results", break_at_the_second)
@@ -193,7 +359,7 @@ def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
         workspace.collect(client)
     assert workspace.column("SELECT batch_id FROM completion") == [first]
     assert list(workspace.collect(api.client).batches) == [second]
-    assert statuses(workspace) == {"a": "summarised", "b": "summarised"}
+    assert statuses(workspace) == {"a": "answered", "b": "answered"}
 
 
 def test_a_batch_that_cannot_be_had_holds_up_no_other(
@@ -213,15 +379,15 @@ def test_a_batch_that_cannot_be_had_holds_up_no_other(
         workspace.collect(client)
     assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
     assert list(workspace.collect(api.client).batches) == [first]
-    assert workspace.statuses() == {"summarised": 6}
+    assert workspace.statuses() == {"answered": 6}
 
 
 def test_a_file_that_cannot_be_entered_holds_up_no_other(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = two_batches(workspace, api, monkeypatch)
-    (key,) = workspace.column("SELECT submission_key FROM openai_batch WHERE batch_id = ?", [first])
-    path = workspace.folder / "results" / f"{key[:16]}-1_output.jsonl"
+    (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
+    path = workspace.folder / "results" / f"{key}-1_output.jsonl"
     path.mkdir(parents=True)  # what DuckDB can't read
     with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
         workspace.collect(api.client)
@@ -245,7 +411,7 @@ def test_an_answer_that_is_no_batch_holds_up_no_other(
     assert workspace.column("SELECT batch_id FROM completion") == [second]
 
 
-def test_a_running_batch_is_left_running_and_a_cancelled_one_is_owed(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_running_batch_is_left_running_and_a_cancelled_one_is_pending(workspace: Workspace, tmp_path: Path) -> None:
     with serving(tmp_path / "slow", engine="instant", latency_seconds=60) as slow:
         workspace.ingest({"a": "one", "b": "two"})
         workspace.plan()
@@ -258,15 +424,15 @@ def test_a_running_batch_is_left_running_and_a_cancelled_one_is_owed(workspace: 
         slow.wait(batch_id)
         collected = workspace.collect(slow.client)
     assert collected.batches[batch_id] == Loaded(answered=0, failed=2, quarantined=0)
-    assert collected.requests == {"owed": 2}
-    assert workspace.rows("SELECT status, error_code FROM summaries") == [("owed", "batch_cancelled")] * 2
+    assert collected.requests == {"pending": 2}
+    assert workspace.rows("SELECT status, error_code FROM summaries") == [("pending", "batch_cancelled")] * 2
     assert workspace.plan().round == 2
 
 
-def test_what_expired_is_owed_until_the_rounds_are_used_up(workspace: Workspace, tmp_path: Path) -> None:
+def test_what_expired_is_pending_until_the_rounds_are_used_up(workspace: Workspace, tmp_path: Path) -> None:
     with serving(tmp_path / "slow", engine="instant", latency_seconds=60, completion_window_seconds=0.1) as slow:
         workspace.ingest({"a": "one"})
-        for expected in ("owed", "owed", "failed"):
+        for expected in ("pending", "pending", "failed"):
             collected = workspace.whole_day(slow)
             assert collected.requests == {expected: 1}
             assert statuses(workspace) == {"a": expected}
@@ -277,12 +443,18 @@ def test_what_expired_is_owed_until_the_rounds_are_used_up(workspace: Workspace,
     assert workspace.column("SELECT round FROM openai_batch ORDER BY round") == [1, 2, 3]
 
 
+def rewrite(workspace: Workspace, path: Path, content: bytes) -> None:
+    """As if we had written the request file so: one that was changed since is not sent."""
+    path.write_bytes(content)
+    workspace.execute("UPDATE batch_request_file SET sha256 = ?", [sha256(content).hexdigest()])
+
+
 def test_a_line_that_validation_refuses_fails_alone(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
     workspace.plan()
     (path,) = workspace.request_files()
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1].replace(b'"POST"', b'"GET"') + lines[2])
+    rewrite(workspace, path, lines[0] + lines[1].replace(b'"POST"', b'"GET"') + lines[2])
     (batch_id,) = workspace.submit(api.client).batch_ids
     assert api.wait(batch_id).status == "failed"
     assert workspace.collect(api.client).batches[batch_id] == Loaded(answered=0, failed=3, quarantined=0)
@@ -292,7 +464,7 @@ def test_a_line_that_validation_refuses_fails_alone(workspace: Workspace, api: L
     }
     ((message,),) = workspace.rows("SELECT message FROM failed_request WHERE custom_id = ?", [refused])
     assert "GET" in message
-    assert sorted(statuses(workspace).values()) == ["failed", "owed", "owed"]
+    assert sorted(statuses(workspace).values()) == ["failed", "pending", "pending"]
     assert json.loads(workspace.column("SELECT errors FROM openai_batch")[0])[0]["line"] == 2
     assert workspace.whole_day(api).requests == {"answered": 2, "failed": 1}
 
@@ -306,7 +478,7 @@ def test_a_batch_that_fails_as_a_whole_says_why(submitted: Workspace, api: Local
         return Reply.of(batch)
 
     with proxy(api.url, fail) as client:
-        assert submitted.collect(client).requests == {"owed": 2}
+        assert submitted.collect(client).requests == {"pending": 2}
     assert submitted.rows("SELECT DISTINCT code, message, retryable FROM failed_request") == [
         ("invalid_file_format", "The file is not JSONL.", True)
     ]
@@ -323,7 +495,7 @@ def nothing_but_ids(batch: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "requests"),
-    [(no_files, {"owed": 2}), (nothing_but_ids, {"answered": 2})],
+    [(no_files, {"pending": 2}), (nothing_but_ids, {"answered": 2})],
     ids=["file ids of no length", "no counts"],
 )
 def test_batch_objects_of_other_servers_are_understood(
@@ -331,7 +503,7 @@ def test_batch_objects_of_other_servers_are_understood(
 ) -> None:
     def answer(call: Call) -> Reply:
         reply = call.forward()
-        if "/content" in call.path:
+        if "/batches/" not in call.path:
             return reply
         batch = reply.json
         change(batch)
@@ -345,7 +517,7 @@ def test_a_day_collects_the_batch_of_another_that_it_waits_for(submitted: Worksp
     submitted.ingest({"x": "two"}, day=NEXT_DAY)
     submitted.plan(day=NEXT_DAY)
     assert submitted.collect(api.client, day=NEXT_DAY).requests == {"answered": 1}
-    assert statuses(submitted, NEXT_DAY) == {"x": "summarised"}
+    assert statuses(submitted, NEXT_DAY) == {"x": "answered"}
     assert statuses(submitted) == {}
     assert submitted.collect(api.client).requests == {"answered": 2}
 
@@ -358,10 +530,10 @@ def test_summaries_of_other_days_are_left_alone(submitted: Workspace, api: Local
     assert len(statuses(submitted)) == 3
 
 
-def test_an_article_that_came_after_the_plan_is_owed(submitted: Workspace, api: LocalApi) -> None:
+def test_an_article_that_came_after_the_plan_is_pending(submitted: Workspace, api: LocalApi) -> None:
     submitted.ingest({"a": "one", "new": "not planned yet"})
     submitted.collect(api.client)
-    assert statuses(submitted) == {"a": "summarised", "new": "owed"}
+    assert statuses(submitted) == {"a": "answered", "new": "pending"}
 
 
 def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
@@ -402,12 +574,24 @@ def test_what_a_former_prompt_asked_for_is_paid_for_and_so_collected(submitted: 
     assert submitted.rows("SELECT count(*) FROM completion WHERE batch_id = ?", [old]) == [(2,)]
 
 
-def test_a_batch_that_vanished_is_owed(submitted: Workspace, api: LocalApi) -> None:
-    def forget(call: Call) -> Reply:
-        return Reply.of({"error": {"message": "No batch found"}}, 404)
+def test_a_batch_that_is_missing_is_said_and_not_asked_again_while_its_account_shows_nothing(
+    submitted: Workspace, api: LocalApi
+) -> None:
+    """It may be the wrong key for days; bought again, all of it would be paid twice."""
 
+    def forget(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No batch found"}}, 404) if "/batches/" in call.path else call.forward()
+
+    (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
     with proxy(api.url, forget) as client:
-        assert submitted.collect(client).requests == {"owed": 2}
+        for _ in range(2):
+            collected = submitted.collect(client)
+            assert (collected.missing, collected.requests) == ([batch_id], {"in_flight": 2})
+    ((state, message),) = submitted.rows("SELECT state, message FROM openai_batch")
+    assert state == "missing"
+    assert f"{batch_id} of {DAY} is not found with the present key. Which organization and project" in message
+    assert submitted.plan().shards == []
+    assert submitted.collect(api.client).requests == {"answered": 2}
 
 
 @pytest.mark.parametrize(
@@ -429,6 +613,63 @@ def test_when_a_batch_ended_is_when_its_answers_came(submitted: Workspace, api: 
     assert submitted.rows("SELECT ended_at FROM openai_batch") == [(moment,)]
 
 
+def with_answers(batch: dict[str, Any]) -> None:
+    """It was stopped in the middle."""
+
+
+def with_answers_whose_file_comes_later(batch: dict[str, Any]) -> None:
+    batch.update(output_file_id=None)
+
+
+def with_usage_alone(batch: dict[str, Any]) -> None:
+    batch.update(output_file_id=None, request_counts={"total": 2, "completed": 0, "failed": 0})
+
+
+@pytest.mark.parametrize("through", ["collect", "submit"])
+@pytest.mark.parametrize(
+    ("what_is_there", "requests"),
+    [
+        (with_answers, {"answered": 2}),
+        (with_answers_whose_file_comes_later, {"answered": 2}),
+        (with_usage_alone, {"pending": 2}),
+    ],
+)
+def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran(
+    submitted: Workspace,
+    api: LocalApi,
+    monkeypatch: pytest.MonkeyPatch,
+    what_is_there: Callable[[dict[str, Any]], None],
+    requests: dict[str, int],
+    through: str,
+) -> None:
+    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    error = {"code": "token_limit_exceeded", "message": "Stopped: enqueued token limit.", "param": None, "line": None}
+
+    def fail(call: Call) -> Reply:
+        reply = call.forward()
+        if "/v1/batches" not in call.path:
+            return reply
+        shown = reply.json
+        for batch in shown.get("data", [shown]):
+            batch.update(status="failed", failed_at=batch["completed_at"], completed_at=None)
+            batch.update(errors={"object": "list", "data": [error]})
+            batch.update(usage={"input_tokens": 5_000, "output_tokens": 900})
+            (with_answers if file_is_there else what_is_there)(batch)
+        return Reply.of(shown)
+
+    file_is_there = False
+    with proxy(api.url, fail) as client:
+        if through == "submit":
+            assert (submitted.submit(client).requeued, submitted.submit(client).created) == (0, 0)
+        if what_is_there is with_answers_whose_file_comes_later:
+            collected = submitted.collect(client)
+            assert (collected.requeued, collected.requests) == ([], {"in_flight": 2})
+            file_is_there = True
+        assert submitted.collect(client).requests == requests
+    assert submitted.column("SELECT sum(input_tokens) FROM spending") == [5_000]
+    assert submitted.column("SELECT sum(output_tokens) FROM spending") == [900]
+
+
 NO_ROOM = [
     pytest.param("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.", id="tokens"),
     pytest.param("unknown", "Enqueued request limit reached for gpt-4.1-nano.", id="requests"),
@@ -446,13 +687,15 @@ def test_a_batch_that_found_no_room_goes_out_again_with_its_file(
         (first,) = workspace.submit(client).batch_ids
         api.wait(first)
         collected = workspace.collect(client)
-        assert (collected.put_back, collected.requests) == ([first], {"in_flight": 2})
+        assert (collected.requeued, collected.requests) == ([first], {"in_flight": 2})
         waiting = workspace.submit(client)
-        assert (waiting.created, waiting.waiting, waiting.batch_ids) == (0, 1, [])
-        assert waiting.look_again_at is not None
+        assert (waiting.created, waiting.deferred, waiting.batch_ids) == (0, 1, [])
+        assert waiting.next_attempt_at is not None
         workspace.end_pauses()
         (second,) = workspace.submit(client).batch_ids
-    assert api.wait(second).metadata == {**(api.client.batches.retrieve(first).metadata or {}), "attempt": "2"}
+    before, after = (api.wait(batch_id).metadata or {} for batch_id in (first, second))
+    assert before["claim_token"] != after["claim_token"]
+    assert {**before, "claim_token": None} == {**after, "claim_token": None}
     assert workspace.collect(api.client).requests == {"answered": 2}
     assert api.stats() == {**api.stats(), "files_created": 1, "batches_created": 2, "requests_executed": 2}
     assert workspace.rows("SELECT attempt, earlier_batch_ids, round FROM openai_batch") == [(2, [first], 1)]
@@ -467,11 +710,11 @@ def test_three_bad_lines_of_a_thousand_cost_the_others_a_round_and_nothing_else(
     lines = path.read_bytes().splitlines(keepends=True)
     for number in (0, 499, 999):
         lines[number] = lines[number].replace(b'"POST"', b'"GET"')
-    path.write_bytes(b"".join(lines))
+    rewrite(workspace, path, b"".join(lines))
     api.wait(workspace.submit(api.client).batch_ids[0])
-    assert workspace.collect(api.client).requests == {"failed": 3, "owed": 997}
+    assert workspace.collect(api.client).requests == {"failed": 3, "pending": 997}
     workspace.whole_day(api)
-    assert workspace.statuses() == {"failed": 3, "summarised": 997}
+    assert workspace.statuses() == {"failed": 3, "answered": 997}
     reasons = workspace.column("SELECT error_message FROM summaries WHERE status = 'failed'")
     assert all("GET" in reason for reason in reasons)
     assert api.stats()["requests_executed"] == 997
@@ -524,7 +767,7 @@ def test_a_download_that_never_comes_whole_is_told_and_not_kept(submitted: Works
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-@pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"owed": 2})])
+@pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"pending": 2})])
 def test_a_result_file_that_is_gone_is_waited_for_a_day(
     submitted: Workspace, api: LocalApi, days: int, requests: dict[str, int] | None
 ) -> None:
@@ -550,20 +793,32 @@ def test_cancelling_without_an_end_gives_the_requests_back(submitted: Workspace,
         return Reply.of(batch)
 
     with proxy(api.url, cancel_for_ever) as client:
-        assert submitted.collect(client).requests == {"owed": 2}
+        assert submitted.collect(client).requests == {"pending": 2}
 
 
-def test_the_requests_of_a_vanished_batch_are_asked_again(workspace: Workspace, api: LocalApi) -> None:
+def test_the_requests_of_a_lost_batch_are_asked_again(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
+    workspace.ingest({"b": f"two of {workspace.folder.name}"}, day=NEXT_DAY)
+    workspace.whole_day(api, day=NEXT_DAY)  # which the account that made both shows
     workspace.plan()
     (lost,) = workspace.submit(api.client).batch_ids
     api.wait(lost)
 
     def forget(call: Call) -> Reply:
-        return Reply.of({"error": {"message": "No batch"}}, 404) if lost in call.path else call.forward()
+        if lost in call.path:
+            return Reply.of({"error": {"message": "No batch"}}, 404)
+        reply = call.forward()
+        if not call.lists_batches:
+            return reply
+        page = reply.json
+        return Reply.of({**page, "data": [batch for batch in page["data"] if batch["id"] != lost]})
 
     with proxy(api.url, forget) as client:
-        assert workspace.collect(client).requests == {"owed": 1}
-        assert workspace.column("SELECT error_code FROM summaries") == ["batch_vanished"]
-    assert workspace.whole_day(api).requests == {"answered": 1}
-    assert api.stats()["batches_created"] == 2
+        assert workspace.collect(client).requests == {"in_flight": 1}
+        assert workspace.collect(client).requests == {"pending": 1}
+        assert workspace.column("SELECT state FROM openai_batch WHERE batch_id = ?", [lost]) == ["lost"]
+        workspace.plan()
+        (again,) = workspace.submit(client).batch_ids
+        api.wait(again)
+        assert workspace.collect(client).requests == {"answered": 1}
+    assert api.stats()["batches_created"] == 3

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import openai
 import pytest
 
-from batch_assets.batching.control import AdoptionError, Cancelled, adopt_batch, cancel_day, stop_submitting
-from batch_assets.batching.ledger import Limits
+from batch_assets.batching.adoption import AdoptionError, adopt_batch
+from batch_assets.batching.control import Cancelled, cancel_day, stop_submitting
+from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.shards import ShardWriter
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, FailsFirst, Workspace, proxy
+from batch_assets_tests.batching.conftest import (
+    API,
+    CUT,
+    DAY,
+    NEXT_DAY,
+    TASK,
+    Call,
+    FailsFirst,
+    Reply,
+    Workspace,
+    called,
+    proxy,
+    without,
+)
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -61,13 +77,13 @@ def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_ask
     workspace.collect(slow.client)
     paid = slow.stats()["requests_executed"]
     assert 3 <= paid < 20
-    assert workspace.statuses() == {"cancelled": 20 - paid, "summarised": paid}
+    assert workspace.statuses() == {"cancelled": 20 - paid, "answered": paid}
 
     assert workspace.plan(resume_cancelled=False).shards == []
     assert workspace.submit(slow.client).created == 0
     assert sum(shard.requests for shard in workspace.plan().shards) == 20 - paid
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 20}
+    assert workspace.statuses() == {"answered": 20}
     assert slow.stats()["requests_executed"] == 20
 
 
@@ -87,17 +103,17 @@ def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi, mo
     workspace.ingest(texts(workspace, "abc"))
     workspace.plan()
     submitted = workspace.submit(slow.client, limits=Limits(max_enqueued_tokens=1))
-    assert (submitted.created, submitted.waiting) == (1, 2)
+    assert (submitted.created, submitted.deferred) == (1, 2)
     done = cancel(workspace, slow.client)
     assert (done.stopped + done.had_ended, done.withdrawn) == (1, 2)
-    assert str(done).endswith("goes out when `batch_request_file` is materialised again.")
+    assert str(done).endswith("goes out when `batch_request_file` is materialized again.")
     slow.wait(submitted.batch_ids[0])
     workspace.collect(slow.client)
     assert workspace.statuses()["cancelled"] >= 2
     assert workspace.submit(slow.client).created == 0
     assert slow.stats()["batches_created"] == 1
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 3}
+    assert workspace.statuses() == {"answered": 3}
     assert slow.stats()["requests_executed"] == 3
 
 
@@ -107,8 +123,94 @@ def test_what_had_ended_is_collected_as_ever(workspace: Workspace, api: LocalApi
     api.wait(workspace.submit(api.client).batch_ids[0])
     assert cancel(workspace, api.client) == Cancelled(had_ended=1)
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 2}
+    assert workspace.statuses() == {"answered": 2}
     assert cancel(workspace, api.client) == Cancelled()
+
+
+def recorded(
+    cancels: list[str], answer: Callable[[Call], Reply | None] = Call.forward
+) -> Callable[[Call], Reply | None]:
+    """The API, and which batches it was asked to cancel."""
+
+    def note(call: Call) -> Reply | None:
+        cancels.extend([call.path] if call.path.endswith("/cancel") else [])
+        return answer(call)
+
+    return note
+
+
+ELSEWHERE = "https://api.elsewhere.example/v1"
+
+
+@pytest.mark.parametrize("name", [ELSEWHERE, "local", "local+other"])
+def test_a_batch_of_another_api_is_not_cancelled_here_and_the_user_is_told_where_it_is(
+    workspace: Workspace, slow: LocalApi, name: str
+) -> None:
+    """An id may mean another batch there; and this one goes on, and costs."""
+    workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
+    workspace.plan()
+    (batch_id,) = workspace.submit(slow.client).batch_ids
+    cancels: list[str] = []
+    with proxy(slow.url, called(name, recorded(cancels))) as client:
+        done = cancel(workspace, client)
+    assert cancels == []
+    assert (done.stopped, done.had_ended, done.not_found) == (0, 0, [])
+    (sentence,) = done.elsewhere
+    assert sentence in str(done)
+    assert f"{batch_id} of {DAY} was made at {API}, and the API is {name} now." in sentence
+    assert "It goes on and costs" in sentence
+    assert f"batch-assets move-api {API} {name}" in sentence
+    assert cancel(workspace, slow.client) == Cancelled(stopped=1)
+
+
+def test_a_batch_that_the_api_does_not_know_is_not_said_to_have_ended(workspace: Workspace, slow: LocalApi) -> None:
+    """It may be another account's, where it goes on."""
+    workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
+    workspace.plan()
+    (batch_id,) = workspace.submit(slow.client).batch_ids
+    for _ in range(2):
+        with proxy(slow.url, without(batch_id)) as client:
+            done = cancel(workspace, client)
+            assert done == Cancelled(not_found=[batch_id])
+            assert f"{batch_id} is not found with the present key, and may go on and cost" in str(done)
+            workspace.collect(client)
+    assert cancel(workspace, slow.client) == Cancelled(stopped=1)
+    slow.wait(batch_id)
+    workspace.collect(slow.client)
+    assert workspace.statuses()["cancelled"] >= 1
+
+
+def test_a_batch_whose_results_are_here_needs_no_api_to_be_known_to_have_ended(
+    workspace: Workspace, api: LocalApi
+) -> None:
+    workspace.ingest(texts(workspace, "ab"))
+    workspace.plan()
+    api.wait(workspace.submit(api.client).batch_ids[0])
+    workspace.execute("UPDATE openai_batch SET state = 'ended'")
+    cancels: list[str] = []
+    with proxy(api.url, called(ELSEWHERE, recorded(cancels))) as client:
+        assert cancel(workspace, client) == Cancelled(had_ended=1)
+    assert cancels == []
+
+
+@pytest.mark.parametrize("status", [401, 503, None])
+def test_a_day_is_held_though_the_api_cannot_be_asked_to_cancel(
+    workspace: Workspace, slow: LocalApi, status: int | None
+) -> None:
+    workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
+    workspace.plan()
+    (batch_id,) = workspace.submit(slow.client).batch_ids
+
+    def refuse(call: Call) -> Reply | None:
+        return CUT if status is None else Reply.of({"error": {"message": "no"}}, status)
+
+    with proxy(slow.url, refuse) as client, pytest.raises(openai.OpenAIError):
+        cancel(workspace, client)
+    slow.client.batches.cancel(batch_id)  # the user does it on OpenAI's page
+    slow.wait(batch_id)
+    workspace.collect(slow.client)
+    assert workspace.statuses()["cancelled"] >= 1
+    assert workspace.plan(resume_cancelled=False).shards == []
 
 
 def test_a_batch_that_had_no_room_does_not_go_out_again_after_a_cancel(workspace: Workspace, api: LocalApi) -> None:
@@ -123,6 +225,106 @@ def test_a_batch_that_had_no_room_does_not_go_out_again_after_a_cancel(workspace
     assert api.stats()["batches_created"] == 1
 
 
+def cancelled(workspace: Workspace, api: LocalApi) -> None:
+    cancel(workspace, api.client)
+
+
+def terminated(workspace: Workspace, api: LocalApi) -> None:
+    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 0)
+
+
+def cancelled_after_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+    with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
+        api.wait(workspace.submit(client).batch_ids[0])
+        workspace.collect(client)
+        assert workspace.column("SELECT state FROM openai_batch") == ["deferred"]
+        cancel(workspace, client)
+
+
+def cancelled_before_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+    with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
+        api.wait(workspace.submit(client).batch_ids[0])
+        cancel(workspace, client)
+        workspace.collect(client)
+
+
+def cancelled_before_another_day_saw_that_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+    with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
+        api.wait(workspace.submit(client).batch_ids[0])
+        cancel(workspace, client)
+        assert workspace.submit(client, day=NEXT_DAY).requeued == 0
+
+
+def cancelled_while_its_batch_was_unknown(workspace: Workspace, api: LocalApi) -> None:
+    lose_the_creation(workspace, api)
+    cancel(workspace, api.client)
+    assert workspace.submit(api.client, run_id="later").created == 0
+
+
+def unknown_and_no_longer_wanted(workspace: Workspace, api: LocalApi) -> None:
+    lose_the_creation(workspace, api)
+    workspace.plan(task=replace(TASK, system_prompt="Be brief."))
+    assert workspace.submit(api.client, run_id="later").created == 1
+
+
+def planned_again_by_a_run_that_was_killed(workspace: Workspace, api: LocalApi) -> None:
+    """After its commit, before it had deleted anything."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batch_assets.batching.ledger.submissions.withdrawn_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            workspace.plan()
+    assert len(workspace.request_files()) == 2
+    workspace.plan()
+
+
+def made_by_hand_meanwhile(workspace: Workspace, api: LocalApi) -> None:
+    adopt(workspace, api.client, batch_by_hand(api.client, workspace.request_files()[0]))
+
+
+def lose_the_creation(workspace: Workspace, api: LocalApi) -> None:
+    """No batch is made, and the run cannot know it."""
+
+    def lose(call: Call) -> Reply | None:
+        return CUT if call.creates_batch else call.forward()
+
+    with proxy(api.url, lose) as client, pytest.raises(SubmissionError, match="did not create a batch"):
+        workspace.submit(client)
+
+
+@pytest.mark.parametrize(
+    "withdraw",
+    [
+        cancelled,
+        terminated,
+        cancelled_after_it_had_no_room,
+        cancelled_before_it_had_no_room,
+        cancelled_before_another_day_saw_that_it_had_no_room,
+        cancelled_while_its_batch_was_unknown,
+        unknown_and_no_longer_wanted,
+        planned_again_by_a_run_that_was_killed,
+        made_by_hand_meanwhile,
+    ],
+)
+def test_a_request_file_that_will_not_be_sent_does_not_stay_on_disk(
+    workspace: Workspace, api: LocalApi, withdraw: Callable[[Workspace, LocalApi], None]
+) -> None:
+    workspace.ingest(texts(workspace, "ab"))
+    workspace.plan()
+    withdraw(workspace, api)
+    paths = dict(
+        workspace.rows(
+            "SELECT path, state = 'withdrawn' FROM batch_request_file JOIN openai_batch USING (submission_id)"
+        )
+    )
+    assert any(paths.values())
+    left = [str(path.relative_to(workspace.folder)) for path in workspace.request_files()]
+    assert left == sorted(path for path, is_withdrawn in paths.items() if not is_withdrawn)
+
+
 def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Workspace, slow: LocalApi) -> None:
     workspace.ingest(texts(workspace, "abc"))
     workspace.ingest(texts(workspace, "a"), day=NEXT_DAY)
@@ -133,15 +335,14 @@ def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Works
     assert slow.wait(batch_id).status == "completed"
     for day in (DAY, NEXT_DAY):
         workspace.collect(slow.client, day=day)
-    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"summarised": 3}, {"summarised": 1})
+    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 1})
 
 
 def test_an_intent_whose_batch_is_not_known_is_looked_for_and_not_made(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest(texts(workspace, "a"))
     workspace.plan()
     workspace.execute(
-        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
-        SELECT submission_key, partition_date, round, shard, 'dead', now() FROM batch_request_file"""
+        "UPDATE openai_batch SET state = 'claimed', owner_run = 'dead', claim_token = 'theirs', claimed_at = now()"
     )
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
     assert "1 submissions may be under way" in str(Cancelled(unknown=1))
@@ -160,9 +361,9 @@ def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspac
     for batch_id in workspace.submit(api.client, day=NEXT_DAY).batch_ids:
         api.wait(batch_id)
     workspace.collect(api.client, day=NEXT_DAY)
-    assert workspace.statuses(NEXT_DAY) == {"summarised": 2}
+    assert workspace.statuses(NEXT_DAY) == {"answered": 2}
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 1, "cancelled": 1}
+    assert workspace.statuses() == {"answered": 1, "cancelled": 1}
 
 
 def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
@@ -173,12 +374,20 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
     workspace.ingest(texts(workspace, "abcd"))
     workspace.plan()
     workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
-    first, second = workspace.column("SELECT batch_id FROM openai_batch ORDER BY shard")
-    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'ended' WHERE batch_id = ?", [second])
+    first, second = workspace.column("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL ORDER BY shard")
     workspace.execute(
-        """INSERT INTO openai_batch (submission_key, partition_date, round, shard, run_id, intended_at)
-        SELECT submission_key, partition_date, round, shard, 'ended', now()
-        FROM batch_request_file ANTI JOIN openai_batch USING (submission_key) ORDER BY shard LIMIT 1"""
+        """
+        UPDATE openai_batch SET state = 'claimed', owner_run = 'ended', batch_id = NULL WHERE batch_id = ?
+        """,
+        [second],
+    )
+    workspace.execute(
+        """
+        UPDATE openai_batch SET state = 'claimed', owner_run = 'ended', claim_token = 'of a batch that is not',
+            api = ?, claimed_at = now()
+        WHERE shard = (SELECT min(shard) FROM openai_batch WHERE state = 'planned')
+        """,
+        [API],
     )
     assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 2)
     submitted = workspace.submit(api.client)
@@ -186,10 +395,10 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
     for batch_id in submitted.batch_ids:
         api.wait(batch_id)
     workspace.collect(api.client)
-    assert workspace.statuses() == {"summarised": 2, "cancelled": 2}
+    assert workspace.statuses() == {"answered": 2, "cancelled": 2}
     assert workspace.plan(resume_cancelled=False).shards == []
     workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 4}
+    assert workspace.statuses() == {"answered": 4}
     assert api.stats()["requests_executed"] == 4
 
 
@@ -200,10 +409,12 @@ def test_refresh_buys_exactly_the_days_requests_again(workspace: Workspace, api:
         workspace.whole_day(api, day=day)
     assert api.stats()["requests_executed"] == 5
     assert sum(shard.requests for shard in workspace.plan(refresh=True).shards) == 3
-    workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 3}
+    for batch_id in workspace.submit(api.client).batch_ids:
+        api.wait(batch_id)
+    workspace.collect(api.client)
+    assert workspace.statuses() == {"answered": 3}
     workspace.whole_day(api, day=NEXT_DAY)
-    assert workspace.statuses(NEXT_DAY) == {"summarised": 3}
+    assert workspace.statuses(NEXT_DAY) == {"answered": 3}
     assert api.stats()["requests_executed"] == 8
 
 
@@ -222,7 +433,7 @@ def test_a_batch_by_hand_finds_its_articles_and_nothing_is_executed_twice(worksp
     assert workspace.submit(api.client).batch_ids == [by_hand]
     api.wait(by_hand)
     workspace.whole_day(api)
-    assert workspace.statuses() == {"summarised": 3}
+    assert workspace.statuses() == {"answered": 3}
     assert api.stats() == {**api.stats(), "batches_created": 1, "requests_executed": 3}
 
 
@@ -239,11 +450,11 @@ def test_an_adopted_batch_may_hold_a_part_of_a_day_and_of_another(workspace: Wor
     api.wait(by_hand)
     for day in (DAY, NEXT_DAY):
         workspace.whole_day(api, day=day)
-    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"summarised": 3}, {"summarised": 2})
+    assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 2})
     assert api.stats()["requests_executed"] == 5
 
 
-def test_what_an_adopted_batch_did_not_answer_is_owed(workspace: Workspace, slow: LocalApi) -> None:
+def test_what_an_adopted_batch_did_not_answer_is_pending(workspace: Workspace, slow: LocalApi) -> None:
     workspace.ingest(texts(workspace, "abcdefghij"))
     workspace.plan()
     by_hand = batch_by_hand(slow.client, workspace.request_files()[0])
@@ -251,9 +462,9 @@ def test_what_an_adopted_batch_did_not_answer_is_owed(workspace: Workspace, slow
     slow.wait(by_hand)
     adopt(workspace, slow.client, by_hand)
     workspace.collect(slow.client)
-    assert workspace.statuses()["owed"] >= 8
+    assert workspace.statuses()["pending"] >= 8
     workspace.whole_day(slow)
-    assert workspace.statuses() == {"summarised": 10}
+    assert workspace.statuses() == {"answered": 10}
     assert slow.stats()["requests_executed"] == 10
 
 
@@ -268,7 +479,7 @@ def test_a_batch_is_adopted_once_and_our_own_never(workspace: Workspace, api: Lo
     with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
         adopt(workspace, api.client, own)
     # nor while the ledger does not know it yet, since the answer to its creation was lost
-    workspace.execute("UPDATE openai_batch SET batch_id = NULL, run_id = 'dead' WHERE batch_id = ?", [own])
+    workspace.execute("UPDATE openai_batch SET state = 'claimed', batch_id = NULL WHERE batch_id = ?", [own])
     with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
         adopt(workspace, api.client, own)
 
@@ -285,7 +496,7 @@ def test_a_foreign_batch_is_not_adopted(workspace: Workspace, api: LocalApi, con
     foreign = batch_by_hand(api.client, path)
     with pytest.raises(AdoptionError, match=r"None of the requests of .* unchanged, and under the present prompt\?"):
         adopt(workspace, api.client, foreign)
-    assert workspace.rows("SELECT * FROM openai_batch") == []
+    assert workspace.rows("SELECT state, batch_id FROM openai_batch") == [("planned", None)]
     assert workspace.submit(api.client).created == 1
 
 
@@ -310,4 +521,4 @@ def test_a_cancelled_day_does_not_hold_up_another_one_with_an_equal_article(
         for day in (DAY, NEXT_DAY):
             workspace.collect(slow.client, day=day)
     assert workspace.rows("SELECT status FROM summaries WHERE article_id = 'z'") == [("cancelled",)]
-    assert workspace.statuses(NEXT_DAY) == {"owed": 1}
+    assert workspace.statuses(NEXT_DAY) == {"pending": 1}

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from batch_assets.batching.database import (
+from batch_assets.batching.ledger.database import (
     ROW_GROUP_ROWS,
     Database,
     DatabaseBusyError,
@@ -163,7 +163,7 @@ def test_several_processes_writing_at_once_all_get_through(database: Database) -
 
 DIE = """
 import os, sys
-from batch_assets.batching.database import Database, transaction
+from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets_tests.batching.test_database import add
 database = Database(sys.argv[1])
 add(database, "kept")
@@ -211,10 +211,10 @@ def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database
 
 def test_all_cores_have_row_groups_to_pack(database: Database) -> None:
     with database.writing() as connection:
-        connection.execute("INSERT INTO pending_request SELECT md5(n::VARCHAR), 'key' FROM range(100000) AS t(n)")
+        connection.execute("INSERT INTO in_flight_request SELECT md5(n::VARCHAR), 'key' FROM range(100000) AS t(n)")
     with database.reading() as connection:
         rows = connection.execute(
-            "SELECT row_group_id, max(count) FROM pragma_storage_info('pending_request') GROUP BY 1"
+            "SELECT row_group_id, max(count) FROM pragma_storage_info('in_flight_request') GROUP BY 1"
         )
         counts = [count for _, count in rows.fetchall()]
     assert len(counts) >= 4
@@ -254,17 +254,17 @@ def cached_bytes(connection: duckdb.DuckDBPyConnection) -> int:
 
 def test_what_was_read_can_be_forgotten_in_the_middle_of_a_transaction(database: Database) -> None:
     with database.writing() as connection:
-        connection.execute("INSERT INTO pending_request SELECT md5(n::VARCHAR), 'key' FROM range(300000) AS t(n)")
+        connection.execute("INSERT INTO in_flight_request SELECT md5(n::VARCHAR), 'key' FROM range(300000) AS t(n)")
     with database.writing() as connection, transaction(connection):
-        connection.execute("DELETE FROM pending_request WHERE custom_id < '1'")
-        left = connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone()
+        connection.execute("DELETE FROM in_flight_request WHERE custom_id < '1'")
+        left = connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone()
         before = cached_bytes(connection)
         forget_what_was_read(connection)
         assert cached_bytes(connection) < before / 2
         assert connection.execute("SELECT current_setting('memory_limit')").fetchone() == ("343.3 MiB",)
-        assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left
+        assert connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone() == left
     with database.reading() as connection:
-        assert connection.execute("SELECT count(*), max(custom_id) FROM pending_request").fetchone() == left
+        assert connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone() == left
 
 
 def test_joins_are_as_written_for_a_while(database: Database) -> None:

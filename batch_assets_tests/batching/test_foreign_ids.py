@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.control import adopt_batch
+from batch_assets.batching.adoption import adopt_batch
 from batch_assets_tests.batching.conftest import DAY, Call, Reply, Workspace, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -71,6 +71,9 @@ class OtherIds:
         return isinstance(value, str) and (name in ("id", "first_id", "last_id") or name.endswith("_file_id"))
 
 
+STORED_PATHS = "SELECT path FROM batch_request_file JOIN openai_batch USING (submission_id) WHERE state <> 'withdrawn'"
+
+
 def paths_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -86,7 +89,7 @@ def test_a_batch_and_files_of_any_id_are_collected_and_nothing_is_written_elsewh
         [batch_id] = workspace.submit(client).batch_ids
         api.wait(batch_id.removeprefix(prefix))
         workspace.collect(client)
-    assert workspace.statuses() == {"summarised": 1}
+    assert workspace.statuses() == {"answered": 1}
     assert workspace.column("SELECT batch_id FROM openai_batch") == [batch_id]
     [stored] = (path.name for path in (workspace.folder / "results").iterdir())
     new = paths_below(workspace.folder.parent) - before
@@ -106,7 +109,7 @@ def test_a_batch_of_any_id_is_adopted_into_a_file_of_our_own_name(
         file = client.files.create(file=("requests.jsonl", path.read_bytes()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
         assert adopt_batch(workspace.database, client, batch_id=batch.id, data_folder=workspace.folder) == [DAY]
-    [stored] = (workspace.folder / path for path in workspace.column("SELECT path FROM batch_request_file"))
+    [stored] = (workspace.folder / path for path in workspace.column(STORED_PATHS))
     assert stored.parent == workspace.folder / "requests" / DAY
     assert stored.name.isascii()
     assert stored.exists()
@@ -116,7 +119,7 @@ def test_a_batch_of_any_id_is_adopted_into_a_file_of_our_own_name(
 def test_an_id_of_which_no_url_can_be_made_is_an_error_of_the_api(
     workspace: Workspace, api: LocalApi, file_id: str
 ) -> None:
-    from batch_assets.batching.collection import download
+    from batch_assets.batching.downloads import download
 
     with pytest.raises(openai.OpenAIError, match="no file can be asked for"):
         download(api.client, file_id, workspace.folder / "results" / "x.jsonl")

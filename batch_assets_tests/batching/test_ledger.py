@@ -6,12 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from batch_assets.batching import ledger
-from batch_assets.batching.ledger import Limits, Submission
+from batch_assets.batching.api_identity import ApiIdentity
+from batch_assets.batching.ledger import batch_transitions, submissions, transitions
+from batch_assets.batching.ledger.claims import Claim, Limits, claim
+from batch_assets.batching.ledger.states import State
+from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
 from batch_assets.batching.remote import RemoteBatch, RemoteError, now_utc
 from batch_assets.batching.task import Task
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, Workspace
 
+IDENTITY = ApiIdentity(API)
 NO_ROOM = RemoteError("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.")
 
 
@@ -25,12 +29,12 @@ def planned(workspace: Workspace) -> Workspace:
 
 
 def the_submission(workspace: Workspace, day: str = DAY) -> Submission:
-    (found,) = ledger.unsubmitted(workspace.database, day, workspace.folder)
+    (found,) = submissions.unsubmitted(workspace.database, day, workspace.folder)
     return found
 
 
-def claimed(workspace: Workspace, day: str = DAY, limits: Limits | None = None) -> ledger.Claim:
-    return ledger.claim(workspace.database, the_submission(workspace, day), "run", limits or Limits())
+def claimed(workspace: Workspace, day: str = DAY, limits: Limits | None = None) -> Claim:
+    return claim(workspace.database, the_submission(workspace, day), "run", limits or Limits(), IDENTITY)
 
 
 def fly(workspace: Workspace, batch_id: str, day: str = DAY) -> Submission:
@@ -38,8 +42,8 @@ def fly(workspace: Workspace, batch_id: str, day: str = DAY) -> Submission:
     submission = claimed(workspace, day).submission
     assert submission is not None
     batch = RemoteBatch(batch_id, "validating", input_file_id="file-in")
-    ledger.record_batch(workspace.database, submission, batch)
-    (flying,) = ledger.uncollected(workspace.database, day, workspace.folder)
+    transitions.submit(workspace.database, submission, batch)
+    (flying,) = submissions.uncollected(workspace.database, day, workspace.folder)
     return flying
 
 
@@ -61,42 +65,42 @@ def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
 )
 def test_what_passes_goes_back(code: str, message: str, goes_back: bool) -> None:
     error = RemoteError(code, message)
-    assert ledger.must_go_back(failed("b", error)) is goes_back
-    assert ledger.must_go_back(failed("b", RemoteError("other", "Bad line.", 1), error)) is goes_back
-    assert not ledger.must_go_back(RemoteBatch("b", "completed", errors=(error,)))
+    assert batch_transitions.must_go_back(failed("b", error)) is goes_back
+    assert batch_transitions.must_go_back(failed("b", RemoteError("other", "Bad line.", 1), error)) is goes_back
+    assert not batch_transitions.must_go_back(RemoteBatch("b", "completed", errors=(error,)))
 
 
 def test_of_two_runs_that_saw_the_same_only_one_gets_it(planned: Workspace) -> None:
     seen = the_submission(planned)
-    assert ledger.claim(planned.database, seen, "one", Limits()).submission is not None
-    assert ledger.claim(planned.database, seen, "other", Limits()) == ledger.Claim()
+    assert claim(planned.database, seen, "one", Limits(), IDENTITY).submission is not None
+    assert claim(planned.database, seen, "other", Limits(), IDENTITY) == Claim()
 
 
-def test_what_was_put_back_since_it_was_read_is_read_again(planned: Workspace) -> None:
+def test_what_was_requeued_since_it_was_read_is_read_again(planned: Workspace) -> None:
     seen = the_submission(planned)
-    assert ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
-    assert ledger.claim(planned.database, seen, "run", Limits()) == ledger.Claim()
+    assert batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    assert claim(planned.database, seen, "run", Limits(), IDENTITY) == Claim()
 
 
-def test_a_put_back_submission_keeps_its_file_and_waits(planned: Workspace) -> None:
-    assert ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+def test_a_requeued_submission_keeps_its_file_and_waits(planned: Workspace) -> None:
+    assert batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
     waiting = the_submission(planned)
     assert (waiting.attempt, waiting.file_id, waiting.batch_id) == (2, "file-in", None)
-    assert (waiting.earlier_batch_ids, waiting.run_id, waiting.intended_at) == (("b1",), None, None)
-    assert claimed(planned) == ledger.Claim(wait_until=waiting.not_before)
+    assert (waiting.earlier_batch_ids, waiting.owner_run, waiting.state) == (("b1",), None, State.DEFERRED)
+    assert claimed(planned) == Claim(wait_until=waiting.not_before)
 
 
-def test_a_batch_is_put_back_once(planned: Workspace) -> None:
+def test_a_batch_is_requeued_once(planned: Workspace) -> None:
     flying = fly(planned, "b1")
-    assert ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
-    assert not ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
+    assert batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
+    assert not batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
     assert the_submission(planned).attempt == 2
 
 
 def test_pauses_grow_to_an_hour(planned: Workspace) -> None:
     minutes = []
     for attempt in range(1, 9):
-        ledger.put_back(planned.database, fly(planned, f"b{attempt}"), failed(f"b{attempt}", NO_ROOM))
+        batch_transitions.requeue(planned.database, fly(planned, f"b{attempt}"), failed(f"b{attempt}", NO_ROOM))
         not_before = the_submission(planned).not_before
         assert not_before is not None
         minutes.append(round((not_before - now_utc()) / timedelta(minutes=1)))
@@ -106,18 +110,18 @@ def test_pauses_grow_to_an_hour(planned: Workspace) -> None:
 
 def test_a_file_that_is_not_found_twice_is_uploaded_anew(planned: Workspace) -> None:
     not_found = RemoteError("invalid_request", "Cannot find file file-in, or …")
-    ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", not_found))
+    batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", not_found))
     planned.end_pauses()
     assert the_submission(planned).file_id == "file-in"
-    ledger.put_back(planned.database, fly(planned, "b2"), failed("b2", not_found))
+    batch_transitions.requeue(planned.database, fly(planned, "b2"), failed("b2", not_found))
     assert the_submission(planned).file_id is None
 
 
 def test_what_somebody_cancelled_does_not_go_back(planned: Workspace) -> None:
     flying = fly(planned, "b1")
-    ledger.record_cancel_request(planned.database, flying)
-    assert not ledger.put_back(planned.database, flying, failed("b1", NO_ROOM))
-    assert ledger.unsubmitted(planned.database, DAY, planned.folder) == []
+    transitions.record_cancel_request(planned.database, flying)
+    assert not batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
+    assert submissions.unsubmitted(planned.database, DAY, planned.folder) == []
     assert planned.column("SELECT code FROM failed_request") == ["cancelled_by_user"]
     assert planned.plan(resume_cancelled=False).requests == {"cancelled": 1}
     assert planned.plan().requests == {"cancelled": 1}
@@ -127,9 +131,17 @@ def test_what_somebody_cancelled_does_not_go_back(planned: Workspace) -> None:
 def test_what_another_run_has_claimed_is_not_withdrawn(planned: Workspace) -> None:
     seen = the_submission(planned)
     claimed(planned)
-    assert not ledger.withdraw(planned.database, seen)
-    assert the_submission(planned).run_id == "run"
-    assert ledger.withdraw(planned.database, the_submission(planned, NEXT_DAY))
+    assert not transitions.withdraw(planned.database, seen)
+    assert the_submission(planned).owner_run == "run"
+    assert transitions.withdraw(planned.database, the_submission(planned, NEXT_DAY))
+
+
+def test_what_has_a_batch_is_not_withdrawn(planned: Workspace) -> None:
+    flying = fly(planned, "batch_1")
+    with pytest.raises(StaleSubmissionError, match="is not submitted: it cannot be withdrawn"):
+        transitions.withdraw(planned.database, flying)
+    assert flying.path.exists()
+    assert submissions.batches_waited_for(planned.database, DAY, planned.folder) == ["batch_1"]
 
 
 def test_the_budget_is_shared_by_all_days(planned: Workspace) -> None:
@@ -154,15 +166,15 @@ def test_what_is_larger_than_the_budget_goes_out_alone(planned: Workspace) -> No
     assert claimed(planned, NEXT_DAY, limits).submission is None
 
 
-@pytest.mark.parametrize("status", ["completed", "vanished", "cancelled"])
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
 def test_the_tokens_of_an_ended_batch_are_free(planned: Workspace, status: str) -> None:
     flying = fly(planned, "b1")
-    ledger.record_state(planned.database, flying, RemoteBatch("b1", status))
+    batch_transitions.record_progress(planned.database, flying, RemoteBatch("b1", status))
     assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
 
 
-def test_the_tokens_of_a_put_back_batch_are_free(planned: Workspace) -> None:
-    ledger.put_back(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+def test_the_tokens_of_a_requeued_batch_are_free(planned: Workspace) -> None:
+    batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
     assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
 
 
@@ -172,19 +184,19 @@ def test_more_batches_than_an_hour_allows_wait_for_the_first_to_be_an_hour_old(p
     wait_until = claimed(planned, NEXT_DAY, limits).wait_until
     assert wait_until is not None
     assert timedelta(minutes=59) < wait_until - now_utc() <= timedelta(hours=1)
-    planned.execute("UPDATE openai_batch SET intended_at = intended_at - INTERVAL 61 MINUTE")
+    planned.execute("UPDATE openai_batch SET claimed_at = claimed_at - INTERVAL 61 MINUTE")
     assert claimed(planned, NEXT_DAY, limits).submission is not None
 
 
 def test_what_its_run_has_taken_up_again_is_not_withdrawn(planned: Workspace) -> None:
     seen = the_submission(planned)
-    claimed = ledger.claim(planned.database, seen, "run", Limits()).submission
+    claimed = claim(planned.database, seen, "run", Limits(), IDENTITY).submission
     assert claimed is not None
-    ledger.record_refusal(planned.database, claimed, "no", nothing_sent=True)
+    assert transitions.release(planned.database, claimed, "no")
     refused = the_submission(planned)
-    assert ledger.claim(planned.database, refused, "run", Limits()).submission is not None  # the step's retry
-    assert not ledger.withdraw(planned.database, refused)
-    assert ledger.withdraw(planned.database, the_submission(planned))
+    assert claim(planned.database, refused, "run", Limits(), IDENTITY).submission is not None  # the step's retry
+    assert not transitions.withdraw(planned.database, refused)
+    assert transitions.withdraw(planned.database, the_submission(planned))
 
 
 def test_an_intent_is_taken_over_whatever_the_limits(planned: Workspace) -> None:
@@ -192,4 +204,4 @@ def test_an_intent_is_taken_over_whatever_the_limits(planned: Workspace) -> None
     assert claimed(planned).submission is not None
     again = claimed(planned, limits=Limits(max_enqueued_tokens=1, max_batches_an_hour=0)).submission
     assert again is not None
-    assert again.intended_at is not None
+    assert again.claimed_at is not None

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from batch_assets.batching.progress import Place, Seen, look_up
-from batch_assets.batching.remote import VANISHED, RemoteBatch
+from batch_assets.batching.remote import MISSING, RemoteBatch
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -77,11 +77,11 @@ def test_what_the_list_does_not_show_is_asked_for_singly(api: LocalApi) -> None:
     assert sorted(recorder.paths[1:]) == sorted(f"/v1/batches/{batch_id}" for batch_id in made)
 
 
-def test_a_batch_that_openai_does_not_know_has_vanished(api: LocalApi) -> None:
+def test_a_batch_that_openai_does_not_know_is_missing(api: LocalApi) -> None:
     (made,) = make_batches(api, 1)
     seen = look_up(api.client, [["batch_forgotten", made]], since=LATER, deadline=soon()).batches
-    assert seen["batch_forgotten"] == RemoteBatch("batch_forgotten", VANISHED)
-    assert seen["batch_forgotten"].has_ended
+    assert seen["batch_forgotten"] == RemoteBatch("batch_forgotten", MISSING)
+    assert not seen["batch_forgotten"].has_ended
     assert seen[made].status == "completed"
 
 

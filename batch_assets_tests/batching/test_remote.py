@@ -12,7 +12,7 @@ from openai.types import Batch
 
 from batch_assets.batching import remote
 from batch_assets.batching.remote import (
-    VANISHED,
+    MISSING,
     RemoteBatch,
     RemoteError,
     list_batches,
@@ -100,9 +100,9 @@ def test_cancelling_for_more_than_an_hour_counts_as_ended(hours: float, has_ende
     assert RemoteBatch("b", "cancelling", cancelling_at=now_utc() - timedelta(hours=hours)).has_ended is has_ended
 
 
-def test_what_the_api_does_not_know_has_vanished(api: LocalApi) -> None:
-    assert retrieve_batch(api.client, "batch_forgotten") == RemoteBatch("batch_forgotten", VANISHED)
-    assert retrieve_batch(api.client, "batch_forgotten").has_ended
+def test_what_the_api_does_not_know_is_missing_and_has_not_ended(api: LocalApi) -> None:
+    assert retrieve_batch(api.client, "batch_forgotten") == RemoteBatch("batch_forgotten", MISSING)
+    assert not retrieve_batch(api.client, "batch_forgotten").has_ended
 
 
 def test_an_error_speaks_in_the_apis_words(api: LocalApi) -> None:
@@ -147,9 +147,8 @@ def test_a_list_of_nothing_is_empty(api: LocalApi, page: dict[str, Any]) -> None
         Reply(200, b"<html>busy</html>", "text/html"),
         Reply(200, b"<html>busy</html>"),
         Reply.of([]),
-        Reply.of({"id": "batch_x", "created_at": 1e30, "data": [{"id": "batch_x", "created_at": 1e30}]}),
     ],
-    ids=["page", "page called JSON", "array", "year"],
+    ids=["page", "page called JSON", "array"],
 )
 def test_an_answer_that_cannot_be_read_is_an_error_of_the_api(api: LocalApi, reply: Reply) -> None:
     with proxy(api.url, lambda call: reply) as client:
@@ -157,6 +156,16 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_the_api(api: LocalApi, rep
             retrieve_batch(client, "batch_x")
         with pytest.raises(openai.OpenAIError, match=r"list of batches cannot be read"):
             list(list_batches(client, since=MOMENT_UTC))
+
+
+@pytest.mark.parametrize("moment", [1e30, 1_795_000_000_000, -1e18, float(2**63), "2026-11-20", []])
+def test_a_time_that_cannot_be_is_not_known_and_hides_no_other_batch(api: LocalApi, moment: object) -> None:
+    batches = [{"id": "batch_x", "status": "completed", "created_at": moment, "completed_at": moment}]
+    page = Reply.of({"id": "batch_x", **batches[0], "data": [*batches, {"id": "batch_y", "created_at": MOMENT}]})
+    with proxy(api.url, lambda call: page) as client:
+        one = retrieve_batch(client, "batch_x")
+        assert (one.created_at, one.ended_at, one.has_ended) == (None, None, True)
+        assert [batch.id for batch in list_batches(client, since=MOMENT_UTC)] == ["batch_x", "batch_y"]
 
 
 def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.report import CELL_CHARACTERS, DayReport, day_report
 from batch_assets.batching.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
@@ -18,45 +19,49 @@ def test_equal_articles_each_have_a_row_and_their_request_counts_once(workspace:
         "SELECT count(*), sum(input_tokens), sum(output_tokens), sum(cost_usd) FROM completion"
     )
     assert requests == 2
-    assert (report.articles, report.by_status, report.rejected) == (4, {"summarised": 4}, 1)
-    assert (report.input_tokens, report.output_tokens) == (input_tokens, output_tokens)
-    assert report.cost_usd == pytest.approx(cost_usd)
-    assert report.cost_usd == pytest.approx(input_tokens * 0.05e-6 + output_tokens * 0.2e-6)
-    assert report.preview == [("a", "", "summarised", "same"), ("b", "", "summarised", "same")]
+    assert (report.articles, report.by_status, report.rejected) == (4, {"answered": 4}, 1)
+    assert (report.spending.input_tokens, report.spending.output_tokens) == (input_tokens, output_tokens)
+    assert report.spending.cost_usd == pytest.approx(cost_usd)
+    assert report.spending.cost_usd == pytest.approx(input_tokens * 0.05e-6 + output_tokens * 0.2e-6)
+    assert report.preview == [("a", "", "answered", "same"), ("b", "", "answered", "same")]
 
 
 def test_a_cost_that_is_not_known_is_none(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
     workspace.whole_day(api, task=Task("mistral-small"))
     report = day_report(workspace.database, DAY, preview_rows=0)
-    assert report.by_status == {"summarised": 1}
-    assert report.cost_usd is None
-    assert report.input_tokens > 0
-    workspace.execute("INSERT INTO summaries SELECT * REPLACE ('x' AS custom_id, 1.0 AS cost_usd) FROM summaries")
-    assert day_report(workspace.database, DAY, preview_rows=0).cost_usd is None
+    assert report.by_status == {"answered": 1}
+    assert report.spending.cost_usd is None
+    assert report.spending.input_tokens > 0
+    workspace.execute("INSERT INTO spending SELECT * REPLACE ('x' AS batch_id, 1.0 AS cost_usd) FROM spending")
+    assert day_report(workspace.database, DAY, preview_rows=0).spending.cost_usd is None
 
 
 def test_a_day_of_which_nothing_is_known_is_empty(workspace: Workspace) -> None:
-    assert day_report(workspace.database, NEXT_DAY, preview_rows=5) == DayReport(NEXT_DAY, 0, {}, 0, 0, 0, 0, [])
+    assert day_report(workspace.database, NEXT_DAY, preview_rows=5) == DayReport(
+        NEXT_DAY, 0, {}, 0, DaySpending(), [], []
+    )
 
 
 def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Workspace) -> None:
     workspace.ingest({"a": "one"})
     workspace.plan()
     workspace.execute(
-        """INSERT INTO summaries (partition_date, article_id, title, status, error_message)
-        VALUES (CAST(? AS DATE), 'a', 'Title', 'failed', 'code: Its words.'), ('2020-01-01', 'b', 'T', 'owed', 'x')""",
+        """
+        INSERT INTO summaries (partition_date, article_id, title, status, error_message) VALUES
+            (CAST(? AS DATE), 'a', 'Title', 'failed', 'code: Its words.'), ('2020-01-01', 'b', 'T', 'pending', 'x')
+        """,
         [DAY],
     )
     report = day_report(workspace.database, DAY, preview_rows=5)
     assert report.by_status == {"failed": 1}
     assert report.preview == [("a", "Title", "failed", "code: Its words.")]
-    assert (report.input_tokens, report.cost_usd) == (0, 0)
+    assert (report.spending.input_tokens, report.spending.cost_usd) == (0, 0)
 
 
 def test_the_cells_of_the_preview_hold_text_on_one_line_and_not_too_long() -> None:
-    preview = [("a", "A | B\nC\x1b[2J", "summarised", "<script>\r\n\t| x \u202e"), ("b", "", "owed", "y" * 1_000)]
-    assert DayReport(DAY, 2, {}, 0, 0, 0, None, preview).cells() == [
+    preview = [("a", "A | B\nC\x1b[2J", "answered", "<script>\r\n\t| x \u202e"), ("b", "", "pending", "y" * 1_000)]
+    assert DayReport(DAY, 2, {}, 0, DaySpending(), [], preview).cells() == [
         {"article": "A | B C[2J", "summary": "<script> | x "},
         {"article": "", "summary": f"{'y' * CELL_CHARACTERS} …"},
     ]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from batch_assets.batching import request_lines
 from batch_assets.batching.shards import ShardWriter
 from batch_assets.batching.task import Task
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace, database_in
+from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, PRICES, TASK, Workspace, database_in
 from batch_assets_tests.local_api_client import LocalApi
 
 NASTY = [
@@ -82,7 +82,7 @@ def test_a_custom_id_is_the_hash_of_what_is_asked(workspace: Workspace) -> None:
     lines = b"".join(path.read_bytes() for path in workspace.request_files()).split(b"\n")[:-1]
     assert len(lines) == len(NASTY)
     for line in lines:
-        body = line.split(b'"body":', 1)[1][:-1]
+        body = line.split(b'"body":', 1)[1][:-1].replace(b',"max_completion_tokens":100', b"")
         asked = b"POST /v1/chat/completions\n" + body
         assert json.loads(line)["custom_id"] == sha256(asked).hexdigest()[:40]
 
@@ -96,19 +96,23 @@ def test_a_long_article_arrives_whole(workspace: Workspace) -> None:
 
 def test_the_plan_is_in_the_tables(workspace: Workspace) -> None:
     workspace.ingest({"a": "one", "b": "two", "c": "one"})
-    plan = workspace.plan()
+    plan = workspace.plan(own_prices=PRICES)
     (path,) = workspace.request_files()
     content = path.read_bytes()
     (shard,) = plan.shards
-    assert (plan.articles, plan.requests, plan.round) == (3, {"owed": 2}, 1)
+    assert (plan.articles, plan.requests, plan.plan, plan.round) == (3, {"pending": 2}, 1, 1)
     assert (shard.path, shard.requests, shard.bytes) == (path, 2, len(content))
     assert workspace.rows(
-        "SELECT round, shard, path, sha256, endpoint, model, requests, bytes, max_output_tokens FROM batch_request_file"
+        """
+        SELECT plan, round, shard, path, sha256, endpoint, model, requests, bytes, request_max_output_tokens,
+            max_output_tokens, is_refresh
+        FROM batch_request_file
+        """
     ) == [
-        (1, 0, str(path.relative_to(workspace.folder)), sha256(content).hexdigest(), "/v1/chat/completions",
-         TASK.model, 2, len(content), 2 * TASK.max_output_tokens)
+        (1, 1, 0, str(path.relative_to(workspace.folder)), sha256(content).hexdigest(), "/v1/chat/completions",
+         TASK.model, 2, len(content), TASK.max_output_tokens, 2 * TASK.max_output_tokens, False)
     ]  # fmt: skip
-    assert sorted(workspace.column("SELECT custom_id FROM pending_request")) == planned_ids(workspace)
+    assert sorted(workspace.column("SELECT custom_id FROM in_flight_request")) == planned_ids(workspace)
     assert plan.max_cost_usd == pytest.approx(
         plan.estimated_input_tokens * 0.05e-6 + 2 * TASK.max_output_tokens * 0.2e-6
     )
@@ -128,7 +132,7 @@ def test_files_keep_to_their_limits(workspace: Workspace, monkeypatch: pytest.Mo
     assert [request["body"]["messages"][1]["content"][-6:] for request in workspace.requests()] == [
         f"text {number}" for number in range(5)
     ]
-    in_shards = workspace.rows("SELECT count(*) FROM pending_request GROUP BY submission_key ORDER BY 1")
+    in_shards = workspace.rows("SELECT count(*) FROM in_flight_request GROUP BY submission_id ORDER BY 1")
     assert in_shards == [(1,), (2,), (2,)]
 
 
@@ -138,20 +142,25 @@ def test_a_day_that_is_read_in_stretches_is_written_in_its_order(
     workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})
     workspace.ingest({"other": "Of another day."}, day=NEXT_DAY)
     workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})  # other rows than the first time
-    whole = [(shard.path, shard.path.read_bytes()) for shard in workspace.plan().shards]
+    whole = [shard.path.read_bytes() for shard in workspace.plan().shards]
     monkeypatch.setattr(request_lines, "ROWS_AT_ONCE", 3)
-    assert [(shard.path, shard.path.read_bytes()) for shard in workspace.plan().shards] == whole
+    assert [shard.path.read_bytes() for shard in workspace.plan().shards] == whole
     assert len(planned_ids(workspace)) == 7
 
 
-def test_planning_again_changes_nothing(workspace: Workspace) -> None:
+def test_planning_again_asks_for_the_same(workspace: Workspace) -> None:
     workspace.ingest({"a": "one", "b": "two"})
     first = workspace.plan()
-    before = workspace.rows("SELECT * EXCLUDE created_at FROM batch_request_file")
-    assert workspace.plan() == first
-    assert workspace.rows("SELECT * EXCLUDE created_at FROM batch_request_file") == before
-    assert workspace.request_files() == [first.shards[0].path]
-    assert len(workspace.rows("SELECT * FROM pending_request")) == 2
+    line = first.shards[0].path.read_bytes()
+    again = workspace.plan()
+    (shard,) = again.shards
+    assert shard.path.read_bytes() == line
+    assert (again.articles, again.requests, again.round, again.plan) == (2, first.requests, 1, 2)
+    assert (shard.position, shard.requests, shard.bytes) == (0, 2, len(line))
+    assert workspace.request_files() == [shard.path]
+    assert workspace.rows("SELECT state, plan FROM openai_batch ORDER BY plan") == [("withdrawn", 1), ("planned", 2)]
+    assert workspace.column("SELECT submission_id FROM in_flight_request") == [shard.submission_id] * 2
+    assert first.shards[0].submission_id != shard.submission_id
 
 
 def test_equal_articles_share_a_request(workspace: Workspace) -> None:
@@ -167,7 +176,7 @@ def test_equal_articles_of_two_days_share_a_request(workspace: Workspace) -> Non
     workspace.ingest({"a": "same"})
     workspace.ingest({"b": "same", "c": "other"}, day=NEXT_DAY)
     workspace.plan()
-    assert workspace.plan(day=NEXT_DAY).requests == {"in_flight": 1, "owed": 1}
+    assert workspace.plan(day=NEXT_DAY).requests == {"in_flight": 1, "pending": 1}
     assert planned_ids(workspace) == sorted(needed(workspace, NEXT_DAY).values())
 
 
@@ -176,7 +185,7 @@ def test_what_is_in_flight_is_not_planned_again(workspace: Workspace, api: Local
     workspace.plan()
     workspace.submit(api.client)
     plan = workspace.plan()
-    assert (plan.requests, plan.shards, plan.round) == ({"in_flight": 2}, [], 1)
+    assert (plan.requests, plan.shards, plan.plan, plan.round) == ({"in_flight": 2}, [], 1, 1)
     assert len(workspace.requests()) == 2
 
 
@@ -185,7 +194,7 @@ def test_what_is_answered_is_not_planned_again_on_any_day(workspace: Workspace, 
     workspace.whole_day(api)
     assert (workspace.plan().requests, workspace.plan().shards) == ({"answered": 2}, [])
     workspace.ingest({"x": "two", "y": "three"}, day=NEXT_DAY)
-    assert workspace.plan(day=NEXT_DAY).requests == {"answered": 1, "owed": 1}
+    assert workspace.plan(day=NEXT_DAY).requests == {"answered": 1, "pending": 1}
     assert api.stats()["requests_executed"] == 2
 
 
@@ -195,7 +204,7 @@ def test_an_edited_article_needs_exactly_its_request(workspace: Workspace, api: 
     before = needed(workspace)
     workspace.ingest({"a": "one", "b": "edited", "c": "three"})
     plan = workspace.plan()
-    assert (plan.requests, plan.round) == ({"answered": 2, "owed": 1}, 2)
+    assert (plan.requests, plan.plan, plan.round) == ({"answered": 2, "pending": 1}, 2, 1)
     after = needed(workspace)
     assert {name for name in after if after[name] != before[name]} == {"b"}
     assert [json.loads(line)["custom_id"] for line in plan.shards[0].path.read_bytes().splitlines()] == [after["b"]]
@@ -210,18 +219,18 @@ def test_an_edited_article_needs_exactly_its_request(workspace: Workspace, api: 
         {"model": "gpt-4.1-mini"},
     ],
 )
-def test_a_changed_task_owes_everything_and_nothing_of_the_old_one(
+def test_a_changed_task_asks_everything_and_nothing_of_the_old_one(
     workspace: Workspace, change: dict[str, Any]
 ) -> None:
     workspace.ingest({"a": "one", "b": "two"})
     old = workspace.plan().shards[0].path
     old_ids = planned_ids(workspace)
     plan = workspace.plan(task=replace(TASK, **change))
-    assert plan.requests == {"owed": 2}
+    assert plan.requests == {"pending": 2}
     assert not old.exists()
     assert workspace.request_files() == [plan.shards[0].path]
     assert not set(planned_ids(workspace)) & set(old_ids)
-    assert sorted(workspace.column("SELECT custom_id FROM pending_request")) == planned_ids(workspace)
+    assert sorted(workspace.column("SELECT custom_id FROM in_flight_request")) == planned_ids(workspace)
 
 
 def test_a_changed_prompt_leaves_submitted_files_alone(workspace: Workspace, api: LocalApi) -> None:
@@ -229,7 +238,7 @@ def test_a_changed_prompt_leaves_submitted_files_alone(workspace: Workspace, api
     submitted = workspace.plan().shards[0].path
     workspace.submit(api.client)
     plan = workspace.plan(task=replace(TASK, system_prompt="Be brief."))
-    assert (plan.requests, plan.round) == ({"owed": 1}, 2)
+    assert (plan.requests, plan.plan, plan.round) == ({"pending": 1}, 2, 1)
     assert workspace.request_files() == sorted([submitted, plan.shards[0].path])
 
 
@@ -244,27 +253,32 @@ def test_a_request_that_fits_no_file_fails_and_the_others_go_out(
         (needed(workspace)["b"], "request_too_large", False)
     ]
     assert "Shorten the article" in workspace.column("SELECT message FROM failed_request")[0]
-    assert workspace.plan().requests == {"failed": 1, "owed": 2}
+    assert workspace.plan().requests == {"failed": 1, "pending": 2}
     assert len(workspace.rows("SELECT * FROM failed_request")) == 1
 
 
-def test_a_request_that_failed_is_owed_while_it_may_still_succeed(workspace: Workspace) -> None:
-    owed: list[list[bool]] = [[], [True], [True, True]]  # whether each failure was retryable
+def test_a_request_that_failed_is_pending_while_it_may_still_succeed(workspace: Workspace) -> None:
+    pending: list[list[bool]] = [[], [True], [True, True]]  # whether each failure was retryable
     failed = [[True, True, True], [False], [True, False]]
-    workspace.ingest({str(failures): f"text {failures}" for failures in owed + failed})
+    workspace.ingest({str(failures): f"text {failures}" for failures in pending + failed})
     workspace.plan()
-    workspace.execute("DELETE FROM pending_request")
+    workspace.execute("DELETE FROM in_flight_request")
     with workspace.database.writing() as connection:
-        for failures in owed + failed:
+        for failures in pending + failed:
             for number, retryable in enumerate(failures):
                 connection.execute(
-                    """INSERT INTO failed_request SELECT custom_id, ?, 'code', 'words', 500, ?, now()
-                    FROM batch_request WHERE article_id = ?""",
+                    """
+                    INSERT INTO failed_request (
+                        custom_id, batch_id, code, message, http_status, retryable, superseded, failed_at
+                    )
+                    SELECT custom_id, ?, 'code', 'words', 500, ?, false, now() FROM batch_request WHERE article_id = ?
+                    """,
                     [f"batch_{number}", retryable, str(failures)],
                 )
-    assert workspace.plan(max_rounds=3).requests == {"failed": 3, "owed": 3}
+    plan = workspace.plan(max_rounds=3)
+    assert (plan.requests, plan.round) == ({"failed": 3, "pending": 3}, 3)
     assert sorted(request["body"]["messages"][1]["content"] for request in workspace.requests()) == sorted(
-        f"Title: \n\ntext {failures}" for failures in owed
+        f"Title: \n\ntext {failures}" for failures in pending
     )
 
 
@@ -290,26 +304,27 @@ def test_a_plan_that_breaks_leaves_everything_as_it_was(
 ) -> None:
     workspace.ingest({"a": "one"})
     workspace.plan()
-    files, pending = workspace.request_files(), workspace.rows("SELECT * FROM pending_request")
+    files, pending = workspace.request_files(), workspace.rows("SELECT * FROM in_flight_request")
     workspace.ingest({"a": "one", "b": "two", "c": "three"})
     with monkeypatch.context() as broken:
         broken.setattr(f"batch_assets.batching.requests.{place}", replacement)
         with pytest.raises((OSError, ZeroDivisionError)):
             workspace.plan()
-    assert set(files) <= set(workspace.request_files())
+    assert workspace.request_files() == files
     assert not list((workspace.folder / "requests").rglob(".unfinished*"))
-    assert workspace.rows("SELECT * FROM pending_request") == pending
-    assert workspace.plan().requests == {"owed": 3}
+    assert workspace.rows("SELECT * FROM in_flight_request") == pending
+    assert workspace.plan().requests == {"pending": 3}
     assert planned_ids(workspace) == sorted(needed(workspace).values())
 
 
 PLAN = """
 import pathlib, sys
-from batch_assets.batching.database import Database
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.requests import PlanOptions, plan_day
 from batch_assets.batching.task import Task
 folder = pathlib.Path(sys.argv[1])
-plan_day(Database(str(folder / "test.duckdb")), day=sys.argv[2], task=Task("m"), data_folder=folder, max_rounds=3)
+database, options = Database(str(folder / "test.duckdb")), PlanOptions(max_rounds=3)
+plan_day(database, day=sys.argv[2], task=Task("m"), data_folder=folder, options=options)
 """
 
 
@@ -320,5 +335,5 @@ def test_two_processes_planning_a_day_at_once_plan_each_request_once(tmp_path: P
     planners = [subprocess.Popen(program) for _ in range(2)]
     assert [planner.wait(60) for planner in planners] == [0, 0]
     assert planned_ids(workspace) == sorted(needed(workspace).values())
-    assert sorted(workspace.column("SELECT custom_id FROM pending_request")) == planned_ids(workspace)
+    assert sorted(workspace.column("SELECT custom_id FROM in_flight_request")) == planned_ids(workspace)
     assert len(set(planned_ids(workspace))) == 200

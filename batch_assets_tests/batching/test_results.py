@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch_assets.batching import results
-from batch_assets.batching.database import transaction
+from batch_assets.batching.ledger.database import transaction
 from batch_assets.batching.result_lines import _has_a_longer_line
 from batch_assets.batching.results import EndedBatch, Loaded, load_results
 from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
@@ -44,8 +44,8 @@ class Batch:
     ids: Mapping[str, str]  # article_id → custom_id
     key: str
 
-    def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        return self.connection.execute(statement, list(parameters)).fetchall()
+    def rows(self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement, parameters).fetchall()
 
     def column(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
         return [row[0] for row in self.rows(statement, parameters)]
@@ -56,6 +56,7 @@ class Batch:
         for path, content in zip(files, contents, strict=True):
             path.write_bytes(content)
         options: dict[str, Any] = {"model": TASK.model, **more}
+        self.ends()
         batch = EndedBatch(self.key, BATCH, status=status, ended_at=ENDED_AT, files=files, **options)
         with transaction(self.connection):
             loaded = load_results(self.connection, [batch])[BATCH]
@@ -63,8 +64,12 @@ class Batch:
         assert sorted(answered + failed) == sorted(self.ids.values())
         assert (loaded.answered, loaded.failed) == (len(answered), len(failed))
         assert self.column("SELECT count(*) FROM quarantined_line") == [loaded.quarantined]
-        assert self.rows("SELECT * FROM pending_request") == []
+        assert self.rows("SELECT * FROM in_flight_request") == []
         return loaded
+
+    def ends(self, batch_id: str = BATCH) -> None:
+        """The submission's batch has ended, and is not collected."""
+        self.rows("UPDATE openai_batch SET state = 'ended', batch_id = ? WHERE submission_id = ?", [batch_id, self.key])
 
     def outcome(self, name: str) -> Any:
         """The text of an answered request; (code, retryable) of another."""
@@ -132,7 +137,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def ended(planned: Workspace) -> Iterator[Batch]:
     with planned.database.writing() as connection:
         ids = dict(connection.execute("SELECT article_id, custom_id FROM batch_request").fetchall())
-        ((key,),) = connection.execute("SELECT submission_key FROM batch_request_file").fetchall()
+        ((key,),) = connection.execute("SELECT submission_id FROM batch_request_file").fetchall()
         yield Batch(planned.folder, connection, ids, key)
 
 
@@ -364,6 +369,59 @@ def test_a_repeated_answer_counts_once(batch: Batch) -> None:
     assert batch.load(jsonl(batch.answer("a"), batch.answer("a"), b"malformed"), jsonl(batch.answer("a"))).answered == 1
 
 
+ALL_TOKENS = "sum(input_tokens), sum(cached_input_tokens), sum(output_tokens), sum(reasoning_tokens)"
+FURTHER_LINES: dict[str, Callable[[Batch], bytes]] = {
+    "a second line of a request": lambda batch: raw(batch.answer("a", "Another.")),
+    "a second line that failed": lambda batch: raw(answer(batch.ids["a"], None)),
+    "a request of no batch": lambda batch: raw(answer("not ours")),
+    "such a request, in need of repair": lambda batch: json.dumps(answer("not ours", "half \ud83e a pair")).encode(),
+    "no custom_id": lambda batch: raw(answer(None)),
+    "a custom_id of another type": lambda batch: raw(answer(5)),
+}
+
+
+@pytest.mark.parametrize("line", FURTHER_LINES)
+@pytest.mark.parametrize("same_file", [True, False])
+@pytest.mark.parametrize("is_read_again", [True, False])
+def test_a_line_that_counts_for_no_request_was_billed_too(
+    batch: Batch, line: str, same_file: bool, is_read_again: bool
+) -> None:
+    """The API tells no usage of its batches; these lines were recorded nowhere."""
+    lines = [raw(batch.answer("a")), *([b"malformed"] if is_read_again else []), FURTHER_LINES[line](batch)]
+    batch.load(*([jsonl(*lines)] if same_file else map(jsonl, lines)))
+    assert batch.outcome("a") in ("Summary.", "Another.")
+    assert batch.rows(f"SELECT kind, sum(requests), {ALL_TOKENS} FROM spending GROUP BY kind ORDER BY kind") == [
+        ("answered", 1, 1_000, 400, 50, 30),
+        ("unattributed", 0, 1_000, 400, 50, 30),
+    ]
+    assert batch.column("SELECT sum(cost_usd) FROM spending") == [pytest.approx(2 * (1_000 * 0.05e-6 + 50 * 0.2e-6))]
+
+
+@pytest.mark.parametrize(("told", "unattributed"), [(None, 1_000), (1_000, 1_000), (2_000, 1_000), (2_500, 1_500)])
+def test_what_the_batch_tells_is_compared_with_all_its_lines(batch: Batch, told: int | None, unattributed: int) -> None:
+    batch.rows("UPDATE openai_batch SET input_tokens = ?", [told])
+    batch.load(jsonl(batch.answer("a"), answer("not ours")))
+    assert batch.rows("SELECT kind, requests, input_tokens FROM spending ORDER BY kind") == [
+        ("answered", 1, 1_000),
+        ("unattributed", 0, unattributed),
+    ]
+
+
+@pytest.mark.parametrize("line", [b"malformed", raw(not_run("not ours", "batch_expired"))])
+def test_a_line_that_tells_no_usage_bills_nothing(batch: Batch, line: bytes) -> None:
+    batch.load(jsonl(batch.answer("a"), line))
+    assert batch.rows(f"SELECT kind, {ALL_TOKENS} FROM spending GROUP BY kind") == [("answered", 1_000, 400, 50, 30)]
+
+
+def test_a_file_that_is_read_again_bills_each_line_once(batch: Batch) -> None:
+    lines = [batch.answer("a"), batch.answer("b", "half \ud83e a pair"), batch.answer("a", "Another.")]
+    batch.load(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    assert batch.rows("SELECT kind, requests, input_tokens FROM spending ORDER BY kind") == [
+        ("answered", 2, 2_000),
+        ("unattributed", 0, 1_000),
+    ]
+
+
 def test_of_two_failures_the_one_with_a_status_wins(batch: Batch) -> None:
     batch.load(jsonl(not_run(batch.ids["a"], "batch_expired"), refused(batch.ids["a"], 400)))
     assert batch.outcome("a") == ("some_code", False)
@@ -410,9 +468,10 @@ def test_a_failed_batch_blames_the_requests_that_openai_named(batch: Batch) -> N
 
 def test_an_answer_carries_its_figures(batch: Batch) -> None:
     batch.load(jsonl(batch.answer("a")))
-    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd) FROM completion")
+    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd, simulated_cost_usd) FROM completion")
     assert text == "Summary."
-    assert figures == ["stop", "gpt-4.1-nano-2025", 1_000, 400, 50, 30, BATCH, "req_1", ENDED_AT]
+    usage = [1_000, 400, None, 50, 30]
+    assert figures == ["stop", "gpt-4.1-nano-2025", None, None, *usage, BATCH, "req_1", ENDED_AT]
 
 
 @pytest.mark.parametrize(
@@ -436,6 +495,7 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
     )
     path = batch.folder / "again.jsonl"
     path.write_bytes(jsonl(batch.answer("a"), batch.answer("b")))
+    batch.ends()
     again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, [path])
     assert load_results(batch.connection, [again]) == {BATCH: Loaded(answered=1, failed=1, quarantined=0)}
     assert batch.outcome("a") == "Earlier."
@@ -453,7 +513,15 @@ def test_batches_that_are_loaded_together_are_told_apart(
     }
     ended = []
     for name, content in lines.items():
-        batch.rows(f"UPDATE pending_request SET submission_key = '{name}' WHERE custom_id = ?", [batch.ids[name]])
+        batch.rows(f"UPDATE in_flight_request SET submission_id = '{name}' WHERE custom_id = ?", [batch.ids[name]])
+        batch.rows(
+            """
+            INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt, batch_id)
+            SELECT $name, partition_date, plan, round, shard, 'ended', 1, 'batch_' || $name
+            FROM openai_batch WHERE submission_id = $key
+            """,
+            {"name": name, "key": batch.key},
+        )
         path = batch.folder / f"{name}.jsonl"
         path.write_bytes(content)
         ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, [path]))
@@ -474,7 +542,7 @@ def test_batches_that_are_loaded_together_are_told_apart(
         f"batch_{name}" for _, name in sorted((batch.ids[name], name) for name in "bc")
     ]
     assert batch.rows("SELECT batch_id, line_number FROM quarantined_line") == [("batch_a", 2)]
-    assert batch.rows("SELECT * FROM pending_request") == []
+    assert batch.rows("SELECT * FROM in_flight_request") == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

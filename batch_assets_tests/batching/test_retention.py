@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -12,9 +14,19 @@ import openai
 import pytest
 
 from batch_assets.batching import collection
+from batch_assets.batching.api_identity import identify
 from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
-from batch_assets.batching.task import Task
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace
+from batch_assets_tests.batching.conftest import (
+    API,
+    DAY,
+    NEXT_DAY,
+    TASK,
+    Call,
+    Reply,
+    Workspace,
+    called,
+    proxy,
+)
 from batch_assets_tests.local_api_client import LocalApi
 
 LATER = date.fromisoformat(DAY) + timedelta(days=100)
@@ -137,10 +149,16 @@ def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pyte
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE summaries SET status = 'owed' WHERE article_id = 'a'",
+        "UPDATE summaries SET status = 'pending' WHERE article_id = 'a'",
         "UPDATE summaries SET status = 'cancelled' WHERE article_id = 'a'",
-        "UPDATE openai_batch SET collected_at = NULL",
-        "INSERT INTO pending_request SELECT custom_id, 'key' FROM batch_request LIMIT 1",
+        "UPDATE openai_batch SET state = 'ended'",
+        "UPDATE openai_batch SET state = 'missing'",
+        "UPDATE openai_batch SET state = 'deferred'",
+        """
+        INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt)
+        VALUES ('of another day', '2026-12-31', 1, 1, 0, 'planned', 1);
+        INSERT INTO in_flight_request SELECT custom_id, 'of another day' FROM batch_request LIMIT 1
+        """,
         "DELETE FROM summaries",
     ],
 )
@@ -156,13 +174,13 @@ def test_a_day_with_news_since_its_summaries_is_left_alone(done: Workspace, api:
     done.ingest({"a": f"one of {done.folder}", "late": f"came late to {done.folder}"})
     assert do(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
     done.whole_day(api)
-    assert done.statuses() == {"summarised": 2}
+    assert done.statuses() == {"answered": 2}
 
 
 def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
     done: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done.plan(task=Task(model=TASK.model, max_output_tokens=TASK.max_output_tokens - 1))
+    done.plan(task=replace(TASK, system_prompt="Be brief."))
     for batch_id in done.submit(api.client).batch_ids:
         api.wait(batch_id)
 
@@ -197,7 +215,7 @@ def test_a_pruned_day_that_comes_back_is_not_paid_for_again_unless_the_answers_w
     assert done.collect(api.client).requests == {"answered": 2}
     do(done)
     done.ingest(source)
-    assert done.plan().requests == {"owed": 2}
+    assert done.plan().requests == {"pending": 2}
 
 
 def test_answers_that_a_younger_day_shares_stay(done: Workspace, api: LocalApi) -> None:
@@ -212,8 +230,96 @@ def test_files_at_openai_go_when_asked_and_once(done: Workspace, api: LocalApi) 
     file_ids = [name for [names] in done.rows("SELECT [file_id, output_file_id] FROM openai_batch") for name in names]
     assert find(done, Life()).remote_files == []
     found = do(done, Life(remote=True))
-    assert delete_remote_files(done.database, api.client, found) == 2
+    assert delete_remote_files(done.database, api.client, found) == []
+    assert "2 files at OpenAI" in found.lines
     for file_id in file_ids:
         with pytest.raises(openai.NotFoundError):
             api.client.files.retrieve(file_id)
     assert find(done, Life(remote=True)).remote_files == []
+
+
+def deletions(deleted: list[str], status: int | None = None) -> Callable[[Call], Reply]:
+    """The API, and which files it was asked to delete; it answers with this status, if any."""
+
+    def answer(call: Call) -> Reply:
+        if call.method != "DELETE":
+            return call.forward()
+        deleted.append(call.path)
+        return call.forward() if status is None else Reply.of({"error": {"message": "No such File object"}}, status)
+
+    return answer
+
+
+ELSEWHERE = "https://api.elsewhere.example/v1"
+
+
+@pytest.mark.parametrize("name", [ELSEWHERE, "local", "local+other"])
+def test_files_at_another_api_are_not_deleted_here_and_stay_to_be_deleted(
+    done: Workspace, api: LocalApi, name: str
+) -> None:
+    found = do(done, Life(remote=True))
+    deleted: list[str] = []
+    with proxy(api.url, called(name, deletions(deleted))) as client:
+        (sentence,) = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
+    assert deleted == []
+    assert f"2 files of {DAY} are at {API}, and the API is {name} now" in sentence
+    assert "files at OpenAI" not in " ".join(found.lines)
+    again = find(done, Life(remote=True))
+    assert delete_remote_files(done.database, api.client, again) == []
+    assert again.lines == ["2 files at OpenAI"]
+
+
+@pytest.mark.parametrize(
+    ("key", "organizations", "is_deleted"),
+    [
+        ("another", (None, None), False),
+        ("another", ("org-A", None), False),
+        ("another", ("org-A", "org-B"), False),
+        ("another", ("org-A", "org-A"), True),
+        (None, ("org-A", "org-B"), False),
+    ],
+)
+def test_files_of_another_account_are_left_alone(
+    done: Workspace,
+    api: LocalApi,
+    key: str | None,
+    organizations: tuple[str | None, str | None],
+    is_deleted: bool,
+) -> None:
+    """Its ids may mean other files there. A new key of the same organization is no other account."""
+    theirs, present = organizations
+    done.execute("UPDATE openai_batch SET organization = ?", [theirs])
+    found = do(done, Life(remote=True))
+    deleted: list[str] = []
+    with proxy(api.url, deletions(deleted)) as client:
+        client = client.with_options(api_key=key or api.client.api_key)
+        identity = replace(identify(client, done.database.warehouse_id()), organization=present)
+        kept = delete_remote_files(done.database, client, found, identity)
+    assert len(deleted) == (2 if is_deleted else 0)
+    assert [f"2 files of {DAY} are of another account than that of the present key" in text for text in kept] == (
+        [] if is_deleted else [True]
+    )
+    assert (find(done, Life(remote=True)).remote_files == []) is is_deleted
+
+
+@pytest.mark.parametrize(
+    ("forget", "is_settled"),
+    [
+        ("UPDATE openai_batch SET file_id = file_id", True),
+        ("UPDATE openai_batch SET key_fingerprint = NULL", False),
+        ("UPDATE openai_batch SET key_fingerprint = NULL, api = NULL", False),
+    ],
+    ids=["the same key", "an unknown key", "an unknown API"],
+)
+def test_a_file_that_is_not_found_counts_as_deleted_only_for_the_key_that_made_it(
+    done: Workspace, api: LocalApi, forget: str, is_settled: bool
+) -> None:
+    done.execute(forget)
+    found = do(done, Life(remote=True))
+    with proxy(api.url, deletions([], status=404)) as client:
+        kept = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
+    assert [f"2 files of {DAY} are not found with the present key" in text for text in kept] == (
+        [] if is_settled else [True]
+    )
+    assert "files at OpenAI" not in " ".join(found.lines)
+    assert (find(done, Life(remote=True)).remote_files == []) is is_settled

@@ -26,26 +26,26 @@ EVERYTHING: dict[str, Any] = {"temperature": 0.2, "top_p": 0.9, "reasoning_effor
 @pytest.mark.parametrize("model", REASONING)
 def test_reasoning_models_get_effort_and_no_sampling(model: str) -> None:
     task = Task(model, max_output_tokens=7, **EVERYTHING)
-    assert task.parameters == {"max_completion_tokens": 7, "reasoning_effort": "low"}
+    assert task.parameters() == {"max_completion_tokens": 7, "reasoning_effort": "low"}
     assert task.withheld_parameters == ["temperature", "top_p"]
 
 
 @pytest.mark.parametrize("model", OLDER)
 def test_other_models_get_sampling_and_no_effort(model: str) -> None:
     task = Task(model, max_output_tokens=7, **EVERYTHING)
-    assert task.parameters == {"max_completion_tokens": 7, "temperature": 0.2, "top_p": 0.9}
+    assert task.parameters() == {"max_completion_tokens": 7, "temperature": 0.2, "top_p": 0.9}
     assert task.withheld_parameters == ["reasoning_effort"]
 
 
 @pytest.mark.parametrize("model", REASONING + OLDER)
 def test_only_what_was_configured_is_sent_or_withheld(model: str) -> None:
     task = Task(model)
-    assert task.parameters == {"max_completion_tokens": task.max_output_tokens}
+    assert task.parameters() == {"max_completion_tokens": task.max_output_tokens}
     assert task.withheld_parameters == []
 
 
 def test_zero_is_a_temperature() -> None:
-    assert Task("gpt-4.1-nano", temperature=0.0).parameters["temperature"] == 0.0
+    assert Task("gpt-4.1-nano", temperature=0.0).parameters()["temperature"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -99,5 +99,5 @@ def test_head_message_and_tail_are_the_rendered_body(
     task = Task(model, system_prompt=system, user_template=before + "{body}" + after, **EVERYTHING)
     rendered = task.render({"body": body})
     message = rendered["messages"][1]["content"]
-    assert json.loads(task.body_head + json.dumps(message) + task.body_tail) == rendered
+    assert json.loads(task.body_head + json.dumps(message) + task.body_tail()) == rendered
     assert "max_tokens" not in rendered

@@ -91,7 +91,7 @@ PAGES = {
     "partition of summaries": (f"/assets/summaries?view=partitions&partition={DAY}", TEXTS[0]),
     "overview of summaries": ("/assets/summaries?view=overview", TEXTS[0]),
     "checks of summaries": ("/assets/summaries?view=checks", "usage_adds_up"),
-    "checks of batch_request_file": ("/assets/batch_request_file?view=checks", "BATCH_ASSETS_MAX_COST_USD allows"),
+    "checks of batch_request_file": ("/assets/batch_request_file?view=checks", "would cost an unknown amount"),
     "events of openai_batch": (f"/assets/openai_batch?view=events&partition={REFUSED_DAY}", "Refused: ![image]"),
     "event of batch_request_file": (f"/assets/batch_request_file?view=events&partition={DEAR_DAY}", "![image]"),
     "run that collected": ("/runs/{collected}", "ASSET_MATERIALIZATION"),

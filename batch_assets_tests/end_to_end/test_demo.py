@@ -8,6 +8,7 @@ import pytest
 
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.end_to_end.processes import run_command
+from batch_assets_tests.local_api_client import LocalApi
 
 pytestmark = pytest.mark.end_to_end
 
@@ -25,10 +26,10 @@ def summaries_in(data: Path) -> list[tuple[str, str, str]]:
 def test_the_demo_summarises_its_day_and_a_second_one_pays_for_nothing(tmp_path: Path) -> None:
     first = run_command(tmp_path, "demo")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "9 articles: 9 summarised. 2 rows of the source were set aside." in first.stdout
+    assert "9 articles: 9 answered. 2 rows of the source were set aside." in first.stdout
     rows = summaries_in(tmp_path)
     assert len(rows) == 9
-    assert all(status == "summarised" and summary for _, status, summary in rows)
+    assert all(status == "answered" and summary for _, status, summary in rows)
     assert batches_made(tmp_path) == 1
 
     second = run_command(tmp_path, "demo")
@@ -38,6 +39,31 @@ def test_the_demo_summarises_its_day_and_a_second_one_pays_for_nothing(tmp_path:
     table = [line for line in first.stdout.splitlines() if "│" in line]
     assert table == [line for line in second.stdout.splitlines() if "│" in line]
     assert len(table) > 9
+
+
+def test_with_a_key_the_day_of_a_demo_is_asked_of_the_api_and_only_once(tmp_path: Path) -> None:
+    """The order of the README: first without a key, then with one. The stand-in's extracts were taken for answers."""
+    assert run_command(tmp_path, "demo").returncode == 0
+    extracts = summaries_in(tmp_path)
+    with serving(tmp_path / "model", engine="instant", api_key="the-key") as model:
+        key = {"OPENAI_API_KEY": "the-key", "OPENAI_BASE_URL": model.url}
+        for _ in range(2):
+            done = run_command(tmp_path, "demo", "--yes", **key)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "9 articles: 9 answered." in done.stdout
+        assert created(model) == (1, 9)
+    answers = summaries_in(tmp_path)
+    assert [row[:2] for row in answers] == [row[:2] for row in extracts]
+    assert {text for _, _, text in answers}.isdisjoint(text for _, _, text in extracts)
+    with duckdb.connect(str(tmp_path / "batch_assets.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT DISTINCT api FROM summaries").fetchall() == [("local+instant",)]
+    assert batches_made(tmp_path) == 1
+
+
+def created(api: LocalApi) -> tuple[int, int]:
+    """Batches, and the requests in them, at an API whose counts only its key may read."""
+    batches = api.client.batches.list().data
+    return len(batches), sum(batch.request_counts.completed for batch in batches if batch.request_counts)
 
 
 def test_two_projects_side_by_side_do_not_meet(tmp_path: Path) -> None:
@@ -52,7 +78,7 @@ def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
     article = {"body": "The bridge opened. It took nine years. Boats pass again.", "published_at": "2026-02-03"}
     source.write_text(json.dumps(article))
     done = run_command(tmp_path, "demo", BATCH_ASSETS_SOURCE=str(source), BATCH_ASSETS_START_DATE="2026-02-03")
-    assert "1 articles: 1 summarised." in done.stdout, done.stdout + done.stderr
+    assert "1 articles: 1 answered." in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_a_click_brings_summaries_and_a_backfill_brings_every_day(tmp_path: Path
     assert dev.process.returncode == 0
     with duckdb.connect(str(tmp_path / "data" / "batch_assets.duckdb"), read_only=True) as connection:
         rows = connection.execute("SELECT status, count(*) FROM summaries GROUP BY status").fetchall()
-    assert rows == [("summarised", 50)]
+    assert rows == [("answered", 50)]
     assert processes_that_mention(tmp_path) == ""
 
 
@@ -62,7 +62,7 @@ def test_a_killed_run_comes_back_and_a_terminated_one_strands_nothing(tmp_path: 
             assert sorted(states.values()).count("FAILURE") == 1  # the killed one
         assert world.api.stats()["batches_created"] == 2
         assert world.api.stats()["requests_executed"] == 20
-        assert world.rows("SELECT status, count(*) FROM summaries GROUP BY status") == [("summarised", 20)]
+        assert world.rows("SELECT status, count(*) FROM summaries GROUP BY status") == [("answered", 20)]
 
 
 def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.database import Database, transaction
 from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.requests import Question
 from batch_assets.batching.remote import now_utc
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.requests import PlanOptions, plan_day
 from batch_assets.batching.results import EndedBatch, in_groups, load_results
 from batch_assets.batching.task import Task
 from batch_assets_tests.memory import peak_bytes
@@ -32,7 +33,8 @@ def plan(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
             """,
             [ARTICLES],
         )
-    planned = plan_day(database, day=DAY, task=Task("gpt-6-luna"), data_folder=folder, max_rounds=3)
+    options = PlanOptions(max_rounds=3)
+    planned = plan_day(database, day=DAY, task=Task("gpt-6-luna"), data_folder=folder, options=options)
     assert sum(shard.requests for shard in planned.shards) == ARTICLES
     assert sum(shard.bytes for shard in planned.shards) > 300_000_000
     peak.put(peak_bytes())
@@ -58,7 +60,16 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
             "INSERT INTO batch_request SELECT partition_date, article_id, md5(article_id) FROM raw_articles"
         )
         connection.execute(
-            "INSERT INTO pending_request SELECT custom_id, (article_id::INT % ?)::VARCHAR FROM batch_request", [SHARDS]
+            "INSERT INTO in_flight_request SELECT custom_id, (article_id::INT % ?)::VARCHAR FROM batch_request",
+            [SHARDS],
+        )
+        connection.execute(
+            """
+            INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt, batch_id)
+            SELECT shard::VARCHAR, DATE '2026-01-05', 1, 1, shard, 'ended', 1, 'batch_' || shard
+            FROM range(?) AS shards(shard)
+            """,
+            [SHARDS],
         )
         files = {str(shard): [folder / f"{shard}.jsonl"] for shard in range(SHARDS)}
         for key, (path,) in files.items():
@@ -67,7 +78,7 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
                 COPY (
                     SELECT custom_id, {{'status_code': 200, 'body': {{'choices': [
                         {{'message': {{'content': custom_id || repeat(' ' || custom_id, 75)}}, 'finish_reason': 'stop'}}
-                    ]}}}} AS response FROM pending_request WHERE submission_key = '{key}'
+                    ]}}}} AS response FROM in_flight_request WHERE submission_id = '{key}'
                 ) TO '{path}' (FORMAT json)
                 """
             )
@@ -77,7 +88,7 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
         with database.writing() as connection, transaction(connection):
             answered += sum(batch.answered for batch in load_results(connection, group).values())
     assert answered == ARTICLES
-    assert write_summaries(database, DAY, max_rounds=3) == {"answered": ARTICLES}
+    assert write_summaries(database, DAY, Question()) == {"answered": ARTICLES}
     peak.put(peak_bytes())
 
 

@@ -59,7 +59,7 @@ def test_nothing_that_acts_reaches_the_terminal(tmp_path: Path) -> None:
     variables = {"BATCH_ASSETS_SOURCE": hostile_source(tmp_path), "BATCH_ASSETS_START_DATE": "2026-02-03"}
     code, got = at_a_terminal(tmp_path / "data", "demo", **variables)
     assert code == 0, got
-    assert f"{len(MARKUP)} articles: {len(MARKUP)} summarised" in got
+    assert f"{len(MARKUP)} articles: {len(MARKUP)} answered" in got
     shown = OF_RICH.sub("", got)
     assert not ACTS.findall(shown), sorted(set(ACTS.findall(shown)))
     for text in MARKUP:
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_is_said_in_a_sentence(tmp_path: Path, kilobytes: in
     assert sentence_of(run_with_small_files(tmp_path, kilobytes, "demo")).startswith("Error: ")
     done = run_command(tmp_path, "demo")  # there is room again
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "9 articles: 9 summarised" in done.stdout
+    assert "9 articles: 9 answered" in done.stdout
 
 
 def test_output_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_output_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "what it prints could not be written: No space left on device" in done.stderr
     again = run_command(tmp_path, "demo")
-    assert "9 articles: 9 summarised" in again.stdout
+    assert "9 articles: 9 answered" in again.stdout
 
 
 FULL_ONCE_PAID = """
@@ -158,7 +158,7 @@ def test_output_that_fails_after_the_batch_was_paid_loses_nothing(tmp_path: Path
     assert "what it prints could not be written: No space left on device" in said
     again = run_command(tmp_path, "demo")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "9 articles: 9 summarised" in again.stdout
+    assert "9 articles: 9 answered" in again.stdout
     with serving(tmp_path / "local_api") as api:
         assert api.stats()["batches_created"] == 1
 

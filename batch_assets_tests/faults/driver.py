@@ -23,8 +23,9 @@ import httpx2
 
 from batch_assets import sensors
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
-from batch_assets.batching import collection, creation, ledger
-from batch_assets.batching.database import Database
+from batch_assets.batching import collection, creation, downloads
+from batch_assets.batching.ledger import batch_transitions, claims
+from batch_assets.batching.ledger.database import Database
 from batch_assets.home import dagster_home
 from batch_assets.in_process import Sensor, is_done, materialise, opened_instance
 from batch_assets.settings import read_settings
@@ -110,9 +111,9 @@ def _hurry() -> None:
     creation.CREATE_TIMEOUT_SECONDS = 2.0
     collection.LOST_AFTER = timedelta(0)
     sensors.LOST_AFTER = timedelta(0)  # type: ignore[attr-defined]
-    collection.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)
-    ledger.FIRST_PAUSE = timedelta(seconds=0.3)
-    ledger.LOOK_AGAIN = timedelta(seconds=1)
+    downloads.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)
+    batch_transitions.FIRST_PAUSE = timedelta(seconds=0.3)
+    claims.LOOK_AGAIN = timedelta(seconds=1)
 
 
 def _count_points(counter: Any, kill_at: int | None) -> None:

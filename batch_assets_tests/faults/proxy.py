@@ -5,13 +5,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from batch_assets.batching.api_identity import REPORTED_API
+
 Body = bytes
+FORWARDED = ("Content-Type", "Date", REPORTED_API)  # headers of the API's answers: by these it is known
 Rewrite = Callable[[Body], Body]
 
 
@@ -116,6 +120,10 @@ def proxying(api_url: str) -> Iterator[Proxy]:
         server.server_close()
 
 
+def kept_headers(headers: Message) -> dict[str, str]:
+    return {name: headers[name] for name in FORWARDED if name in headers}
+
+
 def _handler(proxy: Proxy, upstream: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -123,38 +131,40 @@ def _handler(proxy: Proxy, upstream: str) -> type[BaseHTTPRequestHandler]:
             if proxy.down:
                 return self.hang_up()
             fault = proxy.fault_for(self.command, self.path) or Fault("", "")
-            status, answer, content_type = 200, b"{}", "application/json"
+            status, answer = 200, b"{}"
+            headers = {"Content-Type": "application/json"}
             if fault.fake_batch_errors is not None:
                 answer = json.dumps(proxy.fake_batch(body, fault.fake_batch_errors)).encode()
             elif fault.forward:
-                status, answer, content_type = self.forward(body)
+                status, answer, headers = self.forward(body)
                 status, answer = proxy.edit(self.path, status, answer)
             time.sleep(fault.delay_seconds)
             if fault.cut:
                 return self.hang_up()
             if fault.status is not None:
-                status, content_type = fault.status, "application/json"
+                status, headers = fault.status, {"Content-Type": "application/json"}
                 answer = json.dumps({"error": fault.error or {"message": "Injected.", "code": None}}).encode()
             elif fault.rewrite is not None:
                 answer = fault.rewrite(answer)
-            return self.send(status, answer, content_type, truncate=fault.truncate)
+            return self.send(status, answer, headers, truncate=fault.truncate)
 
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - names of http.server
 
-        def forward(self, body: bytes) -> tuple[int, bytes, str]:
+        def forward(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
             request = urllib.request.Request(upstream + self.path, data=body or None, method=self.command)
             for name in ("Content-Type", "Authorization", "Accept"):
                 if self.headers.get(name):
                     request.add_header(name, self.headers[name])
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
-                    return answer.status, answer.read(), answer.headers.get("Content-Type", "")
+                    return answer.status, answer.read(), kept_headers(answer.headers)
             except urllib.error.HTTPError as error:
-                return error.code, error.read(), error.headers.get("Content-Type", "")
+                return error.code, error.read(), kept_headers(error.headers)
 
-        def send(self, status: int, answer: bytes, content_type: str, *, truncate: bool) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
+        def send(self, status: int, answer: bytes, headers: Mapping[str, str], *, truncate: bool) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             if not truncate:
                 self.send_header("Content-Length", str(len(answer)))
             self.send_header("Connection", "close")

@@ -18,8 +18,8 @@ import openai
 from batch_assets.batching.articles import ingest_day
 from batch_assets.batching.collection import CollectionError, collect_day
 from batch_assets.batching.creation import SubmissionError
-from batch_assets.batching.database import Database
-from batch_assets.batching.requests import plan_day
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.requests import PlanOptions, plan_day
 from batch_assets.batching.submission import submit_day
 from batch_assets.batching.task import Task
 from batch_assets_tests.faults.driver import in_child
@@ -54,7 +54,8 @@ def take_steps(wanted: Steps) -> None:
                 if "ingest" in wanted.steps:
                     ingest_day(database, source=wanted.source, day=day)
                 if "plan" in wanted.steps:
-                    plan_day(database, day=day, task=Task("gpt-6-luna"), data_folder=wanted.data, max_rounds=ROUNDS)
+                    options = PlanOptions(max_rounds=ROUNDS)
+                    plan_day(database, day=day, task=Task("gpt-6-luna"), data_folder=wanted.data, options=options)
                 if "submit" in wanted.steps:
                     submit_day(
                         database, client, day=day, data_folder=wanted.data, run_id=run_id, is_run_alive=_is_alive
@@ -88,7 +89,7 @@ def play(seed: int, folder: Path) -> None:
         answers = Counter(_answers(world))
         assert not [custom_id for custom_id, times in answers.items() if times > 1], f"seed {seed}: answered twice"
         states = world.rows("SELECT status, count(*) FROM summaries GROUP BY status")
-        assert states == [("summarised", ARTICLES)], f"seed {seed}: {states}"
+        assert states == [("answered", ARTICLES)], f"seed {seed}: {states}"
 
 
 def _faults() -> list[Fault]:
@@ -117,7 +118,7 @@ def _finish(world: World, folder: Path) -> None:
     while True:
         in_child(take_steps, Steps(folder / "data", world.proxy.url, world.source, DAYS), None)
         states = dict(world.rows("SELECT status, count(*) FROM summaries GROUP BY status"))
-        if states == {"summarised": ARTICLES}:
+        if states == {"answered": ARTICLES}:
             return
         assert time.monotonic() < deadline, f"not finished: {states}"
         time.sleep(0.1)

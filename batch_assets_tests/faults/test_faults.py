@@ -61,7 +61,7 @@ def test_a_budget_of_enqueued_tokens_is_kept_by_two_days_at_once_and_all_shards_
             watcher.join()
         assert world.api.stats()["batches_created"] == 10
         assert world.api.stats()["requests_executed"] == 40
-        assert world.rows("SELECT status, count(*) FROM summaries GROUP BY status") == [("summarised", 40)]
+        assert world.rows("SELECT status, count(*) FROM summaries GROUP BY status") == [("answered", 40)]
     assert most == 2
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.end_to_end
 
 
 def assert_all_summarised(world: World) -> None:
-    assert world.rows("SELECT status, count(*) FROM summaries GROUP BY ALL") == [("summarised", ARTICLES)]
+    assert world.rows("SELECT status, count(*) FROM summaries GROUP BY ALL") == [("answered", ARTICLES)]
     assert world.rows("SELECT count(*), count(DISTINCT custom_id) FROM completion") == [(ARTICLES, ARTICLES)]
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import duckdb
 from filelock import FileLock, Timeout
 
+from batch_assets.batching.ledger.migrations import MIGRATIONS
+from batch_assets.batching.ledger.schema import bring_up_to_date, is_up_to_date, read_warehouse_id
 from batch_assets.batching.outside_text import as_message
 from batch_assets.batching.private_folder import make_private_folder
-from batch_assets.batching.tables import create_tables
 
 RETRY_SECONDS = 0.2
 # Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.
@@ -26,6 +27,7 @@ MEMORY_LIMIT = "360MB"
 # less is packed again when the last one grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
 ROW_GROUP_ROWS = 30_720
 # DuckDB says "Could not set lock on file" between processes, and "different configuration" within one.
+_KNOWN_TO_BE_UP_TO_DATE: set[str] = set()  # databases, by path, in this process
 BUSY_SIGNS = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
 
 
@@ -68,17 +70,34 @@ class Database:
         with self._turn(), self._opened(read_only=False) as connection:
             if self.is_file:  # of a run that was killed: whoever may write is alone
                 shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
-            create_tables(connection)
+            bring_up_to_date(connection, MIGRATIONS)
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that only reads. Raises DatabaseBusyError."""
-        if self.is_file and not Path(self.path).exists():
+        if not self._is_up_to_date():
             with self.writing():
                 pass
         with self._turn(), self._opened(read_only=self.is_file) as connection:
             yield connection
+
+    def warehouse_id(self) -> str:
+        """The identity of the database, which the batches that were made from it bear."""
+        with self.reading() as connection:
+            return read_warehouse_id(connection)
+
+    def _is_up_to_date(self) -> bool:
+        """Whether the tables are those of this version; asked once for each database and process."""
+        if self.path in _KNOWN_TO_BE_UP_TO_DATE and (not self.is_file or Path(self.path).exists()):
+            return True
+        if self.is_file and not Path(self.path).exists():
+            return False
+        with self._turn(), self._opened(read_only=self.is_file) as connection:
+            if not is_up_to_date(connection, MIGRATIONS):
+                return False
+        _KNOWN_TO_BE_UP_TO_DATE.add(self.path)
+        return True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -1,0 +1,165 @@
+"""A batch that the ledger does not know is taken in: made by the user with curl, or by this database before a restore.
+
+Requests are known by what they ask, so its answers find their articles, and are not bought again.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import openai
+
+from batch_assets.batching.api_identity import ApiIdentity, identify
+from batch_assets.batching.downloads import download
+from batch_assets.batching.ledger import submissions, transitions
+from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.private_folder import make_private_folder
+from batch_assets.batching.remote import MISSING, RemoteBatch, now_utc, retrieve_batch
+from batch_assets.batching.requests import REQUESTS_FOLDER, estimated_input_tokens
+from batch_assets.batching.task import ENDPOINT
+
+ADOPTED_PLAN = 0  # a file that is none of ours has no place among a day's plans
+OVERTAKEN = "Its requests are in a batch that was taken in."
+
+READ_REQUESTS = """
+    CREATE OR REPLACE TEMP TABLE asked AS
+    SELECT DISTINCT
+        custom_id, body ->> 'model' AS model, try_cast(body ->> 'max_completion_tokens' AS BIGINT) AS max_output_tokens
+    FROM read_json(?, format = 'newline_delimited', records = true, ignore_errors = true,
+        columns = {custom_id: 'VARCHAR', body: 'JSON'})
+"""
+DAYS = """
+    SELECT DISTINCT partition_date::VARCHAR FROM batch_request SEMI JOIN asked USING (custom_id) ORDER BY 1
+"""
+ENTER_FILE = """
+    INSERT INTO batch_request_file (
+        submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
+        estimated_input_tokens, request_max_output_tokens, max_output_tokens, is_refresh, created_at
+    )
+    SELECT
+        $submission_id, CAST($day AS DATE), $plan, 1,
+        (
+            SELECT count(*) FROM batch_request_file
+            WHERE partition_date = CAST($day AS DATE) AND plan = $plan
+        ),
+        $path, $sha256, $endpoint, coalesce(min(model), 'unknown'), count(*), $bytes, $tokens, min(max_output_tokens),
+        coalesce(sum(max_output_tokens), 0), false, $now
+    FROM asked
+"""
+
+
+class AdoptionError(Exception):
+    """The batch can't be taken in; the message says why."""
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """A downloaded request file, where it stays."""
+
+    path: Path
+    relative_path: str
+    submission_id: str
+
+
+def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
+    """Take in a batch that the user made from a request file of ours, by web page or curl.
+
+    Returns the days that it has requests of. Raises AdoptionError, or openai.OpenAIError.
+    """
+    api = identify(client, database.warehouse_id())
+    batch = retrieve_batch(client, batch_id)
+    if batch.status == MISSING or batch.input_file_id is None:
+        raise AdoptionError(f"OpenAI knows no batch {batch_id} with a request file.")
+    made_by_us = submissions.by_batch(database, batch, data_folder)
+    if made_by_us is not None and made_by_us.plan != ADOPTED_PLAN:
+        raise AdoptionError(
+            f"{batch.id} was made by a run of ours, for {made_by_us.day}. Materialize `openai_batch` of that day: "
+            "it finds what isn't in the ledger yet."
+        )
+    return enter_batch(database, client, api, batch, data_folder)
+
+
+def enter_batch(
+    database: Database,
+    client: openai.OpenAI,
+    api: ApiIdentity,
+    batch: RemoteBatch,
+    data_folder: Path,
+) -> list[str]:
+    """Enter the batch into the ledger, unless it is there; returns the days that it has requests of.
+
+    Files that were planned with these requests, and never sent, are withdrawn. Raises AdoptionError, or
+    openai.OpenAIError.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        downloaded = _download_requests(client, batch, Path(folder))
+        with database.writing() as connection, transaction(connection):
+            connection.execute(READ_REQUESTS, [str(downloaded)])
+            days = [day for (day,) in connection.execute(DAYS).fetchall()]
+            if not days:
+                raise AdoptionError(
+                    f"None of the requests of {batch.id} belongs to an article of ours: their custom_ids are not those "
+                    "of `batch_request`. Was it made from a file in `requests/`, unchanged, and under the present "
+                    "prompt?"
+                )
+            if submissions.is_known(connection, batch.id):
+                return days  # another run has entered it, or the user; only the event for the sensor may be missing
+            withdrawn = transitions.withdraw_unsent_with_requests(connection, "asked", message=OVERTAKEN)
+            file = _keep(downloaded, days[0], data_folder)
+            _enter_file(connection, file, days[0])
+            transitions.adopt(connection, file.submission_id, batch, api)
+        for path in withdrawn:
+            (data_folder / path).unlink(missing_ok=True)
+    return days
+
+
+def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path) -> Path:
+    """A file with a line for each request; the results, which name their requests, if the request file was deleted."""
+    try:
+        return download(client, batch.input_file_id or "", folder / "requests.jsonl")
+    except openai.NotFoundError:
+        results = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
+        if not results:
+            raise AdoptionError(f"The request file of {batch.id} was deleted, and it has no results.") from None
+    whole = folder / "results.jsonl"
+    with whole.open("wb") as lines:
+        for number, file_id in enumerate(results):
+            try:
+                path = download(client, file_id, folder / f"{number}.jsonl")
+            except openai.NotFoundError:
+                continue
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, lines)
+    return whole
+
+
+def _keep(downloaded: Path, day: str, data_folder: Path) -> RequestFile:
+    submission_id = transitions.new_submission_id()
+    relative_path = f"{REQUESTS_FOLDER}/{day}/adopted-{submission_id}.jsonl"
+    path = data_folder / relative_path
+    make_private_folder(path.parent)
+    shutil.copyfile(downloaded, path)
+    return RequestFile(path, relative_path, submission_id)
+
+
+def _enter_file(connection: duckdb.DuckDBPyConnection, file: RequestFile, day: str) -> None:
+    with file.path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    size = file.path.stat().st_size
+    connection.execute(
+        ENTER_FILE,
+        {
+            "submission_id": file.submission_id,
+            "day": day,
+            "plan": ADOPTED_PLAN,
+            "path": file.relative_path,
+            "sha256": digest,
+            "endpoint": ENDPOINT,
+            "bytes": size,
+            "tokens": estimated_input_tokens(size),
+            "now": now_utc(),
+        },
+    )

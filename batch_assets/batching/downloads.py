@@ -1,0 +1,101 @@
+"""Files of an API onto this disk, byte for byte: each appears whole, or not at all."""
+
+import os
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import openai
+
+from batch_assets.batching.clean_errors import logger_without_secrets
+from batch_assets.batching.ledger.states import State
+from batch_assets.batching.ledger.submissions import Submission
+from batch_assets.batching.private_folder import make_private_folder
+from batch_assets.batching.remote import UNREADABLE, RemoteBatch, now_utc
+
+RESULTS_FOLDER = "results"
+CHUNK_BYTES = 1 << 20
+FILE_IS_GONE_AFTER = timedelta(days=1)  # OpenAI keeps result files for 30 days; a fresh one may be late
+DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
+
+logger = logger_without_secrets(__name__)
+
+
+def store_results(
+    client: openai.OpenAI, submission: Submission, batch: RemoteBatch, data_folder: Path
+) -> dict[str, Path]:
+    """Download the result files of an ended batch: "output", "errors", as far as there are any.
+
+    Raises openai.OpenAIError; a file that the API does not find is done without only if it was never stored here, and
+    the batch ended long ago.
+    """
+    files: dict[str, Path] = {}
+    for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
+        if file_id is None:
+            continue
+        try:
+            files[kind] = download(
+                client, file_id, data_folder / RESULTS_FOLDER / f"{submission.file_stem}_{kind}.jsonl"
+            )
+        except openai.NotFoundError:
+            is_fresh = batch.ended_at is None or now_utc() - batch.ended_at < FILE_IS_GONE_AFTER
+            if is_fresh or submission.state is State.ENDED:
+                raise
+            logger.warning("%s of %s does not exist any more: what it answered is lost.", file_id, batch.id)
+    return files
+
+
+def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
+    """Stream a remote file to `path`, which appears whole or not at all; what is there is not fetched again.
+
+    Tries several times: the file of a batch that has just ended may not be found at once, and a connection may break
+    in the middle. Raises openai.OpenAIError.
+    """
+    for pause in (*DOWNLOAD_PAUSES_SECONDS, None):
+        if path.exists():
+            return path
+        try:
+            _download_once(client, file_id, path)
+        except (openai.APIStatusError, openai.APIConnectionError, httpx2.HTTPError) as error:
+            if pause is None:
+                if isinstance(error, openai.OpenAIError):
+                    raise
+                raise openai.OpenAIError(f"the connection broke while {file_id} was read ({error})") from error
+            time.sleep(pause)
+        except ValueError as error:  # the client's: no URL can be made of the id
+            raise openai.OpenAIError(f"no file can be asked for by the id {file_id!r} ({error})") from error
+    return path
+
+
+def _download_once(client: openai.OpenAI, file_id: str, path: Path) -> None:
+    make_private_folder(path.parent)
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with client.files.with_streaming_response.content(file_id) as response, unfinished.open("wb") as file:
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        size = _remote_size(client, file_id)
+        if size is not None and unfinished.stat().st_size != size:
+            raise openai.APIConnectionError(
+                message=f"{unfinished.stat().st_size} bytes came for {file_id}, which has {size}",
+                request=response.http_request,
+            )
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _remote_size(client: openai.OpenAI, file_id: str) -> int | None:
+    """How large the file should be; None if the API does not say.
+
+    A download can be cut short, or be something else, and nothing in it tells so.
+    """
+    try:
+        size = client.files.retrieve(file_id).bytes
+    except (openai.OpenAIError, *UNREADABLE):
+        return None
+    return size if isinstance(size, int) and size > 0 else None

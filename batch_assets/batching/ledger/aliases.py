@@ -1,0 +1,92 @@
+"""The names of requests: the old ones that stay in use, and the options that an API refuses for a model."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import duckdb
+
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.remote import now_utc
+
+# A request may have had several names, by several limits: the one that has an answer stays.
+ENTER_ALIASES = """
+    INSERT INTO request_alias (old, new)
+    SELECT arg_max(old, (old IN (SELECT custom_id FROM completion))::INTEGER), new
+    FROM found_alias WHERE new NOT IN (SELECT new FROM request_alias) AND old <> new
+    GROUP BY new
+"""
+
+
+def days_of_old_names(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """The days that were planned by an earlier version, and not since."""
+    rows = connection.execute("SELECT partition_date::VARCHAR FROM day_of_old_names").fetchall()
+    return {day for (day,) in rows}
+
+
+def limits_of_old_plans(connection: duckdb.DuckDBPyConnection) -> set[int]:
+    """The limits of an answer that any request file was written with."""
+    rows = connection.execute(
+        "SELECT DISTINCT request_max_output_tokens FROM batch_request_file WHERE request_max_output_tokens IS NOT NULL"
+    ).fetchall()
+    return {limit for (limit,) in rows}
+
+
+def enter_aliases(connection: duckdb.DuckDBPyConnection, day: str) -> None:
+    """Keep what the temp table `found_alias` (old, new) has found for the day."""
+    connection.execute(ENTER_ALIASES)
+    connection.execute("DELETE FROM day_of_old_names WHERE partition_date = CAST(? AS DATE)", [day])
+
+
+def has_aliases(connection: duckdb.DuckDBPyConnection) -> bool:
+    return connection.execute("SELECT 1 FROM request_alias LIMIT 1").fetchone() is not None
+
+
+def use_old_names(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give the day's requests in `batch_request` the names that they had."""
+    connection.execute(
+        """
+        UPDATE batch_request SET custom_id = old FROM request_alias
+        WHERE partition_date = getvariable('day') AND custom_id = new
+        """
+    )
+
+
+def old_names_of_pending(connection: duckdb.DuckDBPyConnection) -> Mapping[str, str]:
+    """new → old name of the requests in `request_to_send`."""
+    rows = connection.execute(
+        "SELECT new, old FROM request_alias SEMI JOIN request_to_send ON old = request_to_send.custom_id"
+    ).fetchall()
+    return dict(rows)
+
+
+def refused_options(connection: duckdb.DuckDBPyConnection, api: str, model: str) -> set[str]:
+    """The parameters that the API has refused for the model."""
+    rows = connection.execute("SELECT option FROM refused_option WHERE api = ? AND model = ?", [api, model]).fetchall()
+    return {option for (option,) in rows}
+
+
+def refuse_option(
+    connection: duckdb.DuckDBPyConnection, api: str, model: str, option: str, message: str, planned_at: datetime | None
+) -> bool:
+    """Note that the API refuses the parameter for the model; it is not sent again.
+
+    False if that was known before the request file was planned: then its requests do not have it.
+    """
+    row = connection.execute(
+        "SELECT refused_at FROM refused_option WHERE api = ? AND model = ? AND option = ?", [api, model, option]
+    ).fetchone()
+    if row is None:
+        connection.execute(
+            "INSERT INTO refused_option (api, model, option, message, refused_at) VALUES (?, ?, ?, ?, ?)",
+            [api, model, option, message, now_utc()],
+        )
+    return row is None or (planned_at is not None and planned_at <= row[0])
+
+
+def move_api(database: Database, old: str, new: str) -> int:
+    """Note that the API has another address now; returns how many submissions were made at the old one."""
+    with database.writing() as connection:
+        counted = connection.execute("SELECT count(*) FROM openai_batch WHERE api = ?", [old]).fetchone()
+        for table in ("openai_batch", "completion", "failed_request", "spending", "summaries", "refused_option"):
+            connection.execute(f"UPDATE {table} SET api = ? WHERE api = ?", [new, old])
+    return 0 if counted is None else int(counted[0])

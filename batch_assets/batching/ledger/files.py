@@ -1,0 +1,82 @@
+"""Which files belong to which submissions, here and at the API: what `prune` asks the ledger."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.states import OPEN, State
+from batch_assets.batching.remote import now_utc
+
+# Days with a submission on its way; and days that wait for a request of one, of another day perhaps.
+DAYS_IN_FLIGHT = """
+    SELECT partition_date FROM openai_batch WHERE list_contains($open_states, state)
+    UNION
+    SELECT partition_date FROM batch_request SEMI JOIN (
+        SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
+        WHERE list_contains($open_states, state)
+    ) USING (custom_id)
+"""
+BATCHES_OF_DAYS = "SELECT batch_id FROM openai_batch WHERE partition_date IN (SELECT unnest($days)::DATE)"
+
+
+def open_states() -> list[str]:
+    """The value of `$open_states`."""
+    return [str(state) for state in OPEN]
+
+
+def result_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> list[str]:
+    """The paths of these days' result files, relative to the data folder."""
+    rows = connection.execute(
+        """
+        SELECT unnest([output_path, error_path]) AS path FROM openai_batch
+        WHERE partition_date IN (SELECT unnest(?)::DATE) ORDER BY path
+        """,
+        [list(days)],
+    ).fetchall()
+    return [path for (path,) in rows if path is not None]
+
+
+def rename_result_file(connection: duckdb.DuckDBPyConnection, path: str, new: str | None) -> None:
+    """Let the ledger name the file where it is now; None: nowhere."""
+    connection.execute("UPDATE openai_batch SET output_path = ? WHERE output_path = ?", [new, path])
+    connection.execute("UPDATE openai_batch SET error_path = ? WHERE error_path = ?", [new, path])
+
+
+@dataclass(frozen=True)
+class RemoteFiles:
+    """A submission's files at an API, and which API and account it was sent to, as far as that is known."""
+
+    submission_id: str
+    day: str
+    api: str | None
+    key_fingerprint: str | None
+    organization: str | None
+    file_ids: tuple[str, ...]
+
+
+def remote_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> list[RemoteFiles]:
+    """The files at APIs of what is collected and was not deleted there."""
+    rows = connection.execute(
+        """
+        SELECT submission_id, partition_date::VARCHAR, api, key_fingerprint, organization,
+            list_filter([file_id, output_file_id, error_file_id], lambda id: id IS NOT NULL)
+        FROM openai_batch
+        WHERE partition_date IN (SELECT unnest(?)::DATE) AND state = ? AND remote_deleted_at IS NULL
+        """,
+        [list(days), State.COLLECTED],
+    ).fetchall()
+    return [
+        RemoteFiles(submission_id, day, api, key_fingerprint, organization, tuple(file_ids))
+        for submission_id, day, api, key_fingerprint, organization, file_ids in rows
+        if file_ids
+    ]
+
+
+def record_remote_deletion(database: Database, submission_id: str) -> None:
+    """Note that the API's copies of the submission's files are deleted."""
+    with database.writing() as connection:
+        connection.execute(
+            "UPDATE openai_batch SET remote_deleted_at = ? WHERE submission_id = ?", [now_utc(), submission_id]
+        )

@@ -1,0 +1,170 @@
+"""Named migrations: what brings a database of an earlier version up to date, in one transaction, without loss."""
+
+from collections.abc import Callable, Mapping
+
+import duckdb
+
+from batch_assets.batching.ledger.schema import TABLES, create_table, create_warehouse_id
+from batch_assets.batching.prices import batch_rates
+from batch_assets.batching.remote import now_utc
+
+# What the first edition's rows are in this one; each table that is not here stays as it is, or is new and empty.
+# `before` is the table of the earlier version.
+FIRST_EDITION: Mapping[str, str] = {
+    "batch_request_file": """
+        INSERT INTO batch_request_file (
+            submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
+            estimated_input_tokens, request_max_output_tokens, max_output_tokens, max_cost_usd, is_refresh, created_at
+        )
+        SELECT submission_key, partition_date, round, greatest(round, 1), shard, path, sha256, endpoint, model,
+            requests, bytes, estimated_input_tokens,
+            CASE WHEN max_output_tokens > 0 AND requests > 0 THEN max_output_tokens // requests END,
+            max_output_tokens, max_cost_usd, false, created_at
+        FROM batch_request_file_before
+    """,
+    "in_flight_request": """
+        INSERT INTO in_flight_request (custom_id, submission_id)
+        SELECT custom_id, submission_key FROM pending_request
+    """,
+    # Its batches bear the key and the number of the attempt: together, that is the claim token.
+    "openai_batch": """
+        INSERT INTO openai_batch (
+            submission_id, partition_date, plan, round, shard, state, attempt, owner_run, claim_token, claimed_at,
+            not_before, file_id, batch_id, earlier_batch_ids, submitted_at, status, requests_total, requests_completed,
+            requests_failed, input_tokens, output_tokens, errors, output_file_id, error_file_id, output_path,
+            error_path, seen_at, ended_at, collected_at, cancel_requested_at, remote_deleted_at, message
+        )
+        SELECT
+            file.submission_key, file.partition_date, file.round, greatest(file.round, 1), file.shard,
+            CASE
+                WHEN collected_at IS NOT NULL THEN 'collected'
+                WHEN batch_id IS NOT NULL THEN 'submitted'
+                WHEN intended_at IS NOT NULL THEN 'claimed'
+                WHEN attempt > 1 OR not_before IS NOT NULL THEN 'deferred'
+                ELSE 'planned'
+            END,
+            coalesce(attempt, 1), run_id, file.submission_key || '/' || coalesce(attempt, 1), intended_at, not_before,
+            file_id, batch_id, earlier_batch_ids, submitted_at, status, requests_total, requests_completed,
+            requests_failed, input_tokens, output_tokens, errors, output_file_id, error_file_id, output_path,
+            error_path, seen_at, ended_at, collected_at, cancel_requested_at, remote_deleted_at, refusal
+        FROM batch_request_file_before AS file LEFT JOIN openai_batch_before USING (submission_key)
+    """,
+    "submission_event": """
+        INSERT INTO submission_event (submission_id, moved_at, run_id, move, from_state, to_state, batch_id, message)
+        SELECT submission_id, $now, NULL, 'migrate', NULL, state, batch_id, NULL FROM openai_batch
+    """,
+    "completion": """
+        INSERT INTO completion (
+            custom_id, text, finish_reason, model, max_output_tokens, input_tokens, cached_input_tokens, output_tokens,
+            reasoning_tokens, cost_usd, batch_id, request_id, completed_at
+        )
+        SELECT custom_id, text, finish_reason, completion_before.model, request_max_output_tokens,
+            completion_before.input_tokens, completion_before.cached_input_tokens, completion_before.output_tokens,
+            completion_before.reasoning_tokens, cost_usd, batch_id, request_id, completed_at
+        FROM completion_before LEFT JOIN (
+            SELECT batch_id, any_value(request_max_output_tokens) AS request_max_output_tokens
+            FROM openai_batch JOIN batch_request_file USING (submission_id) GROUP BY batch_id
+        ) USING (batch_id)
+    """,
+    "failed_request": """
+        INSERT INTO failed_request (
+            custom_id, batch_id, code, message, http_status, retryable, superseded, max_output_tokens, failed_at
+        )
+        SELECT custom_id, batch_id, code, message, http_status, retryable, false, request_max_output_tokens, failed_at
+        FROM failed_request_before LEFT JOIN (
+            SELECT batch_id, any_value(request_max_output_tokens) AS request_max_output_tokens
+            FROM openai_batch JOIN batch_request_file USING (submission_id) GROUP BY batch_id
+        ) USING (batch_id)
+    """,
+    "summaries": """
+        INSERT INTO summaries (
+            partition_date, article_id, title, url, published_at, summary, status, error_code, error_message,
+            finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id, answered_at
+        )
+        SELECT
+            partition_date, article_id, title, url, published_at, summary,
+            CASE status WHEN 'summarised' THEN 'answered' WHEN 'owed' THEN 'pending' ELSE status END, error_code,
+            error_message, finish_reason, model, input_tokens, output_tokens, cost_usd, custom_id, batch_id,
+            summarised_at
+        FROM summaries_before
+    """,
+    # What was billed for each collected batch: its answers, and what it reported beyond them. The first edition knew
+    # the prices of OpenAI's models only, whichever API answered.
+    "spending": """
+        INSERT INTO spending (
+            batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, input_tokens,
+            cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd, recorded_at
+        )
+        WITH answered AS (
+            SELECT
+                batch_id, count(*) AS requests, coalesce(sum(input_tokens), 0) AS input_tokens,
+                coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
+                coalesce(sum(output_tokens), 0) AS output_tokens,
+                coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens, sum(cost_usd) AS cost_usd
+            FROM completion GROUP BY batch_id
+        ),
+        batch AS (
+            SELECT
+                openai_batch.batch_id, submission_id, openai_batch.partition_date, model,
+                coalesce(submitted_at, claimed_at, collected_at) AS submitted_at,
+                openai_batch.input_tokens AS batch_input_tokens, openai_batch.output_tokens AS batch_output_tokens,
+                answered.* EXCLUDE (batch_id)
+            FROM openai_batch JOIN batch_request_file USING (submission_id)
+            LEFT JOIN answered ON answered.batch_id = openai_batch.batch_id
+            WHERE state = 'collected'
+        )
+        SELECT
+            batch_id, submission_id, partition_date, 'summaries', 'answered', NULL, model, submitted_at, requests,
+            input_tokens, cached_input_tokens, 0, output_tokens, reasoning_tokens, cost_usd, $now
+        FROM batch WHERE requests > 0
+        UNION ALL
+        SELECT
+            batch_id, submission_id, partition_date, 'summaries', 'unattributed', NULL, model, submitted_at, 0,
+            greatest(coalesce(batch_input_tokens, 0) - coalesce(input_tokens, 0), 0) AS more_input, 0, 0,
+            greatest(coalesce(batch_output_tokens, 0) - coalesce(output_tokens, 0), 0) AS more_output, 0,
+            more_input * input_usd + more_output * output_usd, $now
+        FROM batch LEFT JOIN price_of_model USING (model) WHERE more_input + more_output > 0
+    """,
+    "day_of_old_names": """
+        INSERT INTO day_of_old_names (partition_date) SELECT DISTINCT partition_date FROM batch_request
+    """,
+}
+OF_THE_FIRST_EDITION_ONLY = ("pending_request",)
+
+
+def keep_states_identities_and_spending(connection: duckdb.DuckDBPyConnection) -> None:
+    """From the first edition, a ledger of nullable columns, to states, identities and a record of spending."""
+    found = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()")
+    before = {name for (name,) in found.fetchall()}
+    for name in FIRST_EDITION:
+        if name in before:
+            connection.execute(f"ALTER TABLE {name} RENAME TO {name}_before")
+    for name in TABLES:
+        if name in FIRST_EDITION or name not in before | {"schema_version"}:
+            create_table(connection, name)
+    create_warehouse_id(connection)
+    _create_prices(connection)
+    for statement in FIRST_EDITION.values():
+        connection.execute(statement, {"now": now_utc()} if "$now" in statement else None)
+    for name in FIRST_EDITION:
+        if name in before:
+            connection.execute(f"DROP TABLE {name}_before")
+    for name in OF_THE_FIRST_EDITION_ONLY:
+        connection.execute(f"DROP TABLE {name}")
+
+
+def _create_prices(connection: duckdb.DuckDBPyConnection) -> None:
+    """The temp table `price_of_model`: USD per token of the models that were asked, where the price is known."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE price_of_model (model TEXT, input_usd DOUBLE, output_usd DOUBLE)")
+    for (model,) in connection.execute("SELECT DISTINCT model FROM batch_request_file_before").fetchall():
+        rates = batch_rates(model)
+        if rates is not None:
+            connection.execute(
+                "INSERT INTO price_of_model (model, input_usd, output_usd) VALUES (?, ?, ?)",
+                [model, rates.input_usd, rates.output_usd],
+            )
+
+
+MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
+    "keep_states_identities_and_spending": keep_states_identities_and_spending,
+}

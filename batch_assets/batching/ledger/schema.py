@@ -1,0 +1,306 @@
+"""The tables of this version. A table bears the name of the asset that fills it; all times are UTC.
+
+No table has a PRIMARY KEY, a default of a list or an ON CONFLICT clause: DuckLake refuses them, and in DuckDB 2.0 a
+PRIMARY KEY makes rewriting a day of a million rows ten times slower. Keys hold because each day is replaced as a whole,
+in one transaction, and because ids are random.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+
+import duckdb
+
+from batch_assets.batching.remote import now_utc
+
+COMPRESSED_TEXT = "VARCHAR USING COMPRESSION zstd"  # half the size, and twice as fast to insert; DuckLake refuses it
+# One DDL statement for each table, by its name. {text} is the type of a long text.
+TABLES: Mapping[str, str] = {
+    "raw_articles": """(
+        -- an article of a day; key: partition_date, article_id
+        partition_date DATE NOT NULL,
+        article_id VARCHAR NOT NULL,
+        title VARCHAR,
+        body {text} NOT NULL,
+        url VARCHAR,
+        published_at TIMESTAMP
+    )""",
+    "rejected_article": """(
+        -- a row of the source that cannot be an article, and why
+        partition_date DATE NOT NULL,
+        source_row BIGINT NOT NULL,         -- its place among the day's rows, from 1
+        article_id VARCHAR,
+        title VARCHAR,
+        body VARCHAR,
+        url VARCHAR,
+        reason VARCHAR NOT NULL             -- empty_body, duplicate_id
+    )""",
+    "batch_request": """(
+        -- the request that an article needs; key: partition_date, article_id. Equal articles share a custom_id
+        partition_date DATE NOT NULL,
+        article_id VARCHAR NOT NULL,
+        custom_id VARCHAR NOT NULL
+    )""",
+    "day_plan": """(
+        -- the task that the day was last planned with; key: partition_date. Another round asks the same
+        partition_date DATE NOT NULL,
+        task JSON NOT NULL,
+        planned_at TIMESTAMP NOT NULL
+    )""",
+    "batch_request_file": """(
+        -- a JSONL file of requests; key: submission_id
+        submission_id VARCHAR NOT NULL,
+        partition_date DATE NOT NULL,
+        plan INTEGER NOT NULL,              -- counts the plans of the day that wrote files; 0: an adopted batch
+        round INTEGER NOT NULL,             -- 1 + how often one of its requests has come back without an answer
+        shard INTEGER NOT NULL,
+        path VARCHAR NOT NULL,              -- relative to the data folder
+        sha256 VARCHAR NOT NULL,
+        endpoint VARCHAR NOT NULL,
+        model VARCHAR NOT NULL,
+        requests BIGINT NOT NULL,
+        bytes BIGINT NOT NULL,
+        estimated_input_tokens BIGINT NOT NULL,
+        request_max_output_tokens BIGINT,   -- the limit of one request; NULL where it is not known
+        max_output_tokens BIGINT NOT NULL,  -- of all its requests together
+        max_cost_usd DOUBLE,                -- an upper estimate; NULL where the model's price is not known
+        is_refresh BOOLEAN NOT NULL,        -- its answers replace those that are there
+        created_at TIMESTAMP NOT NULL
+    )""",
+    "in_flight_request": """(
+        -- a request in a file whose batch is not collected yet; it is in flight while the submission's state is open
+        custom_id VARCHAR NOT NULL,
+        submission_id VARCHAR NOT NULL
+    )""",
+    "openai_batch": """(
+        -- a submission, and all that is known of its batch; key: submission_id. No row is ever deleted
+        submission_id VARCHAR NOT NULL,
+        partition_date DATE NOT NULL,
+        plan INTEGER NOT NULL,
+        round INTEGER NOT NULL,
+        shard INTEGER NOT NULL,
+        state VARCHAR NOT NULL,             -- see states.py
+        attempt INTEGER NOT NULL,           -- counts the batches that were tried with this file
+        owner_run VARCHAR,                  -- the run that submits, or submitted
+        claim_token VARCHAR,                -- in the metadata of its batch: no other attempt has it
+        earlier_claim_tokens VARCHAR[],
+        api VARCHAR,                        -- where it was sent; NULL: not yet, or by an earlier version
+        organization VARCHAR,               -- of the account, as the API names it
+        key_fingerprint VARCHAR,            -- of the key that was used
+        claimed_at TIMESTAMP,               -- by the API's clock, where it tells the time
+        not_before TIMESTAMP,               -- of a deferred one: no use in trying earlier
+        expected_cost_usd DOUBLE,           -- what a budget reserves for it, as expected when it was claimed; NULL: the
+                                            -- price was not known or nothing was claimed, it is priced when it is asked
+        file_id VARCHAR,
+        batch_id VARCHAR,
+        earlier_batch_ids VARCHAR[],        -- of attempts that failed as a whole
+        submitted_at TIMESTAMP,
+        status VARCHAR,                     -- the API's word, as last seen
+        requests_total BIGINT,
+        requests_completed BIGINT,
+        requests_failed BIGINT,
+        input_tokens BIGINT,                -- the batch's own usage
+        cached_input_tokens BIGINT,
+        output_tokens BIGINT,
+        reasoning_tokens BIGINT,
+        errors JSON,                        -- code, message, line, param
+        output_file_id VARCHAR,
+        error_file_id VARCHAR,
+        output_path VARCHAR,                -- where the result files were stored, byte for byte
+        error_path VARCHAR,
+        seen_at TIMESTAMP,
+        missing_since TIMESTAMP,
+        ended_at TIMESTAMP,
+        collected_at TIMESTAMP,
+        cancel_requested_at TIMESTAMP,      -- the user wants it to stop, and none of it to go out again by itself
+        remote_deleted_at TIMESTAMP,        -- its files at the API were deleted
+        message VARCHAR                     -- what the API last said of it
+    )""",
+    "submission_event": """(
+        -- a change of a submission's state
+        submission_id VARCHAR NOT NULL,
+        moved_at TIMESTAMP NOT NULL,
+        run_id VARCHAR,
+        move VARCHAR NOT NULL,
+        from_state VARCHAR,
+        to_state VARCHAR NOT NULL,
+        batch_id VARCHAR,
+        message VARCHAR
+    )""",
+    "completion": """(
+        -- an answered request; key: custom_id
+        custom_id VARCHAR NOT NULL,
+        text {text} NOT NULL,
+        finish_reason VARCHAR,
+        model VARCHAR,
+        api VARCHAR,                        -- who answered; NULL: an earlier version did not record it
+        max_output_tokens BIGINT,           -- the limit that was in force
+        input_tokens BIGINT,                -- cached and cache-written ones are part of them
+        cached_input_tokens BIGINT,
+        cache_write_tokens BIGINT,
+        output_tokens BIGINT,               -- reasoning tokens are part of them
+        reasoning_tokens BIGINT,
+        cost_usd DOUBLE,                    -- at batch prices; NULL where the model's price is not known
+        simulated_cost_usd DOUBLE,          -- instead, of an answer of the built-in engine: nothing was billed
+        batch_id VARCHAR NOT NULL,
+        request_id VARCHAR,
+        completed_at TIMESTAMP NOT NULL
+    )""",
+    "failed_request": """(
+        -- a request that came back without an answer; key: custom_id, batch_id
+        custom_id VARCHAR NOT NULL,
+        batch_id VARCHAR NOT NULL,
+        code VARCHAR NOT NULL,
+        message VARCHAR,
+        http_status INTEGER,
+        retryable BOOLEAN NOT NULL,
+        superseded BOOLEAN NOT NULL,        -- a refresh has asked anew: it counts no longer
+        api VARCHAR,
+        max_output_tokens BIGINT,
+        input_tokens BIGINT,
+        cached_input_tokens BIGINT,
+        cache_write_tokens BIGINT,
+        output_tokens BIGINT,
+        reasoning_tokens BIGINT,
+        cost_usd DOUBLE,
+        simulated_cost_usd DOUBLE,
+        failed_at TIMESTAMP NOT NULL
+    )""",
+    "quarantined_line": """(
+        -- a line of a result file that could not be used
+        batch_id VARCHAR NOT NULL,
+        path VARCHAR NOT NULL,
+        line_number BIGINT NOT NULL,
+        reason VARCHAR NOT NULL,
+        line BLOB NOT NULL
+    )""",
+    "spending": """(
+        -- what a batch billed, for the day and task that submitted it; rows are only added
+        batch_id VARCHAR NOT NULL,
+        submission_id VARCHAR NOT NULL,
+        partition_date DATE NOT NULL,
+        task VARCHAR NOT NULL,
+        kind VARCHAR NOT NULL,              -- answered, failed, unattributed: of no request's outcome (see billing.py)
+        api VARCHAR,
+        model VARCHAR NOT NULL,
+        submitted_at TIMESTAMP NOT NULL,    -- a budget's month is that of the submission
+        requests BIGINT NOT NULL,
+        billed_requests BIGINT,             -- those whose lines tell a usage; NULL: recorded by an earlier version
+        cut_requests BIGINT,                -- of these, how many ended at their limit on output
+        input_tokens BIGINT NOT NULL,
+        cached_input_tokens BIGINT NOT NULL,
+        cache_write_tokens BIGINT NOT NULL,
+        output_tokens BIGINT NOT NULL,
+        reasoning_tokens BIGINT NOT NULL,
+        cost_usd DOUBLE,                    -- NULL where the model's price is not known, or nothing was billed
+        simulated_cost_usd DOUBLE,          -- of the built-in engine
+        recorded_at TIMESTAMP NOT NULL
+    )""",
+    "request_alias": """(
+        -- the custom_id that an earlier version gave to a request
+        old VARCHAR NOT NULL,
+        new VARCHAR NOT NULL
+    )""",
+    "day_of_old_names": """(
+        -- a day that was planned by a version with other custom_ids, and not since
+        partition_date DATE NOT NULL
+    )""",
+    "refused_option": """(
+        -- a parameter that the API refused for the model: it is not sent again
+        api VARCHAR NOT NULL,
+        model VARCHAR NOT NULL,
+        option VARCHAR NOT NULL,
+        message VARCHAR,
+        refused_at TIMESTAMP NOT NULL
+    )""",
+    "pruned_day": """(
+        -- a day whose articles and requests were deleted since they were old: its summaries stay as they are
+        partition_date DATE NOT NULL
+    )""",
+    "summaries": """(
+        -- what users read: one row per article of a day; key: partition_date, article_id
+        partition_date DATE NOT NULL,
+        article_id VARCHAR NOT NULL,
+        title VARCHAR,
+        url VARCHAR,
+        published_at TIMESTAMP,
+        summary {text},
+        status VARCHAR NOT NULL,            -- answered, in_flight, pending, failed, cancelled
+        error_code VARCHAR,
+        error_message VARCHAR,
+        finish_reason VARCHAR,              -- length: the summary was cut at max_output_tokens
+        model VARCHAR,
+        api VARCHAR,                        -- who answered
+        input_tokens BIGINT,
+        output_tokens BIGINT,
+        cost_usd DOUBLE,                    -- of the request, which equal articles share
+        custom_id VARCHAR,
+        batch_id VARCHAR,
+        answered_at TIMESTAMP
+    )""",
+    "warehouse": """(
+        -- one row: the identity of this database, which its batches bear
+        id VARCHAR NOT NULL,
+        created_at TIMESTAMP NOT NULL
+    )""",
+    "schema_version": """(
+        -- the migrations that were applied
+        name VARCHAR NOT NULL,
+        applied_at TIMESTAMP NOT NULL
+    )""",
+}
+
+
+def create_table(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    connection.execute(f"CREATE TABLE {name} " + TABLES[name].format(text=COMPRESSED_TEXT))
+
+
+def create_warehouse_id(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give the database an identity of its own."""
+    connection.execute("DELETE FROM warehouse")
+    connection.execute("INSERT INTO warehouse (id, created_at) VALUES (?, ?)", [uuid.uuid4().hex, now_utc()])
+
+
+def read_warehouse_id(connection: duckdb.DuckDBPyConnection) -> str:
+    row = connection.execute("SELECT id FROM warehouse").fetchone()
+    assert row is not None, "the database has our tables, and so an identity"
+    return str(row[0])
+
+
+def bring_up_to_date(
+    connection: duckdb.DuckDBPyConnection, migrations: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]]
+) -> None:
+    """Create the tables in an empty database; apply to an older one the migrations that it lacks, in their order."""
+    if is_up_to_date(connection, migrations):
+        return
+    connection.execute("BEGIN")
+    try:
+        found = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()")
+        tables = {name for (name,) in found.fetchall()}
+        if "openai_batch" not in tables and "schema_version" not in tables:
+            for name in TABLES:
+                if name not in tables:
+                    create_table(connection, name)
+            create_warehouse_id(connection)
+            missing = list(migrations)
+        else:
+            if "schema_version" not in tables:
+                create_table(connection, "schema_version")
+            applied = {name for (name,) in connection.execute("SELECT name FROM schema_version").fetchall()}
+            missing = [name for name in migrations if name not in applied]
+            for name in missing:
+                migrations[name](connection)
+        for name in missing:
+            connection.execute("INSERT INTO schema_version (name, applied_at) VALUES (?, ?)", [name, now_utc()])
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def is_up_to_date(connection: duckdb.DuckDBPyConnection, migrations: Mapping[str, object]) -> bool:
+    """Whether the database has the tables of this version; one short query."""
+    try:
+        rows = connection.execute("SELECT name FROM schema_version").fetchall()
+    except duckdb.CatalogException:
+        return False
+    return {name for (name,) in rows} >= migrations.keys()

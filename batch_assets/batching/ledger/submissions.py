@@ -1,0 +1,338 @@
+"""What the ledger knows of submissions: each is a request file on its way to OpenAI and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from batch_assets.batching.api_identity import BUILT_IN_ENGINE
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.states import (
+    ADOPT,
+    OPEN,
+    RECOVER,
+    SEE_AGAIN,
+    UNCOLLECTED,
+    UNSENT,
+    UNSUBMITTED,
+    State,
+)
+from batch_assets.batching.remote import RemoteBatch
+
+
+class StaleSubmissionError(Exception):
+    """The submission is not as the caller saw it: another run has changed it, or it was withdrawn."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request file and how far it got. While `state` is claimed, its batch may or may not exist."""
+
+    id: str
+    day: str
+    plan: int
+    round: int
+    shard: int
+    path: Path
+    sha256: str
+    endpoint: str
+    model: str
+    requests: int
+    bytes: int
+    estimated_input_tokens: int
+    max_output_tokens: int
+    request_max_output_tokens: int | None
+    is_refresh: bool  # its answers replace those that are there
+    planned_at: datetime
+    state: State
+    attempt: int = 1
+    owner_run: str | None = None
+    claim_token: str | None = None
+    earlier_claim_tokens: tuple[str, ...] = ()
+    api: str | None = None
+    key_fingerprint: str | None = None
+    organization: str | None = None
+    claimed_at: datetime | None = None
+    not_before: datetime | None = None
+    file_id: str | None = None
+    batch_id: str | None = None
+    earlier_batch_ids: tuple[str, ...] = ()
+    status: str | None = None  # the API's word for its batch, as last seen
+    errors: str | None = None  # what the API said of the batch as a whole: JSON, written by batch_transitions
+    missing_since: datetime | None = None  # when a run first found that the API does not know the batch
+    ended_at: datetime | None = None
+    output_path: str | None = None  # where its result files are stored, relative to the data folder
+    error_path: str | None = None
+    is_cancelled: bool = False  # the user wants none of it to go out by itself
+    is_wanted: bool = True  # whether a day still needs one of its requests: a prompt may have changed since
+
+    @property
+    def file_stem(self) -> str:
+        """What the names of its result files begin with: made of our own id, never of one that an API returned."""
+        return f"{self.id}-{self.attempt}"
+
+    @property
+    def claim_tokens(self) -> tuple[str, ...]:
+        """By these its batches are known; the present one, and those of attempts that are over."""
+        return (*(() if self.claim_token is None else (self.claim_token,)), *self.earlier_claim_tokens)
+
+
+NOT_RECORDED = "an API that an earlier version did not record"
+# The day's unanswered requests are in files of this day or, for equal articles, of another.
+WAITED_FOR = """
+    SELECT DISTINCT submission_id
+    FROM in_flight_request SEMI JOIN (
+        SELECT custom_id FROM batch_request WHERE partition_date = CAST($day AS DATE)
+    ) USING (custom_id)
+"""
+# Also what only the day's former prompt or text asked for: it is paid for, so it is collected.
+OF_THE_DAY = f"""
+    (submission_id IN ({WAITED_FOR}) OR openai_batch.partition_date = CAST($day AS DATE))
+"""
+SUBMISSIONS = """
+    SELECT
+        submission_id AS id, openai_batch.partition_date::VARCHAR AS day, openai_batch.plan, openai_batch.round,
+        openai_batch.shard, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
+        request_max_output_tokens, is_refresh, created_at AS planned_at, state, attempt, owner_run, claim_token,
+        earlier_claim_tokens, api, key_fingerprint, organization, claimed_at, not_before, file_id, batch_id,
+        earlier_batch_ids, status, errors, missing_since, ended_at, output_path, error_path,
+        cancel_requested_at IS NOT NULL AS is_cancelled,
+        submission_id IN (
+            SELECT submission_id FROM in_flight_request SEMI JOIN batch_request USING (custom_id)
+        ) AS is_wanted
+    FROM openai_batch JOIN batch_request_file USING (submission_id)
+"""
+ORDER = "ORDER BY openai_batch.partition_date, openai_batch.plan, openai_batch.shard"
+
+
+def unsubmitted(database: Database, day: str, data_folder: Path) -> list[Submission]:
+    """What the day waits for and of which no batch is known: planned, deferred or claimed; oldest first."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {OF_THE_DAY} {ORDER}"
+    return _submissions(database, data_folder, statement, {"day": day, "states": list(UNSUBMITTED)})
+
+
+def uncollected(database: Database, day: str, data_folder: Path) -> list[Submission]:
+    """The batches that the day waits for, or has paid for, and whose results are not in the tables; oldest first."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {OF_THE_DAY} {ORDER}"
+    return _submissions(database, data_folder, statement, {"day": day, "states": list(UNCOLLECTED)})
+
+
+def in_flight(database: Database, data_folder: Path) -> list[Submission]:
+    """The batches of all days that were not seen to have ended."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
+    return _submissions(database, data_folder, statement, {"states": [State.SUBMITTED, State.MISSING]})
+
+
+def given_up(database: Database, data_folder: Path) -> list[Submission]:
+    """The lost and abandoned ones: their batches may be seen again."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
+    return _submissions(database, data_folder, statement, {"states": [State.LOST, State.ABANDONED]})
+
+
+def batches_waited_for(database: Database, day: str, data_folder: Path) -> list[str]:
+    """The ids of the batches that `uncollected` names; oldest first."""
+    return [submission.batch_id for submission in uncollected(database, day, data_folder) if submission.batch_id]
+
+
+def days_taken_in(database: Database) -> list[str]:
+    """The days that wait for a batch that no run of theirs submitted: adopted, recovered, or seen again."""
+    parameters = {"states": list(UNCOLLECTED), "moves": [ADOPT.name, RECOVER.name, SEE_AGAIN.name]}
+    with database.reading() as connection:
+        rows = connection.execute(
+            """
+            WITH taken_in AS (
+                SELECT submission_id, partition_date
+                FROM openai_batch SEMI JOIN (
+                    SELECT submission_id FROM submission_event WHERE list_contains($moves, move)
+                ) USING (submission_id)
+                WHERE list_contains($states, state)
+            )
+            SELECT partition_date::VARCHAR FROM taken_in
+            UNION
+            SELECT partition_date::VARCHAR
+            FROM batch_request SEMI JOIN (
+                SELECT custom_id FROM in_flight_request SEMI JOIN taken_in USING (submission_id)
+            ) USING (custom_id)
+            ORDER BY 1
+            """,
+            parameters,
+        ).fetchall()
+    return [day for (day,) in rows]
+
+
+def days_with_batches(database: Database) -> list[str]:
+    """The days of submissions whose batch is known and not collected."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT partition_date::VARCHAR FROM openai_batch WHERE list_contains($states, state) ORDER BY 1",
+            {"states": list(UNCOLLECTED)},
+        ).fetchall()
+    return [day for (day,) in rows]
+
+
+def by_id(database: Database, submission_id: str, data_folder: Path) -> Submission | None:
+    """The submission of this id; None if the ledger knows none."""
+    statement = f"{SUBMISSIONS} WHERE submission_id = $id"
+    return next(iter(_submissions(database, data_folder, statement, {"id": submission_id})), None)
+
+
+def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submission | None:
+    """The submission that this batch was made for, by its id or its metadata; None if it is none of ours."""
+    statement = f"""
+        {SUBMISSIONS}
+        WHERE batch_id = $batch_id OR list_contains(earlier_batch_ids, $batch_id)
+            OR submission_id IN ($submission_id, $submission_key)
+    """
+    parameters = {
+        "batch_id": batch.id,
+        "submission_id": batch.metadata.get("submission_id"),
+        "submission_key": batch.metadata.get("submission_key"),
+    }
+    return next(iter(_submissions(database, data_folder, statement, parameters)), None)
+
+
+def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str]:
+    """The paths, relative to the data folder, of the day's request files that will never be sent."""
+    rows = connection.execute(
+        """
+        SELECT path FROM openai_batch JOIN batch_request_file USING (submission_id)
+        WHERE state = ? AND openai_batch.partition_date = CAST(? AS DATE)
+        """,
+        [State.WITHDRAWN, day],
+    ).fetchall()
+    return [path for (path,) in rows]
+
+
+@dataclass(frozen=True)
+class WaitedForFile:
+    """A request file that a day waits for. `is_sent`: a run has claimed it at least."""
+
+    model: str
+    requests: int
+    bytes: int
+    max_output_tokens: int
+    is_sent: bool
+
+
+def files_waited_for(connection: duckdb.DuckDBPyConnection, day: str) -> list[WaitedForFile]:
+    """The files with requests that the day waits for, of another day perhaps."""
+    rows = connection.execute(
+        f"""
+        SELECT model, requests, bytes, max_output_tokens, NOT list_contains($unsent, state)
+        FROM openai_batch JOIN batch_request_file USING (submission_id)
+        WHERE list_contains($open, state) AND submission_id IN ({WAITED_FOR})
+        """,
+        {"day": day, "unsent": list(UNSENT), "open": list(OPEN)},
+    ).fetchall()
+    return [WaitedForFile(*row) for row in rows]
+
+
+def _submissions(
+    database: Database, data_folder: Path, statement: str, parameters: Mapping[str, object]
+) -> list[Submission]:
+    with database.reading() as connection:
+        found = connection.execute(statement, dict(parameters))
+        names = [column[0] for column in found.description]
+        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    return [_submission(row, data_folder) for row in rows]
+
+
+def _submission(row: dict[str, Any], data_folder: Path) -> Submission:
+    converted = {
+        "path": data_folder / row["path"],
+        "state": State(row["state"]),
+        "earlier_claim_tokens": tuple(row["earlier_claim_tokens"] or ()),
+        "earlier_batch_ids": tuple(row["earlier_batch_ids"] or ()),
+    }
+    return Submission(**{**row, **converted})
+
+
+class Owner(NamedTuple):
+    """Which run has a submission, in which state, and the batch that was made of it, if any."""
+
+    run_id: str | None
+    state: State
+    claim_token: str | None
+    batch_id: str | None
+
+
+def owner_of(database: Database, submission: Submission) -> Owner:
+    """Who has the submission now."""
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT owner_run, state, claim_token, batch_id FROM openai_batch WHERE submission_id = ?", [submission.id]
+        ).fetchone()
+    if row is None:
+        raise StaleSubmissionError(f"The ledger does not know the submission {submission.id}.")
+    return Owner(row[0], State(row[1]), *row[2:])
+
+
+def is_cancelled(database: Database, submission: Submission) -> bool:
+    """Whether the user wants none of it to go out by itself."""
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT cancel_requested_at IS NOT NULL FROM openai_batch WHERE submission_id = ?", [submission.id]
+        ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def is_known(connection: duckdb.DuckDBPyConnection, batch_id: str) -> bool:
+    """Whether a submission has or had the batch."""
+    row = connection.execute(
+        "SELECT count(*) FROM openai_batch WHERE batch_id = $id OR list_contains(earlier_batch_ids, $id)",
+        {"id": batch_id},
+    ).fetchone()
+    return row is not None and row[0] > 0
+
+
+def is_claimed_by(database: Database, submission: Submission) -> bool:
+    """Whether the run that claimed it still has it."""
+    owner = owner_of(database, submission)
+    return owner == (submission.owner_run, State.CLAIMED, submission.claim_token, None)
+
+
+def batches_of_account(database: Database, submission: Submission) -> set[str]:
+    """The ids of the other batches that the same account made at the same API; none where that is not known.
+
+    The key is the same, with the same settings of organization and project, and so is the organization, if it is known
+    of both.
+    """
+    with database.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT batch_id FROM openai_batch
+            WHERE batch_id IS NOT NULL AND submission_id <> ? AND api = ? AND key_fingerprint = ?
+                AND coalesce(organization = ?, true)
+            """,
+            [submission.id, submission.api, submission.key_fingerprint, submission.organization],
+        ).fetchall()
+    return {batch_id for (batch_id,) in rows}
+
+
+def real_apis(database: Database) -> list[str]:
+    """The APIs, but for the built-in engine, that any batch was made at; of an earlier version's it is not known."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT DISTINCT coalesce(api, ?) AS name FROM openai_batch
+            WHERE api IS DISTINCT FROM ? AND batch_id IS NOT NULL ORDER BY name
+            """,
+            [NOT_RECORDED, BUILT_IN_ENGINE],
+        ).fetchall()
+    return [api for (api,) in rows]
+
+
+def known_batches(database: Database) -> set[str]:
+    """The ids of all batches that submissions have or had."""
+    with database.reading() as connection:
+        rows = connection.execute(
+            """
+            SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL
+            UNION
+            SELECT unnest(earlier_batch_ids) FROM openai_batch
+            """
+        ).fetchall()
+    return {batch_id for (batch_id,) in rows}

@@ -1,0 +1,63 @@
+"""Which optional parameters a model is known to accept. A request carries them only where they are known.
+
+Sources: openai's own types (`PromptCacheOptions`: "Supported for gpt-5.6 and later models", `ReasoningEffort`),
+OpenAI's guides to reasoning and to prompt caching, and the refusals that users of the API have published.
+"""
+
+import re
+
+OPENAI_API = "https://api.openai.com/v1"
+OPTIONAL_PARAMETERS = ("prompt_cache_options", "reasoning_effort")  # what `known_options` may name
+
+# gpt-VERSION, gpt-VERSION-KIND, either with the date of a snapshot. gpt-35-turbo is Azure's name of gpt-3.5-turbo.
+GPT = re.compile(
+    r"gpt-(?!35\b)(?P<major>[0-9]{1,2})(?:\.(?P<minor>[0-9]{1,2}))?"
+    r"(?:-(?P<kind>[a-z][a-z0-9.-]*?))?(?:-[0-9]{4}-[0-9]{2}-[0-9]{2})?"
+)
+CACHE_OPTIONS_SINCE = (5, 6)
+# Kinds that think as much as they are told to. `chat` accepts only medium, `pro` nothing below medium or high;
+# `codex` and `pro` answer at /v1/responses only; `search`, `image`, `cyber` and others are not known to accept it.
+THINKING_KINDS = frozenset({None, "mini", "nano", "luna", "terra", "sol", "astra"})
+THINKING_O_SERIES = re.compile(r"(?:o1|o3|o3-mini|o4-mini)(?:-[0-9]{4}-[0-9]{2}-[0-9]{2})?")
+
+
+def known_options(model: str, api: str) -> dict[str, object]:
+    """The optional parameters of a chat completion that save money and that the model is known to accept.
+
+    `api` is the normalised base URL. Empty for every API but OpenAI's own: a compatible server may refuse them.
+    """
+    if api != OPENAI_API:
+        return {}
+    options: dict[str, object] = {}
+    version = gpt_version(model)
+    if version is not None and version >= CACHE_OPTIONS_SINCE:
+        # Without a breakpoint of its own such a request writes nothing to the cache; a write costs 1.25 x input.
+        options["prompt_cache_options"] = {"mode": "explicit"}
+    if _thinks_less_at_low(model):
+        options["reasoning_effort"] = "low"
+    return options
+
+
+def gpt_version(model: str) -> tuple[int, int] | None:
+    """(5, 6) for gpt-5.6-luna and for models that are tuned from it (ft:gpt-5.6-luna:…); None for other names."""
+    match = GPT.fullmatch(base_model(model))
+    return None if match is None else (int(match["major"]), int(match["minor"] or 0))
+
+
+def base_model(model: str) -> str:
+    """The model that a tuned model was made from: ft:MODEL:organisation:name:id → MODEL. Others as they are."""
+    return model.removeprefix("ft:").split(":")[0] if model.startswith("ft:") else model
+
+
+def _thinks_less_at_low(model: str) -> bool:
+    """Whether the model accepts "low", and thinks at "medium" if nothing is said.
+
+    GPT-5.1 to 5.4 don't think at all if nothing is said (their default is "none"): "low" would make them dearer.
+    """
+    base = base_model(model)
+    if THINKING_O_SERIES.fullmatch(base):
+        return True
+    match, version = GPT.fullmatch(base), gpt_version(base)
+    if match is None or version is None or match["kind"] not in THINKING_KINDS:
+        return False
+    return version == (5, 0) or version >= (5, 5)

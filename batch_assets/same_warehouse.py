@@ -1,0 +1,57 @@
+"""A run stops where event log, database and API contradict each other: it never writes an empty green day."""
+
+import dagster as dg
+
+from batch_assets.batching.api_identity import ApiIdentity
+from batch_assets.batching.ledger.submissions import known_batches, real_apis
+from batch_assets.day_events import location_of_run, newest_event
+from batch_assets.resources import BatchApi, Warehouse
+
+
+def stop_if_of_another_warehouse(context: dg.AssetExecutionContext, warehouse: Warehouse, key: dg.AssetKey) -> None:
+    """Raise dagster.Failure if the day's newest event of this asset, by this code location, names another database."""
+    day = context.partition_key
+    event = newest_event(context.instance, key, day, location_of_run(context.run))
+    ours = warehouse.tables.warehouse_id()
+    if event is None or event.origin.warehouse_id in (None, ours):
+        return
+    raise dg.Failure(
+        f"{day} was submitted from another database (warehouse {event.origin.warehouse_id}; this one is {ours}). Its "
+        "batches are known there only. Let BATCH_ASSETS_DATA_DIR and BATCH_ASSETS_DUCKDB name that database on every "
+        f"host. If it is gone for good, wipe the materializations of `{key.to_user_string()}` for {day}.",
+        allow_retries=False,
+    )
+
+
+def unknown_batches(context: dg.AssetExecutionContext, warehouse: Warehouse, key: dg.AssetKey) -> list[str]:
+    """The batches that the day's newest event of this asset names, and that the ledger does not know."""
+    event = newest_event(context.instance, key, context.partition_key, location_of_run(context.run))
+    if event is None or not event.batch_ids:
+        return []
+    return sorted(set(event.batch_ids) - known_batches(warehouse.tables))
+
+
+def stop_if_batches_are_unknown(context: dg.AssetExecutionContext, warehouse: Warehouse, key: dg.AssetKey) -> None:
+    """Raise dagster.Failure if the event log names batches of the day that the ledger does not know."""
+    stop_if_of_another_warehouse(context, warehouse, key)
+    unknown = unknown_batches(context, warehouse, key)
+    if unknown:
+        raise dg.Failure(
+            f"{', '.join(unknown)} of {context.partition_key} are in Dagster's event log, and the ledger does not know "
+            "them. Was the database restored from a backup, or is it another one? Materialize "
+            f"`{key.to_user_string()}` of the day, which looks for them at the API and takes them in.",
+            allow_retries=False,
+        )
+
+
+def stop_if_the_stand_in_was_not_chosen(warehouse: Warehouse, openai: BatchApi, api: ApiIdentity) -> None:
+    """Raise dagster.Failure if the key is missing in a database that has used a real API: no stand-in replaces it."""
+    if not (openai.is_stand_in and api.is_built_in_engine):
+        return
+    real = real_apis(warehouse.tables)
+    if real:
+        raise dg.Failure(
+            f"There is no OPENAI_API_KEY, and this database has batches of {', '.join(real)}. Set the key. To use the "
+            "local Batch API instead, set OPENAI_BASE_URL to its address.",
+            allow_retries=False,
+        )

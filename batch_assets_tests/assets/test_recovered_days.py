@@ -1,0 +1,169 @@
+"""A run of one day takes in the batches of other days: the sensor learns of each of them, and collects it."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.batching.submission import submit_day
+from batch_assets.day_events import newest_event
+from batch_assets.sensors import Day, read_days
+from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
+
+pytestmark = pytest.mark.end_to_end
+
+DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
+
+
+@pytest.fixture
+def restored(project: Project) -> Project:
+    """Three days that were submitted, and a database of before: the Dagster home is lost, too."""
+    project.source = write_articles(project.folder / "three.jsonl", generated_articles(9, days=3))
+    for day in DAYS:
+        assert project.materialise([raw_articles, batch_request_file], day).success
+    backup = project.folder / "backup.duckdb"
+    shutil.copy(project.database.path, backup)
+    for day in DAYS:
+        assert project.materialise([openai_batch], day).success
+    project.wait_for_batches()
+    shutil.copy(backup, project.database.path)
+    return replace(project, instance=dg.DagsterInstance.ephemeral())
+
+
+def seen(project: Project) -> dict[str, Day]:
+    return {day.day: day for day in read_days(project.instance)}
+
+
+def collect_what_is_seen(project: Project) -> None:
+    for day in seen(project):
+        assert project.materialise([summaries], day).success
+
+
+def test_the_sensor_collects_every_day_whose_batch_was_taken_in(restored: Project) -> None:
+    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert sorted(seen(restored)) == DAYS
+    assert all(len(day.batch_ids) == 1 for day in seen(restored).values())
+    collect_what_is_seen(restored)
+    assert restored.rows("SELECT DISTINCT status FROM summaries") == [("answered",)]
+    assert restored.rows("SELECT count(*) FROM summaries") == [(9,)]
+    assert not seen(restored)
+    assert restored.api.stats()["batches_created"] == 3
+
+
+def test_a_day_is_announced_once(restored: Project) -> None:
+    restored.materialise([openai_batch], DAYS[0])
+    before = seen(restored)
+    restored.materialise([openai_batch], DAYS[0])
+    after = seen(restored)
+    assert {day: after[day] for day in DAYS[1:]} == {day: before[day] for day in DAYS[1:]}
+
+
+def test_a_run_that_died_before_its_announcement_is_made_up_for(
+    restored: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise dg.Failure("killed", allow_retries=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["batch_assets.assets.openai_batch"], "announce_days_without_event", die)
+        assert not restored.materialise([openai_batch], DAYS[0]).success
+    assert DAYS[1] not in seen(restored)
+    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert sorted(seen(restored)) == DAYS
+
+
+def test_a_submission_that_is_refused_announces_the_days_nevertheless(restored: Project, tmp_path: Path) -> None:
+    restored.source = write_articles(
+        tmp_path / "more.jsonl", [*generated_articles(9, days=3), {"id": "dear", "body": "More of it. " * 50}]
+    )
+    restored.materialise([raw_articles, batch_request_file], DAYS[0])
+    restored.max_cost_usd = 0.0000001
+    assert not restored.materialise([openai_batch], DAYS[0]).success
+    restored.max_cost_usd = None
+    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert sorted(seen(restored)) == DAYS
+
+
+def test_a_day_that_was_collected_is_not_announced(restored: Project) -> None:
+    restored.materialise([openai_batch], DAYS[0])
+    collect_what_is_seen(restored)
+    restored.materialise(UPSTREAM, DAYS[0])
+    assert sorted(seen(restored)) == [DAYS[0]]
+
+
+# --- days that no event names, or that only another database's event names
+
+
+def test_a_lost_dagster_home_loses_no_day(project: Project) -> None:
+    project.source = write_articles(project.folder / "three.jsonl", generated_articles(9, days=3))
+    for day in DAYS:
+        assert project.materialise(UPSTREAM, day).success
+    project = replace(project, instance=dg.DagsterInstance.ephemeral())
+    assert project.materialise([openai_batch], DAYS[0]).success
+    assert sorted(seen(project)) == DAYS
+    project.wait_for_batches()
+    collect_what_is_seen(project)
+    assert project.rows("SELECT status, count(*) FROM summaries GROUP BY ALL") == [("answered", 9)]
+    assert project.api.stats()["batches_created"] == 3
+
+
+def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Project, tmp_path: Path) -> None:
+    other = replace(restored, folder=tmp_path / "other")
+    assert other.materialise(UPSTREAM, DAYS[1]).success
+    assert restored.materialise([openai_batch], DAYS[0]).success
+    event = newest_event(restored.instance, openai_batch.key, DAYS[1], "batch_assets")
+    assert event is not None
+    assert event.origin.warehouse_id == other.database.warehouse_id()
+    assert sorted(seen(restored)) == DAYS
+
+
+def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(project: Project) -> None:
+    project.materialise([raw_articles, batch_request_file])
+    submit_day(
+        project.database,
+        project.api.client,
+        day=DAY,
+        data_folder=project.folder / "data",
+        run_id="killed",
+        is_run_alive=lambda run_id: False,
+    )
+    more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
+    project.source = write_articles(project.folder / "more.jsonl", more)
+    project.materialise([raw_articles, batch_request_file])
+    project.max_cost_usd = 0.0000001
+    assert not project.materialise([openai_batch]).success
+    [day] = seen(project).values()
+    assert len(day.batch_ids) == 1
+    assert project.api.stats()["batches_created"] == 1
+
+
+def test_a_claim_from_before_a_budget_is_looked_for_though_the_budget_stops_the_day(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.materialise([raw_articles, batch_request_file])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_assets.batching.submission._record", die)
+        with pytest.raises(KeyboardInterrupt):
+            submit_day(
+                project.database,
+                project.api.client,
+                day=DAY,
+                data_folder=project.folder / "data",
+                run_id="killed",
+                is_run_alive=lambda run_id: False,
+            )
+    more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
+    project.source = write_articles(project.folder / "more.jsonl", more)
+    project.materialise([raw_articles, batch_request_file])
+    project.max_cost_usd = 0.0000001
+    assert not project.materialise([openai_batch]).success
+    assert project.rows("SELECT state FROM openai_batch ORDER BY state") == [("planned",), ("submitted",)]
+    assert len(seen(project)[DAY].batch_ids) == 1

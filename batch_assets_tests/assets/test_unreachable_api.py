@@ -1,0 +1,72 @@
+"""An API that does not answer holds up no planning, and no day is left without an event that the sensor reads."""
+
+import sys
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+
+from batch_assets.assets import openai_batch
+from batch_assets.resources import BatchApi
+from batch_assets.sensors import read_days
+from batch_assets_tests.batching.conftest import CUT, Call, Reply, proxy
+from batch_assets_tests.project import DAY, QUIET, Project, api_at
+
+pytestmark = pytest.mark.end_to_end
+
+LOCATION = "batch_assets"
+CLOSED = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture(autouse=True)
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try is the last one: Dagster would wait for ten minutes."""
+    monkeypatch.setitem(QUIET, "execution", {"config": {"retries": {"disabled": {}}}})
+    monkeypatch.setattr(sys.modules["batch_assets.assets.openai_batch"], "PATIENCE", dg.RetryPolicy(max_retries=0))
+
+
+def the_day_waits_and_goes_on(project: Project) -> None:
+    assert project.rows("SELECT state, count(*) FROM openai_batch GROUP BY state") == [("planned", 1)]
+    [day] = read_days(project.instance)
+    assert (day.day, day.deferred, day.batch_ids) == (DAY, 1, ())
+    assert day.next_attempt_at is not None
+    project.openai = None
+    assert project.materialise([openai_batch]).success
+    assert project.finish().success
+    assert project.rows("SELECT DISTINCT api, status FROM summaries") == [("local", "answered")]
+
+
+@pytest.mark.parametrize("limit", [None, 100.0])
+def test_a_day_is_planned_and_waits_while_the_api_is_down(project: Project, limit: float | None) -> None:
+    project.max_cost_usd = limit
+    project.openai = api_at(CLOSED)
+    assert not project.materialise_from(LOCATION).is_success
+    project.max_cost_usd = None
+    the_day_waits_and_goes_on(project)
+
+
+def unavailable(call: Call) -> Reply:
+    return Reply.of({"error": {"message": "The service is unavailable."}}, 503)
+
+
+def cut(call: Call) -> Reply | None:
+    return CUT
+
+
+@pytest.mark.parametrize("answer", [unavailable, cut])
+def test_a_day_waits_while_a_gateway_answers_for_the_api(
+    project: Project, answer: Callable[[Call], Reply | None]
+) -> None:
+    with proxy(project.api.url, answer) as client:
+        project.openai = api_at(str(client.base_url))
+        assert not project.materialise_from(LOCATION).is_success
+    the_day_waits_and_goes_on(project)
+
+
+def test_a_day_is_planned_while_the_local_api_is_started_again(project: Project) -> None:
+    def not_running() -> None:
+        raise dg.Failure("The local Batch API isn't running.")
+
+    project.openai = BatchApi(not_running, is_stand_in=True)  # type: ignore[arg-type]
+    project.materialise_from(LOCATION)
+    assert project.rows("SELECT state, count(*) FROM openai_batch GROUP BY state") == [("planned", 1)]

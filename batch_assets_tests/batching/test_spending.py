@@ -1,0 +1,644 @@
+"""Guards against money that no table knows of: whatever a batch billed is in `spending`, and budgets read nothing else.
+
+The results of the real server are changed on their way, so that each kind of line comes with a usage of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from batch_assets.batching.adoption import adopt_batch
+from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.spending import (
+    Budget,
+    Used,
+    spending_of_day,
+    unattributed_batches,
+    used_in_month,
+    used_on_day,
+)
+from batch_assets.batching.prices import ModelPrice, batch_rates
+from batch_assets.batching.remote import now_utc
+from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.submission import Submitted
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import (
+    API,
+    DAY,
+    NEXT_DAY,
+    PRICES,
+    TASK,
+    Call,
+    Reply,
+    Workspace,
+    called,
+    changed_lines,
+    proxy,
+    still_running,
+    without,
+)
+from batch_assets_tests.local_api_client import LocalApi
+
+USAGE = {
+    "prompt_tokens": 1_000,
+    "completion_tokens": 100,
+    "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 60},
+}
+COST = 1_000 * 0.05e-6 + 100 * 0.2e-6  # of one such line
+FIGURES = "kind, requests, input_tokens, output_tokens, reasoning_tokens"
+
+
+def texts(workspace: Workspace, names: str = "ab") -> dict[str, str]:
+    return {name: f"{name} of {workspace.folder.name}" for name in names}
+
+
+def answer(body: dict[str, Any]) -> None:
+    pass
+
+
+def refuse(body: dict[str, Any]) -> None:
+    body["choices"][0]["message"].update(content=None, refusal="I won't.")
+
+
+def filter_content(body: dict[str, Any]) -> None:
+    body["choices"][0].update(finish_reason="content_filter", message={"role": "assistant", "content": None})
+
+
+def cut(body: dict[str, Any]) -> None:
+    body["choices"][0]["finish_reason"] = "length"
+
+
+def begin_no_answer(body: dict[str, Any]) -> None:
+    body["choices"][0].update(finish_reason="length", message={"role": "assistant", "content": ""})
+
+
+def be_empty(body: dict[str, Any]) -> None:
+    body["choices"][0]["message"]["content"] = " "
+
+
+def billed(change: Callable[[dict[str, Any]], None], *, status: int = 200, usage: Any = None) -> Callable[[Any], None]:
+    def bill(line: dict[str, Any]) -> None:
+        line["response"]["status_code"] = status
+        body = line["response"]["body"]
+        change(body)
+        body["usage"] = USAGE if usage is None else usage
+        if status != 200:
+            line["response"]["body"] = {"error": {"code": "server_error", "message": "Oops"}, "usage": body["usage"]}
+
+    return bill
+
+
+LINES = {
+    "answered": (billed(answer), "answered"),
+    "cut": (billed(cut), "answered"),
+    "refused": (billed(refuse), "failed"),
+    "filtered": (billed(filter_content), "failed"),
+    "no answer began": (billed(begin_no_answer), "failed"),
+    "empty": (billed(be_empty), "failed"),
+    "error 500": (billed(answer, status=500), "failed"),
+    "error 400": (billed(answer, status=400), "failed"),
+}
+
+
+def collect_changed(workspace: Workspace, api: LocalApi, change: Callable[[Any], object], **options: Any) -> None:
+    with proxy(api.url, changed_lines(change)) as client:
+        workspace.send(client, api, **options)
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_the_usage_of_every_kind_of_line_is_counted(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    change, counted_as = LINES[kind]
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    collect_changed(workspace, api, change)
+    assert workspace.rows(f"SELECT {FIGURES} FROM spending WHERE requests > 0") == [(counted_as, 2, 2_000, 200, 120)]
+    ((cost, task, model, submitted, name),) = workspace.rows(
+        "SELECT cost_usd, task, model, submitted_at IS NOT NULL, api FROM spending WHERE requests > 0"
+    )
+    assert cost == pytest.approx(2 * COST)
+    assert (task, model, submitted, name) == ("summaries", TASK.model, True, API)
+    table = "completion" if counted_as == "answered" else "failed_request"
+    assert workspace.column(f"SELECT sum(cost_usd) FROM {table}") == [pytest.approx(2 * COST)]
+    assert workspace.rows(f"SELECT DISTINCT input_tokens, output_tokens, max_output_tokens FROM {table}") == [
+        (1_000, 100, TASK.max_output_tokens)
+    ]
+
+
+def test_each_round_is_counted(workspace: Workspace, api: LocalApi) -> None:
+    """Three rounds of empty answers were billed, and no table said so."""
+    workspace.ingest(texts(workspace))
+    for _ in range(3):
+        workspace.plan()
+        collect_changed(workspace, api, billed(be_empty))
+    assert workspace.statuses() == {"failed": 2}
+    with workspace.database.reading() as connection:
+        spending = spending_of_day(connection, DAY)
+        assert used_on_day(connection, DAY, API).spent_usd == pytest.approx(6 * COST)
+    assert (spending.requests, spending.input_tokens, spending.output_tokens) == (6, 6_000, 600)
+    assert spending.cost_usd == pytest.approx(6 * COST)
+    assert spending.reasoning_share == pytest.approx(0.6)
+
+
+def more_than_the_lines(call: Call) -> Reply:
+    reply = call.forward()
+    if "/batches/" not in call.path:
+        return reply
+    details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 7}}
+    usage = {"input_tokens": 5_000, "output_tokens": 900, "total_tokens": 5_900, **details}
+    return Reply.of({**reply.json, "usage": usage})
+
+
+@pytest.mark.parametrize("lines_left", [2, 1, 0])
+def test_what_a_batch_reports_beyond_its_lines_is_a_row_of_its_own(
+    workspace: Workspace, api: LocalApi, lines_left: int
+) -> None:
+    seen: list[str] = []
+
+    def drop_some(line: dict[str, Any]) -> bool:
+        billed(answer)(line)
+        seen.append(line["custom_id"])
+        return len(seen) <= lines_left
+
+    change = changed_lines(drop_some)
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    (batch_id,) = workspace.submit(api.client).batch_ids
+    api.wait(batch_id)
+
+    def both(call: Call) -> Reply:
+        return more_than_the_lines(call) if "/batches/" in call.path else change(call)
+
+    with proxy(api.url, both) as client:
+        workspace.collect(client)
+    with workspace.database.reading() as connection:
+        spending = spending_of_day(connection, DAY)
+        ((found, input_tokens, output_tokens),) = unattributed_batches(connection, DAY)
+    assert (found, input_tokens, output_tokens) == (batch_id, 5_000 - lines_left * 1_000, 900 - lines_left * 100)
+    assert (spending.input_tokens, spending.output_tokens) == (5_000, 900)
+    assert spending.unattributed_tokens == 5_900 - lines_left * 1_100
+    assert spending.cost_usd == pytest.approx(5_000 * 0.05e-6 + 900 * 0.2e-6)
+
+
+@pytest.mark.parametrize("kind", ["answers", "failures", "beyond the lines"])
+def test_two_batches_of_one_id_are_two_bills(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    """Servers that count their batches begin at one, each of them, and again after they were installed anew."""
+    change = changed_lines(billed(answer if kind == "answers" else be_empty))
+
+    def answer_call(call: Call) -> Reply:
+        return more_than_the_lines(call) if kind == "beyond the lines" and "/batches/" in call.path else change(call)
+
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    with proxy(api.url, called("https://one.example/v1", changed_lines(billed(be_empty)))) as client:
+        workspace.send(client, api)
+    workspace.plan()
+    (second_id,) = workspace.submit(api.client).batch_ids
+    api.wait(second_id)
+    for table in ("openai_batch", "spending", "failed_request"):  # as if the first API had used this id, too
+        workspace.execute(f"UPDATE {table} SET batch_id = ?", [second_id])
+    with proxy(api.url, answer_call) as client:
+        workspace.collect(client)
+    billed_by = dict(workspace.rows("SELECT api, sum(input_tokens) FROM spending GROUP BY api"))
+    assert billed_by == {"https://one.example/v1": 2_000, API: 5_000 if kind == "beyond the lines" else 2_000}
+    assert workspace.column("SELECT DISTINCT batch_id FROM spending") == [second_id]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_loading_a_file_again_adds_nothing(workspace: Workspace, api: LocalApi, times: int) -> None:
+    workspace.ingest(texts(workspace))
+    workspace.whole_day(api)
+    before = workspace.rows("SELECT * FROM spending")
+    for _ in range(times):
+        workspace.execute("UPDATE openai_batch SET state = 'ended', collected_at = NULL")
+        workspace.execute(
+            "INSERT INTO in_flight_request SELECT custom_id, submission_id FROM batch_request, openai_batch"
+        )
+        workspace.collect(api.client)
+    assert workspace.column("SELECT state FROM openai_batch") == ["collected"]
+    assert workspace.rows("SELECT * FROM spending") == before
+    assert workspace.statuses() == {"answered": 2}
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "usd"),
+    [
+        (0, 0, 1_000 * 1.0),
+        (400, 0, 600 * 1.0 + 400 * 0.1),
+        (0, 900, 100 * 1.0 + 900 * 1.25),
+        (300, 700, 300 * 0.1 + 700 * 1.25),
+    ],
+)
+def test_reads_and_writes_of_the_cache_are_recorded_and_priced(
+    workspace: Workspace, api: LocalApi, read: int, written: int, usd: float
+) -> None:
+    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written}}
+    prices = (ModelPrice(TASK.model, 1.0, 2.0, 0.1, 1.25),)
+    workspace.ingest(texts(workspace, "a"))
+    workspace.plan()
+    api.wait(workspace.submit(api.client).batch_ids[0])
+    with proxy(api.url, changed_lines(billed(answer, usage=usage))) as client:
+        workspace.collect(client, prices=prices)
+    assert workspace.rows("SELECT input_tokens, cached_input_tokens, cache_write_tokens FROM spending") == [
+        (1_000, read, written)
+    ]
+    assert workspace.column("SELECT cost_usd FROM spending") == [pytest.approx((usd + 100 * 2.0) / 1e6)]
+
+
+@pytest.mark.parametrize("demos", [1, 2])
+def test_tokens_of_the_built_in_engine_are_not_added_to_those_of_a_model(
+    workspace: Workspace, api: LocalApi, local_api: LocalApi, demos: int
+) -> None:
+    for number in range(demos):
+        workspace.ingest(texts(workspace, "abcd"[: number + 1]))
+        workspace.plan(api="local")
+        workspace.send(local_api.client, local_api)
+    with workspace.database.reading() as connection:
+        assert spending_of_day(connection, DAY).requests == demos
+    workspace.ingest(texts(workspace, "ab"))
+    workspace.plan()
+    with proxy(api.url, changed_lines(billed(answer))) as client:
+        workspace.send(client, api)
+    with workspace.database.reading() as connection:
+        spending = spending_of_day(connection, DAY)
+    assert (spending.requests, spending.input_tokens, spending.output_tokens) == (2, 2_000, 200)
+    assert spending.cost_usd == pytest.approx(2 * COST)
+
+
+@pytest.mark.parametrize("tokens", [272_000, 272_001, 500_000])
+def test_a_long_prompt_costs_what_long_prompts_cost(workspace: Workspace, api: LocalApi, tokens: int) -> None:
+    model, name = "gpt-5.6-luna", "https://api.openai.com/v1"
+    rates = batch_rates(model, api=name)
+    assert rates is not None
+    assert rates.long_context_tokens == 272_000
+    usage = {**USAGE, "prompt_tokens": tokens}
+    workspace.ingest(texts(workspace, "a"))
+    workspace.plan(task=replace(TASK, model=model), api=name)
+    change = changed_lines(billed(answer, usage=usage))
+    with proxy(api.url, called(name, change)) as client:
+        workspace.send(client, api)
+    is_long = tokens > 272_000
+    expected = tokens * (rates.long_input_usd if is_long else rates.input_usd)
+    expected += 100 * (rates.long_output_usd if is_long else rates.output_usd)
+    assert workspace.column("SELECT cost_usd FROM spending WHERE kind = 'answered'") == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("change", [billed(answer), billed(refuse), billed(answer, status=500)])
+def test_an_unknown_price_is_null_and_not_zero(
+    workspace: Workspace, api: LocalApi, change: Callable[..., None]
+) -> None:
+    workspace.ingest(texts(workspace))
+    workspace.plan(task=Task("a-model-of-our-own"))
+    collect_changed(workspace, api, change)
+    assert workspace.rows("SELECT cost_usd, simulated_cost_usd, input_tokens FROM spending WHERE requests > 0") == [
+        (None, None, 2_000)
+    ]
+    with workspace.database.reading() as connection:
+        assert spending_of_day(connection, DAY).cost_usd is None
+    workspace.plan(task=Task("a-model-of-our-own"), refresh=True)
+    with pytest.raises(SubmissionError, match="so no budget can hold"):
+        workspace.submit(api.client, limits=Limits(budget=Budget(100.0)))
+
+
+def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: LocalApi) -> None:
+    workspace.ingest({name: f"{text}. A second sentence." for name, text in texts(workspace).items()})
+    workspace.plan(api="local")
+    workspace.send(local_api.client, local_api)
+    ((cost, simulated, requests),) = workspace.rows("SELECT cost_usd, simulated_cost_usd, requests FROM spending")
+    assert (cost, requests) == (None, 2)
+    assert simulated > 0
+    assert workspace.rows("SELECT DISTINCT cost_usd, simulated_cost_usd > 0 FROM completion") == [(None, True)]
+    with workspace.database.reading() as connection:
+        spending = spending_of_day(connection, DAY)
+        assert spending.cost_usd == 0
+        assert spending.simulated_cost_usd == pytest.approx(simulated)
+        assert used_on_day(connection, DAY, API).total_usd == 0  # of no model
+        assert used_on_day(connection, DAY, "local").total_usd == pytest.approx(simulated)
+
+
+# --- budgets
+
+
+def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+
+
+def expected_cost(workspace: Workspace) -> float:
+    """USD of the largest planned file, by its bytes and its limit: nothing has been measured yet."""
+    (size, tokens) = workspace.rows("SELECT max(bytes), max(max_output_tokens) FROM batch_request_file")[0]
+    return float(size / 4 * 0.05e-6 + tokens * 0.2e-6)
+
+
+def amounts(used: Used) -> tuple[float, float]:
+    """USD spent and reserved, where all of it has a known price."""
+    assert used.unpriced == ()
+    return used.spent_usd, used.reserved_usd
+
+
+def limits(*, day: float | None = None, month: float | None = None) -> Limits:
+    return Limits(budget=Budget(day, month), own_prices=PRICES)
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+@pytest.mark.parametrize("runs", [2, 4])
+def test_runs_at_once_never_pass_a_budget_together(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, period: str, runs: int
+) -> None:
+    one_request_per_file(monkeypatch)
+    days = [DAY] if period == "day" else [DAY, NEXT_DAY]
+    for day in days:
+        workspace.ingest({str(n): f"{n} of {day} {workspace.folder.name}" for n in range(4)}, day=day)
+        workspace.plan(day=day)
+    limit = 2.5 * expected_cost(workspace)
+    start = threading.Barrier(runs)
+    done: list[Submitted] = []
+    errors: list[SubmissionError] = []
+
+    def submit(number: int) -> None:
+        start.wait(20)
+        try:
+            done.append(
+                workspace.submit(
+                    api.client,
+                    day=days[number % len(days)],
+                    run_id=f"run {number}",
+                    is_run_alive=lambda run_id: True,
+                    limits=limits(**{period: limit}),
+                )
+            )
+        except SubmissionError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=submit, args=(number,)) for number in range(runs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    setting = "BATCH_ASSETS_MAX_COST_USD" + ("_PER_MONTH" if period == "month" else "")
+    assert errors
+    assert all(f"that {setting} allows for" in str(error) and error.is_final for error in errors)
+    assert api.stats()["batches_created"] == 2
+    assert workspace.column("SELECT sum(expected_cost_usd) FROM openai_batch")[0] <= limit
+
+
+def submit_in_a_process(folder: Path, database: str, url: str, day: str, run_id: str, limit: float) -> str | None:
+    """Submit the day from another process; returns why it was refused, if it was."""
+    workspace = Workspace(folder, Database(database, patience_seconds=30))
+    client = openai.OpenAI(api_key="key", base_url=url)
+    try:
+        workspace.submit(client, day=day, run_id=run_id, is_run_alive=lambda run_id: True, limits=limits(month=limit))
+    except SubmissionError as error:
+        return str(error)
+    return None
+
+
+def test_processes_at_once_never_pass_a_budget_together(
+    tmp_path: Path, new_database: Path, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_request_per_file(monkeypatch)
+    path = str(shutil.copy(new_database, tmp_path))
+    workspace = Workspace(tmp_path, Database(path, patience_seconds=30))  # not kept open: each process has its turn
+    workspace.be_another_warehouse()
+    days = [DAY, NEXT_DAY]
+    for day in days:
+        workspace.ingest({str(n): f"{n} of {day} {workspace.folder.name}" for n in range(4)}, day=day)
+        workspace.plan(day=day)
+    limit = 2.5 * expected_cost(workspace)
+    with ProcessPoolExecutor(len(days), mp_context=multiprocessing.get_context("spawn")) as processes:
+        runs = [
+            processes.submit(submit_in_a_process, tmp_path, path, str(api.client.base_url), day, f"run of {day}", limit)
+            for day in days
+        ]
+        sentences = [run.result(120) for run in runs]
+    assert all("that BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows for" in sentence for sentence in sentences if sentence)
+    assert any(sentences)
+    assert api.stats()["batches_created"] == 2
+    assert workspace.column("SELECT sum(expected_cost_usd) FROM openai_batch")[0] <= limit
+
+
+@pytest.mark.parametrize("kind", ["a refresh", "an earlier prompt", "a batch in flight", "a failed round"])
+def test_everything_that_was_spent_on_the_day_counts(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    cost = expected_cost(workspace)
+    if kind == "a batch in flight":
+        workspace.submit(api.client, limits=limits(day=1.0))
+        workspace.ingest(texts(workspace, "abcd"))
+        workspace.plan()
+        spent = 0.0
+    else:
+        change = billed(be_empty if kind == "a failed round" else answer)
+        collect_changed(workspace, api, change)
+        workspace.plan(refresh=kind == "a refresh", task=replace(TASK, temperature=0.5) if "prompt" in kind else TASK)
+        spent = 2 * COST
+    created = api.stats()["batches_created"]
+    with pytest.raises(SubmissionError, match=r"Nothing of .* was sent") as said:
+        workspace.submit(api.client, limits=limits(day=max(spent, cost)))
+    assert f"${spent:.4f} is spent" in str(said.value)
+    assert api.stats()["batches_created"] == created
+    assert workspace.submit(api.client, limits=limits(day=1.0)).created == 1
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+@pytest.mark.parametrize(
+    "change",
+    [billed(be_empty), billed(answer, status=500), billed(answer, status=429)],
+    ids=["empty", "error 500", "error 429"],
+)
+def test_rounds_that_are_billed_and_bring_no_answer_end_at_the_budget(
+    workspace: Workspace, api: LocalApi, change: Callable[[Any], None], period: str
+) -> None:
+    """The budget allows for two and a half rounds. All three went out, and no table said that they were billed."""
+    workspace.ingest(texts(workspace))
+    budget = limits(**{period: 2.5 * 2 * COST})
+    for _ in range(2):
+        workspace.plan()
+        collect_changed(workspace, api, change, limits=budget)
+    assert workspace.plan().requests == {"pending": 2}
+    with pytest.raises(SubmissionError, match=r"\$0\.0003 is spent and \$0\.0000 is in flight"):
+        workspace.submit(api.client, limits=budget)
+    assert workspace.column("SELECT sum(cost_usd) FROM spending") == [pytest.approx(4 * COST)]
+    assert workspace.statuses() == {"pending": 2}
+    assert api.stats() == {**api.stats(), "batches_created": 2, "requests_executed": 4}
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_what_another_api_billed_does_not_count(workspace: Workspace, api: LocalApi, period: str) -> None:
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    with proxy(api.url, called("https://elsewhere.example/v1", changed_lines(billed(be_empty)))) as client:
+        workspace.send(client, api)
+    assert workspace.column("SELECT sum(cost_usd) FROM spending") == [pytest.approx(2 * COST)]
+    workspace.plan()
+    limit = {period: 3 * COST}  # by what was measured, this day costs 2 more
+    assert workspace.submit(api.client, limits=limits(**limit)).created == 1
+
+
+def test_a_month_is_that_of_the_submission(workspace: Workspace, api: LocalApi) -> None:
+    """Whatever the days' own dates are."""
+    for day in ("2025-01-31", "2025-02-01"):
+        workspace.ingest({"a": f"a of {day} {workspace.folder.name}"}, day=day)
+        workspace.plan(day=day)
+    month = 1.5 * expected_cost(workspace)
+    assert workspace.submit(api.client, day="2025-01-31", limits=limits(month=month)).created == 1
+    with pytest.raises(SubmissionError, match="BATCH_ASSETS_MAX_COST_USD_PER_MONTH"):
+        workspace.submit(api.client, day="2025-02-01", limits=limits(month=month))
+    workspace.execute("UPDATE openai_batch SET submitted_at = submitted_at - INTERVAL 40 DAY")
+    assert workspace.submit(api.client, day="2025-02-01", limits=limits(month=month)).created == 1
+
+
+LAST_MONTH = "date_trunc('month', now()::TIMESTAMP) - INTERVAL 1 SECOND"
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (f"claimed_at = {LAST_MONTH}", True),
+        (f"claimed_at = {LAST_MONTH}, submitted_at = NULL, batch_id = NULL, state = 'claimed'", True),
+        (f"claimed_at = {LAST_MONTH}, submitted_at = {LAST_MONTH}", False),
+        (f"submitted_at = {LAST_MONTH}", False),
+    ],
+    ids=["claimed just before", "claimed and not submitted yet", "submitted just before", "by another clock"],
+)
+def test_a_reservation_counts_in_the_month_of_its_bill(
+    workspace: Workspace, api: LocalApi, change: str, counts: bool
+) -> None:
+    """A batch that was claimed at the end of a month and created in the next one was in the budget of neither."""
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    workspace.submit(api.client, limits=limits(month=1.0))
+    workspace.execute(f"UPDATE openai_batch SET {change}")
+    with workspace.database.reading() as connection:
+        used = used_in_month(connection, now_utc(), API, PRICES)
+    assert (used.reserved_usd > 0) is counts
+
+
+@pytest.mark.parametrize("state", ["lost", "abandoned"])
+def test_a_batch_that_was_given_up_stays_reserved_until_it_is_collected(
+    workspace: Workspace, api: LocalApi, state: str
+) -> None:
+    """It may have been billed all the same."""
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    cost = expected_cost(workspace)
+    (batch_id,) = workspace.submit(api.client, limits=limits(day=1.0)).batch_ids
+    api.wait(batch_id)
+    workspace.execute("UPDATE openai_batch SET state = ?", [state])
+    with workspace.database.reading() as connection:
+        used = [used_on_day(connection, DAY, API), used_in_month(connection, now_utc(), API)]
+    assert [amounts(one) for one in used] == [pytest.approx((0, cost))] * 2
+    workspace.ingest(texts(workspace, "xyz"))
+    workspace.plan()
+    with (
+        pytest.raises(SubmissionError, match="is in flight, lost or abandoned"),
+        proxy(api.url, without(batch_id)) as c,
+    ):
+        workspace.submit(c, limits=limits(day=cost))
+    workspace.execute("UPDATE openai_batch SET state = 'submitted' WHERE batch_id = ?", [batch_id])
+    with proxy(api.url, changed_lines(billed(answer))) as client:
+        workspace.collect(client)
+    with workspace.database.reading() as connection:
+        assert amounts(used_on_day(connection, DAY, API)) == pytest.approx((2 * COST, 0))
+
+
+# --- a cost that was not known when it was recorded
+
+
+@pytest.mark.parametrize("kind", ["failures", "an answer and a refresh", "beyond the lines"])
+def test_tokens_of_an_unknown_price_count_when_it_is_known(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    """They counted as nothing."""
+    change = changed_lines(billed(answer if "refresh" in kind else be_empty))
+
+    def answer_call(call: Call) -> Reply:
+        return more_than_the_lines(call) if kind == "beyond the lines" and "/batches/" in call.path else change(call)
+
+    spent = 5_000 * 0.05e-6 + 900 * 0.2e-6 if kind == "beyond the lines" else 2 * COST
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    for batch_id in workspace.submit(api.client).batch_ids:
+        api.wait(batch_id)
+    with proxy(api.url, answer_call) as client:
+        workspace.collect(client, prices=())
+    assert set(workspace.column("SELECT cost_usd FROM spending")) == {None}
+    with workspace.database.reading() as connection:
+        for used in (
+            used_on_day(connection, DAY, API, PRICES),
+            used_in_month(connection, now_utc(), API, PRICES),
+        ):
+            assert amounts(used) == pytest.approx((spent, 0))
+        assert used_on_day(connection, DAY, API) == Used(0, 0, (TASK.model,))
+    workspace.plan(refresh="refresh" in kind)
+    with pytest.raises(SubmissionError, match=rf"\${spent:.4f} is spent"):
+        workspace.submit(api.client, limits=limits(day=1.1 * spent))
+    assert set(workspace.column("SELECT cost_usd FROM spending")) == {None}
+
+
+def submit_without_a_price(workspace: Workspace, api: LocalApi) -> None:
+    workspace.plan()
+    workspace.submit(api.client)
+
+
+def adopt_by_hand(workspace: Workspace, api: LocalApi) -> None:
+    (shard,) = workspace.plan().shards
+    file = api.client.files.create(file=("x.jsonl", shard.path.read_bytes()), purpose="batch")
+    made = api.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    with proxy(api.url, still_running) as client:
+        adopt_batch(workspace.database, client, batch_id=made.id, data_folder=workspace.folder)
+
+
+def submit_by_an_earlier_version(workspace: Workspace, api: LocalApi) -> None:
+    submit_without_a_price(workspace, api)
+    workspace.execute("UPDATE openai_batch SET api = NULL, expected_cost_usd = NULL")
+
+
+@pytest.mark.parametrize("send", [submit_without_a_price, adopt_by_hand, submit_by_an_earlier_version])
+def test_what_is_in_flight_without_an_expected_cost_is_reserved(
+    workspace: Workspace, api: LocalApi, send: Callable[[Workspace, LocalApi], None]
+) -> None:
+    """It reserved nothing until it was collected."""
+    workspace.ingest(texts(workspace))
+    send(workspace, api)
+    assert workspace.column("SELECT expected_cost_usd FROM openai_batch WHERE batch_id IS NOT NULL") == [None]
+    ((size, tokens),) = workspace.rows(
+        """
+        SELECT bytes, max_output_tokens FROM batch_request_file JOIN openai_batch USING (submission_id)
+        WHERE batch_id IS NOT NULL
+        """
+    )
+    with workspace.database.reading() as connection:
+        used = [used_on_day(connection, DAY, API, PRICES), used_in_month(connection, now_utc(), API, PRICES)]
+        assert used_on_day(connection, DAY, API) == Used(0, 0, (TASK.model,))
+    assert [amounts(one) for one in used] == [pytest.approx((0, size / 4 * 0.05e-6 + tokens * 0.2e-6))] * 2
+
+
+@pytest.mark.parametrize("is_planned", [True, False])
+def test_a_batch_that_a_backup_does_not_know_is_reserved_when_it_is_taken_in(
+    workspace: Workspace, api: LocalApi, is_planned: bool
+) -> None:
+    backup = workspace.back_up()
+    workspace.ingest(texts(workspace))
+    workspace.plan()
+    backup = workspace.back_up() if is_planned else backup
+    cost = expected_cost(workspace)
+    workspace.submit(api.client, limits=limits(day=1.0))
+    with workspace.put_back(backup) as restored:
+        if not is_planned:
+            restored.ingest(texts(workspace))
+            restored.plan()
+        with proxy(api.url, still_running) as client:
+            assert restored.submit(client, limits=limits(day=1.0)).recovered == 1
+        with restored.database.reading() as connection:
+            assert amounts(used_on_day(connection, DAY, API, PRICES)) == pytest.approx((0, cost))

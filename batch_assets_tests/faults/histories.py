@@ -1,0 +1,293 @@
+"""Random histories of two databases, three accounts and a user who changes everything, from a seed.
+
+The laws, after every collection: what is in `spending`, plus what the uncollected batches used, is what the servers
+billed for this database, to the cent; no submission has two batches that ran; an answered request is not planned again.
+In the end every article has an answer or a reason.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import openai
+import pytest
+
+from batch_assets.batching import creation, downloads
+from batch_assets.batching.articles import ingest_day
+from batch_assets.batching.collection import CollectionError, collect_day
+from batch_assets.batching.control import cancel_day
+from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.ledger import batch_transitions
+from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.requests import Question, find_states
+from batch_assets.batching.requests import PlanOptions, plan_day
+from batch_assets.batching.submission import submit_day
+from batch_assets.batching.task import Task
+from batch_assets_tests.batching.conftest import kept_open
+from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, Unkind
+from batch_assets_tests.project import write_articles
+
+DAYS = ("2026-01-05", "2026-01-06")
+ARTICLES = 5
+STEPS = 14
+MAX_ROUNDS = 3
+PROMPTS = ("Say what it says.", "Say it in one word.")
+LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
+WORDS = "the harbour of a town reopened after a storm and all ships are waiting outside of it"
+
+
+@dataclass
+class Warehouse:
+    """A user's database, with the articles of both days."""
+
+    folder: Path
+    articles: list[dict[str, Any]]
+    database: Database
+    task: Task = field(default_factory=lambda: Task(MODEL, system_prompt=PROMPTS[0], max_output_tokens=LIMITS[1]))
+
+    def rows(self, statement: str, parameters: list[object] | None = None) -> list[tuple[Any, ...]]:
+        with self.database.reading() as connection:
+            return connection.execute(statement, parameters or []).fetchall()
+
+
+class History:
+    """One history; `dice` decides."""
+
+    def __init__(self, seed: int, folder: Path, apis: Apis, stack: ExitStack) -> None:
+        self.dice, self.apis = random.Random(seed), apis
+        self.stack = stack
+        self.warehouses = [self._warehouse(folder / name, seed, name) for name in ("one", "two")]
+        self.clients = {key: stack.enter_context(_client(apis.url, key)) for key in apis.accounts}
+        apis.start_anew()
+        self.key = "key-one"
+        self.runs = 0
+
+    def _warehouse(self, folder: Path, seed: int, name: str) -> Warehouse:
+        folder.mkdir(parents=True)
+        # the first articles are the same in both databases
+        articles = [
+            {"id": f"a{n}", "body": f"{seed} {n if n < 2 else name + str(n)} {WORDS}", "published_at": f"{day}T12:00Z"}
+            for day in DAYS
+            for n in range(ARTICLES)
+        ]
+        with Database(str(folder / "test.duckdb")).writing():
+            pass  # makes the tables
+        return Warehouse(folder, articles, self.stack.enter_context(kept_open(folder)).database)
+
+    def play(self) -> None:
+        """All steps, with the laws checked after each collection, and then to the end."""
+        for warehouse in self.warehouses:
+            self._ingest(warehouse)
+        for _ in range(STEPS):
+            self._step(self.dice.choice(self.warehouses), self.dice.choice(DAYS))
+        self._finish()
+
+    def _step(self, warehouse: Warehouse, day: str) -> None:
+        self.apis.unkind.clock_offset_seconds = self.dice.choice([0, 0, 7200, -7200, 61])
+        action = self.dice.choices(
+            ["plan", "submit", "collect", "edit", "prompt", "limit", "refresh", "account", "cancel", "unkind"],
+            [5, 8, 8, 1, 1, 2, 1, 2, 1, 5],
+        )[0]
+        match action:
+            case "plan":
+                self._plan(warehouse, day)
+            case "submit":
+                self._plan(warehouse, day)
+                self._submit(warehouse, day)
+            case "collect":
+                self.apis.wait()
+                self._collect(warehouse, day)
+            case "edit":
+                self.dice.choice(warehouse.articles)["body"] += " edited"
+                self._ingest(warehouse)
+            case "prompt":
+                warehouse.task = self._task(prompt=self.dice.choice(PROMPTS), limit=warehouse.task.max_output_tokens)
+            case "limit":
+                warehouse.task = self._task(prompt=warehouse.task.system_prompt, limit=self.dice.choice(LIMITS))
+            case "refresh":
+                self._plan(warehouse, day, refresh=True)
+                if self.dice.random() < 0.6:
+                    self._submit(warehouse, day)
+            case "account":
+                self.key = self.dice.choice(list(self.apis.accounts))
+            case "cancel":
+                self._cancel(warehouse, day)
+            case "unkind":
+                self._be_unkind()
+
+    def _task(self, *, prompt: str, limit: int) -> Task:
+        return Task(MODEL, system_prompt=prompt, max_output_tokens=limit)
+
+    def _be_unkind(self) -> None:
+        unkind = self.apis.unkind
+        match self.dice.randrange(4):
+            case 0:
+                unkind.lose_creations, unkind.hide_for_listings = 1, self.dice.choice([0, 1, 2])
+            case 1:
+                unkind.lose_uploads = 1
+            case 2:
+                unkind.refuse_room = 1
+            case 3:
+                unkind.hide_for_listings = self.dice.choice([0, 1])
+
+    @property
+    def _account(self) -> Account:
+        return self.apis.accounts[self.key]
+
+    @property
+    def _client(self) -> openai.OpenAI:
+        return self.clients[self.key]
+
+    def _ingest(self, warehouse: Warehouse) -> None:
+        source = write_articles(warehouse.folder / "articles.jsonl", warehouse.articles)
+        for day in DAYS:
+            ingest_day(warehouse.database, source=source, day=day)
+
+    def _plan(self, warehouse: Warehouse, day: str, *, refresh: bool = False) -> None:
+        question = Question(self._account.api, warehouse.task.max_output_tokens, MAX_ROUNDS)
+        plan_day(
+            warehouse.database,
+            day=day,
+            task=warehouse.task,
+            data_folder=warehouse.folder,
+            options=PlanOptions(max_rounds=MAX_ROUNDS, api=self._account.api, refresh=refresh, own_prices=PRICES),
+        )
+        in_flight = Counter(
+            custom_id
+            for (custom_id,) in warehouse.rows(
+                """
+                SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
+                WHERE state NOT IN ('lost', 'abandoned')
+                """
+            )
+        )
+        assert not [custom_id for custom_id, times in in_flight.items() if times > 1], "in two files at once"
+        if not refresh:
+            self._assert_nothing_answered_is_planned(warehouse, day, question)
+
+    def _assert_nothing_answered_is_planned(self, warehouse: Warehouse, day: str, question: Question) -> None:
+        with warehouse.database.writing() as connection:
+            find_states(connection, day, question)
+            planned = connection.execute(
+                """
+                SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
+                JOIN batch_request_file USING (submission_id)
+                JOIN valid_completion USING (custom_id)
+                WHERE state = 'planned' AND openai_batch.partition_date = getvariable('day') AND NOT is_refresh
+                    AND NOT (finish_reason = 'length'
+                        AND valid_completion.max_output_tokens < batch_request_file.request_max_output_tokens)
+                """
+            ).fetchall()
+        assert planned == [], "answered, and planned again"
+
+    def _submit(self, warehouse: Warehouse, day: str) -> None:
+        self.runs += 1
+        with suppress(SubmissionError):  # said, and tried again later
+            submit_day(
+                warehouse.database,
+                self._client,
+                day=day,
+                data_folder=warehouse.folder,
+                run_id=f"run-{self.runs}",
+                is_run_alive=lambda run_id: False,
+                limits=Limits(own_prices=PRICES),
+            )
+
+    def _collect(self, warehouse: Warehouse, day: str) -> None:
+        with suppress(CollectionError):
+            collect_day(
+                warehouse.database,
+                self._client,
+                day=day,
+                data_folder=warehouse.folder,
+                max_rounds=MAX_ROUNDS,
+                max_output_tokens=warehouse.task.max_output_tokens,
+                own_prices=PRICES,
+            )
+        self._assert_every_cent_is_there(warehouse)
+
+    def _cancel(self, warehouse: Warehouse, day: str) -> None:
+        with suppress(openai.OpenAIError):
+            cancel_day(warehouse.database, self._client, day=day, data_folder=warehouse.folder)
+
+    def _assert_every_cent_is_there(self, warehouse: Warehouse) -> None:
+        self.apis.wait()
+        identity = warehouse.database.warehouse_id()
+        recorded = dict(
+            warehouse.rows(
+                "SELECT batch_id, sum(coalesce(cost_usd, simulated_cost_usd)) FROM spending GROUP BY batch_id"
+            )
+        )
+        collected = {
+            batch_id for (batch_id,) in warehouse.rows("SELECT batch_id FROM openai_batch WHERE state = 'collected'")
+        }
+        of_submissions: Counter[str] = Counter()
+        for account in self.apis.accounts.values():
+            for batch in account.batches():
+                metadata = batch["metadata"] or {}
+                if metadata.get("warehouse_id") != identity:
+                    continue
+                of_submissions[metadata["submission_id"]] += 1
+                billed = account.bill(batch)
+                if batch["id"] in collected:
+                    assert recorded.get(batch["id"], 0.0) == pytest.approx(billed, abs=1e-12), batch["id"]
+                else:
+                    assert batch["id"] not in recorded, "spent, and not collected"
+        assert not [name for name, times in of_submissions.items() if times > 1], "a submission with two batches"
+        assert set(recorded) <= collected
+
+    def _finish(self) -> None:
+        """Without faults, at every account in turn: each day ends, or says what it waits for."""
+        self.apis.unkind.__dict__.update(Unkind().__dict__)
+        for _ in range(MAX_ROUNDS + 2):
+            for key in ("key-local", "key-two", "key-one"):
+                self.key = key
+                for warehouse in self.warehouses:
+                    for day in DAYS:
+                        self._plan(warehouse, day)
+                        self._submit(warehouse, day)
+                        self._collect(warehouse, day)
+            if all(self._is_done(warehouse) for warehouse in self.warehouses):
+                break
+        for warehouse in self.warehouses:
+            states = dict(warehouse.rows("SELECT status, count(*) FROM summaries GROUP BY status"))
+            assert set(states) <= {"answered", "failed"}, states
+            assert sum(states.values()) == ARTICLES * len(DAYS), states
+            unexplained = warehouse.rows(
+                "SELECT count(*) FROM summaries WHERE status = 'failed' AND error_code IS NULL"
+            )
+            assert unexplained == [(0,)]
+            open_ones = warehouse.rows(
+                "SELECT state, count(*) FROM openai_batch GROUP BY state HAVING state NOT IN ('collected', 'withdrawn')"
+            )
+            assert open_ones == [], open_ones
+
+    def _is_done(self, warehouse: Warehouse) -> bool:
+        is_open = "SELECT 1 FROM openai_batch WHERE state NOT IN ('collected', 'withdrawn')"
+        states = {state for (state,) in warehouse.rows("SELECT DISTINCT status FROM summaries")}
+        return warehouse.rows(is_open) == [] and states <= {"answered", "failed"}
+
+
+@contextmanager
+def _client(url: str, key: str) -> Iterator[openai.OpenAI]:
+    plain = openai.DefaultHttpxClient(verify=False)  # reading certificates takes 35 ms
+    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=plain) as client:
+        yield client
+
+
+@contextmanager
+def short_pauses() -> Iterator[None]:
+    with (
+        mock.patch.object(creation, "LOOK_AFTER_SECONDS", (0.0, 0.0, 0.0)),
+        mock.patch.object(creation, "UPLOAD_PAUSE_SECONDS", 0.0),
+        mock.patch.object(downloads, "DOWNLOAD_PAUSES_SECONDS", (0.0,)),
+        mock.patch.object(batch_transitions, "FIRST_PAUSE", timedelta(0)),
+    ):
+        yield

@@ -1,0 +1,71 @@
+"""Draw the two state machines of `batch_assets/batching/ledger/states.py` into docs/how-it-works.md.
+
+    python docs/draw_states.py
+
+What is between the two markers of the page is replaced. A test fails where the page and the code differ.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from batch_assets.batching.ledger.states import MEANING, MOVES, REQUEST_MEANING, RequestState, State
+
+PAGE = Path(__file__).parent / "how-it-works.md"
+BEGIN = "<!-- states: made by `python docs/draw_states.py` -->"
+END = "<!-- end of states -->"
+# The order of the questions by which a request's state is derived: the first that holds.
+QUESTIONS = {
+    RequestState.IN_FLIGHT: "in an open submission",
+    RequestState.ANSWERED: "otherwise, an answer counts",
+    RequestState.FAILED: "otherwise, failed for good, or too often",
+    RequestState.CANCELLED: "otherwise, cancelled by the user",
+    RequestState.PENDING: "otherwise",
+}
+
+
+def drawn() -> str:
+    """Both machines: a Mermaid diagram and a table of meanings each."""
+    return "\n".join(
+        [
+            "A submission, which is a request file on its way to the API and back:",
+            "",
+            *_diagram(_submission_lines()),
+            "",
+            *_table("state", MEANING),
+            "",
+            *_table("step", {move.name: move.meaning for move in MOVES}),
+            "",
+            "A request of a day. Its state is not stored: one statement derives it, by the first of these that holds.",
+            "",
+            *_diagram([f"[*] --> {state}: {question}" for state, question in QUESTIONS.items()]),
+            "",
+            *_table("state", REQUEST_MEANING),
+        ]
+    )
+
+
+def with_states(page: str) -> str:
+    """The page with what is drawn between its markers. Raises ValueError if it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"The page has no markers. Put {BEGIN} and {END} on lines of their own.")
+    return f"{before}{begin}\n\n{drawn()}\n\n{end}{after}"
+
+
+def _submission_lines() -> list[str]:
+    ways = [f"{source} --> {move.target}: {move.name}" for move in MOVES for source in move.sources or ("[*]",)]
+    left = {source for move in MOVES for source in move.sources}
+    return [*ways, *(f"{state} --> [*]" for state in State if state not in left)]
+
+
+def _diagram(lines: list[str]) -> list[str]:
+    return ["```mermaid", "stateDiagram-v2", *(f"    {line}" for line in lines), "```"]
+
+
+def _table(name: str, meanings: Mapping[str, str]) -> list[str]:
+    return [f"| {name} | meaning |", "|---|---|", *(f"| `{key}` | {meaning} |" for key, meaning in meanings.items())]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_states(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
