@@ -9,15 +9,15 @@ import dagster as dg
 import openai
 
 from batch_assets.assets.openai_batch import openai_batch
-from batch_assets.batching.adoption import AdoptionError, adopt_batch
-from batch_assets.batching.api_identity import identify
-from batch_assets.batching.control import cancel_day
 from batch_assets.batching.ledger.aliases import move_api
 from batch_assets.batching.ledger.database import Database, DatabaseBusyError
 from batch_assets.batching.ledger.schema import create_warehouse_id
-from batch_assets.batching.outside_text import printable
-from batch_assets.batching.remote import words_of
-from batch_assets.batching.retention import Life, delete_remote_files, find_prunable, prune
+from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.operations.prune import Life, delete_remote_files, find_prunable, prune
+from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.safety.outside_text import printable
+from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
 from batch_assets.day_events import DEFAULT_LOCATION, Origin
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.local_api.keys import NO_KEY, local_api_key

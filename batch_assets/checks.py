@@ -3,9 +3,9 @@
 import dagster as dg
 
 from batch_assets.assets import batch_request_file, summaries
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.costs import estimate_day
 from batch_assets.batching.ledger.spending import unattributed_batches
+from batch_assets.batching.planning.estimate import estimate_day
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 

@@ -209,7 +209,7 @@ def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: b
     if answers and not tables:
         raise click.UsageError("--answers goes with --tables.")
     settings = _settings()
-    from batch_assets.batching.retention import Life
+    from batch_assets.batching.operations.prune import Life
     from batch_assets.by_hand import prune_by_hand
 
     life = Life(pack_after_days=pack_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote)

@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
+from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.outside_text import as_message, printable
-from batch_assets.batching.remote import words_of
-from batch_assets.batching.report import DayReport, day_report
+from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.safety.outside_text import as_message, printable
 from batch_assets.home import StartError, dagster_home, local_api
 from batch_assets.in_process import Sensor, is_done, materialise, opened_instance, reasons
 from batch_assets.local_api.keys import NO_KEY

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
 from batch_assets.sensors import openai_batch_sensor, read_days

@@ -4,9 +4,9 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets import openai_batch
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.control import cancel_day
-from batch_assets.batching.remote import words_of
+from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, Warehouse
 

@@ -16,13 +16,13 @@ import dagster as dg
 import openai
 from dagster_openai import OpenAIResource
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalised_url
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import MEMORY_LIMIT, Database
 from batch_assets.batching.ledger.spending import Budget
-from batch_assets.batching.prices import ModelPrice, check_own_prices
-from batch_assets.batching.remote import words_of
-from batch_assets.batching.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
+from batch_assets.batching.planning.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
+from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalised_url
+from batch_assets.batching.provider.prices import ModelPrice, check_own_prices
 from batch_assets.local_api.discovery import running_url
 from batch_assets.local_api.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from batch_assets.batching.api_identity import ApiIdentity
 from batch_assets.batching.ledger.submissions import known_batches, real_apis
+from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.day_events import location_of_run, newest_event
 from batch_assets.resources import BatchApi, Warehouse
 

@@ -19,11 +19,11 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.collection import LOST_AFTER
+from batch_assets.batching.collection.collect import LOST_AFTER
 from batch_assets.batching.ledger.batch_transitions import must_go_back
-from batch_assets.batching.progress import Place, Seen, look_up
-from batch_assets.batching.remote import MISSING, RemoteBatch, words_of
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch, words_of
+from batch_assets.batching.provider.polling import Place, Seen, look_up
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, location_of_sensor, newest_event, read_events
 from batch_assets.resources import BatchApi
 from batch_assets.settings import read_settings

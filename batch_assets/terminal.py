@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.text import Text
 
-from batch_assets.batching.clean_errors import without_secrets_in
-from batch_assets.batching.outside_text import as_message, as_shown, printable
-from batch_assets.batching.secrets import without_secrets
+from batch_assets.batching.safety.clean_errors import without_secrets_in
+from batch_assets.batching.safety.outside_text import as_message, as_shown, printable
+from batch_assets.batching.safety.secrets import without_secrets
 
 LONGEST_MESSAGE = 600
 

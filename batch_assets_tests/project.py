@@ -17,7 +17,7 @@ from dagster_openai import OpenAIResource
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.prices import ModelPrice
+from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
 from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
 from batch_assets.sensors import Day, read_days

@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.api_identity import identify
+from batch_assets.batching.provider.identity import identify
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 

@@ -9,7 +9,7 @@ import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 
 import batch_assets
-from batch_assets.batching import clean_errors
+from batch_assets.batching.safety import clean_errors
 from batch_assets.definitions import defs
 from batch_assets.jobs import cancel_batches_of_day
 from batch_assets.resources import all_resources, openai_resource

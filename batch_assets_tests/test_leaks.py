@@ -15,7 +15,8 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import openai_batch, raw_articles, summaries
-from batch_assets.batching import creation, downloads
+from batch_assets.batching.provider import download
+from batch_assets.batching.submission import create
 from batch_assets.resources import ArticleSource, Warehouse
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
@@ -37,11 +38,11 @@ STEPS = {
 def the_users_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     for module, name, pauses in (
-        (creation, "LOOK_AFTER_SECONDS", (0.0, 0.01)),
-        (creation, "UPLOAD_PAUSE_SECONDS", 0.01),
-        (creation, "RATE_LIMIT_SECONDS", 0.01),
-        (creation, "FILE_NOT_FOUND_SECONDS", (0.01,)),
-        (downloads, "DOWNLOAD_PAUSES_SECONDS", (0.01,)),
+        (create, "LOOK_AFTER_SECONDS", (0.0, 0.01)),
+        (create, "UPLOAD_PAUSE_SECONDS", 0.01),
+        (create, "RATE_LIMIT_SECONDS", 0.01),
+        (create, "FILE_NOT_FOUND_SECONDS", (0.01,)),
+        (download, "DOWNLOAD_PAUSES_SECONDS", (0.01,)),
     ):
         monkeypatch.setattr(module, name, pauses)
 

@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
-from batch_assets.batching.remote import RemoteBatch, RemoteError
+from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.resources import SummaryTask
 from batch_assets.sensors import (
     CAUSE_TAG,

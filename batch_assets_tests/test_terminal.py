@@ -16,8 +16,8 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from batch_assets import demo
+from batch_assets.batching.collection.report import DayReport
 from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.batching.report import DayReport
 from batch_assets.cli import main
 from batch_assets.home import StartError, local_api_log, wait_for_local_api
 from batch_assets.in_process import reasons

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.request_lines import CUSTOM_ID_CHARACTERS
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
-from batch_assets.batching.task import ENDPOINT
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.request_lines import CUSTOM_ID_CHARACTERS
+from batch_assets.batching.planning.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
+from batch_assets.batching.planning.task import ENDPOINT
 from benchmarks.data import DAY, NO_LIMIT, TASK
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
 
 DAY = "2026-01-05"
 TASK = Task("gpt-6-luna")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import request_line, results, submit
 

@@ -8,10 +8,10 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.load import EndedBatch, Loaded, in_groups, load_results
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import Question
-from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
 from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone

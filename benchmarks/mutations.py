@@ -154,7 +154,7 @@ GUARDS = (
     ),
     Guard(
         "a run without its claim posts no more",
-        "batch_assets/batching/creation.py",
+        "batch_assets/batching/submission/create.py",
         "        check_claim(database, submission)  # before each POST: much time may have passed since the last one\n",
         "",
         "batch_assets_tests/batching/test_submission.py::test_a_run_that_has_lost_its_claim_posts_no_more",
@@ -182,7 +182,7 @@ GUARDS = (
     ),
     Guard(
         "result files have names of our own",
-        "batch_assets/batching/downloads.py",
+        "batch_assets/batching/provider/download.py",
         'f"{submission.file_stem}_{kind}.jsonl"',
         'f"{batch.id}_{kind}.jsonl"',
         "batch_assets_tests/batching/test_foreign_ids.py",
@@ -287,7 +287,7 @@ GUARDS = (
     ),
     Guard(
         "outside text is printable",
-        "batch_assets/batching/outside_text.py",
+        "batch_assets/batching/safety/outside_text.py",
         "    return UNFIT.sub(fit, text)",
         "    return text",
         "batch_assets_tests/batching/test_outside_text.py::test_nothing_of_it_acts_and_nothing_else_is_changed",
@@ -301,14 +301,14 @@ GUARDS = (
     ),
     Guard(
         "what an API says is cleaned",
-        "batch_assets/batching/outside_text.py",
+        "batch_assets/batching/safety/outside_text.py",
         "    return without_secrets(printable(text), *settings)",
         "    return printable(text)",
         "batch_assets_tests/test_leaks.py::test_a_gateway_that_repeats_the_key_is_not_repeated",
     ),
     Guard(
         "errors are cleaned before Dagster stores them",
-        "batch_assets/batching/clean_errors.py",
+        "batch_assets/batching/safety/clean_errors.py",
         "            return function(*args, **kwargs)\n        except BaseException as error:\n"
         "            cleaned = without_secrets_in(error)\n",
         "            return function(*args, **kwargs)\n        except BaseException as error:\n"

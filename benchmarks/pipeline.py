@@ -14,11 +14,11 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.collection import collect_day
+from batch_assets.batching.collection.collect import collect_day
+from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.submission import submit_day
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.submission.submit import submit_day
 from batch_assets.local_api.discovery import running_url
 from benchmarks.data import DAY, TASK
 

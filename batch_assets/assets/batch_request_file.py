@@ -4,10 +4,10 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.model_options import known_options
-from batch_assets.batching.requests import PlanOptions, plan_day, planned_task
-from batch_assets.batching.task import Task, TaskError
+from batch_assets.batching.planning.model_options import known_options
+from batch_assets.batching.planning.plan import PlanOptions, plan_day, planned_task
+from batch_assets.batching.planning.task import Task, TaskError
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen

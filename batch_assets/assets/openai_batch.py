@@ -8,13 +8,13 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets.batch_request_file import batch_request_file
-from batch_assets.batching.api_identity import ApiIdentity
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.control import stop_submitting
-from batch_assets.batching.costs import estimate_day
-from batch_assets.batching.creation import SubmissionError
-from batch_assets.batching.reconcile_remote import search_for_unknown_batches
-from batch_assets.batching.submission import identify_api, submit_day
+from batch_assets.batching.operations.cancel import stop_submitting
+from batch_assets.batching.planning.estimate import estimate_day
+from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.reconcile import search_for_unknown_batches
+from batch_assets.batching.submission.submit import identify_api, submit_day
 from batch_assets.day_events import Origin, location_of_run, submission_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Warehouse

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from batch_assets.batching.articles import SourceError, ingest_day
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.ingest.articles import SourceError, ingest_day
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource, Warehouse
 

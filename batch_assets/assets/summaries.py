@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from batch_assets.assets.openai_batch import openai_batch
-from batch_assets.batching.clean_errors import without_secrets_in_errors
-from batch_assets.batching.collection import CollectionError, collect_day
+from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.collection.report import day_report
 from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.batching.report import day_report
-from batch_assets.batching.requests import planned_task
+from batch_assets.batching.planning.plan import planned_task
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.day_events import REQUESTS_PENDING, Origin, location_of_run
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from batch_assets.batching.outside_text import printable
-from batch_assets.batching.secrets import without_secrets
+from batch_assets.batching.safety.outside_text import printable
+from batch_assets.batching.safety.secrets import without_secrets
 from batch_assets.home.processes import Family, Process, family
 from batch_assets.local_api.discovery import running_url
 from batch_assets.local_api.private import make_private_folder

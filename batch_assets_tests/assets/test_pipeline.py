@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
-from batch_assets.batching.prices import ModelPrice
+from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.checks import every_article_is_accounted_for
 from batch_assets_tests.batching.conftest import Call, Reply, called, proxy
 from batch_assets_tests.conftest import serving

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
-from batch_assets.batching.submission import submit_day
+from batch_assets.batching.submission.submit import submit_day
 from batch_assets.day_events import newest_event
 from batch_assets.sensors import Day, read_days
 from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
@@ -150,7 +150,7 @@ def test_a_claim_from_before_a_budget_is_looked_for_though_the_budget_stops_the_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_assets.batching.submission._record", die)
+        patch.setattr("batch_assets.batching.submission.submit._record", die)
         with pytest.raises(KeyboardInterrupt):
             submit_day(
                 project.database,

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
-from batch_assets.batching.prices import ModelPrice
+from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.day_events import Origin, newest_event, submission_metadata
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving

@@ -20,17 +20,19 @@ import duckdb
 import openai
 import pytest
 
-from batch_assets.batching import collection, creation, downloads
-from batch_assets.batching.api_identity import REPORTED_API
-from batch_assets.batching.articles import Ingested, ingest_day
-from batch_assets.batching.collection import Collected, collect_day
+from batch_assets.batching.collection import collect
+from batch_assets.batching.collection.collect import Collected, collect_day
+from batch_assets.batching.ingest.articles import Ingested, ingest_day
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.schema import create_warehouse_id
-from batch_assets.batching.prices import ModelPrice
-from batch_assets.batching.requests import Plan, PlanOptions, plan_day
-from batch_assets.batching.submission import Submitted, submit_day
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.plan import Plan, PlanOptions, plan_day
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider import download
+from batch_assets.batching.provider.identity import REPORTED_API
+from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.submission import create
+from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -43,11 +45,11 @@ PRICES = (ModelPrice("gpt-4.1-nano", 0.05, 0.2),)  # as OpenAI's, which are not 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.01))
-    monkeypatch.setattr(creation, "UPLOAD_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(creation, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(0))
-    monkeypatch.setattr(downloads, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(create, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(create, "UPLOAD_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(create, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(0))
+    monkeypatch.setattr(download, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
 
 
 def nobody_alive(run_id: str) -> bool:

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching import articles
-from batch_assets.batching.articles import Ingested, SourceError, ingest_day
+from batch_assets.batching.ingest import articles
+from batch_assets.batching.ingest.articles import Ingested, SourceError, ingest_day
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
 
 COLUMNS = ("id", "title", "body", "url", "published_at")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import openai
 import pytest
 
-from batch_assets.batching.clean_errors import logger_without_secrets, without_secrets_in_errors
+from batch_assets.batching.safety.clean_errors import logger_without_secrets, without_secrets_in_errors
 
 KEY = "sk-proj-0123456789"
 

@@ -16,13 +16,13 @@ import openai
 import pytest
 from openai.types import Batch
 
-from batch_assets.batching import collection
-from batch_assets.batching.collection import Collected, CollectionError
+from batch_assets.batching.collection import collect
+from batch_assets.batching.collection.collect import Collected, CollectionError
+from batch_assets.batching.collection.load import EndedBatch, Loaded, load_results
 from batch_assets.batching.ledger import batch_transitions, submissions
-from batch_assets.batching.remote import RemoteBatch, read_batch
-from batch_assets.batching.results import EndedBatch, Loaded, load_results
-from batch_assets.batching.shards import ShardWriter
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import RemoteBatch, read_batch
 from batch_assets_tests.batching.conftest import (
     CUT,
     DAY,
@@ -131,7 +131,7 @@ def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(collection, "load_results", break_at_the_end)
+        broken.setattr(collect, "load_results", break_at_the_end)
         with pytest.raises(KeyboardInterrupt):
             submitted.collect(api.client)
     assert submitted.rows("SELECT * FROM completion") == []
@@ -151,7 +151,7 @@ def store_and_do_not_load(workspace: Workspace, client: openai.OpenAI) -> str:
         raise OSError("No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collection, "load_results", full_disk)
+        patch.setattr(collect, "load_results", full_disk)
         with pytest.raises(CollectionError, match="They are stored"):
             workspace.collect(client)
     ((batch_id, state),) = workspace.rows("SELECT batch_id, state FROM openai_batch")
@@ -317,7 +317,7 @@ def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Work
 
 def two_batches(workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A day of two articles, a and b, each in a batch of its own that has ended."""
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({"a": f"one of {workspace.folder.name}", "b": f"two of {workspace.folder.name}"})
     workspace.plan()
     batch_ids = workspace.submit(api.client).batch_ids
@@ -330,7 +330,7 @@ def test_groups_that_were_loaded_before_a_kill_stay_loaded(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_ids = two_batches(workspace, api, monkeypatch)
-    monkeypatch.setattr("batch_assets.batching.results.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("batch_assets.batching.collection.load.BYTES_AT_ONCE", 1)
 
     def break_at_the_second(connection: Any, batches: list[EndedBatch], *prices: Any) -> dict[str, Loaded]:
         if batches[0].batch_id == batch_ids[1]:
@@ -338,7 +338,7 @@ def test_groups_that_were_loaded_before_a_kill_stay_loaded(
         return load_results(connection, batches, *prices)
 
     with monkeypatch.context() as broken:
-        broken.setattr(collection, "load_results", break_at_the_second)
+        broken.setattr(collect, "load_results", break_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             workspace.collect(api.client)
     assert workspace.rows("SELECT batch_id FROM completion") == [(batch_ids[0],)]
@@ -365,7 +365,7 @@ def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
 def test_a_batch_that_cannot_be_had_holds_up_no_other(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcdef"})
     workspace.plan()
     first, *others = workspace.submit(api.client).batch_ids
@@ -540,7 +540,7 @@ def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
     submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be the wrong key, or a passing fault; bought again at once, all of it would be paid twice."""
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
 
     def forget(call: Call) -> Reply:
         return Reply.of({"error": {"message": "No batch found"}}, 404)
@@ -553,7 +553,7 @@ def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
 def test_a_completed_batch_without_its_output_file_is_waited_for(
     submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
 
     def without_file(call: Call) -> Reply:
         reply = call.forward()
@@ -642,7 +642,7 @@ def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran
     requests: dict[str, int],
     through: str,
 ) -> None:
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
     error = {"code": "token_limit_exceeded", "message": "Stopped: enqueued token limit.", "param": None, "line": None}
 
     def fail(call: Call) -> Reply:

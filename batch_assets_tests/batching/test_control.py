@@ -11,11 +11,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.adoption import AdoptionError, adopt_batch
-from batch_assets.batching.control import Cancelled, cancel_day, stop_submitting
-from batch_assets.batching.creation import SubmissionError
 from batch_assets.batching.ledger.claims import Limits
-from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.operations.cancel import Cancelled, cancel_day, stop_submitting
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
+from batch_assets.batching.submission.create import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
@@ -61,7 +61,7 @@ def batch_by_hand(client: openai.OpenAI, path: Path) -> str:
 
 
 def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
 
 
 def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_asked(

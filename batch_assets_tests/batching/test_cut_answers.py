@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, TASK, Workspace, changed_lines, proxy, still_running
 from batch_assets_tests.local_api_client import LocalApi
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.adoption import adopt_batch
+from batch_assets.batching.submission.adoption import adopt_batch
 from batch_assets_tests.batching.conftest import DAY, Call, Reply, Workspace, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -119,7 +119,7 @@ def test_a_batch_of_any_id_is_adopted_into_a_file_of_our_own_name(
 def test_an_id_of_which_no_url_can_be_made_is_an_error_of_the_api(
     workspace: Workspace, api: LocalApi, file_id: str
 ) -> None:
-    from batch_assets.batching.downloads import download
+    from batch_assets.batching.provider.download import download
 
     with pytest.raises(openai.OpenAIError, match="no file can be asked for"):
         download(api.client, file_id, workspace.folder / "results" / "x.jsonl")

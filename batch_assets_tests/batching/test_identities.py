@@ -17,13 +17,13 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.batching import collection
-from batch_assets.batching.api_identity import identify
-from batch_assets.batching.control import Cancelled, cancel_day
-from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.collection import collect
 from batch_assets.batching.ledger.aliases import move_api
 from batch_assets.batching.ledger.submissions import real_apis
-from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.operations.cancel import Cancelled, cancel_day
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.submission.create import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
@@ -245,7 +245,7 @@ def test_a_copy_that_was_not_renamed_shares_the_batches_and_buys_nothing(
 
 
 def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
 
 
 # --- the key of another account
@@ -370,7 +370,7 @@ def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_t
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However old it is: one answer of 404 says nothing."""
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
@@ -390,7 +390,7 @@ def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_t
 def test_the_time_for_which_a_batch_is_missing_begins_anew_when_it_was_found_meanwhile(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, through: str
 ) -> None:
-    monkeypatch.setattr(collection, "LOST_AFTER", timedelta(hours=25))
+    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     client = with_key(api.client, "ours")

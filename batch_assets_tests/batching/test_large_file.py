@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from batch_assets.batching import large_file
-from batch_assets.batching.large_file import BUFFER_BYTES, LargeFile
+from batch_assets.batching.planning import large_file
+from batch_assets.batching.planning.large_file import BUFFER_BYTES, LargeFile
 
 SIZES = (0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 4097)
 

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from batch_assets.batching.api_identity import ApiIdentity
 from batch_assets.batching.ledger import batch_transitions, submissions, transitions
 from batch_assets.batching.ledger.claims import Claim, Limits, claim
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
-from batch_assets.batching.remote import RemoteBatch, RemoteError, now_utc
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import RemoteBatch, RemoteError, now_utc
+from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, Workspace
 
 IDENTITY = ApiIdentity(API)

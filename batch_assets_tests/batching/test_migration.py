@@ -9,11 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from batch_assets.batching.creation import is_of
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.submissions import unsubmitted
-from batch_assets.batching.remote import RemoteBatch
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.submission.create import is_of
 from batch_assets_tests.batching.conftest import Workspace
 from batch_assets_tests.batching.first_edition import (
     ADOPTED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch_assets.batching.model_options import OPENAI_API, gpt_version, known_options
+from batch_assets.batching.planning.model_options import OPENAI_API, gpt_version, known_options
 
 CACHE = {"prompt_cache_options": {"mode": "explicit"}}
 LOW = {"reasoning_effort": "low"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching.outside_text import as_code, as_message, as_shown, printable
+from batch_assets.batching.safety.outside_text import as_code, as_message, as_shown, printable
 
 FLAGS = "🏴󠁧󠁢󠁥󠁮󠁧󠁿🏴󠁧󠁢󠁳󠁣󠁴󠁿🏴󠁧󠁢󠁷󠁬󠁳󠁿"
 ACTS = [

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 from genai_prices import Usage, calc_price
 
-from batch_assets.batching.model_options import OPENAI_API
-from batch_assets.batching.prices import (
+from batch_assets.batching.planning.model_options import OPENAI_API
+from batch_assets.batching.provider.prices import (
     BatchRates,
     ModelPrice,
     _published_rates,
@@ -159,7 +159,7 @@ def forbid(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.bind"):
         raise SystemExit(f"{event} {arguments}")
 sys.addaudithook(forbid)
-from batch_assets.batching.prices import batch_rates
+from batch_assets.batching.provider.prices import batch_rates
 print(batch_rates("gpt-6-luna").output_usd, threading.active_count())
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import openai
 import pytest
 
-from batch_assets.batching.progress import Place, Seen, look_up
-from batch_assets.batching.remote import MISSING, RemoteBatch
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch
+from batch_assets.batching.provider.polling import Place, Seen, look_up
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -103,7 +103,7 @@ class Listing:
 
     def __init__(self, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch, *, seconds: float = 2.0) -> None:
         self.batch_ids, self.ended, self.calls, self.now, self.seconds = batch_ids, set[str](), 0, 0.0, seconds
-        monkeypatch.setattr("batch_assets.batching.progress.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("batch_assets.batching.provider.polling.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def __call__(self, call: Call) -> Reply:
         self.calls += 1
@@ -201,7 +201,7 @@ def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -
 
 @pytest.mark.parametrize("hangs", ["list", "batch"])
 def test_a_server_that_never_answers_is_left(api: LocalApi, monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
-    monkeypatch.setattr("batch_assets.batching.progress.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("batch_assets.batching.provider.polling.GRACE_SECONDS", 0.5)
     (made,) = make_batches(api, 1)
     over = threading.Event()
 

@@ -10,10 +10,10 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.batching.control import cancel_day
-from batch_assets.batching.creation import SubmissionError
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import Budget
+from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.submission.create import SubmissionError
 from batch_assets_tests.batching.conftest import (
     DAY,
     NEXT_DAY,

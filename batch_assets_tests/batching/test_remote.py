@@ -10,8 +10,8 @@ import openai
 import pytest
 from openai.types import Batch
 
-from batch_assets.batching import remote
-from batch_assets.batching.remote import (
+from batch_assets.batching.provider import batches
+from batch_assets.batching.provider.batches import (
     MISSING,
     RemoteBatch,
     RemoteError,
@@ -117,7 +117,7 @@ def test_an_error_speaks_in_the_apis_words(api: LocalApi) -> None:
 def test_every_page_is_read_once(
     local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...], ignores_after: bool
 ) -> None:
-    monkeypatch.setattr(remote, "PAGE", 2)
+    monkeypatch.setattr(batches, "PAGE", 2)
     made = make_batches(local_api, 5)
     pages: list[Reply] = []
 
@@ -170,7 +170,7 @@ def test_a_time_that_cannot_be_is_not_known_and_hides_no_other_batch(api: LocalA
 
 def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list is not promised to be in order; only a page of nothing but older ones, newest first, is the end."""
-    monkeypatch.setattr(remote, "PAGE", 2)
+    monkeypatch.setattr(batches, "PAGE", 2)
     made = make_batches(local_api, 4)
 
     def age(call: Call) -> Reply:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from batch_assets.batching.collection.report import CELL_CHARACTERS, DayReport, day_report
 from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.batching.report import CELL_CHARACTERS, DayReport, day_report
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
 from batch_assets_tests.local_api_client import LocalApi
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching import request_lines
-from batch_assets.batching.shards import ShardWriter
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning import request_lines
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, PRICES, TASK, Workspace, database_in
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -47,7 +47,7 @@ def planned_ids(workspace: Workspace) -> list[str]:
 
 
 def limit_files(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, **limits))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, **limits))
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -307,7 +307,7 @@ def test_a_plan_that_breaks_leaves_everything_as_it_was(
     files, pending = workspace.request_files(), workspace.rows("SELECT * FROM in_flight_request")
     workspace.ingest({"a": "one", "b": "two", "c": "three"})
     with monkeypatch.context() as broken:
-        broken.setattr(f"batch_assets.batching.requests.{place}", replacement)
+        broken.setattr(f"batch_assets.batching.planning.plan.{place}", replacement)
         with pytest.raises((OSError, ZeroDivisionError)):
             workspace.plan()
     assert workspace.request_files() == files
@@ -320,8 +320,8 @@ def test_a_plan_that_breaks_leaves_everything_as_it_was(
 PLAN = """
 import pathlib, sys
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.task import Task
 folder = pathlib.Path(sys.argv[1])
 database, options = Database(str(folder / "test.duckdb")), PlanOptions(max_rounds=3)
 plan_day(database, day=sys.argv[2], task=Task("m"), data_folder=folder, options=options)

@@ -9,12 +9,12 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.batching.adoption import enter_batch
-from batch_assets.batching.api_identity import identify
-from batch_assets.batching.creation import SubmissionError
-from batch_assets.batching.reconcile_remote import search_for_unknown_batches
-from batch_assets.batching.remote import retrieve_batch
-from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.provider.batches import retrieve_batch
+from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.submission.adoption import enter_batch
+from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets_tests.batching.conftest import (
     CUT,
     DAY,
@@ -76,7 +76,7 @@ def test_a_backup_that_is_put_back_buys_nothing_again(
     is_planned_again: bool,
 ) -> None:
     if files > 1:
-        monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+        monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     backup = make_the_batches(workspace, api, stage)
     before = workspace.column("SELECT batch_id FROM openai_batch ORDER BY batch_id")
     with workspace.put_back(backup) as restored:

@@ -13,9 +13,9 @@ from typing import BinaryIO
 import openai
 import pytest
 
-from batch_assets.batching import collection
-from batch_assets.batching.api_identity import identify
-from batch_assets.batching.retention import Life, Prunable, delete_remote_files, find_prunable, prune
+from batch_assets.batching.collection import collect
+from batch_assets.batching.operations.prune import Life, Prunable, delete_remote_files, find_prunable, prune
+from batch_assets.batching.provider.identity import identify
 from batch_assets_tests.batching.conftest import (
     API,
     DAY,
@@ -188,7 +188,7 @@ def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection, "write_summaries", killed)
+        patch.setattr(collect, "write_summaries", killed)
         with pytest.raises(KeyboardInterrupt):
             done.collect(api.client)
     assert do(done).lines == []

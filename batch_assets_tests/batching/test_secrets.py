@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching.secrets import (
+from batch_assets.batching.safety.secrets import (
     SECRET_VARIABLES,
     URL_VARIABLES,
     bytes_without_known_secrets,

@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE, ShardWriter, lines_without
+from batch_assets.batching.planning.shards import (
+    MAX_BYTES_PER_FILE,
+    MAX_REQUESTS_PER_FILE,
+    ShardWriter,
+    lines_without,
+)
 
 LINES = st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b" ") + b"\n"), max_size=40)
 

@@ -18,8 +18,6 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.batching.adoption import adopt_batch
-from batch_assets.batching.creation import SubmissionError
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.spending import (
@@ -30,11 +28,13 @@ from batch_assets.batching.ledger.spending import (
     used_in_month,
     used_on_day,
 )
-from batch_assets.batching.prices import ModelPrice, batch_rates
-from batch_assets.batching.remote import now_utc
-from batch_assets.batching.shards import ShardWriter
-from batch_assets.batching.submission import Submitted
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.submission.adoption import adopt_batch
+from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.submit import Submitted
 from batch_assets_tests.batching.conftest import (
     API,
     DAY,
@@ -333,7 +333,7 @@ def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: Loca
 
 
 def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
 
 
 def expected_cost(workspace: Workspace) -> float:

@@ -18,15 +18,16 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.batching import creation, remote, submission
-from batch_assets.batching.api_identity import fingerprint
-from batch_assets.batching.creation import SubmissionError, find_batch
 from batch_assets.batching.ledger import submissions
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.remote import list_batches, now_utc, utc
-from batch_assets.batching.shards import ShardWriter
+from batch_assets.batching.planning.shards import ShardWriter
+from batch_assets.batching.provider import batches
+from batch_assets.batching.provider.batches import list_batches, now_utc, utc
+from batch_assets.batching.provider.identity import fingerprint
+from batch_assets.batching.submission import create, submit
+from batch_assets.batching.submission.create import SubmissionError, find_batch
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
@@ -84,14 +85,14 @@ def the_clients_key(workspace: Workspace) -> str:
 
 
 def make_batch(client: openai.OpenAI, token: str | None = None, file_id: str = "file-none") -> str:
-    metadata = None if token is None else {creation.CLAIM: token}
+    metadata = None if token is None else {create.CLAIM: token}
     return client.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", metadata=metadata
     ).id
 
 
 def name_of_upload(workspace: Workspace) -> str:
-    return creation.upload_name(the_submission(workspace), workspace.database.warehouse_id())
+    return create.upload_name(the_submission(workspace), workspace.database.warehouse_id())
 
 
 def upload(workspace: Workspace, client: openai.OpenAI) -> str:
@@ -144,7 +145,7 @@ def test_submitting_again_makes_nothing(planned: Workspace, api: LocalApi) -> No
 def test_several_shards_become_a_batch_each(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
     workspace.plan()
     submitted = workspace.submit(api.client)
@@ -191,7 +192,7 @@ def test_a_retry_of_the_same_run_looks_first(planned: Workspace, api: LocalApi) 
 
 
 def test_a_live_runs_intent_is_left_alone(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "LEFT_TO_OTHERS_SECONDS", 0.0)
+    monkeypatch.setattr(submit, "LEFT_TO_OTHERS_SECONDS", 0.0)
     intend(planned, "alive")
     with pytest.raises(SubmissionError, match=r"Another run \(alive\).*nothing was sent twice"):
         planned.submit(api.client, is_run_alive=lambda run_id: run_id == "alive")
@@ -205,7 +206,7 @@ def test_a_live_run_is_waited_for(planned: Workspace, api: LocalApi, monkeypatch
     def finish_meanwhile(seconds: float) -> None:
         planned.execute("UPDATE openai_batch SET state = 'submitted', batch_id = 'batch_theirs'")
 
-    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=finish_meanwhile, monotonic=lambda: 0.0))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=finish_meanwhile, monotonic=lambda: 0.0))
     submitted = planned.submit(api.client, is_run_alive=lambda run_id: True)
     assert (submitted.batch_ids, submitted.created, submitted.adopted) == (["batch_theirs"], 0, 0)
     assert api.stats()["batches_created"] == 0
@@ -216,7 +217,7 @@ def test_a_run_that_dies_while_it_is_waited_for_is_followed(
 ) -> None:
     made = make_batch(api.client, intend(planned, "dying"))
     alive = iter([True, True, False])
-    monkeypatch.setattr(submission, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
+    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
     assert planned.submit(api.client, is_run_alive=lambda run_id: next(alive)).batch_ids == [made]
 
 
@@ -234,7 +235,7 @@ def test_a_run_that_was_not_so_dead_is_not_submitted_for(planned: Workspace, api
 def test_of_two_followers_of_a_dead_run_the_first_goes_on(
     planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "LEFT_TO_OTHERS_SECONDS", 0.0)
+    monkeypatch.setattr(submit, "LEFT_TO_OTHERS_SECONDS", 0.0)
     intend(planned, "dead")
 
     def is_followed(run_id: str) -> bool:
@@ -248,7 +249,7 @@ def test_of_two_followers_of_a_dead_run_the_first_goes_on(
 
 
 def test_two_runs_at_once_make_one_batch(planned: Workspace, api: LocalApi) -> None:
-    found: list[submission.Submitted] = []
+    found: list[submit.Submitted] = []
 
     def submit(run_id: str) -> None:
         found.append(planned.submit(api.client, run_id=run_id, is_run_alive=lambda run_id: True))
@@ -286,7 +287,7 @@ def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: 
 def test_a_gateways_word_after_the_batch_was_made_buys_no_second_one(
     planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(creation, "RATE_LIMIT_SECONDS", 0.0)
+    monkeypatch.setattr(create, "RATE_LIMIT_SECONDS", 0.0)
 
     def lose(call: Call) -> Reply:
         made = call.forward()
@@ -356,7 +357,7 @@ def test_a_batch_whose_submission_was_withdrawn_meanwhile_is_cancelled(planned: 
 def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcd"})
     workspace.plan()
     together = threading.Barrier(4)
@@ -377,7 +378,7 @@ def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
 def test_what_was_submitted_before_a_refusal_stays_submitted(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "ab"})
     workspace.plan()
     answers: list[Callable[[Call], Reply]] = [lambda call: call.forward(), lambda call: Reply.of(OPENAI_REFUSES, 400)]
@@ -523,9 +524,9 @@ def test_an_api_that_is_down_is_asked_three_times_whatever_the_client_would_do(
 
 
 def test_a_rate_limit_is_waited_out(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "LOOK_AFTER_SECONDS", ())
+    monkeypatch.setattr(create, "LOOK_AFTER_SECONDS", ())
     pauses: list[float] = []
-    monkeypatch.setattr(creation, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
+    monkeypatch.setattr(create, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
     replies = [Reply.of({"error": {"message": "Slow down"}}, 429)] * 2
 
     def limit(call: Call) -> Reply:
@@ -639,7 +640,7 @@ LISTS = {
 
 @pytest.mark.parametrize("kind", LISTS)
 def test_a_batch_is_found_on_any_page(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(remote, "PAGE", 2)
+    monkeypatch.setattr(batches, "PAGE", 2)
     made = [make_batch(local_api.client, None if number == 3 else f"key {number}") for number in range(6)]
     with proxy(local_api.url, LISTS[kind]) as client:
         found = [find_batch(client, wanted(f"key {number}"), "a warehouse") for number in (0, 1, 5)]
@@ -652,7 +653,7 @@ def test_a_batch_is_found_on_any_page(local_api: LocalApi, monkeypatch: pytest.M
 def test_a_list_that_ignores_where_to_go_on_ends(
     local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    monkeypatch.setattr(remote, "PAGE", 2)
+    monkeypatch.setattr(batches, "PAGE", 2)
     made = [make_batch(local_api.client, f"key {number}") for number in range(3)]
     with proxy(local_api.url, reshaped(change, ignores_after=True)) as client:
         assert find_batch(client, wanted("key 0"), "a warehouse") is None
@@ -660,7 +661,7 @@ def test_a_list_that_ignores_where_to_go_on_ends(
 
 
 def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAGE", 1)
+    monkeypatch.setattr(batches, "PAGE", 1)
     for number in range(3):
         make_batch(local_api.client, f"key {number}")
     calls: list[Call] = []
@@ -675,7 +676,7 @@ def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytes
     now = datetime.now(UTC).replace(tzinfo=None)
     with proxy(local_api.url, age_all_but_the_newest) as client:
         assert [batch.metadata for batch in list_batches(client, since=now - timedelta(minutes=1))] == [
-            {creation.CLAIM: "key 2"}
+            {create.CLAIM: "key 2"}
         ]
     assert len(calls) == 2
 
@@ -690,7 +691,7 @@ def test_the_first_of_the_list_are_looked_at_however_old_they_say_they_are(
         found = find_batch(local_api.client, wanted("key", now + timedelta(hours=hours)), "a warehouse")
         assert found is not None
         assert found.id == made
-    monkeypatch.setattr(creation, "ALWAYS_LOOKED_AT", 0)
+    monkeypatch.setattr(create, "ALWAYS_LOOKED_AT", 0)
     assert find_batch(local_api.client, wanted("key", now + timedelta(hours=2)), "a warehouse") is not None
     assert find_batch(local_api.client, wanted("key", now + timedelta(hours=4)), "a warehouse") is None
 
@@ -965,7 +966,7 @@ SHARDS_A_DAY = 3
 @pytest.fixture
 def two_days(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Two days of three shards, all of the same size."""
-    monkeypatch.setattr("batch_assets.batching.requests.ShardWriter", partial(ShardWriter, max_requests=1))
+    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     for day in (DAY, NEXT_DAY):
         workspace.ingest({str(n): f"text {n} of {day}" for n in range(SHARDS_A_DAY)}, day=day)
         workspace.plan(day=day)
@@ -998,7 +999,7 @@ def test_no_more_is_in_flight_than_the_budget_allows(two_days: Workspace, tmp_pa
 def test_two_runs_at_once_keep_to_one_budget(two_days: Workspace, tmp_path: Path) -> None:
     (tokens,) = two_days.column("SELECT DISTINCT estimated_input_tokens FROM batch_request_file")
     with serving(tmp_path / "slow", engine="instant", batch_seconds=60) as slow:
-        found: list[submission.Submitted] = []
+        found: list[submit.Submitted] = []
 
         def submit(day: str) -> None:
             limits = Limits(max_enqueued_tokens=2 * tokens)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import openai
 import pytest
 
-from batch_assets.batching.api_identity import identify
-from batch_assets.batching.control import cancel_day
-from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.submission.create import SubmissionError
 from batch_assets_tests.batching.conftest import CUT, DAY, Call, Reply, Workspace, called, proxy
 from batch_assets_tests.local_api_client import LocalApi
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.day_summaries import write_summaries
+from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.load import EndedBatch, in_groups, load_results
+from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import Question
-from batch_assets.batching.remote import now_utc
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.results import EndedBatch, in_groups, load_results
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import now_utc
 from batch_assets_tests.memory import peak_bytes
 
 DAY = "2026-01-05"

@@ -23,9 +23,11 @@ import httpx2
 
 from batch_assets import sensors
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
-from batch_assets.batching import collection, creation, downloads
+from batch_assets.batching.collection import collect
 from batch_assets.batching.ledger import batch_transitions, claims
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.provider import download
+from batch_assets.batching.submission import create
 from batch_assets.home import dagster_home
 from batch_assets.in_process import Sensor, is_done, materialise, opened_instance
 from batch_assets.settings import read_settings
@@ -105,13 +107,13 @@ def _hurry() -> None:
     """Pauses that make sense for a day's work are too long for a test."""
     sensors.FIRST_PAUSE = sensors.ROUND_PAUSE = timedelta(seconds=0.2)
     sensors.TRIES = 50
-    creation.LOOK_AFTER_SECONDS = (0.0, 0.2, 0.2)
-    creation.FILE_NOT_FOUND_SECONDS = (0.1, 0.1, 0.1)
-    creation.RATE_LIMIT_SECONDS = 0.1
-    creation.CREATE_TIMEOUT_SECONDS = 2.0
-    collection.LOST_AFTER = timedelta(0)
+    create.LOOK_AFTER_SECONDS = (0.0, 0.2, 0.2)
+    create.FILE_NOT_FOUND_SECONDS = (0.1, 0.1, 0.1)
+    create.RATE_LIMIT_SECONDS = 0.1
+    create.CREATE_TIMEOUT_SECONDS = 2.0
+    collect.LOST_AFTER = timedelta(0)
     sensors.LOST_AFTER = timedelta(0)  # type: ignore[attr-defined]
-    downloads.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)
+    download.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)
     batch_transitions.FIRST_PAUSE = timedelta(seconds=0.3)
     claims.LOOK_AGAIN = timedelta(seconds=1)
 

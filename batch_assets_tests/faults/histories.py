@@ -18,18 +18,19 @@ from unittest import mock
 import openai
 import pytest
 
-from batch_assets.batching import creation, downloads
-from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.collection import CollectionError, collect_day
-from batch_assets.batching.control import cancel_day
-from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.requests import Question, find_states
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.submission import submit_day
-from batch_assets.batching.task import Task
+from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider import download
+from batch_assets.batching.submission import create
+from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.submit import submit_day
 from batch_assets_tests.batching.conftest import kept_open
 from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, Unkind
 from batch_assets_tests.project import write_articles
@@ -285,9 +286,9 @@ def _client(url: str, key: str) -> Iterator[openai.OpenAI]:
 @contextmanager
 def short_pauses() -> Iterator[None]:
     with (
-        mock.patch.object(creation, "LOOK_AFTER_SECONDS", (0.0, 0.0, 0.0)),
-        mock.patch.object(creation, "UPLOAD_PAUSE_SECONDS", 0.0),
-        mock.patch.object(downloads, "DOWNLOAD_PAUSES_SECONDS", (0.0,)),
+        mock.patch.object(create, "LOOK_AFTER_SECONDS", (0.0, 0.0, 0.0)),
+        mock.patch.object(create, "UPLOAD_PAUSE_SECONDS", 0.0),
+        mock.patch.object(download, "DOWNLOAD_PAUSES_SECONDS", (0.0,)),
         mock.patch.object(batch_transitions, "FIRST_PAUSE", timedelta(0)),
     ):
         yield

@@ -12,7 +12,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from batch_assets.batching.api_identity import REPORTED_API
+from batch_assets.batching.provider.identity import REPORTED_API
 
 Body = bytes
 FORWARDED = ("Content-Type", "Date", REPORTED_API)  # headers of the API's answers: by these it is known

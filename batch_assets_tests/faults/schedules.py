@@ -15,13 +15,13 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.articles import ingest_day
-from batch_assets.batching.collection import CollectionError, collect_day
-from batch_assets.batching.creation import SubmissionError
+from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.requests import PlanOptions, plan_day
-from batch_assets.batching.submission import submit_day
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.submit import submit_day
 from batch_assets_tests.faults.driver import in_child
 from batch_assets_tests.faults.proxy import Fault
 from batch_assets_tests.faults.scenarios import NO_FILE, NO_ROOM, World, a_world

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batch_assets.batching.prices import ModelPrice, batch_rates
-from batch_assets.batching.token_costs import cost_usd
+from batch_assets.batching.collection.token_costs import cost_usd
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import duckdb
 
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
 
 # A request may have had several names, by several limits: the one that has an answer stays.
 ENTER_ALIASES = """

@@ -19,7 +19,7 @@ from batch_assets.batching.ledger.transitions import (
     withdraw_in,
     withdraw_unsent_with_requests,
 )
-from batch_assets.batching.remote import RemoteBatch, RemoteError, now_utc
+from batch_assets.batching.provider.batches import RemoteBatch, RemoteError, now_utc
 
 FIRST_PAUSE = timedelta(minutes=1)  # of a submission that the API had no room for; doubles with each attempt
 LONGEST_PAUSE = timedelta(hours=1)

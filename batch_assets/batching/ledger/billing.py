@@ -2,7 +2,7 @@
 
 import duckdb
 
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
 
 TASK = "summaries"  # who pays, beside the day
 

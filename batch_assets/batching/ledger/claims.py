@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from batch_assets.batching.api_identity import ApiIdentity
 from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.expected_cost import expected_cost
@@ -20,8 +19,9 @@ from batch_assets.batching.ledger.transitions import (
     is_as_seen,
     withdraw_in,
 )
-from batch_assets.batching.prices import ModelPrice
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.provider.prices import ModelPrice
 
 # https://developers.openai.com/api/docs/guides/batch: up to 2,000 batches an hour
 MAX_BATCHES_AN_HOUR = 2_000

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.schema import bring_up_to_date, is_up_to_date, read_warehouse_id
-from batch_assets.batching.outside_text import as_message
-from batch_assets.batching.private_folder import make_private_folder
+from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.batching.safety.private_folder import make_private_folder
 
 RETRY_SECONDS = 0.2
 # Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.

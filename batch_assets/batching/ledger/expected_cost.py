@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
-from batch_assets.batching.prices import BYTES_PER_TOKEN, BatchRates, ModelPrice, batch_rates
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, BatchRates, ModelPrice, batch_rates
 
 # Only requests that were billed: one that failed tells no usage, and would count as one of no tokens. Bytes are known
 # of whole files, so a file counts by the share of its requests that were billed.

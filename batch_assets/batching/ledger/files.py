@@ -7,7 +7,7 @@ import duckdb
 
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import OPEN, State
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
 
 # Days with a submission on its way; and days that wait for a request of one, of another day perhaps.
 DAYS_IN_FLIGHT = """

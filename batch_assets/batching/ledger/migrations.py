@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from batch_assets.batching.ledger.schema import TABLES, create_table, create_warehouse_id
-from batch_assets.batching.prices import batch_rates
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.prices import batch_rates
 
 # What the first edition's rows are in this one; each table that is not here stays as it is, or is new and empty.
 # `before` is the table of the earlier version.

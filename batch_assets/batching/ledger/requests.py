@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.states import OPEN
 from batch_assets.batching.ledger.transitions import CANCELLED_BY_USER
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
 UNLIMITED = 2**31 - 1
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import duckdb
 
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
 
 COMPRESSED_TEXT = "VARCHAR USING COMPRESSION zstd"  # half the size, and twice as fast to insert; DuckLake refuses it
 # One DDL statement for each table, by its name. {text} is the type of a long text.

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
+from batch_assets.batching.collection.token_costs import cost_usd
 from batch_assets.batching.ledger.expected_cost import SizeOfFile, expected_cost
 from batch_assets.batching.ledger.states import RESERVED
-from batch_assets.batching.outside_text import as_code
-from batch_assets.batching.prices import ModelPrice, batch_rates
-from batch_assets.batching.token_costs import cost_usd
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.safety.outside_text import as_code
 
 # What an earlier version did not record counts for every API. Of the built-in engine, the simulated cost counts.
 SPENT = """

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import (
     ADOPT,
@@ -20,7 +19,8 @@ from batch_assets.batching.ledger.states import (
     UNSUBMITTED,
     State,
 )
-from batch_assets.batching.remote import RemoteBatch
+from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
 
 class StaleSubmissionError(Exception):

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import duckdb
 
-from batch_assets.batching.api_identity import ApiIdentity
 from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.states import UNCOLLECTED, UNSENT, Move, State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
-from batch_assets.batching.remote import RemoteBatch, now_utc
+from batch_assets.batching.provider.batches import RemoteBatch, now_utc
+from batch_assets.batching.provider.identity import ApiIdentity
 
 CANCELLED_BY_USER = "cancelled_by_user"
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.api_identity import ApiIdentity, identify
-from batch_assets.batching.elsewhere import is_elsewhere, said_of_elsewhere
 from batch_assets.batching.ledger import submissions, transitions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.requests import Question, hold_pending
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.safety.outside_text import as_message
 
 
 @dataclass

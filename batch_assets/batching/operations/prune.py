@@ -19,11 +19,11 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.api_identity import ApiIdentity, identify
-from batch_assets.batching.elsewhere import is_elsewhere, said_of_elsewhere
 from batch_assets.batching.ledger import files
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.files import RemoteFiles
+from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.provider.identity import ApiIdentity, identify
 
 # Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")

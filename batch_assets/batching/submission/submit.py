@@ -16,10 +16,16 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.adoption import AdoptionError, enter_batch
-from batch_assets.batching.api_identity import ApiIdentity, identify
-from batch_assets.batching.clean_errors import logger_without_secrets
-from batch_assets.batching.creation import (
+from batch_assets.batching.ledger import claims, submissions, transitions
+from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.states import UNSENT, State
+from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
+from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
+from batch_assets.batching.submission.create import (
     SubmissionError,
     create,
     find_batch,
@@ -27,13 +33,7 @@ from batch_assets.batching.creation import (
     unreachable,
     upload,
 )
-from batch_assets.batching.ledger import claims, submissions, transitions
-from batch_assets.batching.ledger.claims import Limits
-from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.states import UNSENT, State
-from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
-from batch_assets.batching.reconcile_remote import refresh, search_for_unknown_batches
-from batch_assets.batching.remote import RemoteBatch
+from batch_assets.batching.submission.reconcile import refresh, search_for_unknown_batches
 
 SHARDS_AT_ONCE = 4
 LEFT_TO_OTHERS_SECONDS = 600.0  # how long to wait for another live run that submits what we need too

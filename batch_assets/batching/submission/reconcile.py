@@ -12,15 +12,21 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.adoption import AdoptionError, enter_batch
-from batch_assets.batching.api_identity import ApiIdentity
-from batch_assets.batching.creation import CLOCK_SKEW, SUBMISSION, WAREHOUSE, unreachable
 from batch_assets.batching.ledger import batch_transitions, submissions, transitions
 from batch_assets.batching.ledger.batch_transitions import must_go_back
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.remote import MISSING, RemoteBatch, list_batches, retrieve_batch, words_of
+from batch_assets.batching.provider.batches import (
+    MISSING,
+    RemoteBatch,
+    list_batches,
+    retrieve_batch,
+    words_of,
+)
+from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
+from batch_assets.batching.submission.create import CLOCK_SKEW, SUBMISSION, WAREHOUSE, unreachable
 
 RESULTS_ARE_KEPT = timedelta(days=30)  # https://developers.openai.com/api/docs/guides/batch: how long OpenAI keeps them
 HAS_NO_LIST = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)

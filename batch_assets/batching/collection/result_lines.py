@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.database import joins_as_written
-from batch_assets.batching.secrets import bytes_without_known_secrets
+from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
 USUAL_LINE_BYTES, USUAL_BUFFER_BYTES = 4_000_000, 1 << 22

@@ -11,12 +11,12 @@ from typing import TypeGuard
 
 import openai
 
-from batch_assets.batching.clean_errors import logger_without_secrets
+from batch_assets.batching.collection.load import RETRYABLE_CLIENT_ERRORS
 from batch_assets.batching.ledger import transitions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.submissions import Submission, is_cancelled, is_claimed_by
-from batch_assets.batching.remote import UNREADABLE, RemoteBatch, list_batches, read_batch, words_of
-from batch_assets.batching.results import RETRYABLE_CLIENT_ERRORS
+from batch_assets.batching.provider.batches import UNREADABLE, RemoteBatch, list_batches, read_batch, words_of
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
 
 # In a batch's metadata. The claim token is of this attempt alone: no other attempt, day, database or account has it.
 WAREHOUSE, SUBMISSION, CLAIM = "warehouse_id", "submission_id", "claim_token"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from batch_assets.batching.large_file import LargeFile
-from batch_assets.batching.private_folder import make_private_folder
+from batch_assets.batching.planning.large_file import LargeFile
+from batch_assets.batching.safety.private_folder import make_private_folder
 
 # https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's own message counts
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.

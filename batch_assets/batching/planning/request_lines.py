@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import duckdb
 
 from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, forget_what_was_read
-from batch_assets.batching.task import ENDPOINT, Task
+from batch_assets.batching.planning.task import ENDPOINT, Task
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
 FETCH_ROWS = 256  # some 700 kB: a block stays in the processor's cache on its way from DuckDB to the file

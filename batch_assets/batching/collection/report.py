@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
-from batch_assets.batching.outside_text import as_shown
+from batch_assets.batching.safety.outside_text import as_shown
 
 CELL_CHARACTERS = 300
 

@@ -7,8 +7,8 @@ The first edition made the limit of an answer a part of the name. Such a request
 import duckdb
 
 from batch_assets.batching.ledger.aliases import days_of_old_names, enter_aliases, limits_of_old_plans
-from batch_assets.batching.request_lines import custom_id_sql
-from batch_assets.batching.task import Task
+from batch_assets.batching.planning.request_lines import custom_id_sql
+from batch_assets.batching.planning.task import Task
 
 
 def keep_old_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:

@@ -5,7 +5,7 @@ It stays text: nothing in it moves a cursor, changes the direction of what follo
 
 import re
 
-from batch_assets.batching.secrets import without_known_secrets, without_secrets
+from batch_assets.batching.safety.secrets import without_known_secrets, without_secrets
 
 # Newline, tab, the other controls that separate, and Unicode's separators of lines and paragraphs.
 SEPARATORS = "\\t\\n\\x0b\\x0c\\r\\x85\\u2028\\u2029"

@@ -13,22 +13,35 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.api_identity import ApiIdentity, identify
-from batch_assets.batching.clean_errors import logger_without_secrets
-from batch_assets.batching.day_summaries import write_summaries
-from batch_assets.batching.downloads import RESULTS_FOLDER, store_results
-from batch_assets.batching.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.load import EndedBatch, Loaded, in_groups, load_results
+from batch_assets.batching.collection.stored_results import (
+    ended_batch,
+    is_stored,
+    result_files,
+    stored_of_day,
+)
 from batch_assets.batching.ledger import batch_transitions, submissions
 from batch_assets.batching.ledger.batch_transitions import is_collectable, must_go_back
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import Question
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.outside_text import as_message
-from batch_assets.batching.prices import ModelPrice
-from batch_assets.batching.remote import ENDED, MISSING, RemoteBatch, list_batches, now_utc, retrieve_batch, words_of
-from batch_assets.batching.results import EndedBatch, Loaded, in_groups, load_results
-from batch_assets.batching.stored_results import ended_batch, is_stored, result_files, stored_of_day
+from batch_assets.batching.provider.batches import (
+    ENDED,
+    MISSING,
+    RemoteBatch,
+    list_batches,
+    now_utc,
+    retrieve_batch,
+    words_of,
+)
+from batch_assets.batching.provider.download import RESULTS_FOLDER, store_results
+from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
+from batch_assets.batching.safety.outside_text import as_message
 
 LOST_AFTER = timedelta(hours=25)
 BATCHES_AT_ONCE = 4

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 from openai.types import Batch
 
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.safety.outside_text import as_message
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 STATUSES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}

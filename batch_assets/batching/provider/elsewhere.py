@@ -1,7 +1,7 @@
 """What was made at another API than the present one: it is not asked for here, and the user is told where it is."""
 
-from batch_assets.batching.api_identity import ApiIdentity
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.safety.outside_text import as_message
 
 
 def is_elsewhere(made_at: str | None, api: ApiIdentity) -> bool:

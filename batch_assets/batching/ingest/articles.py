@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.outside_text import as_message
+from batch_assets.batching.safety.outside_text import as_message
 
 ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 CSV_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst", ".tsv.zst")

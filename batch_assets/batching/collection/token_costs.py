@@ -6,7 +6,7 @@ tokens as parts of the output tokens (`CompletionUsage` and `ResponseUsage` in o
 
 from dataclasses import astuple, fields
 
-from batch_assets.batching.prices import BatchRates
+from batch_assets.batching.provider.prices import BatchRates
 
 # Columns that `COST_USD_SQL` reads, beside those of the tokens. All are NULL where the price is not known.
 RATE_COLUMNS = tuple(field.name for field in fields(BatchRates))

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import openai
 
-from batch_assets.batching.api_identity import api_name
-from batch_assets.batching.remote import PAGE, RemoteBatch, list_batches, retrieve_batch
+from batch_assets.batching.provider.batches import PAGE, RemoteBatch, list_batches, retrieve_batch
+from batch_assets.batching.provider.identity import api_name
 
 # Of the time there is. The rest is for asking singly, so that a list that is too long for it holds nobody up.
 SHARE_OF_THE_LIST = 0.75

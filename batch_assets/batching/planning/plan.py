@@ -16,7 +16,6 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
 from batch_assets.batching.ledger import submissions, transitions
 from batch_assets.batching.ledger.aliases import (
     has_aliases,
@@ -27,19 +26,20 @@ from batch_assets.batching.ledger.aliases import (
 from batch_assets.batching.ledger.database import Database, joins_as_written, transaction
 from batch_assets.batching.ledger.in_flight import enter_requests
 from batch_assets.batching.ledger.requests import Question, find_states, state_counts
-from batch_assets.batching.old_names import keep_old_names
-from batch_assets.batching.prices import BYTES_PER_TOKEN, ModelPrice, max_cost_usd
-from batch_assets.batching.private_folder import make_private_folder
-from batch_assets.batching.remote import now_utc
-from batch_assets.batching.request_lines import (
+from batch_assets.batching.planning.old_names import keep_old_names
+from batch_assets.batching.planning.request_lines import (
     FETCH_ROWS,
     LineMaker,
     article_messages,
     article_stretches,
     name_requests,
 )
-from batch_assets.batching.shards import Shard, ShardWriter, lines_without
-from batch_assets.batching.task import ENDPOINT, Task
+from batch_assets.batching.planning.shards import Shard, ShardWriter, lines_without
+from batch_assets.batching.planning.task import ENDPOINT, Task
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, ModelPrice, max_cost_usd
+from batch_assets.batching.safety.private_folder import make_private_folder
 
 TOO_LARGE = "request_too_large"
 REQUESTS_FOLDER = "requests"

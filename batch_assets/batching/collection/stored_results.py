@@ -7,12 +7,12 @@ import json
 from itertools import islice
 from pathlib import Path
 
+from batch_assets.batching.collection.load import EndedBatch
 from batch_assets.batching.ledger import batch_transitions, submissions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.remote import RemoteBatch, now_utc
-from batch_assets.batching.results import EndedBatch
+from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 
 
 def stored_of_day(database: Database, day: str, data_folder: Path) -> list[Submission]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
 from batch_assets.batching.ledger.expected_cost import expected_cost, measured_for
 from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_no_budget_holds
 from batch_assets.batching.ledger.submissions import files_waited_for
-from batch_assets.batching.outside_text import as_code
-from batch_assets.batching.prices import ModelPrice
-from batch_assets.batching.remote import now_utc
+from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.safety.outside_text import as_code
 
 
 @dataclass(frozen=True)

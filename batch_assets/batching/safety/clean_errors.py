@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from batch_assets.batching.outside_text import printable
-from batch_assets.batching.secrets import without_secrets
+from batch_assets.batching.safety.outside_text import printable
+from batch_assets.batching.safety.secrets import without_secrets
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -12,14 +12,14 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.api_identity import ApiIdentity, identify
-from batch_assets.batching.downloads import download
 from batch_assets.batching.ledger import submissions, transitions
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.private_folder import make_private_folder
-from batch_assets.batching.remote import MISSING, RemoteBatch, now_utc, retrieve_batch
-from batch_assets.batching.requests import REQUESTS_FOLDER, estimated_input_tokens
-from batch_assets.batching.task import ENDPOINT
+from batch_assets.batching.planning.plan import REQUESTS_FOLDER, estimated_input_tokens
+from batch_assets.batching.planning.task import ENDPOINT
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc, retrieve_batch
+from batch_assets.batching.provider.download import download
+from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.safety.private_folder import make_private_folder
 
 ADOPTED_PLAN = 0  # a file that is none of ours has no place among a day's plans
 OVERTAKEN = "Its requests are in a batch that was taken in."

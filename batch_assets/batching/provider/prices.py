@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from genai_prices import Usage, calc_price
 from genai_prices.types import PriceCalculation, TieredPrices
 
-from batch_assets.batching.model_options import OPENAI_API, base_model, gpt_version
+from batch_assets.batching.planning.model_options import OPENAI_API, base_model, gpt_version
 
 LOCAL_API = "local"  # the engine that is built into the local Batch API
 BYTES_PER_TOKEN = 4  # o200k: 4.2 for English, less for other scripts; measured +2 % over 25M tokens of mixed text

@@ -7,18 +7,23 @@ from pathlib import Path
 
 import duckdb
 
-from batch_assets.batching.api_identity import BUILT_IN_ENGINE
+from batch_assets.batching.collection.result_lines import read_result_files
+from batch_assets.batching.collection.token_costs import (
+    COST_USD_SQL,
+    RATE_COLUMNS,
+    RATE_COLUMNS_DDL,
+    rate_values,
+)
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.aliases import refuse_option
 from batch_assets.batching.ledger.billing import record_spending
 from batch_assets.batching.ledger.database import joins_as_written
 from batch_assets.batching.ledger.in_flight import find_requests_of, share_requests
 from batch_assets.batching.ledger.transitions import CANCELLED_BY_USER
-from batch_assets.batching.model_options import OPENAI_API, OPTIONAL_PARAMETERS
-from batch_assets.batching.prices import ModelPrice, batch_rates
-from batch_assets.batching.result_lines import read_result_files
-from batch_assets.batching.secrets import HIDDEN, known_secrets_pattern
-from batch_assets.batching.token_costs import COST_USD_SQL, RATE_COLUMNS, RATE_COLUMNS_DDL, rate_values
+from batch_assets.batching.planning.model_options import OPENAI_API, OPTIONAL_PARAMETERS
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.safety.secrets import HIDDEN, known_secrets_pattern
 
 MISSING = "missing_from_results"
 REFUSED_OPTION = "refused_option"

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx2
 import openai
 
-from batch_assets.batching.clean_errors import logger_without_secrets
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.private_folder import make_private_folder
-from batch_assets.batching.remote import UNREADABLE, RemoteBatch, now_utc
+from batch_assets.batching.provider.batches import UNREADABLE, RemoteBatch, now_utc
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
+from batch_assets.batching.safety.private_folder import make_private_folder
 
 RESULTS_FOLDER = "results"
 CHUNK_BYTES = 1 << 20
