@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.home import StartError
-from batch_assets.home.processes import PASSWORD_VARIABLE
-from batch_assets.home.ui import Ui, make_ui
+from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
+from batch_assets.cli.dagster_home.ui import Ui, make_ui
 from batch_assets_tests.end_to_end.processes import run_command
 
 
@@ -35,7 +35,7 @@ def test_a_port_that_is_taken_is_said_and_the_usual_one_is_replaced(monkeypatch:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"cannot listen on 127.0.0.1, port {port}: Address already in use"):
             make_ui("127.0.0.1", port)
-        monkeypatch.setattr("batch_assets.home.ui.USUAL_PORT", port)
+        monkeypatch.setattr("batch_assets.cli.dagster_home.ui.USUAL_PORT", port)
         assert make_ui("127.0.0.1", None).port not in (0, port)
 
 

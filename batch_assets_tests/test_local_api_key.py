@@ -9,8 +9,8 @@ import click
 import dagster as dg
 import pytest
 
-from batch_assets.by_hand import adopt_by_hand
-from batch_assets.home import dagster_home, local_api
+from batch_assets.cli.by_hand import adopt_by_hand
+from batch_assets.cli.dagster_home import dagster_home, local_api
 from batch_assets.resources import openai_resource
 from batch_assets.settings import Settings, read_settings
 from batch_assets_tests.conftest import serving

@@ -15,14 +15,14 @@ from dagster import DagsterInvariantViolationError
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from batch_assets import demo
 from batch_assets.batching.collection.report import DayReport
 from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.cli import main
-from batch_assets.home import StartError, local_api_log, wait_for_local_api
-from batch_assets.in_process import reasons
+from batch_assets.cli import demo
+from batch_assets.cli.dagster_home import StartError, local_api_log, wait_for_local_api
+from batch_assets.cli.local_daemon import reasons
+from batch_assets.cli.main import main
+from batch_assets.cli.terminal import CommandLine
 from batch_assets.settings import read_settings
-from batch_assets.terminal import CommandLine
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 
 KEY = "sk-proj-0123456789"

@@ -20,8 +20,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from batch_assets.home.webserver import GatedWebserver
-from batch_assets.ui_gate import UiGate, is_local
+from batch_assets.cli.dagster_home.ui_gate import UiGate, is_local
+from batch_assets.cli.dagster_home.webserver import GatedWebserver
 
 LOCAL = "127.0.0.1:3000"
 JSON = ("Content-Type", "application/json")

@@ -99,7 +99,7 @@ def running_dev(data: Path, log: Path) -> Iterator[str]:
     environment |= {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "batch_assets.cli", "dev", "--port", str(port)]
+    command = [sys.executable, "-m", "batch_assets.cli.main", "dev", "--port", str(port)]
     started = time.monotonic()
     with log.open("wb") as output:
         dev = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)

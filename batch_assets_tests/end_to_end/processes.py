@@ -18,7 +18,7 @@ from batch_assets.local_api.keys import local_api_key
 
 START_SECONDS = 120.0
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
-COMMAND = [sys.executable, "-m", "batch_assets.cli"]
+COMMAND = [sys.executable, "-m", "batch_assets.cli.main"]
 
 
 def environment(data: Path, **variables: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Dialog, Page
 
-from batch_assets.home import shipped
+from batch_assets.cli.dagster_home import shipped
 from batch_assets_tests.browser import open_page
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.end_to_end.processes import environment

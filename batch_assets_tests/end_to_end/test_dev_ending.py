@@ -77,7 +77,14 @@ def test_a_killed_demo_leaves_nothing(tmp_path: Path) -> None:
 
 def children_of(folder: Path) -> dict[str, int]:
     """What `dev` has started for this data folder, by a part of its command, as `ps` shows it."""
-    names = ("guardian.py", "dagster._daemon", "home.webserver", "cli serve", "code-server", "dagster api grpc")
+    names = (
+        "guardian.py",
+        "dagster._daemon",
+        "dagster_home.webserver",
+        "cli.main serve",
+        "code-server",
+        "dagster api grpc",
+    )
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -28,8 +28,8 @@ from batch_assets.batching.ledger import batch_transitions, claims
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider import download
 from batch_assets.batching.submission import create
-from batch_assets.home import dagster_home
-from batch_assets.in_process import Sensor, is_done, materialise, opened_instance
+from batch_assets.cli.dagster_home import dagster_home
+from batch_assets.cli.local_daemon import Sensor, is_done, materialise, opened_instance
 from batch_assets.settings import read_settings
 
 DONE, SECONDS_FOR_A_CHILD = 0, 420

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.home import dagster_home, is_unfinished, shipped, write_whole
+from batch_assets.cli.dagster_home import dagster_home, is_unfinished, shipped, write_whole
 from batch_assets.settings import Settings, read_settings
 
 OURS = shipped("dagster.yaml").read_bytes()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.home import StartError
-from batch_assets.home.lock import AlreadyRunning, only_one
-from batch_assets.home.processes import PASSWORD_VARIABLE, Family, family
-from batch_assets.home.services import MOST_RESTARTS, Looks, Service
+from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.lock import AlreadyRunning, only_one
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, family
+from batch_assets.cli.dagster_home.services import MOST_RESTARTS, Looks, Service
 
 STUBBORN = "batch_assets_tests.home.stubborn"
 # What `dev` does: takes a lock, starts a child that starts another, and would stay.

@@ -18,8 +18,8 @@ from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 
-from batch_assets.home.processes import PASSWORD_VARIABLE
-from batch_assets.ui_gate import UiGate, is_local
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
+from batch_assets.cli.dagster_home.ui_gate import UiGate, is_local
 
 LIVE_DATA_POLL_MILLISECONDS = 2000  # the values of `dagster dev`
 STATEMENT_MILLISECONDS = 15_000

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from batch_assets.home import guardian
+from batch_assets.cli.dagster_home import guardian
 
 PASSWORD_VARIABLE = "BATCH_ASSETS_UI_PASSWORD"  # noqa: S105 (the name of it)
 END_SECONDS = 6.0  # from SIGTERM to SIGKILL
@@ -46,7 +46,7 @@ class Family:
         log = None if output is None else os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "batch_assets.home.child", str(self._pipe), module, *arguments],
+                [sys.executable, "-m", "batch_assets.cli.dagster_home.child", str(self._pipe), module, *arguments],
                 env={**inherited, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

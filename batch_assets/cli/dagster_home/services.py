@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_assets.home import StartError, local_api_log, start_local_api
-from batch_assets.home.processes import Family, Process
+from batch_assets.cli.dagster_home import StartError, local_api_log, start_local_api
+from batch_assets.cli.dagster_home.processes import Family, Process
 from batch_assets.local_api.discovery import read_discovery, running_url
 from batch_assets.settings import Settings
 

@@ -24,12 +24,12 @@ from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import words_of
 from batch_assets.batching.safety.outside_text import as_message, printable
-from batch_assets.home import StartError, dagster_home, local_api
-from batch_assets.in_process import Sensor, is_done, materialise, opened_instance, reasons
+from batch_assets.cli.dagster_home import StartError, dagster_home, local_api
+from batch_assets.cli.local_daemon import Sensor, is_done, materialise, opened_instance, reasons
+from batch_assets.cli.terminal import shown
 from batch_assets.local_api.keys import NO_KEY
 from batch_assets.partitions import daily_partitions
 from batch_assets.settings import Settings
-from batch_assets.terminal import shown
 
 LOOK_SECONDS = 0.5  # between two evaluations of the sensor
 REMOTE_LOOK_SECONDS = 15.0

@@ -8,9 +8,9 @@ import socket
 import urllib.request
 from dataclasses import dataclass
 
-from batch_assets.home import StartError
-from batch_assets.home.processes import PASSWORD_VARIABLE
-from batch_assets.ui_gate import is_local
+from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
+from batch_assets.cli.dagster_home.ui_gate import is_local
 
 USUAL_PORT = 3000
 BACKLOG = 100

@@ -10,11 +10,11 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, ManagedGrp
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.client import DagsterGrpcClient
 
-from batch_assets.home import StartError
-from batch_assets.home.processes import PASSWORD_VARIABLE, Family, Process
-from batch_assets.home.services import Looks, Service
-from batch_assets.home.ui import Ui
-from batch_assets.in_process import bury_dead_runs
+from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, Process
+from batch_assets.cli.dagster_home.services import Looks, Service
+from batch_assets.cli.dagster_home.ui import Ui
+from batch_assets.cli.local_daemon import bury_dead_runs
 
 PING_SECONDS = 2
 MOST_MISSES = 3
@@ -66,7 +66,9 @@ def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
         listener = ui.listener.fileno()
         arguments = ("--workspace", str(workspace), "--host", ui.host, "--listener", str(listener))
         variables = {**AS_DAGSTER_DEV, **secret}
-        return children.start("batch_assets.home.webserver", *arguments, variables=variables, files=[listener])
+        return children.start(
+            "batch_assets.cli.dagster_home.webserver", *arguments, variables=variables, files=[listener]
+        )
 
     return Service("The webserver", start, process=start())
 

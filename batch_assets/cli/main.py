@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from batch_assets import __version__
+from batch_assets.cli.terminal import CommandLine
 from batch_assets.local_api.drills import Drills
 from batch_assets.settings import SettingError, Settings, make_data_folder, read_settings
-from batch_assets.terminal import CommandLine
 
 
 def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +50,7 @@ def main() -> None:
 def demo(day: str | None, yes: bool) -> None:
     """One day from articles to summaries, in this terminal."""
     settings = _settings()  # before Dagster loads: it reads them too, and would answer with a stack trace
-    from batch_assets.demo import run_demo  # only here, since Dagster takes seconds to import
+    from batch_assets.cli.demo import run_demo
 
     run_demo(settings, day=day, ask=not yes)
 
@@ -65,7 +65,7 @@ def dev(host: str, port: int | None) -> None:
     encrypted.
     """
     settings = _settings()
-    from batch_assets.dev import run_dev
+    from batch_assets.cli.dev import run_dev
 
     run_dev(settings, host=host, port=port)
 
@@ -157,7 +157,7 @@ def serve(
 def cancel(day: str) -> None:
     """Cancel the batches of DAY. What is answered is kept; the rest isn't sent again by itself."""
     settings = _settings()
-    from batch_assets.by_hand import cancel_by_hand
+    from batch_assets.cli.by_hand import cancel_by_hand
 
     cancel_by_hand(settings, day)
 
@@ -167,7 +167,7 @@ def cancel(day: str) -> None:
 def adopt(batch_id: str) -> None:
     """Take in BATCH_ID, a batch that somebody made from one of our request files, by OpenAI's web page or curl."""
     settings = _settings()
-    from batch_assets.by_hand import adopt_by_hand
+    from batch_assets.cli.by_hand import adopt_by_hand
 
     adopt_by_hand(settings, batch_id)
 
@@ -178,7 +178,7 @@ def adopt(batch_id: str) -> None:
 def move_api(old: str, new: str) -> None:
     """The API that batches were made at as OLD has the address NEW now: they are looked for there."""
     settings = _settings()
-    from batch_assets.by_hand import move_api_by_hand
+    from batch_assets.cli.by_hand import move_api_by_hand
 
     move_api_by_hand(settings, old, new)
 
@@ -190,7 +190,7 @@ def move_api(old: str, new: str) -> None:
 def doctor(new_warehouse_id: bool) -> None:
     """Repair what only a user can know about."""
     settings = _settings()
-    from batch_assets.by_hand import new_warehouse_id_by_hand
+    from batch_assets.cli.by_hand import new_warehouse_id_by_hand
 
     new_warehouse_id_by_hand(settings)
 
@@ -210,7 +210,7 @@ def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: b
         raise click.UsageError("--answers goes with --tables.")
     settings = _settings()
     from batch_assets.batching.operations.prune import Life
-    from batch_assets.by_hand import prune_by_hand
+    from batch_assets.cli.by_hand import prune_by_hand
 
     life = Life(pack_after_days=pack_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote)
     prune_by_hand(settings, life, really=yes)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.safety.secrets import without_secrets
-from batch_assets.home.processes import Family, Process, family
+from batch_assets.cli.dagster_home.processes import Family, Process, family
 from batch_assets.local_api.discovery import running_url
 from batch_assets.local_api.private import make_private_folder
 from batch_assets.settings import Settings, make_data_folder
@@ -29,7 +29,7 @@ class StartError(Exception):
 def shipped(name: str) -> Path:
     """Our `dagster.yaml` or `workspace.yaml`: in an installed package beside this file, in a checkout at the top."""
     installed = HERE / name
-    return installed if installed.exists() else HERE.parents[1] / name
+    return installed if installed.exists() else HERE.parents[2] / name
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -92,7 +92,7 @@ def start_local_api(settings: Settings, children: Family) -> Process:
     """Start the local Batch API. Raises OSError."""
     make_data_folder(settings)
     make_private_folder(settings.local_api_folder)
-    return children.start("batch_assets.cli", "serve", output=local_api_log(settings))
+    return children.start("batch_assets.cli.main", "serve", output=local_api_log(settings))
 
 
 def wait_for_local_api(server: Process | None, settings: Settings) -> str:

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from batch_assets.home import StartError, dagster_home, shipped, wait_for_local_api
-from batch_assets.home.dagster_services import bury_runs, code_servers, daemon, webserver
-from batch_assets.home.lock import AlreadyRunning, only_one
-from batch_assets.home.processes import Family, family, interrupt_on_signals
-from batch_assets.home.services import Service, local_api_service
-from batch_assets.home.ui import Ui, make_ui
+from batch_assets.cli.dagster_home import StartError, dagster_home, shipped, wait_for_local_api
+from batch_assets.cli.dagster_home.dagster_services import bury_runs, code_servers, daemon, webserver
+from batch_assets.cli.dagster_home.lock import AlreadyRunning, only_one
+from batch_assets.cli.dagster_home.processes import Family, family, interrupt_on_signals
+from batch_assets.cli.dagster_home.services import Service, local_api_service
+from batch_assets.cli.dagster_home.ui import Ui, make_ui
+from batch_assets.cli.dagster_home.ui_gate import is_local
 from batch_assets.settings import Settings, read_settings
-from batch_assets.ui_gate import is_local
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 0.2
