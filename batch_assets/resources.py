@@ -23,8 +23,8 @@ from batch_assets.batching.planning.task import SYSTEM_PROMPT, USER_TEMPLATE, Ta
 from batch_assets.batching.provider.batches import words_of
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalised_url
 from batch_assets.batching.provider.prices import ModelPrice, check_own_prices
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.keys import NO_KEY, local_api_key
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
 
 IDENTIFY_SECONDS = 20.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from batch_assets.local_api.private import make_private_folder
+from batch_assets.local_api.storage.private import make_private_folder
 
 # Everything that we ever put into a data folder: one that holds nothing else is taken for ours.
 DATA_FOLDER_HOLDS = ("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home")

@@ -17,8 +17,8 @@ for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_A
     if name not in FOR_TESTS:
         del os.environ[name]
 
-from batch_assets.local_api.keys import given_key
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.keys import given_key
+from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
 

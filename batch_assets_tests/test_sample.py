@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api.extractive import summarise
+from batch_assets.local_api.engines.extractive import summarise
 
 SAMPLE = files("batch_assets.sample").joinpath("articles.jsonl")
 RAW = SAMPLE.read_bytes()

@@ -24,7 +24,7 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.serving.discovery import running_url
 
 _CHUNK_BYTES = 1024 * 1024
 _ENDED = ("completed", "failed", "expired", "cancelled")
@@ -166,7 +166,7 @@ def _read(source: Path) -> None:
 def _serving(directory: Path) -> Iterator[Server]:
     """A server in a process of its own, so that its memory is its own."""
     program = (
-        "import sys; from pathlib import Path; from batch_assets.local_api.server import serve; "
+        "import sys; from pathlib import Path; from batch_assets.local_api.serving.server import serve; "
         "serve(Path(sys.argv[1]), engine='instant', without_key=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(directory)])

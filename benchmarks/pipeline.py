@@ -19,12 +19,12 @@ from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.planning.plan import PlanOptions, plan_day
 from batch_assets.batching.submission.submit import submit_day
-from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.serving.discovery import running_url
 from benchmarks.data import DAY, TASK
 
 SERVE = """
 import pathlib, sys
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.server import serve
 serve(pathlib.Path(sys.argv[1]), engine="instant", without_key=True)
 """
 SECONDS_TO_START, SECONDS_FOR_A_DAY = 30, 3600

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
 
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.server import serve
 
 IMAGES = Path(__file__).parent / "images"
 DAY = "2026-01-05"

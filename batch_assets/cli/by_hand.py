@@ -20,7 +20,7 @@ from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
 from batch_assets.cli.dagster_home import StartError, dagster_home, local_api
 from batch_assets.day_events import DEFAULT_LOCATION, Origin
-from batch_assets.local_api.keys import NO_KEY, local_api_key
+from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 from batch_assets.partitions import daily_partitions
 from batch_assets.runless_events import report_of_submission
 from batch_assets.settings import Settings

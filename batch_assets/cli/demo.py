@@ -27,7 +27,7 @@ from batch_assets.batching.safety.outside_text import as_message, printable
 from batch_assets.cli.dagster_home import StartError, dagster_home, local_api
 from batch_assets.cli.local_daemon import Sensor, is_done, materialise, opened_instance, reasons
 from batch_assets.cli.terminal import shown
-from batch_assets.local_api.keys import NO_KEY
+from batch_assets.local_api.serving.keys import NO_KEY
 from batch_assets.partitions import daily_partitions
 from batch_assets.settings import Settings
 

@@ -12,7 +12,7 @@ import click
 
 from batch_assets import __version__
 from batch_assets.cli.terminal import CommandLine
-from batch_assets.local_api.drills import Drills
+from batch_assets.local_api.faults import Drills
 from batch_assets.settings import SettingError, Settings, make_data_folder, read_settings
 
 
@@ -121,10 +121,10 @@ def serve(
 
     The options from --seed on are drills: things that go wrong on purpose.
     """
-    from batch_assets.local_api.events import print_events, printable_stream
-    from batch_assets.local_api.server import AlreadyRunning
-    from batch_assets.local_api.server import serve as serve_api
-    from batch_assets.local_api.store import OtherVersionError
+    from batch_assets.local_api.serving.events import print_events, printable_stream
+    from batch_assets.local_api.serving.server import AlreadyRunning
+    from batch_assets.local_api.serving.server import serve as serve_api
+    from batch_assets.local_api.storage.database import OtherVersionError
 
     sys.stdout, sys.stderr = printable_stream(sys.stdout), printable_stream(sys.stderr)
     print_events(sys.stdout)
@@ -217,8 +217,8 @@ def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: b
 
 
 def _say_where(url: str, folder: Path, *, without_key: bool, webhook: str | None, control: bool) -> None:
-    from batch_assets.local_api.keys import KEY_VARIABLE, NO_KEY, given_key, key_path
-    from batch_assets.local_api.webhooks import SECRET_VARIABLE, secret_path
+    from batch_assets.local_api.serving.keys import KEY_VARIABLE, NO_KEY, given_key, key_path
+    from batch_assets.local_api.serving.webhooks import SECRET_VARIABLE, secret_path
 
     key = NO_KEY if without_key else _in_shell(KEY_VARIABLE if given_key() else None, key_path(folder))
     click.echo(f"The local Batch API listens on {url}. Point an OpenAI client at it with\n")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_assets.local_api.drills import Rehearsal
-from batch_assets.local_api.private import make_private_folder
+from batch_assets.local_api.faults import Rehearsal
+from batch_assets.local_api.storage.private import make_private_folder
 
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
 ENGINE_TIMEOUT_SECONDS = 600.0

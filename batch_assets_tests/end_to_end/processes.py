@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batch_assets.local_api.keys import local_api_key
+from batch_assets.local_api.serving.keys import local_api_key
 
 START_SECONDS = 120.0
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")

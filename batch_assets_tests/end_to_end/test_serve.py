@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.keys import local_api_key
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.keys import local_api_key
 from batch_assets_tests.end_to_end.processes import COMMAND, environment, run_command
 from batch_assets_tests.local_api.support import ENDPOINT, jsonl, lines_of
 from batch_assets_tests.local_api_client import LocalApi

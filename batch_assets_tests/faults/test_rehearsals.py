@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.local_api.drills import Drills
+from batch_assets.local_api.faults import Drills
 from batch_assets_tests.faults.scenarios import ARTICLES, World, a_world, none_killed
 from batch_assets_tests.local_api.support import http_request
 from batch_assets_tests.project import DAY

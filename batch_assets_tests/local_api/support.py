@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from openai import OpenAI
 from openai.types import Batch
 
-from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.serving.discovery import running_url
 from batch_assets_tests.local_api_client import LocalApi
 
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/v1/responses"]
@@ -135,8 +135,8 @@ def server_process(directory: Path, *, prelude: str = "", **options: Any) -> Ite
     """Start a server, and kill it at the end unless it has ended before; `prelude` is run in it first."""
     options.setdefault("without_key", True)
     program = (
-        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.drills import Drills; "
-        "from batch_assets.local_api.server import serve; "
+        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.faults import Drills; "
+        "from batch_assets.local_api.serving.server import serve; "
         f"serve(Path({str(directory)!r}), **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONWARNINGS": "error"})

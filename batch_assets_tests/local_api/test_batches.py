@@ -13,9 +13,9 @@ import openai
 import pytest
 from openai.types import Batch
 
-from batch_assets.local_api import batches, execution
-from batch_assets.local_api.engines import ChatRequest, Completion, InstantEngine
-from batch_assets.local_api.results import Results
+from batch_assets.local_api.batches import batches, execution
+from batch_assets.local_api.batches.result_files import Results
+from batch_assets.local_api.engines.engine import ChatRequest, Completion, InstantEngine
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     ENDPOINT,

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api import chat, extractive
-from batch_assets.local_api.engine_choice import Engines
-from batch_assets.local_api.engines import ExtractiveEngine, InstantEngine
-from batch_assets.local_api.errors import ApiError
-from batch_assets.local_api.tokens import count_tokens
+from batch_assets.local_api.endpoints import chat
+from batch_assets.local_api.engines import extractive
+from batch_assets.local_api.engines.engine import ExtractiveEngine, InstantEngine
+from batch_assets.local_api.engines.engine_choice import Engines
+from batch_assets.local_api.engines.tokens import count_tokens
+from batch_assets.local_api.wire.errors import ApiError
 from batch_assets_tests.local_api.support import body_of, post_json
 from batch_assets_tests.local_api_client import LocalApi
 

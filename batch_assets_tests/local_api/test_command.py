@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from openai import AuthenticationError, OpenAI
 
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.keys import local_api_key
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.keys import local_api_key
 from batch_assets_tests.end_to_end.processes import COMMAND, environment
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from batch_assets.local_api import connections
+from batch_assets.local_api.http import connections
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, server_process
 from batch_assets_tests.local_api_client import LocalApi

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Batch
 
-from batch_assets.local_api.drills import Drills, read_drills
-from batch_assets.local_api.quota import enqueued_tokens
+from batch_assets.local_api.batches.quota import enqueued_tokens
+from batch_assets.local_api.faults import Drills, read_drills
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     ENDPOINT,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_assets.local_api import embedder, lines
+from batch_assets.local_api.batches import lines
+from batch_assets.local_api.engines import embedder
 from batch_assets_tests.local_api.support import post_json, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
 

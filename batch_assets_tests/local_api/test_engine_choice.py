@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.local_api.engine_choice import Engines
-from batch_assets.local_api.small_model import _limited
+from batch_assets.local_api.engines.engine_choice import Engines
+from batch_assets.local_api.engines.small_model import _limited
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import ENDPOINT, body_of, http_request, post_json
 from batch_assets_tests.local_api_client import LocalApi

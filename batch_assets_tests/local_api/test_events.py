@@ -15,10 +15,10 @@ from urllib.parse import quote
 import openai
 import pytest
 
-from batch_assets.local_api import events
-from batch_assets.local_api.drills import Drills
-from batch_assets.local_api.events import printable_stream
-from batch_assets.local_api.printable import printable
+from batch_assets.local_api.faults import Drills
+from batch_assets.local_api.serving import events
+from batch_assets.local_api.serving.events import printable_stream
+from batch_assets.local_api.wire.printable import printable
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import ENDPOINT, http_request, jsonl, lines_of, request_line, submit, upload
 from batch_assets_tests.local_api.upstream import Reply, completion, upstream
@@ -108,7 +108,7 @@ def assert_harmless(text: str, lines: int) -> None:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
-@pytest.mark.parametrize("name", ["batch_assets.local_api.app", "uvicorn.error", "py.warnings", "asyncio"])
+@pytest.mark.parametrize("name", ["batch_assets.local_api.http.app", "uvicorn.error", "py.warnings", "asyncio"])
 def test_what_a_client_sent_reaches_the_terminal_as_plain_text(
     printed: Callable[[], str], hostile: str, name: str
 ) -> None:

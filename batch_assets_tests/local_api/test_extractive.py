@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.local_api.extractive import summarise
-from batch_assets.local_api.sentences import paragraphs_of, plain_text, sentences_of
-from batch_assets.local_api.tokens import count_tokens, cut
+from batch_assets.local_api.engines.extractive import summarise
+from batch_assets.local_api.engines.sentences import paragraphs_of, plain_text, sentences_of
+from batch_assets.local_api.engines.tokens import count_tokens, cut
 
 FAMILY = "👨‍👩‍👧‍👦"
 SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"

@@ -10,7 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.local_api import files, uploads
+from batch_assets.local_api.http import uploads
+from batch_assets.local_api.storage import files
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     Answer,

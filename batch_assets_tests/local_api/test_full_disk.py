@@ -15,7 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.local_api.support import (
     ServerProcess,
     custom_ids,
@@ -42,7 +42,7 @@ def test_a_directory_that_cannot_be_made_is_said_at_start(tmp_path: Path) -> Non
 @linux_only
 def test_a_full_disk_is_said_at_start(tmp_path: Path) -> None:
     program = (
-        "import resource, sys; from pathlib import Path; from batch_assets.local_api.server import serve\n"
+        "import resource, sys; from pathlib import Path; from batch_assets.local_api.serving.server import serve\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "try: serve(Path(sys.argv[1]))\n"
         "except OSError as error: print(error)"
@@ -82,7 +82,7 @@ def test_a_database_that_is_none_is_said_at_start(tmp_path: Path) -> None:
 SERVE_EACH = """
 import contextlib, ctypes, os, resource, sys, threading
 from pathlib import Path
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.server import serve
 
 def attempt(folder):
     stop = threading.Event()

@@ -12,9 +12,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.keys import NO_KEY, key_path, local_api_key
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.keys import NO_KEY, key_path, local_api_key
+from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, submit, upload
 from batch_assets_tests.local_api_client import LocalApi

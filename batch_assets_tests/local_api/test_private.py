@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from batch_assets.batching.safety import private_folder
-from batch_assets.local_api import private
-from batch_assets.local_api.private import make_private_folder, read_private_file, write_private_file
+from batch_assets.local_api.storage import private
+from batch_assets.local_api.storage.private import make_private_folder, read_private_file, write_private_file
 from batch_assets.settings import make_data_folder, read_settings
 from batch_assets_tests.conftest import serving
 

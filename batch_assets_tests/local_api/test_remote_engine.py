@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api.remote_engine import KEY_VARIABLE
+from batch_assets.local_api.engines.remote_engine import KEY_VARIABLE
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
@@ -123,7 +123,7 @@ def test_a_server_that_is_busy_is_left_alone_for_as_long_as_it_wishes(tmp_path: 
 def test_a_request_that_always_fails_is_given_up_and_the_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.local_api.execution.PATIENT_TRIES", 2)
+    monkeypatch.setattr("batch_assets.local_api.batches.execution.PATIENT_TRIES", 2)
     poison = request_line("poison", body=body_of(seed=13))
     failure = {"error": {"message": "assertion failed", "type": "InternalServerError"}}
 
@@ -142,7 +142,7 @@ def test_a_request_that_always_fails_is_given_up_and_the_others_are_not(
 def test_a_request_that_brings_the_server_down_every_time_is_given_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch_assets.local_api.execution.PATIENT_TRIES", 2)
+    monkeypatch.setattr("batch_assets.local_api.batches.execution.PATIENT_TRIES", 2)
 
     def reply(_body: Any, number: int) -> Reply | None:
         restarting = Reply(503, {}, {"Retry-After": "0"})
@@ -192,7 +192,7 @@ def test_a_server_that_stays_down_makes_the_batch_expire(tmp_path: Path) -> None
 
 
 def test_an_answer_that_takes_too_long_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.local_api.execution.PATIENT_TRIES", 2)
+    monkeypatch.setattr("batch_assets.local_api.batches.execution.PATIENT_TRIES", 2)
     slow = Reply(body=completion(), after_seconds=0.5)
     with upstream(lambda *_: slow) as up, serving(tmp_path, engine=up.url, engine_timeout_seconds=0.1) as api:
         _, errors = results(api, api.wait(submit(api, lines_of(1)).id))

@@ -5,9 +5,10 @@ from typing import Any, Final
 import openai
 import pytest
 
-from batch_assets.local_api import extractive, responses
-from batch_assets.local_api.engines import ExtractiveEngine
-from batch_assets.local_api.tokens import count_tokens
+from batch_assets.local_api.endpoints import responses
+from batch_assets.local_api.engines import extractive
+from batch_assets.local_api.engines.engine import ExtractiveEngine
+from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets_tests.local_api.support import post_json, request_line, results, submit
 from batch_assets_tests.local_api.test_chat import ARTICLE
 from batch_assets_tests.local_api_client import LocalApi

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api.discovery import running_url
+from batch_assets.local_api.serving.discovery import running_url
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     custom_ids,

@@ -12,8 +12,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.server import AlreadyRunning, serve
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.server import AlreadyRunning, serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, post_json, server_process, submit
 from batch_assets_tests.local_api_client import LocalApi
@@ -211,7 +211,7 @@ def test_a_directory_of_another_version_is_left_alone(tmp_path: Path) -> None:
 def test_the_server_imports_nothing_heavy() -> None:
     """It starts in the shadow of a Dagster run; half a second of imports would be felt every time."""
     program = (
-        "import sys, batch_assets.local_api.server; "
+        "import sys, batch_assets.local_api.serving.server; "
         "print(*({'dagster', 'openai', 'duckdb', 'pydantic', 'httpx2', 'batch_assets.batching'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == ""

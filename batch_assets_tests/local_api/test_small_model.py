@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api import small_model
+from batch_assets.local_api.engines import small_model
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import ENDPOINT, custom_ids, post_json, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
@@ -123,7 +123,7 @@ def test_a_model_that_died_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp
         models.append(small_model.SmallModel(**options))
         return models[-1]
 
-    monkeypatch.setattr("batch_assets.local_api.engine_choice.SmallModel", remembered)
+    monkeypatch.setattr("batch_assets.local_api.engines.engine_choice.SmallModel", remembered)
     with serving(tmp_path, engine="smollm2", concurrency=1) as api:
         batch = submit(api, [request_line(f"{number}", body=asked()) for number in range(3)])
         while api.stats()["requests_executed"] < 1:
@@ -141,7 +141,7 @@ def test_a_model_that_died_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_models_process_ends_with_the_one_that_started_it() -> None:
-    program = [sys.executable, "-m", "batch_assets.local_api.small_model_process", str(small_model._weights())]
+    program = [sys.executable, "-m", "batch_assets.local_api.engines.small_model_process", str(small_model._weights())]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

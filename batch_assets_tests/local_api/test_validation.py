@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api import lines, validation
+from batch_assets.local_api.batches import lines, validation
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
     assert_no_work_is_left,

@@ -18,8 +18,8 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.local_api import webhooks
-from batch_assets.local_api.server import serve
+from batch_assets.local_api.serving import webhooks
+from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, server_process, submit
 

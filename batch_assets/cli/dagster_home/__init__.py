@@ -14,8 +14,8 @@ from pathlib import Path
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.safety.secrets import without_secrets
 from batch_assets.cli.dagster_home.processes import Family, Process, family
-from batch_assets.local_api.discovery import running_url
-from batch_assets.local_api.private import make_private_folder
+from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.storage.private import make_private_folder
 from batch_assets.settings import Settings, make_data_folder
 
 HERE = Path(__file__).parent

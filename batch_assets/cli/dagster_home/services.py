@@ -10,7 +10,7 @@ from pathlib import Path
 
 from batch_assets.cli.dagster_home import StartError, local_api_log, start_local_api
 from batch_assets.cli.dagster_home.processes import Family, Process
-from batch_assets.local_api.discovery import read_discovery, running_url
+from batch_assets.local_api.serving.discovery import read_discovery, running_url
 from batch_assets.settings import Settings
 
 MOST_RESTARTS = 3

@@ -1,0 +1,91 @@
+"""A batch's input file, checked line by line before anything is executed, as OpenAI does.
+
+Codes, messages, `param` and `line` come from recorded OpenAI traffic where a record exists
+(llama-stack's transcripts of 2025-08, user reports); the others are marked as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from batch_assets.local_api.batches.lines import MAXIMUM_LINE_BYTES, LineChecker, Problem, problem
+from batch_assets.local_api.wire import strict_json
+
+MAXIMUM_REQUESTS = 50_000
+MAXIMUM_INPUT_BYTES = 200 * 1024 * 1024  # "larger than the 209715200 maximum"
+# Ours: a file in which every line is wrong need not make a batch object of megabytes.
+_MAXIMUM_PROBLEMS = 100
+_READ_BYTES = 128 * 1024
+
+
+class Stopped(Exception):  # noqa: N818 (no fault)
+    """Validation was abandoned because the batch is being cancelled or the server stops."""
+
+
+@dataclass
+class Verdict:
+    """What is known of an input file: `problems` is empty when the batch may run."""
+
+    total: int = 0
+    model: str = ""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def file_not_found(file_id: str) -> Problem:
+    message = f"Cannot find file {file_id}, or organization org-local does not have access to it."
+    return problem("invalid_request", message, param="file_id")
+
+
+def wrong_purpose(file_id: str, purpose: str) -> Problem:
+    """Ours: OpenAI's answer to a file that was uploaded for something else is not known."""
+    message = f"File {file_id} has the purpose '{purpose}'; the input of a batch needs the purpose 'batch'."
+    return problem("invalid_request", message, param="file_id")
+
+
+def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> Verdict:
+    """Read the file once, line by line; raises Stopped soon after `stopped` turns true."""
+    checker = LineChecker(endpoint)
+    verdict = Verdict()
+    if path.stat().st_size > MAXIMUM_INPUT_BYTES:
+        return Verdict(problems=[_too_large(path)])
+    with path.open("rb", buffering=_READ_BYTES) as file:
+        for number, line in enumerate(_lines(file), start=1):
+            if number % 256 == 0 and stopped():
+                raise Stopped
+            if number > MAXIMUM_REQUESTS:
+                # Code and text are ours: Azure calls it so, OpenAI's words are not known.
+                message = f"The batch input file contains more than the maximum of {MAXIMUM_REQUESTS} requests."
+                return Verdict(problems=[problem("too_many_tasks", message)])
+            found = checker.check(line, number)
+            if found is not None:
+                verdict.problems.append(found)
+                if checker.has_enough or len(verdict.problems) >= _MAXIMUM_PROBLEMS:
+                    return verdict
+            verdict.total, verdict.model = number, checker.model
+    if verdict.total == 0:
+        message = "The input file is empty. Please ensure that the batch contains at least one request."
+        verdict.problems.append(problem("empty_file", message))
+    return verdict
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, a beginning that is still too long."""
+    # A binary file splits at b"\n" only: U+2028 and the like are part of a line.
+    while line := file.readline(MAXIMUM_LINE_BYTES + 1):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(_READ_BYTES)
+        yield line
+
+
+def _too_large(path: Path) -> Problem:
+    """Users report the text; the code is not known. The model is that of the first line."""
+    with path.open("rb") as file:
+        try:
+            model = str(strict_json.loads(file.readline(1024 * 1024))["body"]["model"])
+        except (ValueError, KeyError, TypeError):
+            model = "requested"
+    return problem(None, f"The batch input file is larger than the {MAXIMUM_INPUT_BYTES} maximum for the {model} model")

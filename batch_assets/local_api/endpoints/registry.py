@@ -1,0 +1,32 @@
+"""The endpoints that answer a request, directly or as a line of a batch: one table for both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from batch_assets.local_api.endpoints import chat, embeddings, models, responses
+from batch_assets.local_api.engines.engine import Engine
+from batch_assets.local_api.engines.engine_choice import Engines, Forwarder
+
+Answer = Callable[[Engine, object], dict[str, Any]]
+
+ANSWERS: dict[str, Answer] = {
+    "/v1/chat/completions": chat.answer,
+    "/v1/embeddings": embeddings.answer,
+    "/v1/responses": responses.answer,
+}
+
+
+def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
+    """OpenAI's object for a request body; raises ApiError for one that OpenAI would refuse.
+
+    stop, tries: for an engine that may have to be waited for; raises Away when it takes no requests now.
+    """
+    engine = engines.choose(body)
+    if isinstance(engine, Forwarder):
+        return engine.forward(endpoint, body, stop=stop, tries=tries)
+    if isinstance(body, dict):
+        models.check_model(body.get("model"), endpoint)
+    return ANSWERS[endpoint](engine, body)

@@ -1,0 +1,144 @@
+"""Drills: what the server gets wrong on purpose, so that a bad day can be rehearsed before there is one.
+
+`Drills` says what, and decides it for each line; the same seed, batch and line always give the same decision, also
+after a restart. `Rehearsal` holds the drills of a running server, which may be changed, and counts those that happen
+only a number of times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from batch_assets.local_api.wire.errors import ApiError, server_error
+
+logger = logging.getLogger(__name__)
+
+Fate = Literal["run", "expire", "drop", "fail"]
+_UNIFORM = 2.0**64
+_MOST = 10**12  # of anything: more is a mistake
+
+
+def _drill(default: float, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class Drills:
+    """Everything off by default; the meanings are those that `batch-assets serve --help` shows.
+
+    Raises ValueError, with a sentence for whoever set it, for a value that makes no sense.
+    """
+
+    seed: int = _drill(0, "Another number chooses other lines for the three shares below.")
+    expire_share: float = _drill(0.0, "Leave this share of the lines undone; their batch then ends as expired.")
+    drop_share: float = _drill(0.0, "Leave this share of the lines out of both result files.")
+    fail_share: float = _drill(0.0, "Answer this share of the lines with --fail-status.")
+    fail_status: int = _drill(500, "Status of failed lines: 400 to 599, or 0, which stands in the output file.")
+    cut_upload: int = _drill(0, "Cut the connection after storing, instead of answering, the next N uploads.")
+    error_upload: int = _drill(0, "Answer the next N uploads with a 500 after storing them.")
+    cut_create: int = _drill(0, "Cut the connection after making, instead of answering, the next N batches.")
+    error_create: int = _drill(0, "Answer the next N creations of a batch with a 500 after making it.")
+    token_limit: int = _drill(0, "Fail a batch with which its model would have more enqueued tokens.  [0: no limit]")
+    list_lag: float = _drill(0.0, "Seconds for which a new batch is missing from the list of batches.")
+    output_late: float = _drill(0.0, "Seconds after a batch's end for which its result files are not found.")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            whole = isinstance(each.default, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise ValueError(f"{each.name} is {value!r}; it must be a {'whole ' if whole else ''}number.")
+            if each.name != "seed" and not 0 <= value <= _MOST:
+                raise ValueError(f"{each.name} is {value}; it must be from 0 to {_MOST:,}.")
+        if self.expire_share + self.drop_share + self.fail_share > 1:
+            raise ValueError("expire_share, drop_share and fail_share come to more than 1: a line has one fate.")
+        if self.fail_status != 0 and not 400 <= self.fail_status <= 599:
+            raise ValueError(f"fail_status is {self.fail_status}; it must be 0, or from 400 to 599.")
+
+    def fate(self, batch: int, custom_id: str) -> Fate:
+        """What becomes of a line of the server's n-th batch.
+
+        The number, not the id, so that a rehearsal on a fresh folder can be repeated; and with the number, so that
+        a request which comes again in another batch has another chance.
+        """
+        shares: tuple[tuple[Fate, float], ...] = (
+            ("expire", self.expire_share),
+            ("drop", self.drop_share),
+            ("fail", self.fail_share),
+        )
+        if not any(share for _, share in shares):
+            return "run"
+        text = f"{self.seed}/{batch}/{custom_id}".encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / _UNIFORM
+        for fate, share in shares:
+            if drawn < share:
+                return fate
+            drawn -= share
+        return "run"
+
+    def failure(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of a line that is to fail."""
+        status = self.fail_status
+        if status == 0:
+            return 0, {}  # users report such lines, but not what else is in them
+        if status == 429:  # [users]
+            message = "You've exceeded the 1000 request/min rate limit, please slow down and try again."
+            return 429, ApiError(429, message, code="rate_limit_exceeded", kind="requests").body()
+        if status >= 500:
+            return status, server_error().body()
+        return status, ApiError(status, "A drill of the local Batch API refuses this request.").body()
+
+    def __str__(self) -> str:
+        """What differs from the default: `fail_share=0.1, fail_status=429`."""
+        changed = [each for each in fields(self) if getattr(self, each.name) != each.default]
+        return ", ".join(f"{each.name}={getattr(self, each.name)}" for each in changed) or "none"
+
+
+def read_drills(value: object) -> Drills:
+    """The drills of a JSON object; what it doesn't name is off. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        raise ValueError('Drills are a JSON object, such as {"fail_share": 0.1}.')
+    known = [each.name for each in fields(Drills)]
+    for name in value:
+        if name not in known:
+            raise ValueError(f"There is no drill {name!r}. The drills are: {', '.join(known)}.")
+    return Drills(**value)
+
+
+class Rehearsal:
+    """The drills of a running server; safe to share between threads."""
+
+    def __init__(self, drills: Drills | None = None) -> None:
+        self._lock = threading.Lock()
+        self._drills = drills or Drills()
+        self._happened: dict[str, int] = {}
+        self.admission = threading.Lock()
+        """Held while a batch is let in under `token_limit`, so that two don't take the same room."""
+
+    @property
+    def drills(self) -> Drills:
+        return self._drills
+
+    def change(self, drills: Drills) -> None:
+        """From now on these, counted anew."""
+        with self._lock:
+            self._drills = drills
+            self._happened = {}
+        logger.info("Drills: %s", drills)
+
+    def claim(self, name: str, what: str) -> bool:
+        """Whether the drill of that name is to happen to `what` now; true as many times as the drill says."""
+        with self._lock:
+            if self._happened.get(name, 0) >= getattr(self._drills, name):
+                return False
+            self._happened[name] = self._happened.get(name, 0) + 1
+        logger.info("%s: drill %s", what, name)
+        return True
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self._drills)

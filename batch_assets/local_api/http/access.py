@@ -1,0 +1,105 @@
+"""The gate before the application: who may come in, and the headers that every answer bears."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batch_assets.local_api.http.connections import check_head
+from batch_assets.local_api.http.json_response import error_answer
+from batch_assets.local_api.wire import ids
+from batch_assets.local_api.wire.errors import ApiError
+
+API_HEADER = "x-batch-assets-api"  # says that this is no model's API: `local`, or `local+` and the engine's name
+_LOCAL_NAMES = ("localhost", "host.docker.internal")
+
+
+class Gate:
+    """ASGI middleware.
+
+    Requests must bear one of `keys`; without any, every program on this machine may send them.
+    `only_local` keeps out web pages in the user's own browser: what a browser sends on behalf of another site, or to a
+    name that this site made point here, is refused.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], *, only_local: bool, api_name: str) -> None:
+        self._app = app
+        self._keys = [key.encode(errors="surrogateescape") for key in keys]
+        self._only_local = only_local
+        self._api_name = api_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = ids.new_request_id()
+                headers["openai-version"] = "2020-10-01"
+                headers[API_HEADER] = self._api_name
+                headers["openai-processing-ms"] = str(round((time.monotonic() - began) * 1000))
+            await send(message)
+
+        try:
+            self._check(scope)
+        except ApiError as error:
+            await error_answer(error)(scope, receive, send_with_headers)
+            return
+        await self._app(scope, receive, send_with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        check_head(len(scope["raw_path"]) + len(scope["query_string"]), scope["headers"])
+        headers = Headers(scope=scope)
+        if self._only_local:
+            _check_local(headers)
+        if self._keys and scope["path"] != "/healthz":
+            _check_key(headers, self._keys)
+
+
+def _check_key(headers: Headers, keys: Sequence[bytes]) -> None:
+    """OpenAI's 401s; the key that was tried is not repeated, not even in part."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        message = (
+            "You didn't provide an API key. You need to provide your API key in an Authorization header "
+            "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+        )
+        raise ApiError(401, message)
+    sent = key.strip().encode()
+    if not any(hmac.compare_digest(sent, right) for right in keys):
+        raise ApiError(401, "Incorrect API key provided.", param=None, code="invalid_api_key")
+
+
+def _check_local(headers: Headers) -> None:
+    origin = headers.get("origin")
+    if not _is_local("//" + headers.get("host", "")) or (origin is not None and not _is_local(origin)):
+        message = (
+            "The local Batch API answers only requests to localhost that come from no other site. "
+            "Set BATCH_ASSETS_SERVE_KEY to a key of yours to let others in."
+        )
+        raise ApiError(403, message)
+
+
+def _is_local(url: str) -> bool:
+    """Whether the host in the URL is this machine. What is no URL names no host."""
+    try:
+        name = urlsplit(url).hostname
+    except ValueError:
+        return False
+    if name is None:
+        return False
+    if name in _LOCAL_NAMES or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

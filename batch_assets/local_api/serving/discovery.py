@@ -1,0 +1,71 @@
+"""Finding the local Batch API that serves a directory. Standard library only, and quick.
+
+`server.json` in the directory says where a server listens. It may be stale after a kill -9, and the
+port may be someone else's by now; so a URL is believed only when what answers there knows the
+instance id that the file names.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from batch_assets.local_api.storage.private import write_private_file
+
+INSTANCE_HEADER = "x-batch-assets-instance"
+
+
+def discovery_path(directory: Path) -> Path:
+    return directory / "server.json"
+
+
+def lock_path(directory: Path) -> Path:
+    return directory / "server.lock"
+
+
+def running_url(directory: Path, *, timeout_seconds: float = 2.0) -> str | None:
+    """The base URL (ending in /v1) of the live server of this directory, or None.
+
+    A server that is busy for longer than the timeout counts as not running.
+    """
+    found = read_discovery(directory)
+    if found is None:
+        return None
+    url, instance = found["url"], found["instance"]
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        alive = answer.status == 200 and answer.getheader(INSTANCE_HEADER) == instance
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return url if alive else None
+
+
+def read_discovery(directory: Path) -> dict[str, Any] | None:
+    """What `server.json` says: url, pid, started_at, instance; None when there is none that makes sense."""
+    try:
+        found: dict[str, Any] = json.loads(discovery_path(directory).read_bytes())
+        # Looked at for what they raise when they are missing, or no URL with a port.
+        _ = urlsplit(found["url"]).port, found["instance"]
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_discovery(directory: Path, *, url: str, instance: str) -> None:
+    """Announce a server that listens; the file is there whole, or not at all. Raises OSError."""
+    content = {"url": url, "pid": os.getpid(), "started_at": time.time(), "instance": instance}
+    write_private_file(discovery_path(directory), json.dumps(content))
+
+
+def remove_discovery(directory: Path) -> None:
+    discovery_path(directory).unlink(missing_ok=True)
