@@ -15,7 +15,7 @@ from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.submission.create import is_of
 from batch_assets_tests.batching.conftest import Workspace
-from batch_assets_tests.batching.first_edition import (
+from batch_assets_tests.batching.ledger.first_edition import (
     ADOPTED,
     CLAIMED,
     COLLECTED,

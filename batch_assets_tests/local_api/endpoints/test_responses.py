@@ -9,8 +9,8 @@ from batch_assets.local_api.endpoints import responses
 from batch_assets.local_api.engines import extractive
 from batch_assets.local_api.engines.engine import ExtractiveEngine
 from batch_assets.local_api.engines.tokens import count_tokens
+from batch_assets_tests.local_api.endpoints.test_chat import ARTICLE
 from batch_assets_tests.local_api.support import post_json, request_line, results, submit
-from batch_assets_tests.local_api.test_chat import ARTICLE
 from batch_assets_tests.local_api_client import LocalApi
 
 PATH: Final = "/v1/responses"

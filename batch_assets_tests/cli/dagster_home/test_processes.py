@@ -16,7 +16,7 @@ from batch_assets.cli.dagster_home.lock import AlreadyRunning, only_one
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, family
 from batch_assets.cli.dagster_home.services import MOST_RESTARTS, Looks, Service
 
-STUBBORN = "batch_assets_tests.home.stubborn"
+STUBBORN = "batch_assets_tests.cli.dagster_home.stubborn"
 # What `dev` does: takes a lock, starts a child that starts another, and would stay.
 STARTER = f"""
 import sys, time
