@@ -1,7 +1,7 @@
-"""The batch protocol, with no orchestrator in it: plan requests, submit once, collect every result.
+"""The batch protocol, with no orchestrator in it: one folder for each part of a day's life, in this order.
 
-Reads top to bottom in the order of a day's life:
-`articles` (source → rows), `task` (what is asked), `requests` and `shards` (rows → JSONL files),
-`submission` and `creation` (files → batches, exactly once), `progress` (what runs, by listing), `results` and
-`collection` (result files → tables). `database` and `tables` are what they all stand on.
+`ingest` (source → rows), `planning` (rows → request files), `submission` (request files → batches, exactly once),
+`collection` (result files → tables). `operations` are what the user does beside them: cancel, prune. All of them
+stand on `ledger` (what was planned, sent, answered and paid for) and `provider` (what an API says). `safety` keeps
+outside text and secrets harmless.
 """

@@ -1,0 +1,3 @@
+"""What the user does beside the assets: `cancel` stops a day, `prune` compresses and deletes what old days no
+longer need.
+"""
