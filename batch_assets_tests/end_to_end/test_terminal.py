@@ -130,7 +130,7 @@ def test_output_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
 
 FULL_ONCE_PAID = """
 import os, sys
-from batch_assets.cli import main
+from batch_assets.cli.main import main
 class Output:
     def __getattr__(self, name):
         return getattr(sys.__stdout__, name)

@@ -164,7 +164,7 @@ def test_several_processes_writing_at_once_all_get_through(database: Database) -
 DIE = """
 import os, sys
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets_tests.batching.test_database import add
+from batch_assets_tests.batching.ledger.test_database import add
 database = Database(sys.argv[1])
 add(database, "kept")
 with database.writing() as connection, transaction(connection):

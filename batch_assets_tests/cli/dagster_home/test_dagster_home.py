@@ -75,7 +75,10 @@ def test_a_link_of_the_user_stays_one(settings: Settings, tmp_path: Path) -> Non
 
 def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
     """Full after a thousand bytes: a limit on the size of files, which the system keeps as it keeps that of a disk."""
-    script = "from batch_assets.home import *; from batch_assets.settings import *; dagster_home(read_settings())"
+    script = (
+        "from batch_assets.cli.dagster_home import *; from batch_assets.settings import *; "
+        "dagster_home(read_settings())"
+    )
     environment = {"BATCH_ASSETS_DATA_DIR": str(settings.data_folder), "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-B", "-c", script]  # no half module may stay in the cache of Python
     full = subprocess.run(
@@ -95,7 +98,7 @@ def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
 def test_a_kill_before_the_name_is_given_leaves_no_part_of_the_file(tmp_path: Path) -> None:
     """The process dies, as by kill -9, at the moment when everything is written, and the name is not given."""
     script = (
-        "import os, pathlib, signal; from batch_assets.home import write_whole; "
+        "import os, pathlib, signal; from batch_assets.cli.dagster_home import write_whole; "
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         f"write_whole(pathlib.Path({str(tmp_path / 'dagster.yaml')!r}), b'whole')"
     )

@@ -21,8 +21,8 @@ STUBBORN = "batch_assets_tests.cli.dagster_home.stubborn"
 STARTER = f"""
 import sys, time
 from pathlib import Path
-from batch_assets.home.lock import only_one
-from batch_assets.home.processes import family
+from batch_assets.cli.dagster_home.lock import only_one
+from batch_assets.cli.dagster_home.processes import family
 folder = Path(sys.argv[1])
 with only_one(folder / "dev.lock") as lock, family(lock=lock, folder=folder / "sockets") as children:
     child = children.start({STUBBORN!r}, str(folder / "grandchild"), *sys.argv[2:])
@@ -221,7 +221,7 @@ def kill_and_wait(service: Service) -> None:
 
 SIGNALLED = """
 import os, signal, sys, time
-from batch_assets.home.processes import interrupt_on_signals
+from batch_assets.cli.dagster_home.processes import interrupt_on_signals
 if "nohup" in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 interrupt_on_signals()

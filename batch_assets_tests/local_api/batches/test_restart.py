@@ -64,7 +64,7 @@ MANY = 1000
 # It stops at 80 lines, so that a server which is killed late leaves some for the next.
 LOGGING_ENGINE = """
 import itertools, os, time
-from batch_assets.local_api.engines import InstantEngine
+from batch_assets.local_api.engines.engine import InstantEngine
 log = os.open({path!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 complete, count = InstantEngine.complete, itertools.count()
 def log_and_complete(self, request):

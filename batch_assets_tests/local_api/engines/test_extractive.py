@@ -273,7 +273,7 @@ def test_nothing_has_no_summary(text: str) -> None:
 def test_every_process_makes_the_same_summary() -> None:
     # Sets of words are in another order wherever PYTHONHASHSEED is another.
     program = (
-        "import json, importlib.resources as r; from batch_assets.local_api.extractive import summarise\n"
+        "import json, importlib.resources as r; from batch_assets.local_api.engines.extractive import summarise\n"
         "for line in r.files('batch_assets.sample').joinpath('articles.jsonl').read_bytes().split(b'\\n')[:-1]:\n"
         "    a = json.loads(line); print(ascii(summarise(a['body'], title=a['title'], max_tokens=150)))"
     )
