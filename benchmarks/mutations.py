@@ -155,8 +155,8 @@ GUARDS = (
     Guard(
         "a run without its claim posts no more",
         "batch_assets/batching/submission/create.py",
-        "        check_claim(database, submission)  # before each POST: much time may have passed since the last one\n",
-        "",
+        "        check_claim(database, submission)\n        _stop",
+        "        _stop",
         "batch_assets_tests/batching/submission/test_submit.py::test_a_run_that_has_lost_its_claim_posts_no_more",
     ),
     Guard(
