@@ -124,19 +124,19 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     deadline = time.monotonic() + TICK_SECONDS
     now = datetime.now(UTC)
     days = read_days(context.instance, location_of_sensor(context))
-    flying = [day for day in days if not day.is_collected]
+    in_flight = [day for day in days if not day.is_collected]
     cursor = read_cursor(context.cursor)
     found = Seen(place=cursor.place)
     notes: list[str] = []
-    if any(day.batch_ids for day in flying):
-        since = min(day.at for day in flying if day.batch_ids) - EARLIER
+    if any(day.batch_ids for day in in_flight):
+        since = min(day.at for day in in_flight if day.batch_ids) - EARLIER
         try:
             with openai.get_client(context) as client:
                 # the next tick asks again; a retry would wait for as long as the server says
                 patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
                 found = look_up(
                     patient_for_a_tick,
-                    [day.batch_ids for day in flying],
+                    [day.batch_ids for day in in_flight],
                     since=since.replace(tzinfo=None),
                     deadline=deadline,
                     place=cursor.place,
@@ -146,7 +146,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
             context.log.warning(notes[-1])
 
     seen, last_end = found.batches, last_end_of(found.batches)
-    elsewhere = [day for day in flying if day.api is not None and found.api is not None and day.api != found.api]
+    elsewhere = [day for day in in_flight if day.api is not None and found.api is not None and day.api != found.api]
     notes += [f"{day.day} waits for {day.api}, where its batches are; the API is {found.api}." for day in elsewhere]
     here = [day for day in days if day not in elsewhere]
     notes += missing_sentences(here, seen)
@@ -160,8 +160,8 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     requests, given_up = ask_for_runs(context.instance, wanted, now)
     for sentence in given_up:
         context.log.warning(sentence)
-    observations, shown = observe(flying, seen, cursor.shown)
-    waiting = len(flying) - len(complete)
+    observations, shown = observe(in_flight, seen, cursor.shown)
+    waiting = len(in_flight) - len(complete)
     notes += [f"{waiting} days wait for OpenAI." if days else "Nothing is pending.", *given_up]
     return dg.SensorResult(
         run_requests=requests,

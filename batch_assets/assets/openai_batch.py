@@ -140,7 +140,7 @@ def _recover_unknown_batches(
         raise dg.Failure(
             f"{', '.join(unknown)} of {day} are in Dagster's event log. The ledger does not know them, and they could "
             f"not be taken in from {api.name}. Materialize `raw_articles` and `batch_request_file` of the day, then "
-            "this one; take in a batch that was made by hand with `batch-assets adopt`. If they are gone for good, "
+            "this one; take in a batch that you made yourself with `batch-assets adopt`. If they are gone for good, "
             f"wipe the materializations of `{openai_batch.key.to_user_string()}` for {day}. Nothing was sent.",
             allow_retries=False,
         )

@@ -121,8 +121,8 @@ def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Pro
     assert sorted(seen(restored)) == DAYS
 
 
-def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(project: Project) -> None:
-    project.materialise([raw_articles, batch_request_file])
+def submit_as_a_run_that_dies(project: Project) -> None:
+    """Submit the day, and report nothing of it to Dagster."""
     submit_day(
         project.database,
         project.api.client,
@@ -131,11 +131,21 @@ def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(
         run_id="killed",
         is_run_alive=lambda run_id: False,
     )
+
+
+def be_stopped_by_the_budget(project: Project) -> None:
+    """Another article comes, and the budget has nothing left for it."""
     more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
     project.source = write_articles(project.folder / "more.jsonl", more)
     project.materialise([raw_articles, batch_request_file])
     project.max_cost_usd = 0.0000001
     assert not project.materialise([openai_batch]).success
+
+
+def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(project: Project) -> None:
+    project.materialise([raw_articles, batch_request_file])
+    submit_as_a_run_that_dies(project)
+    be_stopped_by_the_budget(project)
     [day] = seen(project).values()
     assert len(day.batch_ids) == 1
     assert project.api.stats()["batches_created"] == 1
@@ -152,18 +162,7 @@ def test_a_claim_from_before_a_budget_is_looked_for_though_the_budget_stops_the_
     with monkeypatch.context() as patch:
         patch.setattr("batch_assets.batching.submission.submit._record", die)
         with pytest.raises(KeyboardInterrupt):
-            submit_day(
-                project.database,
-                project.api.client,
-                day=DAY,
-                data_folder=project.folder / "data",
-                run_id="killed",
-                is_run_alive=lambda run_id: False,
-            )
-    more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
-    project.source = write_articles(project.folder / "more.jsonl", more)
-    project.materialise([raw_articles, batch_request_file])
-    project.max_cost_usd = 0.0000001
-    assert not project.materialise([openai_batch]).success
+            submit_as_a_run_that_dies(project)
+    be_stopped_by_the_budget(project)
     assert project.rows("SELECT state FROM openai_batch ORDER BY state") == [("planned",), ("submitted",)]
     assert len(seen(project)[DAY].batch_ids) == 1

@@ -10,7 +10,7 @@ import duckdb
 from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.states import State
-from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission, is_cancelled
 from batch_assets.batching.ledger.transitions import (
     CANCELLED_BY_USER,
     add_event,
@@ -177,12 +177,6 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch) -> b
     if is_withdrawn:
         submission.path.unlink(missing_ok=True)
     return is_ours and not is_withdrawn
-
-
-def is_cancelled(connection: duckdb.DuckDBPyConnection, submission: Submission) -> bool:
-    """Whether the user wants none of it to go out by itself."""
-    statement = "SELECT 1 FROM openai_batch WHERE submission_id = ? AND cancel_requested_at IS NOT NULL"
-    return connection.execute(statement, [submission.id]).fetchone() is not None
 
 
 def miss(database: Database, submission: Submission, message: str) -> bool:

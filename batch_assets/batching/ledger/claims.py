@@ -20,6 +20,7 @@ from batch_assets.batching.ledger.transitions import (
     withdraw_in,
 )
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.elsewhere import is_elsewhere
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.provider.prices import ModelPrice
 
@@ -100,6 +101,7 @@ def claim(database: Database, seen: Submission, run_id: str, limits: Limits, api
             key_fingerprint=api.key_fingerprint,
             claimed_at=api.now(),
             not_before=None,
+            file_id=None if is_elsewhere(seen.api, api) else seen.file_id,  # an upload is known where it was made only
         )
         change_state(
             connection,
@@ -116,10 +118,10 @@ def claim(database: Database, seen: Submission, run_id: str, limits: Limits, api
                 "claimed_at": claimed.claimed_at,
                 "not_before": None,
                 "expected_cost_usd": expected,
-                "file_id": seen.file_id if seen.api in (None, api.name) else None,
+                "file_id": claimed.file_id,
             },
         )
-        return Claim(claimed if seen.api in (None, api.name) else replace(claimed, file_id=None))
+        return Claim(claimed)
 
 
 def _at_another_api(submission: Submission, api: str) -> str:
@@ -131,7 +133,7 @@ def _at_another_api(submission: Submission, api: str) -> str:
 
 
 def _take_over(connection: duckdb.DuckDBPyConnection, seen: Submission, run_id: str, api: ApiIdentity) -> Submission:
-    if seen.api not in (None, api.name):
+    if is_elsewhere(seen.api, api):
         raise StaleSubmissionError(_at_another_api(seen, api.name))
     account = {"api": api.name, "organization": api.organization, "key_fingerprint": api.key_fingerprint}
     change_state(connection, states.TAKE_OVER, seen, run_id, {"owner_run": run_id, **account})

@@ -7,7 +7,7 @@ A cost that was not known when it was recorded is worked out when a budget is ch
 long as these are not known either, no budget can hold, and nothing is submitted under one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -230,23 +230,24 @@ def why_over_budget(
             f"The price of {model} in batches at {api} is not known, so no budget can hold. Give it in `prices` of the "
             "task, choose another model, or set no budget."
         )
-    limits = (
+    limits: tuple[tuple[str, str, float | None, Callable[[], Used]], ...] = (
         (
             f"{day}",
             "BATCH_ASSETS_MAX_COST_USD",
             budget.max_cost_usd_per_day,
-            used_on_day(connection, day, api, own_prices),
+            lambda: used_on_day(connection, day, api, own_prices),
         ),
         (
             f"{moment:%Y-%m}",
             "BATCH_ASSETS_MAX_COST_USD_PER_MONTH",
             budget.max_cost_usd_per_month,
-            used_in_month(connection, moment, api, own_prices),
+            lambda: used_in_month(connection, moment, api, own_prices),
         ),
     )
-    for period, setting, limit, used in limits:
+    for period, setting, limit, use in limits:
         if limit is None:
             continue
+        used = use()
         if used.unpriced:
             return why_no_budget_holds(period, used.unpriced, api)
         if used.total_usd + expected_usd > limit:

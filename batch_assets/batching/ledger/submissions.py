@@ -270,13 +270,10 @@ def owner_of(database: Database, submission: Submission) -> Owner:
     return Owner(row[0], State(row[1]), *row[2:])
 
 
-def is_cancelled(database: Database, submission: Submission) -> bool:
+def is_cancelled(connection: duckdb.DuckDBPyConnection, submission: Submission) -> bool:
     """Whether the user wants none of it to go out by itself."""
-    with database.reading() as connection:
-        row = connection.execute(
-            "SELECT cancel_requested_at IS NOT NULL FROM openai_batch WHERE submission_id = ?", [submission.id]
-        ).fetchone()
-    return row is not None and bool(row[0])
+    statement = "SELECT 1 FROM openai_batch WHERE submission_id = ? AND cancel_requested_at IS NOT NULL"
+    return connection.execute(statement, [submission.id]).fetchone() is not None
 
 
 def is_known(connection: duckdb.DuckDBPyConnection, batch_id: str) -> bool:

@@ -52,7 +52,7 @@ def base_model(model: str) -> str:
 def _thinks_less_at_low(model: str) -> bool:
     """Whether the model accepts "low", and thinks at "medium" if nothing is said.
 
-    GPT-5.1 to 5.4 don't think at all if nothing is said (their default is "none"): "low" would make them dearer.
+    GPT-5.1 to 5.4 do not reason without this option (their default is "none"): "low" would make them cost more.
     """
     base = base_model(model)
     if THINKING_O_SERIES.fullmatch(base):

@@ -155,7 +155,7 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
             _record(connection, task, shards, day, number, round_number, options)
             _record_task(connection, task)
             plan = _plan(connection, task, options, shards, number, round_number)
-        # also those that a killed run has left; still in turn, so that no other run plans these files meanwhile
+        # also the files of a run that was killed. This run holds the lock, so no other run plans these files meanwhile
         for path in submissions.withdrawn_files(connection, day):
             (data_folder / path).unlink(missing_ok=True)
     return plan

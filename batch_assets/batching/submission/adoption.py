@@ -3,7 +3,6 @@
 Requests are known by what they ask, so its answers find their articles, and are not bought again.
 """
 
-import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc
 from batch_assets.batching.provider.download import download
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.private_folder import make_private_folder
+from batch_assets.batching.submission.create import sha256_of
 
 ADOPTED_PLAN = 0  # a file that is none of ours has no place among a day's plans
 OVERTAKEN = "Its requests are in a batch that was taken in."
@@ -146,8 +146,6 @@ def _keep(downloaded: Path, day: str, data_folder: Path) -> RequestFile:
 
 
 def _enter_file(connection: duckdb.DuckDBPyConnection, file: RequestFile, day: str) -> None:
-    with file.path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
     size = file.path.stat().st_size
     connection.execute(
         ENTER_FILE,
@@ -156,7 +154,7 @@ def _enter_file(connection: duckdb.DuckDBPyConnection, file: RequestFile, day: s
             "day": day,
             "plan": ADOPTED_PLAN,
             "path": file.relative_path,
-            "sha256": digest,
+            "sha256": sha256_of(file.path),
             "endpoint": ENDPOINT,
             "bytes": size,
             "tokens": estimated_input_tokens(size),

@@ -219,8 +219,9 @@ def check_claim(database: Database, submission: Submission) -> None:
 
 def _stop_if_cancelled(database: Database, submission: Submission) -> None:
     """Withdraw it if the user has cancelled it since it was claimed: no batch of it exists, or none was found."""
-    if not is_cancelled(database, submission):
-        return
+    with database.reading() as connection:
+        if not is_cancelled(connection, submission):
+            return
     transitions.withdraw(database, submission, because=transitions.CANCELLED_BY_USER)
     raise SubmissionError(
         f"The user has cancelled {submission.day}: no batch was made of {submission.path.name}.", is_final=True

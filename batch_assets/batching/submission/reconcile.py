@@ -24,6 +24,7 @@ from batch_assets.batching.provider.batches import (
     retrieve_batch,
     words_of,
 )
+from batch_assets.batching.provider.elsewhere import is_elsewhere
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
 from batch_assets.batching.submission.create import CLOCK_SKEW, SUBMISSION, WAREHOUSE, unreachable
@@ -39,17 +40,17 @@ def refresh(database: Database, client: openai.OpenAI, api: ApiIdentity, data_fo
 
     A batch that OpenAI failed as a whole, since its limits were used up, goes back, and its tokens are free again.
     """
-    flying = {
+    in_flight = {
         submission.batch_id: submission
         for submission in submissions.in_flight(database, data_folder)
-        if submission.batch_id and submission.api in (None, api.name)
+        if submission.batch_id and not is_elsewhere(submission.api, api)
     }
-    if not flying:
+    if not in_flight:
         return 0
-    since = min((s.claimed_at for s in flying.values() if s.claimed_at), default=api.now()) - CLOCK_SKEW
-    found = {batch.id: batch for batch in _until_all(flying.keys(), _listed(client, since))}
+    since = min((s.claimed_at for s in in_flight.values() if s.claimed_at), default=api.now()) - CLOCK_SKEW
+    found = {batch.id: batch for batch in _until_all(in_flight.keys(), _listed(client, since))}
     requeued = 0
-    for batch_id, submission in flying.items():
+    for batch_id, submission in in_flight.items():
         try:
             batch = found.get(batch_id) or retrieve_batch(client, batch_id)
         except openai.OpenAIError as error:  # one that can't be had now takes up its room, and holds up no other day
@@ -72,15 +73,17 @@ def _record(database: Database, submission: Submission, batch: RemoteBatch) -> b
     return False
 
 
-def _listed(client: openai.OpenAI, since: datetime) -> list[RemoteBatch]:
-    """The batches since then; none where the API has no list. Raises SubmissionError if the list can't be had now."""
+def _listed(client: openai.OpenAI, since: datetime) -> Iterator[RemoteBatch]:
+    """The batches since then, page by page as they are asked for; none where the API has no list.
+
+    Raises SubmissionError if the list can't be had now.
+    """
     try:
-        return list(list_batches(client, since=since))
+        yield from list_batches(client, since=since)
     except openai.APIStatusError as error:
         if error.status_code not in HAS_NO_LIST:
             raise unreachable("list the batches", error) from error
         logger.warning("This API has no list of batches: %s", words_of(error))
-        return []
     except openai.OpenAIError as error:
         raise unreachable("list the batches", error) from error
 
@@ -111,8 +114,8 @@ def search_for_unknown_batches(
     known = submissions.known_batches(database)
     given_up = {submission.batch_id: submission for submission in submissions.given_up(database, data_folder)}
     recovered = 0
-    for batch in _listed(client, api.now() - RESULTS_ARE_KEPT):
-        if batch.id in given_up and given_up[batch.id].api in (None, api.name):
+    for batch in list(_listed(client, api.now() - RESULTS_ARE_KEPT)):  # all of it is read before the first is taken in
+        if batch.id in given_up and not is_elsewhere(given_up[batch.id].api, api):
             recovered += _see_again(database, given_up[batch.id], data_folder)
         elif batch.metadata.get(WAREHOUSE) == warehouse_id and batch.id not in known and _may_have_results(batch):
             recovered += _recover(database, client, api, batch, data_folder, is_run_alive)

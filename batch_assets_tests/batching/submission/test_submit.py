@@ -25,8 +25,8 @@ from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.provider import batches
 from batch_assets.batching.provider.batches import list_batches, now_utc, utc
-from batch_assets.batching.provider.identity import fingerprint
-from batch_assets.batching.submission import create, submit
+from batch_assets.batching.provider.identity import fingerprint, identify
+from batch_assets.batching.submission import create, reconcile, submit
 from batch_assets.batching.submission.create import SubmissionError, find_batch
 from batch_assets_tests.batching.conftest import (
     API,
@@ -1012,6 +1012,24 @@ def test_two_runs_at_once_keep_to_one_budget(two_days: Workspace, tmp_path: Path
             thread.join(30)
         assert running(slow) == slow.stats()["batches_created"] == 2
     assert sorted(report.created + report.deferred for report in found) == [SHARDS_A_DAY] * 2
+
+
+def test_the_list_is_read_only_until_all_that_is_in_flight_was_seen(planned: Workspace, api: LocalApi) -> None:
+    planned.submit(api.client)
+    pages: list[str] = []
+
+    def endless(call: Call) -> Reply:
+        reply = call.forward()
+        if not call.lists_batches:
+            return reply
+        pages.append(call.path)
+        return Reply.of({**reply.json, "has_more": True})
+
+    with proxy(api.url, endless) as client:
+        identity = identify(client, planned.database.warehouse_id())
+        pages.clear()
+        reconcile.refresh(planned.database, client, identity, planned.folder)
+    assert len(pages) == 1
 
 
 def test_what_an_hour_does_not_allow_waits_and_says_until_when(two_days: Workspace, api: LocalApi) -> None:
