@@ -5,12 +5,12 @@ import openai as openai_client
 
 from batch_assets.assets import openai_batch
 from batch_assets.batching.operations.cancel import cancel_day
-from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, Warehouse
 
-# `summaries` isn't part of it: the sensor materialises that when OpenAI is done, hours later perhaps.
+# `summaries` isn't part of it: the sensor materializes that when OpenAI is done, hours later perhaps.
 submit_batches = dg.define_asset_job(
     "submit_batches",
     selection=dg.AssetSelection.assets(openai_batch).upstream(),
@@ -28,7 +28,7 @@ def cancel_batches_of_day(
         try:
             done = cancel_day(warehouse.tables, client, day=context.partition_key, data_folder=warehouse.files)
         except openai_client.OpenAIError as error:
-            raise dg.Failure(f"OpenAI did not cancel: {words_of(error)}. Run this again.") from error
+            raise dg.Failure(f"OpenAI did not cancel: {error_message(error)}. Run this again.") from error
     context.log.info(str(done))
 
 

@@ -20,8 +20,8 @@ from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import MEMORY_LIMIT, Database
 from batch_assets.batching.ledger.spending import Budget
 from batch_assets.batching.planning.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
-from batch_assets.batching.provider.batches import words_of
-from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalised_url
+from batch_assets.batching.provider.batches import error_message
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalized_url
 from batch_assets.batching.provider.prices import ModelPrice, check_own_prices
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
@@ -144,10 +144,10 @@ class BatchApi:
         """Which API and account answer. Where none answers, what the configured address says, with a warning."""
         try:
             with self.get_client(context) as client:
-                address = ApiIdentity(normalised_url(str(client.base_url)), is_assumed=True)
+                address = ApiIdentity(normalized_url(str(client.base_url)), is_assumed=True)
                 return identify(client.with_options(timeout=IDENTIFY_SECONDS), warehouse.tables.warehouse_id())
         except openai.OpenAIError as error:
-            context.log.warning(f"The API at {address.name} does not answer: {words_of(error)}.")
+            context.log.warning(f"The API at {address.name} does not answer: {error_message(error)}.")
             return address
         except dg.Failure as failure:
             if not self.is_stand_in:

@@ -1,4 +1,4 @@
-"""The last hop: OpenAI says that a day's batches have ended, so `summaries` is materialised.
+"""The last hop: OpenAI says that a day's batches have ended, so `summaries` is materialized.
 
 What the sensor knows it reads from Dagster's event log, with a constant number of queries; it never opens
 DuckDB, whose lock belongs to the runs. Its cursor says only which progress was shown last, and where to go on with
@@ -20,9 +20,9 @@ import openai as openai_client
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching.collection.collect import LOST_AFTER
-from batch_assets.batching.ledger.batch_transitions import must_go_back
-from batch_assets.batching.provider.batches import MISSING, RemoteBatch, words_of
-from batch_assets.batching.provider.polling import Place, Seen, look_up
+from batch_assets.batching.ledger.batch_transitions import must_requeue
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch, error_message
+from batch_assets.batching.provider.polling import PollCursor, PollResult, poll_batches
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, location_of_sensor, newest_event, read_events
 from batch_assets.resources import BatchApi
@@ -33,7 +33,7 @@ TICK_SECONDS = 40.0
 HTTP_SECONDS = 10.0
 RUNS_PER_TICK = 25
 OBSERVATIONS_PER_TICK = 100  # reporting one takes Dagster up to 70 ms
-EARLIER = timedelta(days=1)  # batches may be older than the materialisation that names them: an adopted one is
+EARLIER = timedelta(days=1)  # batches may be older than the materialization that names them: an adopted one is
 TRIES = 5
 FIRST_PAUSE = timedelta(seconds=30)  # before the second try; doubles with each
 LONGEST_PAUSE = timedelta(minutes=10)
@@ -126,23 +126,23 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     days = read_days(context.instance, location_of_sensor(context))
     in_flight = [day for day in days if not day.is_collected]
     cursor = read_cursor(context.cursor)
-    found = Seen(place=cursor.place)
+    found = PollResult(place=cursor.place)
     notes: list[str] = []
     if any(day.batch_ids for day in in_flight):
         since = min(day.at for day in in_flight if day.batch_ids) - EARLIER
         try:
             with openai.get_client(context) as client:
                 # the next tick asks again; a retry would wait for as long as the server says
-                patient_for_a_tick = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
-                found = look_up(
-                    patient_for_a_tick,
+                tick_client = client.with_options(timeout=HTTP_SECONDS, max_retries=0)
+                found = poll_batches(
+                    tick_client,
                     [day.batch_ids for day in in_flight],
                     since=since.replace(tzinfo=None),
                     deadline=deadline,
                     place=cursor.place,
                 )
         except (openai_client.OpenAIError, dg.Failure) as error:
-            notes.append(f"The batches could not be asked for: {words_of(error)}")
+            notes.append(f"The batches could not be asked for: {error_message(error)}")
             context.log.warning(notes[-1])
 
     seen, last_end = found.batches, last_end_of(found.batches)
@@ -259,7 +259,7 @@ def next_step(
     if day.is_collected:
         return Step.NEXT_ROUND if now >= day.at + ROUND_PAUSE else None
     batches = [seen[batch_id] for batch_id in day.batch_ids if batch_id in seen]
-    if any(must_go_back(batch) for batch in batches):
+    if any(must_requeue(batch) for batch in batches):
         return Step.SUBMIT
     if day.deferred:
         is_due = day.next_attempt_at is not None and now >= day.next_attempt_at
@@ -400,14 +400,14 @@ class Cursor:
     """What was shown of each day (as a short hash), and where the look-up goes on. May be lost."""
 
     shown: Mapping[str, str] = field(default_factory=dict)
-    place: Place = field(default_factory=Place)
+    place: PollCursor = field(default_factory=PollCursor)
 
 
 def read_cursor(text: str | None) -> Cursor:
     """What an earlier tick has left; one that can't be read means nothing yet."""
     try:
         said = json.loads(text or "{}")
-        return Cursor(dict(said["shown"]), Place(**said["place"]))
+        return Cursor(dict(said["shown"]), PollCursor(**said["place"]))
     except (ValueError, TypeError, KeyError):
         return Cursor()
 

@@ -69,7 +69,7 @@ def local_api(tmp_path: Path) -> Iterator[LocalApi]:
 
 @pytest.fixture
 def project(tmp_path: Path, local_api: LocalApi) -> Iterator[Project]:
-    """A project with twenty articles on 2026-01-05, nothing of it materialised yet."""
+    """A project with twenty articles on 2026-01-05, nothing of it materialized yet."""
     source = write_articles(tmp_path / "articles.jsonl", generated_articles(20))
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         yield Project(tmp_path, local_api, instance, source)

@@ -57,15 +57,15 @@ def run_hostile_days(project: Project) -> dict[str, str]:
     project.source = write_articles(project.folder / "hostile.jsonl", hostile_articles())
     with hostile_api(project) as api:
         project.openai = api
-        submitted = project.materialise(UPSTREAM)
+        submitted = project.materialize(UPSTREAM)
         assert submitted.success
         collected = project.finish()
         assert collected.success
-        refused = project.materialise(UPSTREAM, REFUSED_DAY)
+        refused = project.materialize(UPSTREAM, REFUSED_DAY)
         assert not refused.success
         project.model, project.max_cost_usd = MODEL, 0.0001
-        dear = project.materialise(UPSTREAM, DEAR_DAY)
+        dear = project.materialize(UPSTREAM, DEAR_DAY)
         assert not dear.success
-        assert not project.materialise([openai_batch], DEAR_DAY).success
+        assert not project.materialize([openai_batch], DEAR_DAY).success
     runs = {"submitted": submitted, "collected": collected, "refused": refused, "dear": dear}
     return {name: run.run_id for name, run in runs.items()}

@@ -46,7 +46,7 @@ class Project:
 
     @property
     def database(self) -> Database:
-        return Database(str(self.folder / "data" / "batch_assets.duckdb"), patience_seconds=30)
+        return Database(str(self.folder / "data" / "batch_assets.duckdb"), lock_timeout_seconds=30)
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Project:
             "openai": self.openai or api_at(self.api.url, is_stand_in=self.is_stand_in),
         }
 
-    def materialise(
+    def materialize(
         self, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
     ) -> dg.ExecuteInProcessResult:
         """A run of these assets for the day; one that fails is returned, not raised."""
@@ -72,7 +72,7 @@ class Project:
             raise_on_error=False,
         )
 
-    def materialise_from(
+    def materialize_from(
         self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY
     ) -> dg.DagsterRun:
         """The same as a run of this code location, which Dagster notes in the run when it launches one."""
@@ -94,9 +94,9 @@ class Project:
         return finished
 
     def finish(self, day: str = DAY) -> dg.ExecuteInProcessResult:
-        """Wait until the day's batches have ended, and materialise its summaries."""
+        """Wait until the day's batches have ended, and materialize its summaries."""
         self.wait_for_batches()
-        return self.materialise([summaries], day)
+        return self.materialize([summaries], day)
 
     def wait_for_batches(self) -> None:
         """Until those that are not collected have ended."""
@@ -112,7 +112,7 @@ class Project:
             return connection.execute(statement, list(parameters)).fetchall()
 
     def metadata(self, asset: dg.AssetsDefinition) -> dict[str, Any]:
-        """The values of the asset's newest materialisation."""
+        """The values of the asset's newest materialization."""
         event = self.instance.get_latest_materialization_event(asset.key)
         assert event is not None
         assert event.asset_materialization is not None

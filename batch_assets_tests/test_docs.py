@@ -46,7 +46,7 @@ def test_a_page_that_differs_from_the_code_is_noticed() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_sql_of_the_page_runs_on_a_day_that_is_done(project: Project, page: str) -> None:
-    project.materialise()
+    project.materialize()
     project.finish()
     with duckdb.connect(project.database.path, read_only=True) as connection:
         statements = [statement for block in sql_of(page) for statement in connection.extract_statements(block)]

@@ -95,7 +95,7 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
     with proxy(project.api.url, answer) as client:
         use(project, str(client.base_url), monkeypatch)
         monkeypatch.setattr(openai_batch.op, "_retry_policy", None)
-        submitted = project.materialise(UPSTREAM)
+        submitted = project.materialize(UPSTREAM)
         if step in ("retrieve", "content"):
             assert submitted.success
             assert not project.finish().success
@@ -115,7 +115,7 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
 def test_the_sensor_does_not_repeat_what_the_list_says(
     project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    project.materialise(UPSTREAM)
+    project.materialize(UPSTREAM)
     with proxy(project.api.url, lambda call: gossip(401)) as client:
         resources = {"openai": api_at(str(client.base_url), KEY)}
         with dg.build_sensor_context(instance=project.instance, resources=resources) as context:
@@ -161,7 +161,7 @@ def test_what_is_said_of_single_requests_and_of_the_batch_is_cleaned(
 
     with proxy(project.api.url, answer) as client:
         use(project, str(client.base_url), monkeypatch)
-        assert project.materialise(UPSTREAM).success
+        assert project.materialize(UPSTREAM).success
         assert project.finish().success
     assert project.rows("SELECT count(*), any_value(error_code), min(error_message) FROM summaries") == [
         (20, "bad_…", "bad_…: No. 0: …")
@@ -210,7 +210,7 @@ def test_the_secrets_of_the_sources_url_are_in_no_event(
         resources = {**project.resources, "article_source": ArticleSource(source=source)}
         monkeypatch.setattr(Project, "resources", property(lambda self: resources))
         monkeypatch.setenv("BATCH_ASSETS_SOURCE", source)
-        assert not project.materialise([raw_articles]).success
+        assert not project.materialize([raw_articles]).success
     assert_nowhere("rd-of-mine", project, capfd)
     assert "…" in kept_by_dagster(project.instance)
 
@@ -225,6 +225,6 @@ def test_the_secrets_of_the_databases_url_are_in_no_event(
         patch.setattr(Project, "resources", property(lambda self: resources))
         patch.setenv("BATCH_ASSETS_DUCKDB", url)
         for asset in (raw_articles, summaries):
-            assert not project.materialise([asset]).success
+            assert not project.materialize([asset]).success
     assert "nowhere://…@x.org/ours.duckdb?motherduck_token=…" in kept_by_dagster(project.instance)
     assert_nowhere("rd-of-mine", project, capfd)

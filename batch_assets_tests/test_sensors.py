@@ -351,7 +351,7 @@ def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.Dagster
 
 
 def test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_says_now(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     [day] = read_days(project.instance)
     [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
     changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
@@ -384,13 +384,13 @@ def planned_again_with_the_same_task(project: Project) -> dg.ExecuteInProcessRes
 
 
 def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     assert not planned_again_with_the_same_task(project).success
     assert project.rows("SELECT DISTINCT model FROM batch_request_file") == [(project.model,)]
 
 
 def test_the_plan_of_a_version_that_recorded_it_in_the_event_log_is_found_there(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     recorded = dg.MetadataValue.json({"model": project.model, "max_output_tokens": 1024})
     project.instance.report_runless_asset_event(
         dg.AssetMaterialization(batch_request_file.key, partition=DAY, metadata={"task": recorded})
@@ -493,10 +493,10 @@ def test_a_day_whose_batches_are_at_another_api_waits_and_says_so(
 
 
 def test_the_real_pipeline_is_understood(project: Project) -> None:
-    project.materialise(UPSTREAM)
+    project.materialize(UPSTREAM)
     [(batch_id,)] = project.rows("SELECT batch_id FROM openai_batch")
     project.api.wait(batch_id)
     result = tick(project.instance, project.api.url)
     assert requested(result) == [(DAY, [summaries.key])]
-    project.materialise([summaries], **(result.run_requests or [])[0].tags)
+    project.materialize([summaries], **(result.run_requests or [])[0].tags)
     assert not requested(tick(project.instance, project.api.url, result.cursor))

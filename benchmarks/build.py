@@ -53,14 +53,14 @@ def stdlib(database_path: str, folder: Path) -> int:
         _close(file)
         connection.execute(
             """
-            CREATE TEMP TABLE noted AS SELECT * FROM read_csv(
+            CREATE TEMP TABLE request_index AS SELECT * FROM read_csv(
                 $1, header = false, columns = {'article_id': 'VARCHAR', 'custom_id': 'VARCHAR', 'shard': 'INTEGER'}
             )
             """,
             [str(notes_path)],
         )
-        connection.execute("INSERT INTO batch_request SELECT $1, article_id, custom_id FROM noted", [DAY])
-        connection.execute("INSERT INTO in_flight_request SELECT custom_id, shard::VARCHAR FROM noted")
+        connection.execute("INSERT INTO batch_request SELECT $1, article_id, custom_id FROM request_index", [DAY])
+        connection.execute("INSERT INTO in_flight_request SELECT custom_id, shard::VARCHAR FROM request_index")
         connection.execute("COMMIT")
     return written
 

@@ -24,8 +24,8 @@ executed again. *Unaccounted for* are articles without a summary in the end.
 |---|---|---|---|---|---|"""
 FOOTER = """
 The points of the last row are found by counting, not listed: before and after each HTTP request, transaction, rename,
-fsync and materialisation. `make test-thorough` plays 300 random schedules of such faults, kills, edits and
-re-materialisations over several days as well."""
+fsync and materialization. `make test-thorough` plays 300 random schedules of such faults, kills, edits and
+re-materializations over several days as well."""
 
 
 def main() -> None:

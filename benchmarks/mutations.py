@@ -260,7 +260,7 @@ GUARDS = (
     Guard(
         "children end with their starter",
         "batch_assets/cli/dagster_home/guardian.py",
-        "    end_groups(groups, patience=PATIENCE_SECONDS)\n    for folder",
+        "    end_groups(groups, grace_seconds=TERMINATION_SECONDS)\n    for folder",
         "    for folder",
         "batch_assets_tests/cli/dagster_home/test_processes.py::test_children_of_a_killed_process_end_with_all_that_they_started",
     ),

@@ -14,7 +14,7 @@ from benchmarks.data import DAY, TASK
 def sizes(folder: Path, source: Path, times: int) -> list[int]:
     """The bytes of the file after a day is done for the first time, and after each of so many rewrites.
 
-    A rewrite is what materialising the day again comes to: articles, requests and summaries are replaced.
+    A rewrite is what materializing the day again comes to: articles, requests and summaries are replaced.
     """
     database = Database(str(folder / "rewritten.duckdb"))
     after = []

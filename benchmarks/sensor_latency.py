@@ -35,7 +35,7 @@ def main() -> None:
 @click.option("--runs", default=10, show_default=True, help="Days for each interval.")
 @click.option("--poll-seconds", type=int, multiple=True, default=(30, 4), show_default=True)
 def latency(runs: int, poll_seconds: Sequence[int]) -> None:
-    """Seconds from a batch's end to the materialisation of `summaries`."""
+    """Seconds from a batch's end to the materialization of `summaries`."""
     table = Table("BATCH_ASSETS_POLL_SECONDS", "runs", "median s", "best s", "worst s")
     for seconds in poll_seconds:
         waits = _measure(runs, seconds)
@@ -69,7 +69,7 @@ def _measure(runs: int, poll_seconds: int) -> list[float]:
 
     def measure(dev: Dev, data: Path, days: list[str]) -> None:
         for number, day in enumerate(days):
-            dev.materialise(day)
+            dev.materialize(day)
             dev.wait_for("openai_batch", [day], seconds=120)
             time.sleep(number * poll_seconds / runs)  # so that batches end anywhere between two ticks
         there = dev.wait_for("summaries", days, seconds=300)

@@ -43,7 +43,7 @@ def main() -> None:
     browser = find_browser()
     # What a shell starts in the background ignores SIGINT, and so would Dagster, which then ignores SIGTERM as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ValidationCancelledError."))
     expect.set_options(timeout=CLICK_SECONDS * 1000)
     with tempfile.TemporaryDirectory(prefix="batch-assets-") as temporary:
         pictures, data, log = (Path(temporary) / name for name in ("pictures", "data", "dev.log"))
@@ -145,7 +145,7 @@ def open_page(browser: str, base_url: str) -> Iterator[Page]:
 
 
 def materialize(page: Page, group_url: str, pictures: Path) -> None:
-    """Select the three upstream assets in the graph, and materialise the day."""
+    """Select the three upstream assets in the graph, and materialize the day."""
     page.goto(group_url)
     page.get_by_role("button", name="Hide navigation").click()  # it stays hidden, and leaves room for what matters
     open_graph(page, group_url)
@@ -222,7 +222,7 @@ def settle(page: Page) -> None:
 
 
 def events(page: Page, asset: str) -> list[dict[str, Any]]:
-    """The day's materialisations and observations of an asset, oldest first."""
+    """The day's materializations and observations of an asset, oldest first."""
     query = """query Events($asset: [String!]!, $days: [String!]!) {
         assetNodeOrError(assetKey: {path: $asset}) { ... on AssetNode {
             assetMaterializations(partitions: $days) { timestamp description }

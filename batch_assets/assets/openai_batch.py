@@ -28,7 +28,7 @@ from batch_assets.same_warehouse import (
 PAUSE_WHILE_UNREACHABLE, PAUSE_AFTER_A_REFUSAL = timedelta(minutes=10), timedelta(hours=1)
 PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # before we look for a batch whose creation was cut off
 # Safe here: a run that tries again looks for the batch of the first try. Dagster waits 10, 30, 70, 150 and 310 s.
-PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+RETRY_POLICY = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 
 
 @dg.asset(
@@ -36,7 +36,7 @@ PATIENCE = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIA
     partitions_def=daily_partitions,
     group_name="articles",
     kinds={"openai"},
-    retry_policy=PATIENCE,
+    retry_policy=RETRY_POLICY,
 )
 @without_secrets_in_errors
 def openai_batch(
@@ -77,7 +77,7 @@ def openai_batch(
                 only_begun=over_budget is not None,
             )
         except SubmissionError as error:
-            if error.is_final or context.retry_number == PATIENCE.max_retries:
+            if error.is_final or context.retry_number == RETRY_POLICY.max_retries:
                 pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
                 _leave_to_sensor(context, warehouse, origin, day, pause, str(error))
             raise dg.Failure(str(error), allow_retries=not error.is_final) from error

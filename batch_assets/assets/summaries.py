@@ -35,7 +35,7 @@ def summaries(
 ) -> Iterator[dg.MaterializeResult]:
     """One row per article of the day: its summary, or why there is none yet.
 
-    While batches of the day still run, what has ended is loaded but the asset is not materialised: the run is
+    While batches of the day still run, what has ended is loaded but the asset is not materialized: the run is
     green, and the sensor comes back. The raw result files stay in `results/` of the data folder.
     """
     day = context.partition_key
@@ -70,7 +70,7 @@ def summaries(
     if in_flight or collected.still_running:
         context.log.info(
             f"{in_flight} requests of {day} are in flight, in batches of which {len(collected.still_running)} run. "
-            "Nothing to do: the sensor materialises `summaries` when they have ended."
+            "Nothing to do: the sensor materializes `summaries` when they have ended."
         )
         return
     database_bytes = warehouse.tables.file_bytes

@@ -13,8 +13,8 @@ from batch_assets.batching.ledger.aliases import move_api
 from batch_assets.batching.ledger.database import Database, DatabaseBusyError
 from batch_assets.batching.ledger.schema import create_warehouse_id
 from batch_assets.batching.operations.cancel import cancel_day
-from batch_assets.batching.operations.prune import Life, delete_remote_files, find_prunable, prune
-from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.operations.prune import RetentionPolicy, delete_remote_files, plan_pruning, prune
+from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import identify
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
@@ -55,19 +55,19 @@ def adopt_by_hand(settings: Settings, batch_id: str) -> None:
     )
 
 
-def prune_by_hand(settings: Settings, life: Life, *, really: bool) -> None:
+def prune_by_hand(settings: Settings, policy: RetentionPolicy, *, really: bool) -> None:
     """Say what has outlived its life and, if `really`, delete it. Raises click.ClickException."""
     database, today = Database(settings.database), datetime.now(UTC).date()
     kept: list[str] = []
     with _said_in_a_sentence():
-        found = find_prunable(database, data_folder=settings.data_folder, life=life, today=today)
+        found = plan_pruning(database, data_folder=settings.data_folder, policy=policy, today=today)
         if not found.lines:
-            click.echo(f"Nothing to do: no day that is done has anything older than {life.keep_days} days.")
+            click.echo(f"Nothing to do: no day that is done has anything older than {policy.keep_days} days.")
             return
         if not really:
             click.echo("Would go, of days that are done (--yes does it):")
         else:
-            found = prune(database, data_folder=settings.data_folder, life=life, today=today)
+            found = prune(database, data_folder=settings.data_folder, policy=policy, today=today)
             if found.remote_files:
                 with _client(settings) as client:
                     kept = delete_remote_files(database, client, found)
@@ -112,4 +112,4 @@ def _said_in_a_sentence() -> Iterator[None]:
     except (AdoptionError, DatabaseBusyError, StartError) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:
-        raise click.ClickException(f"OpenAI says: {words_of(error)}") from error
+        raise click.ClickException(f"OpenAI says: {error_message(error)}") from error

@@ -22,10 +22,10 @@ from rich.text import Text
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.provider.batches import words_of
+from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.outside_text import as_message, printable
 from batch_assets.cli.dagster_home import StartError, dagster_home, local_api
-from batch_assets.cli.local_daemon import Sensor, is_done, materialise, opened_instance, reasons
+from batch_assets.cli.local_daemon import Sensor, is_done, materialize, opened_instance, reasons
 from batch_assets.cli.terminal import shown
 from batch_assets.local_api.serving.keys import NO_KEY
 from batch_assets.partitions import daily_partitions
@@ -82,7 +82,7 @@ def _reach_openai(settings: Settings) -> None:
             client.batches.list(limit=1)
     except openai.OpenAIError as error:
         raise click.ClickException(
-            f"The API at {as_message(str(client.base_url))} does not answer as it should: {words_of(error)}"
+            f"The API at {as_message(str(client.base_url))} does not answer as it should: {error_message(error)}"
         ) from error
 
 
@@ -93,10 +93,10 @@ def _do(
     console: Console,
     request: dg.RunRequest | None = None,
 ) -> None:
-    """Materialise, and say so; a failure ends the demo with its reasons."""
+    """Materialize, and say so; a failure ends the demo with its reasons."""
     names = ", ".join(key.to_user_string() for key in assets)
-    with console.status(Text(f"materialising {printable(names)}")):
-        result = materialise(
+    with console.status(Text(f"materializing {printable(names)}")):
+        result = materialize(
             instance,
             assets,
             day,

@@ -11,8 +11,8 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch_assets.cli.dagster_home import StartError, dagster_home, shipped, wait_for_local_api
-from batch_assets.cli.dagster_home.dagster_services import bury_runs, code_servers, daemon, webserver
-from batch_assets.cli.dagster_home.lock import AlreadyRunning, only_one
+from batch_assets.cli.dagster_home.dagster_services import code_servers, daemon, fail_orphaned_runs_of, webserver
+from batch_assets.cli.dagster_home.lock import AlreadyRunningError, only_one
 from batch_assets.cli.dagster_home.processes import Family, family, interrupt_on_signals
 from batch_assets.cli.dagster_home.services import Service, local_api_service
 from batch_assets.cli.dagster_home.ui import Ui, make_ui
@@ -41,7 +41,7 @@ def run_dev(settings: Settings, *, host: str, port: int | None) -> None:
         _say("\nStopped. Batches that were submitted go on; start again, and they are collected.")
     except StartError as error:
         raise click.ClickException(str(error)) from error
-    except AlreadyRunning:
+    except AlreadyRunningError:
         raise click.ClickException(
             f"`batch-assets dev` is already running on {home}. Use that, or set BATCH_ASSETS_DATA_DIR."
         ) from None
@@ -59,7 +59,7 @@ def _run(settings: Settings, home: Path, folder: Path, children: Family, ui: Ui)
     ready, ended = threading.Event(), threading.Event()
     try:
         # First, and alone: two processes that open a new home at once both write the version of Dagster's tables.
-        bury_runs(home)
+        fail_orphaned_runs_of(home)
         services, workspace = code_servers(shipped("workspace.yaml"), folder, home, children)
         url = None if api is None else wait_for_local_api(api.process, settings)
         _say(f"Data        {settings.data_folder}")

@@ -1,4 +1,4 @@
-"""Dagster's daemon in one process: materialise days, and do what the sensor asks for.
+"""Dagster's daemon in one process: materialize days, and do what the sensor asks for.
 
 For `batch-assets demo` and for tests. Runs are like any others in the persistent instance, except that no daemon
 watches over them: so they bear the process that they live in, and those of a killed one are buried by the next.
@@ -29,7 +29,7 @@ UNFINISHED = [
 ]
 
 
-def materialise(
+def materialize(
     instance: dg.DagsterInstance,
     assets: Iterable[dg.AssetKey],
     day: str,
@@ -90,7 +90,7 @@ def is_done(instance: dg.DagsterInstance, day: str) -> bool:
     return day not in {unfinished.day for unfinished in read_days(instance)}
 
 
-def bury_dead_runs(instance: dg.DagsterInstance, *, of_a_daemon: bool = False) -> None:
+def fail_orphaned_runs(instance: dg.DagsterInstance, *, of_a_daemon: bool = False) -> None:
     """Mark runs of killed processes of this machine as failed, so that nobody waits for them.
 
     `of_a_daemon`: also those that a daemon had started, by somebody who knows that none is running.
@@ -107,7 +107,7 @@ def bury_dead_runs(instance: dg.DagsterInstance, *, of_a_daemon: bool = False) -
 def opened_instance(home: str) -> Iterator[dg.DagsterInstance]:
     """The persistent instance of a Dagster home, without the dead."""
     with dg.DagsterInstance.from_config(home) as instance:
-        bury_dead_runs(instance)
+        fail_orphaned_runs(instance)
         yield instance
 
 

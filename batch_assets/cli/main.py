@@ -12,23 +12,23 @@ import click
 
 from batch_assets import __version__
 from batch_assets.cli.terminal import CommandLine
-from batch_assets.local_api.faults import Drills
+from batch_assets.local_api.faults import FaultConfig
 from batch_assets.settings import SettingError, Settings, make_data_folder, read_settings
 
 
 def _drill_options(command: Callable[..., None]) -> Callable[..., None]:
-    """An option for each field of Drills."""
-    for drill in reversed(fields(Drills)):
-        metavar = {"seed": "N", "fail_status": "STATUS", "token_limit": "TOKENS"}.get(drill.name)
+    """An option for each field of FaultConfig."""
+    for fault in reversed(fields(FaultConfig)):
+        metavar = {"seed": "N", "fail_status": "STATUS", "token_limit": "TOKENS"}.get(fault.name)
         if metavar is None:
-            metavar = "SHARE" if drill.name.endswith("_share") else "N" if type(drill.default) is int else "SECONDS"
+            metavar = "SHARE" if fault.name.endswith("_share") else "N" if type(fault.default) is int else "SECONDS"
         command = click.option(
-            f"--{drill.name.replace('_', '-')}",
-            type=type(drill.default),
-            default=drill.default,
+            f"--{fault.name.replace('_', '-')}",
+            type=type(fault.default),
+            default=fault.default,
             metavar=metavar,
-            show_default=bool(drill.default),
-            help=drill.metadata["help"],
+            show_default=bool(fault.default),
+            help=fault.metadata["help"],
         )(command)
     return command
 
@@ -97,7 +97,7 @@ def dev(host: str, port: int | None) -> None:
 @click.option(
     "--without-key", is_flag=True, help="Let every user of this machine use it. Only on 127.0.0.1, and without a key."
 )
-@click.option("--control", is_flag=True, help="Let the drills be changed, by PUT /control/drills.")
+@click.option("--control", is_flag=True, help="Let the faults be changed, by PUT /control/faults.")
 @_drill_options
 def serve(
     host: str,
@@ -111,7 +111,7 @@ def serve(
     webhook: str | None,
     without_key: bool,
     control: bool,
-    **drills: Any,
+    **faults: Any,
 ) -> None:
     """The local Batch API alone: files, batches and chat completions as OpenAI has them.
 
@@ -119,10 +119,10 @@ def serve(
     where only you can read it. An address other than 127.0.0.1 needs one in BATCH_ASSETS_SERVE_KEY.
     The key of another server that answers belongs into BATCH_ASSETS_SERVE_ENGINE_KEY.
 
-    The options from --seed on are drills: things that go wrong on purpose.
+    The options from --seed on are faults: things that go wrong on purpose.
     """
     from batch_assets.local_api.serving.events import print_events, printable_stream
-    from batch_assets.local_api.serving.server import AlreadyRunning
+    from batch_assets.local_api.serving.server import AlreadyRunningError
     from batch_assets.local_api.serving.server import serve as serve_api
     from batch_assets.local_api.storage.database import OtherVersionError
 
@@ -142,13 +142,13 @@ def serve(
             engine_model=engine_model,
             engine_timeout_seconds=engine_timeout,
             concurrency=concurrency,
-            drills=Drills(**drills),
+            faults=FaultConfig(**faults),
             control=control,
             webhook=webhook,
             without_key=without_key,
             ready=lambda url: _say_where(url, folder, without_key=without_key, webhook=webhook, control=control),
         )
-    except (AlreadyRunning, OtherVersionError, ValueError, OSError) as error:
+    except (AlreadyRunningError, OtherVersionError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -198,22 +198,24 @@ def doctor(new_warehouse_id: bool) -> None:
 @main.command()
 @click.option("--keep-days", type=click.IntRange(min=0), default=90, show_default=True, help="How old files may get.")
 @click.option(
-    "--pack-days", type=click.IntRange(min=0), default=7, show_default=True, help="Result files older are gzipped."
+    "--compress-days", type=click.IntRange(min=0), default=7, show_default=True, help="Result files older are gzipped."
 )
 @click.option("--tables", is_flag=True, help="Also delete the articles and requests of the old days in the tables.")
 @click.option("--answers", is_flag=True, help="With --tables: also delete answers that no other day needs.")
 @click.option("--remote", is_flag=True, help="Also delete OpenAI's copies of the old files.")
 @click.option("--yes", is_flag=True, help="Do it. Without, it only says what would go.")
-def prune(keep_days: int, pack_days: int, tables: bool, answers: bool, remote: bool, yes: bool) -> None:
+def prune(keep_days: int, compress_days: int, tables: bool, answers: bool, remote: bool, yes: bool) -> None:
     """Delete old request and result files. Days that aren't done, and `summaries`, are never touched."""
     if answers and not tables:
         raise click.UsageError("--answers goes with --tables.")
     settings = _settings()
-    from batch_assets.batching.operations.prune import Life
+    from batch_assets.batching.operations.prune import RetentionPolicy
     from batch_assets.cli.by_hand import prune_by_hand
 
-    life = Life(pack_after_days=pack_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote)
-    prune_by_hand(settings, life, really=yes)
+    policy = RetentionPolicy(
+        compress_after_days=compress_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote
+    )
+    prune_by_hand(settings, policy, really=yes)
 
 
 def _say_where(url: str, folder: Path, *, without_key: bool, webhook: str | None, control: bool) -> None:
@@ -227,7 +229,7 @@ def _say_where(url: str, folder: Path, *, without_key: bool, webhook: str | None
         secret = _in_shell(SECRET_VARIABLE if os.environ.get(SECRET_VARIABLE) else None, secret_path(folder))
         click.echo(f"    export OPENAI_WEBHOOK_SECRET={secret}")
     if control:
-        click.echo(f"\nDrills are changed by PUT {url.removesuffix('/v1')}/control/drills")
+        click.echo(f"\nFaults are changed by PUT {url.removesuffix('/v1')}/control/faults")
     click.echo()
 
 

@@ -1,8 +1,8 @@
-"""Drills: what the server gets wrong on purpose, so that a bad day can be rehearsed before there is one.
+"""Fault injection: what the server gets wrong on purpose, so that users can test how their pipeline reacts.
 
-`Drills` says what, and decides it for each line; the same seed, batch and line always give the same decision, also
-after a restart. `Rehearsal` holds the drills of a running server, which may be changed, and counts those that happen
-only a number of times.
+`FaultConfig` names the faults and decides for each line which one happens. The same seed, batch and line always give
+the same decision, also after a restart. `FaultInjector` holds the faults of a running server. They may be changed while
+it runs. It counts the faults that happen only a number of times.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _UNIFORM = 2.0**64
 _MOST = 10**12  # of anything: more is a mistake
 
 
-def _drill(default: float, meaning: str) -> Any:
+def _option(default: float, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True)
-class Drills:
+class FaultConfig:
     """Everything off by default; the meanings are those that `batch-assets serve --help` shows.
 
-    Raises ValueError, with a sentence for whoever set it, for a value that makes no sense.
+    Raises ValueError, with a sentence for the user, for a value that makes no sense.
     """
 
-    seed: int = _drill(0, "Another number chooses other lines for the three shares below.")
-    expire_share: float = _drill(0.0, "Leave this share of the lines undone; their batch then ends as expired.")
-    drop_share: float = _drill(0.0, "Leave this share of the lines out of both result files.")
-    fail_share: float = _drill(0.0, "Answer this share of the lines with --fail-status.")
-    fail_status: int = _drill(500, "Status of failed lines: 400 to 599, or 0, which stands in the output file.")
-    cut_upload: int = _drill(0, "Cut the connection after storing, instead of answering, the next N uploads.")
-    error_upload: int = _drill(0, "Answer the next N uploads with a 500 after storing them.")
-    cut_create: int = _drill(0, "Cut the connection after making, instead of answering, the next N batches.")
-    error_create: int = _drill(0, "Answer the next N creations of a batch with a 500 after making it.")
-    token_limit: int = _drill(0, "Fail a batch with which its model would have more enqueued tokens.  [0: no limit]")
-    list_lag: float = _drill(0.0, "Seconds for which a new batch is missing from the list of batches.")
-    output_late: float = _drill(0.0, "Seconds after a batch's end for which its result files are not found.")
+    seed: int = _option(0, "Another number chooses other lines for the three shares below.")
+    expire_share: float = _option(0.0, "Leave this share of the lines undone; their batch then ends as expired.")
+    drop_share: float = _option(0.0, "Leave this share of the lines out of both result files.")
+    fail_share: float = _option(0.0, "Answer this share of the lines with --fail-status.")
+    fail_status: int = _option(500, "Status of failed lines: 400 to 599, or 0, which stands in the output file.")
+    cut_upload: int = _option(0, "Cut the connection after storing, instead of answering, the next N uploads.")
+    error_upload: int = _option(0, "Answer the next N uploads with a 500 after storing them.")
+    cut_create: int = _option(0, "Cut the connection after making, instead of answering, the next N batches.")
+    error_create: int = _option(0, "Answer the next N creations of a batch with a 500 after making it.")
+    token_limit: int = _option(0, "Fail a batch with which its model would have more enqueued tokens.  [0: no limit]")
+    list_lag: float = _option(0.0, "Seconds for which a new batch is missing from the list of batches.")
+    output_late: float = _option(0.0, "Seconds after a batch's end for which its result files are not found.")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -63,7 +63,7 @@ class Drills:
     def fate(self, batch: int, custom_id: str) -> Fate:
         """What becomes of a line of the server's n-th batch.
 
-        The number, not the id, so that a rehearsal on a fresh folder can be repeated; and with the number, so that
+        The number, not the id, so that a run on a fresh folder can be repeated; and with the number, so that
         a request which comes again in another batch has another chance.
         """
         shares: tuple[tuple[Fate, float], ...] = (
@@ -91,7 +91,7 @@ class Drills:
             return 429, ApiError(429, message, code="rate_limit_exceeded", kind="requests").body()
         if status >= 500:
             return status, server_error().body()
-        return status, ApiError(status, "A drill of the local Batch API refuses this request.").body()
+        return status, ApiError(status, "A fault of the local Batch API refuses this request.").body()
 
     def __str__(self) -> str:
         """What differs from the default: `fail_share=0.1, fail_status=429`."""
@@ -99,46 +99,46 @@ class Drills:
         return ", ".join(f"{each.name}={getattr(self, each.name)}" for each in changed) or "none"
 
 
-def read_drills(value: object) -> Drills:
-    """The drills of a JSON object; what it doesn't name is off. Raises ValueError."""
+def read_fault_config(value: object) -> FaultConfig:
+    """The faults of a JSON object; what it doesn't name is off. Raises ValueError."""
     if not isinstance(value, Mapping):
-        raise ValueError('Drills are a JSON object, such as {"fail_share": 0.1}.')
-    known = [each.name for each in fields(Drills)]
+        raise ValueError('The faults are a JSON object, such as {"fail_share": 0.1}.')
+    known = [each.name for each in fields(FaultConfig)]
     for name in value:
         if name not in known:
-            raise ValueError(f"There is no drill {name!r}. The drills are: {', '.join(known)}.")
-    return Drills(**value)
+            raise ValueError(f"There is no fault {name!r}. The faults are: {', '.join(known)}.")
+    return FaultConfig(**value)
 
 
-class Rehearsal:
-    """The drills of a running server; safe to share between threads."""
+class FaultInjector:
+    """The faults of a running server; safe to share between threads."""
 
-    def __init__(self, drills: Drills | None = None) -> None:
+    def __init__(self, faults: FaultConfig | None = None) -> None:
         self._lock = threading.Lock()
-        self._drills = drills or Drills()
+        self._config = faults or FaultConfig()
         self._happened: dict[str, int] = {}
         self.admission = threading.Lock()
         """Held while a batch is let in under `token_limit`, so that two don't take the same room."""
 
     @property
-    def drills(self) -> Drills:
-        return self._drills
+    def faults(self) -> FaultConfig:
+        return self._config
 
-    def change(self, drills: Drills) -> None:
+    def change(self, faults: FaultConfig) -> None:
         """From now on these, counted anew."""
         with self._lock:
-            self._drills = drills
+            self._config = faults
             self._happened = {}
-        logger.info("Drills: %s", drills)
+        logger.info("Faults: %s", faults)
 
     def claim(self, name: str, what: str) -> bool:
-        """Whether the drill of that name is to happen to `what` now; true as many times as the drill says."""
+        """Whether the fault of that name is to happen to `what` now; true as many times as the fault says."""
         with self._lock:
-            if self._happened.get(name, 0) >= getattr(self._drills, name):
+            if self._happened.get(name, 0) >= getattr(self._config, name):
                 return False
             self._happened[name] = self._happened.get(name, 0) + 1
-        logger.info("%s: drill %s", what, name)
+        logger.info("%s: fault %s", what, name)
         return True
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self._drills)
+        return asdict(self._config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_assets.local_api.faults import Rehearsal
+from batch_assets.local_api.faults import FaultInjector
 from batch_assets.local_api.storage.private import make_private_folder
 
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
@@ -27,7 +27,7 @@ class Settings:
     latency_seconds: time that each line takes at least; with `concurrency` of them side by side.
     batch_seconds: least time between creation and completion of a batch; its lines are spread over it.
     completion_window_seconds: what "24h" means here; shorter in tests of expiry.
-    rehearsal: what the server gets wrong on purpose; may change while it runs.
+    fault_injector: what the server gets wrong on purpose; may change while it runs.
     control: whether it may be changed over HTTP.
     """
 
@@ -39,7 +39,7 @@ class Settings:
     latency_seconds: float = 0.0
     batch_seconds: float = 0.0
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS
-    rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    fault_injector: FaultInjector = field(default_factory=FaultInjector)
     control: bool = False
 
     @property

@@ -32,7 +32,7 @@ PRICES = (ModelPrice("gpt-6-luna", 0.05, 0.25),)  # as OpenAI's, which are not k
 
 
 def test_a_day_of_articles_becomes_a_day_of_summaries(project: Project) -> None:
-    assert project.materialise().success
+    assert project.materialize().success
     assert project.finish().success
     rows = project.rows("SELECT article_id, title, status, summary, batch_id, api, cost_usd FROM summaries")
     assert len(rows) == 20
@@ -50,7 +50,7 @@ def test_a_day_of_articles_becomes_a_day_of_summaries(project: Project) -> None:
 def test_what_a_model_has_answered_costs_what_its_rows_say(project: Project) -> None:
     project.prices = PRICES
     with serving(project.folder / "instant_api", engine="instant") as project.api:
-        project.materialise()
+        project.materialize()
         project.finish()
     rows = project.rows("SELECT api, cost_usd FROM summaries")
     assert {api for api, _ in rows} == {"local+instant"}
@@ -61,18 +61,18 @@ def test_what_a_model_has_answered_costs_what_its_rows_say(project: Project) -> 
     assert spent == pytest.approx(sum(cost for _, cost in rows))
 
 
-def test_materialising_everything_again_pays_for_nothing(project: Project) -> None:
-    project.materialise()
+def test_materializing_everything_again_pays_for_nothing(project: Project) -> None:
+    project.materialize()
     project.finish()
     before = project.rows("SELECT * FROM summaries ORDER BY article_id"), project.api.stats()
-    assert project.materialise().success
+    assert project.materialize().success
     assert project.finish().success
     assert (project.rows("SELECT * FROM summaries ORDER BY article_id"), project.api.stats()) == before
 
 
-def test_materialising_again_while_the_batch_runs_makes_no_second_one(project: Project) -> None:
+def test_materializing_again_while_the_batch_runs_makes_no_second_one(project: Project) -> None:
     for _ in range(3):
-        assert project.materialise().success
+        assert project.materialize().success
     assert project.api.stats()["batches_created"] == 1
     project.finish()
     assert project.api.stats()["requests_executed"] == 20
@@ -81,8 +81,8 @@ def test_materialising_again_while_the_batch_runs_makes_no_second_one(project: P
 def test_summaries_of_a_running_day_yield_nothing_and_the_run_is_green(project: Project) -> None:
     with serving(project.folder / "slow_api", batch_seconds=60) as slow:
         project.api = slow
-        project.materialise()
-        result = project.materialise([summaries])
+        project.materialize()
+        result = project.materialize([summaries])
         assert result.success
         assert not result.get_asset_materialization_events()
         assert project.rows("SELECT DISTINCT status FROM summaries") == [("in_flight",)]
@@ -90,11 +90,11 @@ def test_summaries_of_a_running_day_yield_nothing_and_the_run_is_green(project: 
 
 def test_an_edited_article_costs_one_request_and_a_new_order_none(project: Project) -> None:
     articles = generated_articles(20)
-    project.materialise()
+    project.materialize()
     project.finish()
     articles[7]["body"] += " The mayor apologised."
     write_articles(project.folder / "articles.jsonl", reversed(articles))
-    project.materialise()
+    project.materialize()
     project.finish()
     assert project.api.stats()["requests_executed"] == 21
     assert project.rows("SELECT count(*) FROM summaries WHERE status = 'answered'") == [(20,)]
@@ -105,8 +105,8 @@ def test_the_same_article_on_another_day_or_under_another_id_is_not_sent_again(p
     twin = {**articles[0], "id": "twin"}
     tomorrow = {**articles[1], "id": "tomorrow", "published_at": f"{NEXT_DAY}T08:00:00Z"}
     write_articles(project.folder / "articles.jsonl", [*articles, twin, tomorrow])
-    project.materialise()
-    project.materialise(day=NEXT_DAY)  # while the first day's batch may still run: it waits for that one
+    project.materialize()
+    project.materialize(day=NEXT_DAY)  # while the first day's batch may still run: it waits for that one
     assert project.metadata(openai_batch)["batches_created"] == 0
     project.finish()
     project.finish(NEXT_DAY)
@@ -116,17 +116,17 @@ def test_the_same_article_on_another_day_or_under_another_id_is_not_sent_again(p
 
 
 def test_another_model_makes_every_request_pending_again(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     project.finish()
     project.model = "gpt-4.1-nano"
-    project.materialise()
+    project.materialize()
     project.finish()
     assert project.api.stats()["requests_executed"] == 40
     assert project.rows("SELECT DISTINCT model FROM summaries") == [("gpt-4.1-nano",)]
 
 
 def test_a_day_without_articles_ends_green_and_empty(project: Project) -> None:
-    assert project.materialise(day=NEXT_DAY).success
+    assert project.materialize(day=NEXT_DAY).success
     assert project.metadata(openai_batch)["batch_ids"] == []
     assert project.finish(NEXT_DAY).success
     assert project.metadata(summaries)["dagster/partition_row_count"] == 0
@@ -138,7 +138,7 @@ def test_rows_that_cannot_be_articles_are_set_aside_and_counted(project: Project
     write_articles(
         project.folder / "articles.jsonl", [*articles, {**articles[0], "body": "x"}, {"id": "e", "body": " "}]
     )
-    project.materialise([raw_articles])
+    project.materialize([raw_articles])
     assert project.metadata(raw_articles)["rejected_rows"] == 2
     assert sorted(project.rows("SELECT article_id, reason FROM rejected_article")) == [
         ("a0", "duplicate_id"),
@@ -148,7 +148,7 @@ def test_rows_that_cannot_be_articles_are_set_aside_and_counted(project: Project
 
 def test_a_source_without_a_body_column_fails_with_the_columns_it_has(project: Project) -> None:
     write_articles(project.folder / "articles.jsonl", [{"id": "1", "text": "Hello."}])
-    result = project.materialise([raw_articles])
+    result = project.materialize([raw_articles])
     failure = result.failure_data_for_node("raw_articles")
     assert failure is not None
     assert failure.user_failure_data is not None
@@ -156,7 +156,7 @@ def test_a_source_without_a_body_column_fails_with_the_columns_it_has(project: P
 
 
 def test_a_request_file_tells_what_it_may_cost(project: Project) -> None:
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
     planned = project.metadata(batch_request_file)
     assert planned["requests_in_new_files"] == planned["requests"] == 20
     assert 0 < planned["max_cost_usd"] < 0.01
@@ -170,7 +170,7 @@ def test_a_request_file_tells_what_it_may_cost(project: Project) -> None:
 
 def test_a_model_without_a_known_price_has_an_unknown_cost_not_none(project: Project) -> None:
     project.model = "our-own-llama"
-    project.materialise()
+    project.materialize()
     project.finish()
     assert "max_cost_usd" not in project.metadata(batch_request_file)
     assert "cost_usd" not in project.metadata(summaries)
@@ -185,7 +185,7 @@ def test_editing_one_article_of_a_thousand_costs_one_request_and_a_new_prompt_al
         def executed_for(articles: list[dict[str, str]], day: str = DAY) -> int:
             before = api.stats()["requests_executed"]
             write_articles(project.folder / "articles.jsonl", articles)
-            assert project.materialise(day=day).success
+            assert project.materialize(day=day).success
             assert project.finish(day).success
             return api.stats()["requests_executed"] - before
 
@@ -210,29 +210,29 @@ def test_a_day_that_is_too_dear_or_of_unknown_cost_is_stopped_before_anything_is
     project: Project, model: str, reason: str
 ) -> None:
     project.model, project.max_cost_usd = model, 0.000_001
-    result = project.materialise()
+    result = project.materialize()
     assert not result.success
     [evaluation] = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert "20 requests of 2026-01-05" in str(evaluation.description)
     assert reason in str(evaluation.description)
-    assert not project.materialise([openai_batch]).success  # nor when it is materialised alone
+    assert not project.materialize([openai_batch]).success  # nor when it is materialized alone
     assert project.api.stats()["files_created"] == 0
     project.max_cost_usd = None
-    assert project.materialise().success
+    assert project.materialize().success
 
 
-def test_a_day_within_its_limit_goes_out_and_is_free_to_materialise_again(project: Project) -> None:
+def test_a_day_within_its_limit_goes_out_and_is_free_to_materialize_again(project: Project) -> None:
     project.max_cost_usd = 0.01
-    assert project.materialise().success
+    assert project.materialize().success
     assert project.finish().success
     project.max_cost_usd = 0.0
-    assert project.materialise().success  # there is nothing left to pay for
+    assert project.materialize().success  # there is nothing left to pay for
     assert project.finish().success
 
 
 def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> None:
     project.source = "file:///nowhere/{partition}.csv?sig=SECRET"
-    result = project.materialise([raw_articles])
+    result = project.materialize([raw_articles])
     assert not result.success
     events = [*result.all_events, *project.instance.all_logs(result.run_id)]
     told = " ".join(dg.serialize_value(event) for event in events)
@@ -262,7 +262,7 @@ def test_a_refresh_that_the_budget_stops_leaves_the_day_as_it_is(
 ) -> None:
     project.model, project.prices = model, PRICES
     with serving(project.folder / "instant_api", engine="instant") as project.api:
-        project.materialise()
+        project.materialize()
         project.finish()
         before = project.rows("SELECT * FROM summaries ORDER BY article_id")
         assert {row[0] for row in project.rows("SELECT status FROM summaries")} == {"answered"}
@@ -275,10 +275,10 @@ def test_a_refresh_that_the_budget_stops_leaves_the_day_as_it_is(
             assert [check.check_name for check in stopped.get_asset_check_evaluations() if not check.passed] == [
                 "day_is_within_budget"
             ]
-            assert project.materialise([summaries]).success
+            assert project.materialize([summaries]).success
             assert project.rows("SELECT * FROM summaries ORDER BY article_id") == before
         project.max_cost_usd = None
-        assert project.materialise().success
+        assert project.materialize().success
         assert project.finish().success
         assert project.api.stats() == stats
         assert project.rows("SELECT * FROM summaries ORDER BY article_id") == before
@@ -301,7 +301,7 @@ def test_articles_are_not_written_to_the_cache_where_the_api_is_known_to_allow_i
     project.model = model
     with proxy(project.api.url, called(api)) as client:
         project.openai = api_at(str(client.base_url))
-        assert project.materialise([raw_articles, batch_request_file]).success
+        assert project.materialize([raw_articles, batch_request_file]).success
     [path] = (project.folder / "data" / "requests" / DAY).iterdir()
     lines = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert len(lines) == 20
@@ -309,11 +309,11 @@ def test_articles_are_not_written_to_the_cache_where_the_api_is_known_to_allow_i
 
 
 def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     project.finish()
     assert refresh(project, [batch_request_file]).success
     for _ in range(2):
-        project.materialise([openai_batch])
+        project.materialize([openai_batch])
         project.finish()
     assert project.api.stats()["requests_executed"] == 40
 
@@ -329,7 +329,7 @@ def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None
     ],
 )
 def test_the_check_notices_articles_that_are_not_accounted_for(project: Project, damage: str, passes: bool) -> None:
-    project.materialise()
+    project.materialize()
     project.finish()
     with project.database.writing() as connection:
         connection.execute(damage)
@@ -347,28 +347,28 @@ def test_the_check_notices_articles_that_are_not_accounted_for(project: Project,
 def test_the_check_looks_at_the_day_of_its_run(project: Project) -> None:
     write_articles(project.folder / "articles.jsonl", generated_articles(4, days=2))
     for day in (DAY, NEXT_DAY):
-        project.materialise(day=day)
+        project.materialize(day=day)
         project.finish(day)
     with project.database.writing() as connection:
         connection.execute("DELETE FROM summaries WHERE partition_date = ?", [NEXT_DAY])
-    evaluations = {found.check_name: found for found in project.materialise([summaries]).get_asset_check_evaluations()}
+    evaluations = {found.check_name: found for found in project.materialize([summaries]).get_asset_check_evaluations()}
     evaluation = evaluations["every_article_is_accounted_for"]
     assert evaluation.passed
     assert evaluation.metadata["articles"].value == 2
 
 
 def test_a_usage_that_is_not_the_sum_of_its_lines_is_noticed(project: Project) -> None:
-    project.materialise()
+    project.materialize()
     project.finish()
     direct = project.api
 
     def usage_check() -> dg.AssetCheckEvaluation:
-        found = project.materialise([summaries]).get_asset_check_evaluations()
+        found = project.materialize([summaries]).get_asset_check_evaluations()
         return next(evaluation for evaluation in found if evaluation.check_name == "usage_adds_up")
 
     assert usage_check().passed
     project.model = "gpt-4.1-nano"
-    project.materialise()
+    project.materialize()
 
     def seven_more(call: Call) -> Reply:
         reply = replace(call.forward(), api="local")

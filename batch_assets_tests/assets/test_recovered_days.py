@@ -24,11 +24,11 @@ def restored(project: Project) -> Project:
     """Three days that were submitted, and a database of before: the Dagster home is lost, too."""
     project.source = write_articles(project.folder / "three.jsonl", generated_articles(9, days=3))
     for day in DAYS:
-        assert project.materialise([raw_articles, batch_request_file], day).success
+        assert project.materialize([raw_articles, batch_request_file], day).success
     backup = project.folder / "backup.duckdb"
     shutil.copy(project.database.path, backup)
     for day in DAYS:
-        assert project.materialise([openai_batch], day).success
+        assert project.materialize([openai_batch], day).success
     project.wait_for_batches()
     shutil.copy(backup, project.database.path)
     return replace(project, instance=dg.DagsterInstance.ephemeral())
@@ -40,11 +40,11 @@ def seen(project: Project) -> dict[str, Day]:
 
 def collect_what_is_seen(project: Project) -> None:
     for day in seen(project):
-        assert project.materialise([summaries], day).success
+        assert project.materialize([summaries], day).success
 
 
 def test_the_sensor_collects_every_day_whose_batch_was_taken_in(restored: Project) -> None:
-    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert restored.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(restored)) == DAYS
     assert all(len(day.batch_ids) == 1 for day in seen(restored).values())
     collect_what_is_seen(restored)
@@ -55,9 +55,9 @@ def test_the_sensor_collects_every_day_whose_batch_was_taken_in(restored: Projec
 
 
 def test_a_day_is_announced_once(restored: Project) -> None:
-    restored.materialise([openai_batch], DAYS[0])
+    restored.materialize([openai_batch], DAYS[0])
     before = seen(restored)
-    restored.materialise([openai_batch], DAYS[0])
+    restored.materialize([openai_batch], DAYS[0])
     after = seen(restored)
     assert {day: after[day] for day in DAYS[1:]} == {day: before[day] for day in DAYS[1:]}
 
@@ -70,9 +70,9 @@ def test_a_run_that_died_before_its_announcement_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["batch_assets.assets.openai_batch"], "announce_days_without_event", die)
-        assert not restored.materialise([openai_batch], DAYS[0]).success
+        assert not restored.materialize([openai_batch], DAYS[0]).success
     assert DAYS[1] not in seen(restored)
-    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert restored.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(restored)) == DAYS
 
 
@@ -80,18 +80,18 @@ def test_a_submission_that_is_refused_announces_the_days_nevertheless(restored: 
     restored.source = write_articles(
         tmp_path / "more.jsonl", [*generated_articles(9, days=3), {"id": "dear", "body": "More of it. " * 50}]
     )
-    restored.materialise([raw_articles, batch_request_file], DAYS[0])
+    restored.materialize([raw_articles, batch_request_file], DAYS[0])
     restored.max_cost_usd = 0.0000001
-    assert not restored.materialise([openai_batch], DAYS[0]).success
+    assert not restored.materialize([openai_batch], DAYS[0]).success
     restored.max_cost_usd = None
-    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert restored.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(restored)) == DAYS
 
 
 def test_a_day_that_was_collected_is_not_announced(restored: Project) -> None:
-    restored.materialise([openai_batch], DAYS[0])
+    restored.materialize([openai_batch], DAYS[0])
     collect_what_is_seen(restored)
-    restored.materialise(UPSTREAM, DAYS[0])
+    restored.materialize(UPSTREAM, DAYS[0])
     assert sorted(seen(restored)) == [DAYS[0]]
 
 
@@ -101,9 +101,9 @@ def test_a_day_that_was_collected_is_not_announced(restored: Project) -> None:
 def test_a_lost_dagster_home_loses_no_day(project: Project) -> None:
     project.source = write_articles(project.folder / "three.jsonl", generated_articles(9, days=3))
     for day in DAYS:
-        assert project.materialise(UPSTREAM, day).success
+        assert project.materialize(UPSTREAM, day).success
     project = replace(project, instance=dg.DagsterInstance.ephemeral())
-    assert project.materialise([openai_batch], DAYS[0]).success
+    assert project.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(project)) == DAYS
     project.wait_for_batches()
     collect_what_is_seen(project)
@@ -113,8 +113,8 @@ def test_a_lost_dagster_home_loses_no_day(project: Project) -> None:
 
 def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Project, tmp_path: Path) -> None:
     other = replace(restored, folder=tmp_path / "other")
-    assert other.materialise(UPSTREAM, DAYS[1]).success
-    assert restored.materialise([openai_batch], DAYS[0]).success
+    assert other.materialize(UPSTREAM, DAYS[1]).success
+    assert restored.materialize([openai_batch], DAYS[0]).success
     event = newest_event(restored.instance, openai_batch.key, DAYS[1], "batch_assets")
     assert event is not None
     assert event.origin.warehouse_id == other.database.warehouse_id()
@@ -137,13 +137,13 @@ def be_stopped_by_the_budget(project: Project) -> None:
     """Another article comes, and the budget has nothing left for it."""
     more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
     project.source = write_articles(project.folder / "more.jsonl", more)
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
     project.max_cost_usd = 0.0000001
-    assert not project.materialise([openai_batch]).success
+    assert not project.materialize([openai_batch]).success
 
 
 def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(project: Project) -> None:
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
     submit_as_a_run_that_dies(project)
     be_stopped_by_the_budget(project)
     [day] = seen(project).values()
@@ -154,7 +154,7 @@ def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(
 def test_a_claim_from_before_a_budget_is_looked_for_though_the_budget_stops_the_day(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt

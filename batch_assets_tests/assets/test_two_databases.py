@@ -43,19 +43,19 @@ def sentence_of(result: dg.ExecuteInProcessResult, name: str) -> str:
 
 
 def test_each_code_location_watches_and_collects_its_own_days_only(project: Project, other: Project) -> None:
-    assert project.materialise_from("ours").is_success
-    assert other.materialise_from("theirs").is_success
+    assert project.materialize_from("ours").is_success
+    assert other.materialize_from("theirs").is_success
     for name, owner in (("ours", project), ("theirs", other)):
         [day] = owner.days_seen_from(name)
         [(batch_id,)] = owner.rows("SELECT batch_id FROM openai_batch")
         assert day.batch_ids == (batch_id,)
     assert not project.days_seen_from("a third one")
     project.wait_for_batches()
-    assert project.materialise_from("ours", [summaries]).is_success
+    assert project.materialize_from("ours", [summaries]).is_success
     assert not project.days_seen_from("ours")
     assert len(other.days_seen_from("theirs")) == 1  # though its day was collected, by the other one
     other.wait_for_batches()
-    assert other.materialise_from("theirs", [summaries]).is_success
+    assert other.materialize_from("theirs", [summaries]).is_success
     assert not other.days_seen_from("theirs")
     for owner in (project, other):
         assert owner.rows("SELECT status, count(*) FROM summaries GROUP BY ALL") == [("answered", 20)]
@@ -63,8 +63,8 @@ def test_each_code_location_watches_and_collects_its_own_days_only(project: Proj
 
 
 def test_a_day_of_another_location_alone_is_not_seen(project: Project) -> None:
-    assert project.materialise_from("theirs").is_success
-    assert project.materialise_from("ours", day=NEXT_DAY).is_success
+    assert project.materialize_from("theirs").is_success
+    assert project.materialize_from("ours", day=NEXT_DAY).is_success
     assert [day.day for day in project.days_seen_from("ours")] == [NEXT_DAY]
     assert [day.day for day in project.days_seen_from("theirs")] == [DAY]
 
@@ -73,7 +73,7 @@ def test_a_day_of_another_location_alone_is_not_seen(project: Project) -> None:
 def test_however_many_events_of_another_location_hide_no_day_and_no_database(
     project: Project, other: Project, events: int
 ) -> None:
-    project.materialise_from("ours")
+    project.materialize_from("ours")
     origin = Origin("theirs", "another", "local")
     for _ in range(events):
         metadata = submission_metadata(origin, [], 1, datetime.now(UTC))
@@ -81,20 +81,20 @@ def test_however_many_events_of_another_location_hide_no_day_and_no_database(
             dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata)
         )
     assert [day.day for day in project.days_seen_from("ours")] == [DAY]
-    assert not other.materialise_from("ours").is_success  # an empty database takes the place of the right one
+    assert not other.materialize_from("ours").is_success  # an empty database takes the place of the right one
     assert project.api.stats()["batches_created"] == 1
 
 
 def test_pending_requests_of_another_location_bring_no_round_here(project: Project, other: Project) -> None:
-    project.materialise_from("ours")
+    project.materialize_from("ours")
     project.wait_for_batches()
-    project.materialise_from("ours", [summaries])
+    project.materialize_from("ours", [summaries])
     articles = [*generated_articles(20), {"id": "late", "body": "It came after the plan. It has no request."}]
-    other.materialise_from("theirs")
+    other.materialize_from("theirs")
     other.source = write_articles(other.folder / "articles.jsonl", articles)
-    other.materialise_from("theirs", [raw_articles])
+    other.materialize_from("theirs", [raw_articles])
     other.wait_for_batches()
-    other.materialise_from("theirs", [summaries])
+    other.materialize_from("theirs", [summaries])
     assert [day.is_collected for day in other.days_seen_from("theirs")] == [True]
     assert not project.days_seen_from("ours")
 
@@ -103,9 +103,9 @@ def test_pending_requests_of_another_location_bring_no_round_here(project: Proje
 def test_an_empty_database_that_takes_the_place_of_the_right_one_stops_the_run(
     project: Project, other: Project, asset: dg.AssetsDefinition
 ) -> None:
-    project.materialise()
+    project.materialize()
     before = newest_event(project.instance, openai_batch.key, DAY, "batch_assets")
-    result = other.materialise([asset])
+    result = other.materialize([asset])
     assert not result.success
     sentence = sentence_of(result, asset.key.to_user_string())
     ours, theirs = project.database.warehouse_id(), other.database.warehouse_id()
@@ -124,9 +124,9 @@ def test_a_database_that_has_prepared_the_day_itself_stops_too(
     project: Project, other: Project, until: dg.AssetsDefinition, asset: dg.AssetsDefinition
 ) -> None:
     """Two workers, a data folder each: what one has ingested or planned, the other has submitted."""
-    assert other.materialise(UPSTREAM[: UPSTREAM.index(until) + 1]).success
-    project.materialise()
-    result = other.materialise([asset])
+    assert other.materialize(UPSTREAM[: UPSTREAM.index(until) + 1]).success
+    project.materialize()
+    result = other.materialize([asset])
     assert not result.success
     sentence = sentence_of(result, asset.key.to_user_string())
     assert f"{DAY} was submitted from another database" in sentence
@@ -139,13 +139,13 @@ def test_a_database_that_has_prepared_the_day_itself_stops_too(
 
 def test_an_event_that_names_no_database_is_known_by_its_batches(project: Project, other: Project) -> None:
     """Versions before recorded no database."""
-    project.materialise()
+    project.materialize()
     [(batch_id,)] = project.rows("SELECT batch_id FROM openai_batch")
     metadata = {"batch_ids": dg.MetadataValue.json([batch_id])}
     project.instance.report_runless_asset_event(
         dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata)
     )
-    result = other.materialise([summaries])
+    result = other.materialize([summaries])
     assert not result.success
     assert f"{batch_id} of {DAY} are in Dagster's event log, and the ledger does not know them." in sentence_of(
         result, "summaries"
@@ -155,33 +155,33 @@ def test_an_event_that_names_no_database_is_known_by_its_batches(project: Projec
 
 
 def test_a_day_that_this_database_alone_has_is_no_concern_of_the_other(project: Project, other: Project) -> None:
-    project.materialise()
-    assert other.materialise(day=NEXT_DAY).success
+    project.materialize()
+    assert other.materialize(day=NEXT_DAY).success
 
 
 @pytest.mark.parametrize("since", ["planned", "ingested"])
 def test_a_ledger_from_a_backup_takes_its_batch_in_and_buys_nothing(project: Project, since: str) -> None:
-    project.materialise([raw_articles, batch_request_file] if since == "planned" else [raw_articles])
+    project.materialize([raw_articles, batch_request_file] if since == "planned" else [raw_articles])
     backup = project.folder / "backup.duckdb"
     shutil.copy(project.database.path, backup)
-    project.materialise(UPSTREAM[1:] if since == "ingested" else [openai_batch])
+    project.materialize(UPSTREAM[1:] if since == "ingested" else [openai_batch])
     [(batch_id,)] = project.rows("SELECT batch_id FROM openai_batch")
     project.api.wait(batch_id)
     shutil.copy(backup, project.database.path)
-    stopped = project.materialise([summaries])
+    stopped = project.materialize([summaries])
     assert not stopped.success
     sentence = sentence_of(stopped, "summaries")
     assert f"{batch_id} of {DAY} are in Dagster's event log, and the ledger does not know them." in sentence
     assert "Materialize `openai_batch`" in sentence
     if since == "ingested":  # nothing of the requests is known: the batch's cannot be told from others
-        refused = project.materialise([openai_batch])
+        refused = project.materialize([openai_batch])
         assert not refused.success
         assert "Materialize `raw_articles` and `batch_request_file` of the day" in sentence_of(refused, "openai_batch")
         event = newest_event(project.instance, openai_batch.key, DAY, "batch_assets")
         assert event is not None
         assert event.batch_ids == (batch_id,)
-        assert project.materialise([raw_articles, batch_request_file]).success
-    assert project.materialise([openai_batch]).success
+        assert project.materialize([raw_articles, batch_request_file]).success
+    assert project.materialize([openai_batch]).success
     assert project.finish().success
     assert project.rows("SELECT status, batch_id, count(*) FROM summaries GROUP BY ALL") == [("answered", batch_id, 20)]
     assert project.api.stats()["batches_created"] == 1
@@ -189,7 +189,7 @@ def test_a_ledger_from_a_backup_takes_its_batch_in_and_buys_nothing(project: Pro
 
 
 def test_a_backup_from_between_the_claim_and_the_batch_goes_on_by_itself(project: Project) -> None:
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
     backup = project.folder / "backup.duckdb"
 
     def back_up_during_the_creation(call: Call) -> Reply:
@@ -199,23 +199,23 @@ def test_a_backup_from_between_the_claim_and_the_batch_goes_on_by_itself(project
 
     with proxy(project.api.url, back_up_during_the_creation) as client:
         project.openai = api_at(str(client.base_url))
-        assert project.materialise([openai_batch]).success
+        assert project.materialize([openai_batch]).success
     shutil.copy(backup, project.database.path)
     project.openai = None
-    assert project.materialise([openai_batch]).success
+    assert project.materialize([openai_batch]).success
     assert project.finish().success
     assert project.rows("SELECT status, count(*) FROM summaries GROUP BY ALL") == [("answered", 20)]
     assert project.api.stats()["batches_created"] == 1
 
 
 def test_a_batch_that_no_list_has_any_more_stops_the_day_before_it_is_bought_again(project: Project) -> None:
-    project.materialise([raw_articles, batch_request_file])
+    project.materialize([raw_articles, batch_request_file])
     gone = "batch_" + "0" * 32
     metadata = {"batch_ids": dg.MetadataValue.json([gone])}
     project.instance.report_runless_asset_event(
         dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata)
     )
-    result = project.materialise([openai_batch])
+    result = project.materialize([openai_batch])
     assert not result.success
     sentence = sentence_of(result, "openai_batch")
     assert gone in sentence
@@ -225,23 +225,23 @@ def test_a_batch_that_no_list_has_any_more_stops_the_day_before_it_is_bought_aga
 
 def test_after_the_demo_a_real_api_is_asked_and_its_answers_count(project: Project, model: LocalApi) -> None:
     project.is_stand_in = True
-    project.materialise()
+    project.materialize()
     project.finish()
     assert project.rows("SELECT DISTINCT api FROM summaries") == [("local",)]
     stand_in = project.api
     project.api, project.is_stand_in = model, False
-    project.materialise()
+    project.materialize()
     assert project.finish().success
     assert model.stats()["requests_executed"] == 20
     assert project.rows("SELECT api, status, count(*) FROM summaries GROUP BY ALL") == [
         ("local+instant", "answered", 20)
     ]
     assert project.metadata(summaries)["answered_by"] == "local+instant"
-    project.materialise()
+    project.materialize()
     project.finish()
     assert model.stats()["requests_executed"] == 20
     project.api = stand_in  # chosen by its address: the model's answers count here, too
-    project.materialise()
+    project.materialize()
     assert project.finish().success
     assert stand_in.stats()["requests_executed"] == 20
     assert project.rows("SELECT DISTINCT api FROM summaries") == [("local+instant",)]
@@ -254,24 +254,24 @@ def test_a_day_that_is_too_dear_is_stopped_after_a_demo_as_before_it(
     project.prices = (ModelPrice("gpt-6-luna", 0.05, 0.25),)
     if is_after_a_demo:
         project.is_stand_in = True
-        project.materialise()
+        project.materialize()
         assert project.finish().success
     project.api, project.is_stand_in = model, False
-    project.materialise(UPSTREAM[:2])
+    project.materialize(UPSTREAM[:2])
     project.max_cost_usd = 0.99 * project.metadata(batch_request_file)["max_cost_usd"]
     for assets in (UPSTREAM, [openai_batch]):
-        assert not project.materialise(assets).success
+        assert not project.materialize(assets).success
     assert model.stats()["files_created"] == 0
     project.max_cost_usd *= 1.02
-    assert project.materialise().success
+    assert project.materialize().success
     assert project.finish().success
     assert model.stats()["requests_executed"] == 20
 
 
 def test_a_demo_that_is_interrupted_does_not_hold_up_the_real_api(project: Project, model: LocalApi) -> None:
-    project.materialise([raw_articles, batch_request_file])  # planned for the stand-in, nothing of it sent
+    project.materialize([raw_articles, batch_request_file])  # planned for the stand-in, nothing of it sent
     project.api = model
-    project.materialise()
+    project.materialize()
     assert project.finish().success
     assert project.rows("SELECT DISTINCT api, status FROM summaries") == [("local+instant", "answered")]
 
@@ -282,18 +282,18 @@ def test_a_database_with_real_batches_refuses_a_stand_in_that_was_not_chosen(
     project: Project, model: LocalApi, asset: dg.AssetsDefinition, is_recorded: bool
 ) -> None:
     stand_in, project.api = project.api, model
-    project.materialise()
+    project.materialize()
     project.finish()
     write_articles(Path(project.source), generated_articles(21))
-    project.materialise([raw_articles])
+    project.materialize([raw_articles])
     if asset is not batch_request_file:
-        project.materialise([batch_request_file])
+        project.materialize([batch_request_file])
     if not is_recorded:  # an earlier version made them
         with project.database.writing() as connection:
             connection.execute("UPDATE openai_batch SET api = NULL WHERE batch_id IS NOT NULL")
     project.api, project.is_stand_in = stand_in, True
     files = project.rows("SELECT submission_id FROM batch_request_file ORDER BY ALL")
-    result = project.materialise([asset])
+    result = project.materialize([asset])
     assert not result.success
     sentence = sentence_of(result, asset.key.to_user_string())
     name = "local+instant" if is_recorded else "an API that an earlier version did not record"
@@ -302,4 +302,4 @@ def test_a_database_with_real_batches_refuses_a_stand_in_that_was_not_chosen(
     assert project.rows("SELECT submission_id FROM batch_request_file ORDER BY ALL") == files
     assert stand_in.stats()["files_created"] == 0
     project.is_stand_in = False
-    assert project.materialise().success
+    assert project.materialize().success

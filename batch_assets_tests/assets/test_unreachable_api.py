@@ -22,7 +22,7 @@ CLOSED = "http://127.0.0.1:9/v1"
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first try is the last one: Dagster would wait for ten minutes."""
     monkeypatch.setitem(QUIET, "execution", {"config": {"retries": {"disabled": {}}}})
-    monkeypatch.setattr(sys.modules["batch_assets.assets.openai_batch"], "PATIENCE", dg.RetryPolicy(max_retries=0))
+    monkeypatch.setattr(sys.modules["batch_assets.assets.openai_batch"], "RETRY_POLICY", dg.RetryPolicy(max_retries=0))
 
 
 def the_day_waits_and_goes_on(project: Project) -> None:
@@ -31,7 +31,7 @@ def the_day_waits_and_goes_on(project: Project) -> None:
     assert (day.day, day.deferred, day.batch_ids) == (DAY, 1, ())
     assert day.next_attempt_at is not None
     project.openai = None
-    assert project.materialise([openai_batch]).success
+    assert project.materialize([openai_batch]).success
     assert project.finish().success
     assert project.rows("SELECT DISTINCT api, status FROM summaries") == [("local", "answered")]
 
@@ -40,7 +40,7 @@ def the_day_waits_and_goes_on(project: Project) -> None:
 def test_a_day_is_planned_and_waits_while_the_api_is_down(project: Project, limit: float | None) -> None:
     project.max_cost_usd = limit
     project.openai = api_at(CLOSED)
-    assert not project.materialise_from(LOCATION).is_success
+    assert not project.materialize_from(LOCATION).is_success
     project.max_cost_usd = None
     the_day_waits_and_goes_on(project)
 
@@ -59,7 +59,7 @@ def test_a_day_waits_while_a_gateway_answers_for_the_api(
 ) -> None:
     with proxy(project.api.url, answer) as client:
         project.openai = api_at(str(client.base_url))
-        assert not project.materialise_from(LOCATION).is_success
+        assert not project.materialize_from(LOCATION).is_success
     the_day_waits_and_goes_on(project)
 
 
@@ -68,5 +68,5 @@ def test_a_day_is_planned_while_the_local_api_is_started_again(project: Project)
         raise dg.Failure("The local Batch API isn't running.")
 
     project.openai = BatchApi(not_running, is_stand_in=True)  # type: ignore[arg-type]
-    project.materialise_from(LOCATION)
+    project.materialize_from(LOCATION)
     assert project.rows("SELECT state, count(*) FROM openai_batch GROUP BY state") == [("planned", 1)]

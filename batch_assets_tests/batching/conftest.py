@@ -67,7 +67,7 @@ class KeptOpen(Database):
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._turn(), self._opened(read_only=False) as connection:
+        with self._process_lock(), self._opened(read_only=False) as connection:
             yield connection
 
     @contextmanager
@@ -79,7 +79,7 @@ class KeptOpen(Database):
 
 
 def database_in(folder: Path) -> Database:
-    return Database(str(folder / "test.duckdb"), patience_seconds=20)
+    return Database(str(folder / "test.duckdb"), lock_timeout_seconds=20)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def kept_open(folder: Path) -> Iterator[Workspace]:
     path = database_in(folder).path
     with duckdb.connect(path) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # 10 ms, for a file that nobody opens again
-        yield Workspace(folder, KeptOpen(path, patience_seconds=20, connection=connection))
+        yield Workspace(folder, KeptOpen(path, lock_timeout_seconds=20, connection=connection))
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Workspace:
         return Path(shutil.copy(self.database.path, self.folder.with_name(f"{self.folder.name} {name}")))
 
     @contextmanager
-    def put_back(self, backup: Path) -> Iterator[Workspace]:
+    def restore(self, backup: Path) -> Iterator[Workspace]:
         """This data folder, in another place, with this copy of the database."""
         folder = self.folder.with_name(f"{backup.name} put back")
         shutil.copytree(self.folder, folder)

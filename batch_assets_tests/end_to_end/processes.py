@@ -75,7 +75,7 @@ class Dev:
         data: dict[str, Any] = found["data"]
         return data
 
-    def materialise(
+    def materialize(
         self, day: str, assets: Sequence[str] = ("raw_articles", "batch_request_file", "openai_batch")
     ) -> str:
         """What the button Materialize does; returns the run's id."""
@@ -131,8 +131,8 @@ class Dev:
         backfill_id: str = launched["backfillId"]
         return backfill_id
 
-    def materialisations(self, asset: str) -> dict[str, float]:
-        """day → when it was last materialised, in Unix seconds."""
+    def materializations(self, asset: str) -> dict[str, float]:
+        """day → when it was last materialized, in Unix seconds."""
         node = self.graphql(
             """
             query ($asset: [String!]!) {
@@ -176,9 +176,9 @@ class Dev:
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
     def wait_for(self, asset: str, days: Sequence[str], *, seconds: float) -> dict[str, float]:
-        """Until the asset is materialised for all of these days; fails the test after so many seconds."""
+        """Until the asset is materialized for all of these days; fails the test after so many seconds."""
         deadline = time.monotonic() + seconds
-        while not set(days) <= (found := self.materialisations(asset)).keys():
+        while not set(days) <= (found := self.materializations(asset)).keys():
             assert time.monotonic() < deadline, f"{sorted(set(days) - found.keys())} missing; runs: {self.runs()}"
             assert self.process.poll() is None, "batch-assets dev has ended"
             time.sleep(0.5)

@@ -23,7 +23,7 @@ def test_a_click_brings_summaries_and_a_backfill_brings_every_day(tmp_path: Path
     days = [(date.fromisoformat(DAY) + timedelta(days=n)).isoformat() for n in range(5)]
     source = write_articles(tmp_path / "articles.jsonl", generated_articles(50, days=5))
     with running_dev(tmp_path / "data", BATCH_ASSETS_POLL_SECONDS="4", BATCH_ASSETS_SOURCE=source) as dev:
-        dev.materialise(days[0])
+        dev.materialize(days[0])
         dev.wait_for("summaries", days[:1], seconds=90)
         dev.backfill(days)
         dev.wait_for("openai_batch", days, seconds=120)
@@ -50,7 +50,7 @@ def test_a_killed_run_comes_back_and_a_terminated_one_strands_nothing(tmp_path: 
         with running_dev(data, OPENAI_BASE_URL=world.proxy.url, **variables) as dev:
             for number, day in enumerate((killed, terminated), start=1):
                 world.proxy.faults = [Fault("POST", "/v1/batches", delay_seconds=40)]
-                run_id = dev.materialise(day)
+                run_id = dev.materialize(day)
                 wait_until(lambda: len(world.proxy.batch_ids) == number, seconds=90)  # noqa: B023
                 if day == killed:
                     os.kill(dev.process_of(run_id), signal.SIGKILL)

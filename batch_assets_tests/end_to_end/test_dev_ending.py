@@ -20,7 +20,7 @@ CLOSED_PORT = "http://127.0.0.1:9/v1"
 @pytest.mark.parametrize("ending", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_though_a_step_waits_for_its_retry(tmp_path: Path, ending: signal.Signals) -> None:
     with running_dev(tmp_path, OPENAI_BASE_URL=CLOSED_PORT) as dev:
-        run_id = dev.materialise(DAY)
+        run_id = dev.materialize(DAY)
         wait_until(lambda: step_status(dev, run_id, "openai_batch") == "IN_PROGRESS", seconds=90)
         dev.process.send_signal(ending)
         assert dev.process.wait(30) == (-ending if ending is signal.SIGKILL else 0)
@@ -102,7 +102,7 @@ def launch_when_it_is_there(dev: Dev, day: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            dev.materialise(day)
+            dev.materialize(day)
         except (OSError, AssertionError):
             assert time.monotonic() < deadline
             time.sleep(0.5)

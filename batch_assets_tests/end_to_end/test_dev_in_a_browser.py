@@ -80,7 +80,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
         assert sockets, "the UI opened no WebSocket"
         assert any('"data"' in frame for frame in frames), "no live event came"
 
-        before = {asset: dev.materialisations(asset) for asset in ("raw_articles", "openai_batch", "summaries")}
+        before = {asset: dev.materializations(asset) for asset in ("raw_articles", "openai_batch", "summaries")}
         runs = {run["runId"] for run in dev.runs()}
         target = dev.ui_url
         for site in (f"http://127.0.0.1:{port}", f"http://localhost:{port}", f"http://{EVIL}:{port}"):
@@ -96,7 +96,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
         for told in page.evaluate(ATTACK, [rebound, WIPE]):
             assert "data" not in told, told
             assert "open" not in told, told
-        assert {asset: dev.materialisations(asset) for asset in before} == before
+        assert {asset: dev.materializations(asset) for asset in before} == before
         assert {run["runId"] for run in dev.runs()} == runs
 
         page.goto(f"http://{EVIL}:{port}")
@@ -105,7 +105,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
         expect(page.get_by_text("Runs", exact=True).first).to_be_visible(timeout=60_000)
         page.goto(f"{target}/graphql?query={quote(WIPE)}")
         expect(page.locator(".graphiql-container").first).to_be_visible(timeout=60_000)
-        assert dev.materialisations("raw_articles") == before["raw_articles"]
+        assert dev.materializations("raw_articles") == before["raw_articles"]
 
         page.goto(target)
         answered = page.evaluate(
@@ -114,7 +114,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
             json.dumps({"query": WIPE}),
         )
         assert "AssetWipeSuccess" in answered  # it is the attack that was harmless, not its query
-        assert dev.materialisations("raw_articles") == {}
+        assert dev.materializations("raw_articles") == {}
 
 
 def materialize_by_clicks(page: Page, dev: Dev) -> None:

@@ -67,8 +67,8 @@ def test_it_says_where_it_is_what_it_does_and_nothing_secret(tmp_path: Path) -> 
         f"The local Batch API listens on {api.url}.",
         f'export OPENAI_BASE_URL={api.url} OPENAI_API_KEY="$(cat {tmp_path}/local_api/key)"',
         f'export OPENAI_WEBHOOK_SECRET="$(cat {tmp_path}/local_api/webhook_secret)"',
-        f"Drills are changed by PUT {root}/control/drills",
-        "Drills: fail_share=1.0, fail_status=429",
+        f"Faults are changed by PUT {root}/control/faults",
+        "FaultConfig: fail_share=1.0, fail_status=429",
         f"{batch.id}: completed, 0 completed, 2 failed, 0 without an answer",
     ):
         assert words in said

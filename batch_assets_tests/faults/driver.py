@@ -2,7 +2,7 @@
 
 Runs in a child of a fork server, so that it is a real process with nothing to import first. `kill_at` kills it, with
 SIGKILL, at one of the points where something becomes durable or leaves the machine: before and after each HTTP
-request, each transaction, each rename, each fsync and each materialisation event. The points are counted, not listed:
+request, each transaction, each rename, each fsync and each materialization event. The points are counted, not listed:
 a new one is found by itself.
 """
 
@@ -29,7 +29,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider import download
 from batch_assets.batching.submission import create
 from batch_assets.cli.dagster_home import dagster_home
-from batch_assets.cli.local_daemon import Sensor, is_done, materialise, opened_instance
+from batch_assets.cli.local_daemon import Sensor, is_done, materialize, opened_instance
 from batch_assets.settings import read_settings
 
 DONE, SECONDS_FOR_A_CHILD = 0, 420
@@ -87,12 +87,12 @@ def _child(task: Drive) -> None:
     settings = read_settings()
     with opened_instance(str(dagster_home(settings))) as instance:
         for day in task.days:
-            materialise(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day)
+            materialize(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day)
         sensor = Sensor(instance, settings)
         while not all(is_done(instance, day) for day in task.days):
             requests, _ = sensor.tick()
             for request in requests:
-                materialise(
+                materialize(
                     instance,
                     request.asset_selection or [],
                     request.partition_key or "",
@@ -162,11 +162,11 @@ def _count_points(counter: Any, kill_at: int | None) -> None:
     store_event = dg.DagsterInstance.store_event
 
     def watched_store(instance: dg.DagsterInstance, event: Any) -> None:
-        is_materialisation = event.is_dagster_event and event.dagster_event.is_step_materialization
-        if is_materialisation:
+        is_materialization = event.is_dagster_event and event.dagster_event.is_step_materialization
+        if is_materialization:
             point()
         store_event(instance, event)
-        if is_materialisation:
+        if is_materialization:
             point()
 
     dg.DagsterInstance.store_event = watched_store  # type: ignore[method-assign,assignment]

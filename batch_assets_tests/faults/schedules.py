@@ -1,4 +1,4 @@
-"""Random schedules of faults, kills, edits and re-materialisations over several days, from a seed.
+"""Random schedules of faults, kills, edits and re-materializations over several days, from a seed.
 
 The steps are those of the assets, without Dagster around them, so that hundreds of schedules are a matter of minutes.
 The faults are such as destroy no answer, so the law is simple: in all batches together, no request has two answers.

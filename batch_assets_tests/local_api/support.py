@@ -135,7 +135,7 @@ def server_process(directory: Path, *, prelude: str = "", **options: Any) -> Ite
     """Start a server, and kill it at the end unless it has ended before; `prelude` is run in it first."""
     options.setdefault("without_key", True)
     program = (
-        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.faults import Drills; "
+        f"{prelude}\nfrom pathlib import Path; from batch_assets.local_api.faults import FaultConfig; "
         "from batch_assets.local_api.serving.server import serve; "
         f"serve(Path({str(directory)!r}), **{options!r})"
     )

@@ -25,7 +25,7 @@ class Reply:
 
 
 @dataclass
-class Seen:
+class PollResult:
     """A request that arrived."""
 
     path: str
@@ -46,7 +46,7 @@ class Upstream:
     """`reply` gets a request's body and how many have come before it."""
 
     reply: Callable[[Any, int], Reply | None]
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[PollResult] = field(default_factory=list)
     most_at_once: int = 0
     url: str = ""
     _at_once: int = 0
@@ -57,7 +57,7 @@ class Upstream:
         body = json.loads(content) if content else None
         with self._lock:
             number = len(self.seen)
-            self.seen.append(Seen(handler.path, dict(handler.headers), body, handler.client_address))
+            self.seen.append(PollResult(handler.path, dict(handler.headers), body, handler.client_address))
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:

@@ -22,7 +22,7 @@ from batch_assets.batching.collection.stored_results import (
     stored_of_day,
 )
 from batch_assets.batching.ledger import batch_transitions, submissions
-from batch_assets.batching.ledger.batch_transitions import is_collectable, must_go_back
+from batch_assets.batching.ledger.batch_transitions import is_collectable, must_requeue
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import Question
 from batch_assets.batching.ledger.states import State
@@ -31,10 +31,10 @@ from batch_assets.batching.provider.batches import (
     ENDED,
     MISSING,
     RemoteBatch,
+    error_message,
     list_batches,
     now_utc,
     retrieve_batch,
-    words_of,
 )
 from batch_assets.batching.provider.download import RESULTS_FOLDER, store_results
 from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
@@ -124,7 +124,7 @@ def _store_what_ended(
             try:
                 batch, files = answer.result()
             except openai.OpenAIError as error:  # one that can't be had now must not hold up the others
-                failures.append(_not_had(submission, error, data_folder))
+                failures.append(_download_error(submission, error, data_folder))
                 continue
             if submission.state is State.ENDED and batch.status == MISSING:
                 failures.append(_gone(submission, data_folder))
@@ -150,7 +150,7 @@ def _note(
         # relative to the data folder, which may be moved or mounted elsewhere
         stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
         batch_transitions.end(database, submission, batch, stored)
-    elif must_go_back(batch):
+    elif must_requeue(batch):
         if batch_transitions.requeue(database, submission, batch):
             report.requeued.append(batch.id)
     elif batch.status == MISSING:
@@ -174,7 +174,7 @@ def _fetch(
 ) -> tuple[RemoteBatch, dict[str, Path] | None]:
     """The batch as it is now and, if it has ended, its result files as they are stored. Raises openai.OpenAIError."""
     batch = retrieve_batch(client, submission.batch_id or "")
-    if must_go_back(batch) or not batch.has_ended or batch.status == MISSING or _is_late(submission, batch):
+    if must_requeue(batch) or not batch.has_ended or batch.status == MISSING or _is_late(submission, batch):
         return batch, None
     return batch, store_results(client, submission, batch, data_folder)
 
@@ -215,23 +215,24 @@ def _is_lost(database: Database, client: openai.OpenAI, submission: Submission) 
     try:
         shown = {batch.id for batch in list_batches(client, since=None)}
     except openai.OpenAIError as error:  # nothing follows from a list that was not read to its end
-        logger.warning("The batches could not be listed: %s", words_of(error))
+        logger.warning("The batches could not be listed: %s", error_message(error))
         return False
     return submission.batch_id not in shown and not shown.isdisjoint(others)
 
 
 def _does_not_answer(error: openai.OpenAIError) -> CollectionError:
     return CollectionError(
-        f"The API does not answer: {words_of(error)}. Nothing is lost there for 30 days; materialize `summaries` again."
+        f"The API does not answer: {error_message(error)}. It keeps the results for 30 days. Materialize `summaries` "
+        "again."
     )
 
 
-def _not_had(submission: Submission, error: openai.OpenAIError, data_folder: Path) -> CollectionError:
+def _download_error(submission: Submission, error: openai.OpenAIError, data_folder: Path) -> CollectionError:
     if submission.state is State.ENDED and isinstance(error, openai.NotFoundError):
         failure = _gone(submission, data_folder)
     else:
         failure = CollectionError(
-            f"The results of {submission.batch_id} could not be had: {words_of(error)}. What was loaded stays "
+            f"The results of {submission.batch_id} could not be had: {error_message(error)}. What was loaded stays "
             "loaded, and nothing is lost at OpenAI for 30 days; materialize `summaries` again."
         )
     failure.__cause__ = error

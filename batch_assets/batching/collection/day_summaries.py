@@ -2,7 +2,7 @@
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database, joins_as_written, transaction
+from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.requests import Question, find_states, state_counts
 
 # The articles without their texts. One that came after the last plan has no request yet.
@@ -50,7 +50,7 @@ def write_summaries(database: Database, day: str, question: Question) -> dict[st
             if not _is_pruned(connection):
                 connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
                 connection.execute(DAY_ARTICLES)
-                with joins_as_written(connection):
+                with fixed_join_order(connection):
                     connection.execute(ANSWERED)
                 connection.execute(NOT_ANSWERED)
         return state_counts(connection)

@@ -17,7 +17,7 @@ from batch_assets.batching.collection.token_costs import (
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.aliases import refuse_option
 from batch_assets.batching.ledger.billing import record_spending
-from batch_assets.batching.ledger.database import joins_as_written
+from batch_assets.batching.ledger.database import fixed_join_order
 from batch_assets.batching.ledger.in_flight import find_requests_of, share_requests
 from batch_assets.batching.ledger.transitions import CANCELLED_BY_USER
 from batch_assets.batching.planning.model_options import OPENAI_API, OPTIONAL_PARAMETERS
@@ -53,7 +53,7 @@ ENTER_BATCH = f"""
 # better: of a refresh, of a model instead of the built-in engine, or instead of one that was cut.
 FIND_ANSWERED_BEFORE = """
     CREATE OR REPLACE TEMP TABLE answered_before AS
-    SELECT custom_id, api, finish_reason FROM completion SEMI JOIN known USING (custom_id);
+    SELECT custom_id, api, finish_reason FROM completion SEMI JOIN requested USING (custom_id);
 """
 # Of several lines for one request the better one counts. None: `chosen` is NULL.
 CHOOSE_LINES = """
@@ -62,7 +62,7 @@ CHOOSE_LINES = """
         custom_id, min(batch) AS batch,
         arg_min(line.rowid, CASE WHEN code IS NULL THEN 0 WHEN status_code IS NOT NULL THEN 1 ELSE 2 END) AS chosen,
         coalesce(bool_or(line.rowid IS NOT NULL AND code IS NULL), false) AS is_answer
-    FROM known LEFT JOIN result_line AS line USING (batch, custom_id)
+    FROM requested LEFT JOIN result_line AS line USING (batch, custom_id)
     GROUP BY custom_id
 """
 FIND_REPLACED = """
@@ -113,7 +113,7 @@ INSERT_COMPLETIONS = f"""
 # A refresh asked anew: what failed before counts no longer.
 SUPERSEDE_FAILURES = """
     UPDATE failed_request SET superseded = true
-    WHERE custom_id IN (SELECT custom_id FROM known JOIN ended_batch USING (batch) WHERE is_refresh)
+    WHERE custom_id IN (SELECT custom_id FROM requested JOIN ended_batch USING (batch) WHERE is_refresh)
 """
 INSERT_FAILURES = f"""
     INSERT INTO failed_request (
@@ -164,7 +164,7 @@ FIND_REFUSED_OPTION = """
     FROM result_line WHERE status_code = 400 AND contains(message, $option)
     UNION ALL
     SELECT batch, refused.message, true
-    FROM refused JOIN known USING (custom_id) WHERE contains(refused.message, $option)
+    FROM refused JOIN requested USING (custom_id) WHERE contains(refused.message, $option)
     UNION ALL
     SELECT batch, message, true FROM ended_batch WHERE contains(message, $option)
 """
@@ -248,7 +248,7 @@ def load_results(
     connection.execute(CHOOSE_LINES)
     connection.execute(FIND_REPLACED, {"built_in_engine": BUILT_IN_ENGINE})
     connection.execute(DELETE_REPLACED)
-    with joins_as_written(connection):
+    with fixed_join_order(connection):
         connection.execute(INSERT_COMPLETIONS)
     if any(batch.is_refresh for batch in batches):
         connection.execute(SUPERSEDE_FAILURES)

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.ledger.database import joins_as_written
+from batch_assets.batching.ledger.database import fixed_join_order
 from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
 # DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
@@ -98,8 +98,8 @@ READ_LINES = """
     FROM line
 """
 FILES_TO_READ_AGAIN = """
-    SELECT DISTINCT path FROM result_line LEFT JOIN known USING (batch, custom_id)
-    WHERE known.custom_id IS NULL OR has_other_body
+    SELECT DISTINCT path FROM result_line LEFT JOIN requested USING (batch, custom_id)
+    WHERE requested.custom_id IS NULL OR has_other_body
 """
 
 # By what was read again, not by what went into that file: DuckDB may not read that either.
@@ -112,7 +112,7 @@ DELETE_READ_AGAIN = """
 def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int, str]]) -> dict[str, int]:
     """Fill the temp table `result_line` from these (path, number of the batch, batch_id).
 
-    The temp table `known` (batch, custom_id) tells what was asked. Returns how many lines of which batch went to
+    The temp table `requested` (batch, custom_id) tells what was asked. Returns how many lines of which batch went to
     quarantine. All of a line that can't be used may be in `result_line` nevertheless: it may have been billed.
     """
     connection.execute(CREATE_TABLES)
@@ -136,7 +136,7 @@ def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) 
     )
     has_a_long_line = any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
-    with joins_as_written(connection):
+    with fixed_join_order(connection):
         connection.execute(READ_LINES, {"paths": [str(path) for path, _ in files], "buffer_bytes": buffer_bytes})
 
 
@@ -155,15 +155,15 @@ def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
 
 def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, batch_id: str) -> int:
     """A line that is read now replaces what was read of it before: no usage may count twice."""
-    asked = connection.execute("SELECT custom_id FROM known WHERE batch = ?", [batch]).fetchall()
-    known = {custom_id for (custom_id,) in asked}
+    asked = connection.execute("SELECT custom_id FROM requested WHERE batch = ?", [batch]).fetchall()
+    requested = {custom_id for (custom_id,) in asked}
     with tempfile.TemporaryDirectory() as folder:
         repaired, quarantine = Path(folder) / "repaired.jsonl", Path(folder) / "quarantine.csv"
         quarantined = 0
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
             rows = csv.writer(bad)
             for number, line, line_bytes in _lines(path):
-                repaired_line, reason = _readable(line, line_bytes, known)
+                repaired_line, reason = _readable(line, line_bytes, requested)
                 if reason:
                     rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1
@@ -204,7 +204,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
                 yield number, line.rstrip(b"\r\n"), line_bytes
 
 
-def _readable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None, str]:
+def _readable(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str | None, str]:
     """The result on this line as JSON that DuckDB can read, if there is one, and the reason why it can't be used.
 
     The reason is empty for one that can be used. One that no request of ours has may still tell what it cost.
@@ -212,7 +212,7 @@ def _readable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None
     if line_bytes > LONGEST_LINE_BYTES:
         kept = f"its first {len(line):,} are kept here, all of it in the result file"
         return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
-    result, reason = _repair(line, known)
+    result, reason = _repair(line, requested)
     if result is None:
         return None, reason
     repaired = json.dumps(result)
@@ -221,7 +221,7 @@ def _readable(line: bytes, line_bytes: int, known: set[str]) -> tuple[str | None
     return repaired, reason
 
 
-def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
+def _repair(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, str]:
     """The result on this line, or None, and the reason why it can't be used, or none."""
     text = line.decode("utf-8-sig", errors="replace")
     try:
@@ -233,7 +233,7 @@ def _repair(line: bytes, known: set[str]) -> tuple[dict[str, Any] | None, str]:
     custom_id = result.get("custom_id")
     if not isinstance(custom_id, str):
         return None, "no custom_id"
-    reason = "" if custom_id in known else "unknown custom_id: no request of this batch has it"
+    reason = "" if custom_id in requested else "unknown custom_id: no request of this batch has it"
     # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
     whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
     return _with_body(json.loads(whole.decode("utf-16", "replace"))), reason

@@ -118,7 +118,7 @@ def is_collectable(connection: duckdb.DuckDBPyConnection, submission_id: str, ba
     return None if row is None else bool(row[0])
 
 
-def must_go_back(batch: RemoteBatch) -> bool:
+def must_requeue(batch: RemoteBatch) -> bool:
     """Whether OpenAI failed the batch as a whole for a reason that passes, before it ran anything.
 
     What it answered or billed is collected instead, whatever it says of the end.

@@ -45,13 +45,13 @@ class Database:
     """Where the tables are, and how long to wait for them.
 
     `path` is a file, or anything else that `duckdb.connect` opens (`md:…` for MotherDuck): only a file is
-    queued for. `patience_seconds` bounds the wait for a lock; the default outlasts the ten minutes for which
+    queued for. `lock_timeout_seconds` bounds the wait for a lock; the default outlasts the ten minutes for which
     somebody's forgotten shell, or another day's big load, may hold the file. What needs more than `memory_limit`
     spills into a folder beside the file, `<path>.tmp`, which goes with the connection. `threads` None: one per core.
     """
 
     path: str
-    patience_seconds: float = 900.0
+    lock_timeout_seconds: float = 900.0
     memory_limit: str = MEMORY_LIMIT
     threads: int | None = None
 
@@ -67,7 +67,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write; the tables exist. Raises DatabaseBusyError."""
-        with self._turn(), self._opened(read_only=False) as connection:
+        with self._process_lock(), self._opened(read_only=False) as connection:
             if self.is_file:  # of a run that was killed: whoever may write is alone
                 shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
             bring_up_to_date(connection, MIGRATIONS)
@@ -79,7 +79,7 @@ class Database:
         if not self._is_up_to_date():
             with self.writing():
                 pass
-        with self._turn(), self._opened(read_only=self.is_file) as connection:
+        with self._process_lock(), self._opened(read_only=self.is_file) as connection:
             yield connection
 
     def warehouse_id(self) -> str:
@@ -93,20 +93,20 @@ class Database:
             return True
         if self.is_file and not Path(self.path).exists():
             return False
-        with self._turn(), self._opened(read_only=self.is_file) as connection:
+        with self._process_lock(), self._opened(read_only=self.is_file) as connection:
             if not is_up_to_date(connection, MIGRATIONS):
                 return False
         _KNOWN_TO_BE_UP_TO_DATE.add(self.path)
         return True
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _process_lock(self) -> Iterator[None]:
         if not self.is_file:
             yield
             return
         path = Path(self.path)
         make_private_folder(path.parent)
-        lock = FileLock(f"{path}.lock", timeout=self.patience_seconds, poll_interval=0.02)
+        lock = FileLock(f"{path}.lock", timeout=self.lock_timeout_seconds, poll_interval=0.02)
         try:
             lock.acquire()
         except Timeout:
@@ -118,7 +118,7 @@ class Database:
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._open_patiently(read_only=read_only)
+        connection = self._open_waiting_for_lock(read_only=read_only)
         try:
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             if self.is_file:
@@ -130,8 +130,8 @@ class Database:
         finally:
             connection.close()
 
-    def _open_patiently(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        deadline = time.monotonic() + self.patience_seconds
+    def _open_waiting_for_lock(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + self.lock_timeout_seconds
         while True:
             connection = None
             try:
@@ -151,8 +151,8 @@ class Database:
     def _busy(self, detail: str) -> DatabaseBusyError:
         where = f" {self.path}" if self.is_file else ""  # a URL may bear a token
         return DatabaseBusyError(
-            f"The DuckDB database{where} stayed locked for {self.patience_seconds:.0f} s. Close the shell or program "
-            f"that has it open, then run this again: nothing was lost. "
+            f"The DuckDB database{where} stayed locked for {self.lock_timeout_seconds:.0f} s. Close the shell or "
+            f"program that has it open, then run this again: nothing was lost. "
             f"DuckDB says: {as_message(detail, self.path)}"
         )
 
@@ -173,7 +173,7 @@ def _use_smaller_row_groups(connection: duckdb.DuckDBPyConnection, path: str) ->
 
 
 @contextmanager
-def joins_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+def fixed_join_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """The right side of each join goes into memory, whichever DuckDB takes for the smaller one.
 
     It guesses wrong where the left side is filtered, and then holds a day's texts. Write the texts on the left.

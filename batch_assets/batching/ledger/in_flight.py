@@ -8,13 +8,13 @@ from batch_assets.batching.ledger.states import ADOPT, RECOVER, SEE_AGAIN
 
 # What the batches were asked: `ended_batch` has their numbers.
 FIND_REQUESTS_OF = """
-    CREATE OR REPLACE TEMP TABLE known AS
+    CREATE OR REPLACE TEMP TABLE requested AS
     SELECT batch, custom_id FROM in_flight_request JOIN ended_batch USING (submission_id)
 """
 
 
 def enter_requests(connection: duckdb.DuckDBPyConnection, plan_number: int) -> None:
-    """Note which requests are in which file of the day's plan, by `placed` (custom_id, place): their lines, from 0."""
+    """Record which file of the day's plan holds which request. Reads `line_positions` (custom_id, place from 0)."""
     connection.execute(
         """
         INSERT INTO in_flight_request (custom_id, submission_id)
@@ -25,14 +25,14 @@ def enter_requests(connection: duckdb.DuckDBPyConnection, plan_number: int) -> N
                 stop - requests AS start
             FROM batch_request_file WHERE partition_date = getvariable('day') AND plan = ?
         )
-        SELECT custom_id, submission_id FROM placed JOIN shard ON place >= start AND place < stop
+        SELECT custom_id, submission_id FROM line_positions JOIN shard ON place >= start AND place < stop
         """,
         [plan_number],
     )
 
 
 def find_requests_of(connection: duckdb.DuckDBPyConnection) -> None:
-    """Fill the temp table `known` (batch, custom_id) with what the batches in `ended_batch` were asked."""
+    """Fill the temp table `requested` (batch, custom_id) with what the batches in `ended_batch` were asked."""
     connection.execute(FIND_REQUESTS_OF)
 
 

@@ -42,16 +42,16 @@ OLD_AND_DONE = f"""
 
 
 @dataclass(frozen=True)
-class Life:
+class RetentionPolicy:
     """What goes when. Days are counted from a day's own date; None: never.
 
-    Result files are packed after `pack_after_days`. After `keep_days` request and result files are deleted; with
+    Result files are packed after `compress_after_days`. After `keep_days` request and result files are deleted; with
     `tables`, the day's articles and its lines in `batch_request` and `quarantined_line` too; with `answers`, also
     answers and failures that no day with requests needs any more, so that a day that comes back is paid for again;
     with `remote`, OpenAI's copies of the files.
     """
 
-    pack_after_days: int | None = 7
+    compress_after_days: int | None = 7
     keep_days: int = 90
     tables: bool = False
     answers: bool = False
@@ -59,7 +59,7 @@ class Life:
 
 
 @dataclass
-class Prunable:
+class PrunePlan:
     """What can go. Paths are absolute; `rows` are by table."""
 
     days: list[str] = field(default_factory=list)
@@ -82,20 +82,20 @@ class Prunable:
         return [f"{count:,} {what}" for count, what in said if count]
 
 
-def find_prunable(database: Database, *, data_folder: Path, life: Life, today: date) -> Prunable:
+def plan_pruning(database: Database, *, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
     """What has outlived its life today. Changes nothing."""
     with database.reading() as connection:
-        return _find(connection, data_folder, life, today)
+        return _find(connection, data_folder, policy, today)
 
 
-def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> Prunable:
-    """Pack and delete what `find_prunable` finds, but for what is at OpenAI. Returns what went."""
-    packable = find_prunable(database, data_folder=data_folder, life=life, today=today).to_pack
+def prune(database: Database, *, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
+    """Pack and delete what `plan_pruning` finds, but for what is at OpenAI. Returns what went."""
+    packable = plan_pruning(database, data_folder=data_folder, policy=policy, today=today).to_pack
     for path in packable:  # takes a while, so others have the database meanwhile
         with suppress(FileNotFoundError):  # another prune, at the same time, was faster
             _pack(path)
     with database.writing() as connection:
-        found = _find(connection, data_folder, life, today)
+        found = _find(connection, data_folder, policy, today)
         # first the files: a ledger may name one that is gone, but no later prune finds one that no ledger names
         for path in found.to_delete:
             path.unlink(missing_ok=True)
@@ -104,8 +104,8 @@ def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> 
                 _rename(connection, data_folder, path, PACKED)
             for path in found.to_delete:
                 _rename(connection, data_folder, path, None)
-            if life.tables:
-                _delete_rows(connection, found.days, answers=life.answers)
+            if policy.tables:
+                _delete_rows(connection, found.days, answers=policy.answers)
         for path in packable:
             path.unlink(missing_ok=True)
     found.to_pack = packable
@@ -113,7 +113,7 @@ def prune(database: Database, *, data_folder: Path, life: Life, today: date) -> 
 
 
 def delete_remote_files(
-    database: Database, client: openai.OpenAI, found: Prunable, api: ApiIdentity | None = None
+    database: Database, client: openai.OpenAI, found: PrunePlan, api: ApiIdentity | None = None
 ) -> list[str]:
     """Delete the API's copies of files whose content is in the tables. `found` then has what went.
 
@@ -174,24 +174,24 @@ def _count(remote: Sequence[RemoteFiles]) -> str:
     return f"{sum(len(one.file_ids) for one in remote):,} files of {days[0] if len(days) == 1 else f'{len(days)} days'}"
 
 
-def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, life: Life, today: date) -> Prunable:
-    found = Prunable(_done_before(connection, today, life.keep_days))
+def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
+    found = PrunePlan(_done_before(connection, today, policy.keep_days))
     request_files = connection.execute(
         "SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)",
         {"days": found.days},
     ).fetchall()
     old = _existing(data_folder, [*(path for (path,) in request_files), *files.result_files(connection, found.days)])
     found.to_delete = sorted([*old, *_left_behind(old)])
-    if life.pack_after_days is not None:
-        days = _done_before(connection, today, life.pack_after_days)
+    if policy.compress_after_days is not None:
+        days = _done_before(connection, today, policy.compress_after_days)
         existing = _existing(data_folder, files.result_files(connection, days))
         going = {*found.to_delete, *_left_behind(existing)}
         found.to_delete = sorted(going)
         found.to_pack = [path for path in existing if path.suffix != PACKED and path not in going]
     found.bytes_to_delete = sum(path.stat().st_size for path in found.to_delete)
-    if life.tables:
-        found.rows = _count_rows(connection, found.days, answers=life.answers)
-    if life.remote:
+    if policy.tables:
+        found.rows = _count_rows(connection, found.days, answers=policy.answers)
+    if policy.remote:
         found.remote_files = files.remote_files(connection, found.days)
     return found
 

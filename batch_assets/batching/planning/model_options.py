@@ -24,7 +24,7 @@ THINKING_O_SERIES = re.compile(r"(?:o1|o3|o3-mini|o4-mini)(?:-[0-9]{4}-[0-9]{2}-
 def known_options(model: str, api: str) -> dict[str, object]:
     """The optional parameters of a chat completion that save money and that the model is known to accept.
 
-    `api` is the normalised base URL. Empty for every API but OpenAI's own: a compatible server may refuse them.
+    `api` is the normalized base URL. Empty for every API but OpenAI's own: a compatible server may refuse them.
     """
     if api != OPENAI_API:
         return {}

@@ -23,15 +23,15 @@ from batch_assets.batching.ledger.aliases import (
     refused_options,
     use_old_names,
 )
-from batch_assets.batching.ledger.database import Database, joins_as_written, transaction
+from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.in_flight import enter_requests
 from batch_assets.batching.ledger.requests import Question, find_states, state_counts
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.request_lines import (
     FETCH_ROWS,
-    LineMaker,
+    RequestLineBuilder,
     article_messages,
-    article_stretches,
+    article_rowid_ranges,
     name_requests,
 )
 from batch_assets.batching.planning.shards import Shard, ShardWriter, lines_without
@@ -46,8 +46,8 @@ REQUESTS_FOLDER = "requests"
 UNFINISHED = ".unfinished-"
 REPLANNED = "The day was planned anew."
 
-READ_NOTES = """
-    CREATE OR REPLACE TEMP TABLE noted AS
+READ_REQUEST_INDEX = """
+    CREATE OR REPLACE TEMP TABLE request_index AS
     SELECT * FROM read_csv(
         ?, auto_detect = false, delim = ',', header = false,
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
@@ -62,28 +62,30 @@ REQUESTS_TO_REFRESH = """
     CREATE OR REPLACE TEMP VIEW request_to_send AS
     SELECT DISTINCT custom_id FROM day_request ANTI JOIN in_flight USING (custom_id)
 """
-ENTER_NOTED = """
+ENTER_REQUEST_INDEX = """
     INSERT INTO batch_request (partition_date, article_id, custom_id)
-    SELECT partition_date, article_id, custom_id FROM noted JOIN raw_articles ON raw_articles.rowid = row
+    SELECT partition_date, article_id, custom_id FROM request_index JOIN raw_articles ON raw_articles.rowid = row
     WHERE row BETWEEN $1 AND $2 AND raw_articles.rowid BETWEEN $1 AND $2
 """
 # Each request to be sent has an article at least. So where these are as many, each article has a request of its own.
 IS_EACH_LINE_WANTED = """
     SELECT
-        (SELECT count(*) FROM noted) = (SELECT count(line) FROM noted)
-        AND (SELECT count(*) FROM noted) = (SELECT count(*) FROM request_to_send)
+        (SELECT count(*) FROM request_index) = (SELECT count(line) FROM request_index)
+        AND (SELECT count(*) FROM request_index) = (SELECT count(*) FROM request_to_send)
 """
 # Otherwise not to be sent: what is known, and a second line of a kind.
 FIND_WANTED_LINES = """
     CREATE OR REPLACE TEMP TABLE wanted_line AS
-    SELECT min(line) AS line, custom_id FROM noted JOIN request_to_send USING (custom_id)
+    SELECT min(line) AS line, custom_id FROM request_index JOIN request_to_send USING (custom_id)
     WHERE line IS NOT NULL GROUP BY custom_id
 """
-UNWANTED_LINES = "SELECT line FROM noted ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line"
+UNWANTED_LINES = (
+    "SELECT line FROM request_index ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line"
+)
 # What is on which line of all shards together, from 0.
-PLACES = "CREATE OR REPLACE TEMP VIEW placed AS SELECT custom_id, line AS place FROM noted"
-PLACES_OF_WANTED_LINES = """
-    CREATE OR REPLACE TEMP VIEW placed AS
+LINE_POSITIONS = "CREATE OR REPLACE TEMP VIEW line_positions AS SELECT custom_id, line AS place FROM request_index"
+LINE_POSITIONS_OF_WANTED_LINES = """
+    CREATE OR REPLACE TEMP VIEW line_positions AS
     SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM wanted_line
 """
 
@@ -185,7 +187,7 @@ def _find_what_to_send(connection: duckdb.DuckDBPyConnection, day: str, task: Ta
 def _write_pending(
     connection: duckdb.DuckDBPyConnection, task: Task, folder: Path, day: str, options: PlanOptions
 ) -> list[Shard]:
-    """Enter the day's requests, find their states, and write those to be sent; `placed` says what is on which line.
+    """Enter the day's requests, find their states, and write those to be sent. Fills `line_positions`.
 
     Of a day that was never planned, everything is written while it is named, and what turns out to be known already,
     or twice there, is taken out again: mostly there is little or nothing of it. Of any other day, little is pending.
@@ -204,25 +206,25 @@ def _write_pending(
         use_old_names(connection)
         _find_what_to_send(connection, day, task, options)
     writer = ShardWriter(folder / "all", fill_bytes=fill_bytes)
-    index = folder / "index.csv"  # beside the shards, on disk: a million ids are not for our memory
+    index_path = folder / "index.csv"  # beside the shards, on disk: a million ids are not for our memory
     refused = refused_options(connection, options.api, task.model)
     sent = {name: value for name, value in (options.optional_parameters or {}).items() if name not in refused}
     old_names = {} if is_new else old_names_of_pending(connection)
-    with index.open("w", encoding="ascii") as notes:
-        maker = LineMaker(task, notes, writer.max_bytes, options=sent, old_names=old_names)
+    with index_path.open("w", encoding="ascii") as index:
+        maker = RequestLineBuilder(task, index, writer.max_bytes, options=sent, old_names=old_names)
         for block in article_messages(connection, task, only_pending=not is_new):
             writer.add(maker.lines(block))
     shards = writer.close()
-    connection.execute(READ_NOTES, [str(index)])
+    connection.execute(READ_REQUEST_INDEX, [str(index_path)])
     if is_new:
-        for stretch in article_stretches(connection):
-            connection.execute(ENTER_NOTED, stretch)
+        for rowid_range in article_rowid_ranges(connection):
+            connection.execute(ENTER_REQUEST_INDEX, rowid_range)
         _find_what_to_send(connection, day, task, options)
     if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
-        connection.execute(PLACES)
+        connection.execute(LINE_POSITIONS)
         return shards
     connection.execute(FIND_WANTED_LINES)
-    connection.execute(PLACES_OF_WANTED_LINES)
+    connection.execute(LINE_POSITIONS_OF_WANTED_LINES)
     unwanted = _column(connection.execute(UNWANTED_LINES))
     writer = ShardWriter(folder / "kept", fill_bytes=fill_bytes)
     for lines in lines_without(shards, unwanted):
@@ -293,7 +295,7 @@ def _record(
             ],
         )  # fmt: skip
         transitions.plan(connection, shard.submission_id, day, plan_number, round_number, shard.position)
-    with joins_as_written(connection):
+    with fixed_join_order(connection):
         enter_requests(connection, plan_number)
         connection.execute(
             """
@@ -301,7 +303,7 @@ def _record(
             SELECT
                 custom_id, '', ?, 'The request is larger than a batch file may be (200 MB). Shorten the article.',
                 false, false, ?
-            FROM request_to_send SEMI JOIN (SELECT custom_id FROM noted WHERE line IS NULL) USING (custom_id)
+            FROM request_to_send SEMI JOIN (SELECT custom_id FROM request_index WHERE line IS NULL) USING (custom_id)
             """,
             [TOO_LARGE, now],
         )

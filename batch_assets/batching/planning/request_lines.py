@@ -56,14 +56,14 @@ def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_
         FROM raw_articles {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
         WHERE partition_date = getvariable('day') AND raw_articles.rowid BETWEEN ? AND ?
     """
-    for first, last in article_stretches(connection):
+    for first, last in article_rowid_ranges(connection):
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(FETCH_ROWS):
             yield block
         forget_what_was_read(connection)
 
 
-def article_stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
+def article_rowid_ranges(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
     """(first, last) rowid of each stretch of the day's articles: what is done by stretches takes little memory."""
     row = connection.execute(
         "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = getvariable('day')"
@@ -73,8 +73,8 @@ def article_stretches(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, 
     return [(first, min(first + ROWS_AT_ONCE - 1, row[1])) for first in range(row[0], row[1] + 1, ROWS_AT_ONCE)]
 
 
-class LineMaker:
-    """Makes request lines from messages, and notes which row has which request: `rowid,line,custom_id`.
+class RequestLineBuilder:
+    """Makes request lines from messages, and writes an index of which row has which request: `rowid,line,custom_id`.
 
     Lines count from 0; there is none where the request is too large. `options` are sent beside what is asked;
     `old_names` are those that an earlier version gave to some of the requests.
@@ -83,7 +83,7 @@ class LineMaker:
     def __init__(
         self,
         task: Task,
-        notes: TextIO,
+        index: TextIO,
         max_bytes: int,
         *,
         options: Mapping[str, Any],
@@ -95,14 +95,14 @@ class LineMaker:
         self._before_id = b'{"custom_id":"'
         self._before_message = f'","method":"POST","url":"{ENDPOINT}","body":{task.body_head}'.encode()
         self._after_message = task.body_tail(options).encode() + b"}\n"
-        self._notes = notes
+        self._index = index
         self._max_bytes = max_bytes
         self._written = 0
 
     def lines(self, block: list[tuple[int, bytes]]) -> list[bytes]:
-        """The lines of these rows, each with its newline. One that fits into no file is noted, and left out."""
+        """The lines of these rows, each with its newline. The index also names a line that fits into no file."""
         lines: list[bytes] = []
-        notes: list[str] = []
+        entries: list[str] = []
         for row, message in block:
             asked = self._asked.copy()
             asked.update(message)
@@ -112,12 +112,12 @@ class LineMaker:
                 custom_id = self._old_names.get(custom_id, custom_id)
             line = b"".join((self._before_id, custom_id.encode(), self._before_message, message, self._after_message))
             if len(line) <= self._max_bytes:
-                notes.append(f"{row},{self._written},{custom_id}\n")
+                entries.append(f"{row},{self._written},{custom_id}\n")
                 self._written += 1
                 lines.append(line)
             else:
-                notes.append(f"{row},,{custom_id}\n")
-        self._notes.write("".join(notes))
+                entries.append(f"{row},,{custom_id}\n")
+        self._index.write("".join(entries))
         return lines
 
 

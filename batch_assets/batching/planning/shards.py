@@ -65,7 +65,7 @@ class ShardWriter:
         self._writing = ThreadPoolExecutor(1, "write")
         self._syncing = ThreadPoolExecutor(1, "sync")
         self._under_way: deque[Future[None]] = deque()
-        self._sealed: list[Future[Shard]] = []
+        self._finished: list[Future[Shard]] = []
 
     def add(self, lines: Sequence[bytes]) -> None:
         """Append lines, each with its newline, of which none is longer than `max_bytes`."""
@@ -87,7 +87,7 @@ class ShardWriter:
         """Finish the last shard; returns all of them."""
         self._finish()
         self._wait(0)
-        shards = [sealed.result() for sealed in self._sealed]
+        shards = [sealed.result() for sealed in self._finished]
         for threads in (self._writing, self._syncing):
             threads.shutdown()
         return shards
@@ -105,7 +105,7 @@ class ShardWriter:
             return
         written = self._under_way[-1]
         figures = (self._position, self._requests, self._bytes)
-        self._sealed.append(self._syncing.submit(_seal, written, self._file, self._digest, *figures))
+        self._finished.append(self._syncing.submit(_finish_file, written, self._file, self._digest, *figures))
         self._file = None
         self._digest = hashlib.sha256()
         self._position += 1
@@ -122,7 +122,7 @@ def _write(file: LargeFile, digest: "hashlib._Hash", block: bytes) -> None:
     file.write(block)
 
 
-def _seal(
+def _finish_file(
     written: Future[None], file: LargeFile, digest: "hashlib._Hash", position: int, requests: int, size: int
 ) -> Shard:
     written.result()  # of the last block, and so of all

@@ -141,7 +141,7 @@ def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
         raise openai.OpenAIError(f"what the API sent as {batch_id} cannot be read ({error})") from error
 
 
-def words_of(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """What the API said, in its own words if there are any; without secrets, which it may repeat, and on one line."""
     with suppress(AttributeError, TypeError):
         body = error.body  # type: ignore[attr-defined]

@@ -74,10 +74,10 @@ def identify(client: openai.OpenAI, warehouse_id: str) -> ApiIdentity:
 
 def api_name(client: openai.OpenAI, headers: Mapping[str, str]) -> str:
     """The API behind the client, which has answered with these headers."""
-    return headers.get(REPORTED_API) or normalised_url(str(client.base_url))
+    return headers.get(REPORTED_API) or normalized_url(str(client.base_url))
 
 
-def normalised_url(url: str) -> str:
+def normalized_url(url: str) -> str:
     """The URL in lower case up to its path, without user info, query, fragment and final slash."""
     parts = urlsplit(url)
     host = parts.hostname or ""

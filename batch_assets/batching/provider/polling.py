@@ -18,7 +18,7 @@ GRACE_SECONDS = 10.0  # after the deadline, for the call that is under way
 
 
 @dataclass(frozen=True)
-class Place:
+class PollCursor:
     """Where a look-up that ran out of time left off: in the list of batches, and in asking singly.
 
     The next one goes on from there, so that the same batches aren't looked up again and again while others wait. To
@@ -30,22 +30,22 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PollResult:
     """The batches that were had, by id, and where to go on. `api` is the name of the one that answered."""
 
     batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
-    place: Place = field(default_factory=Place)
+    place: PollCursor = field(default_factory=PollCursor)
     api: str | None = None
 
 
-def look_up(
+def poll_batches(
     client: openai.OpenAI,
     days: Sequence[Collection[str]],
     *,
     since: datetime,
     deadline: float,
-    place: Place | None = None,
-) -> Seen:
+    place: PollCursor | None = None,
+) -> PollResult:
     """These batches as they are, by listing what was made after `since`, and singly what that didn't show.
 
     `days` holds the batch ids of each day, and a day can be judged only if all of its batches are seen together: so
@@ -53,37 +53,37 @@ def look_up(
     server does ten seconds later: a batch that is not in the answer was not asked for, or could not be had. Raises
     openai.OpenAIError only if the list itself cannot be had.
     """
-    place = place or Place()
+    place = place or PollCursor()
     seen: dict[str, RemoteBatch] = {}
-    left_at: Future[Place] = Future()
+    left_at: Future[PollCursor] = Future()
     apis: list[str] = []
 
     def ask() -> None:
         try:
-            left_at.set_result(_look_up(client, days, seen, since, deadline, place, apis))
+            left_at.set_result(_poll(client, days, seen, since, deadline, place, apis))
         except BaseException as error:
             left_at.set_exception(error)
 
     # A client's timeout bounds the wait for the next byte: a server that sends one now and then is never done.
-    threading.Thread(target=ask, name="look_up", daemon=True).start()
+    threading.Thread(target=ask, name="poll_batches", daemon=True).start()
     try:
         left = left_at.result(deadline - time.monotonic() + GRACE_SECONDS)
-        return Seen(seen, left, apis[0] if apis else None)
+        return PollResult(seen, left, apis[0] if apis else None)
     except TimeoutError:
         if not seen:
             raise openai.OpenAIError("the API took too long to answer") from None
-        return Seen(dict(seen), place, apis[0] if apis else None)
+        return PollResult(dict(seen), place, apis[0] if apis else None)
 
 
-def _look_up(
+def _poll(
     client: openai.OpenAI,
     days: Sequence[Collection[str]],
     seen: dict[str, RemoteBatch],
     since: datetime,
     deadline: float,
-    place: Place,
+    place: PollCursor,
     apis: list[str],
-) -> Place:
+) -> PollCursor:
     """Put what is found into `seen`, and which API it was into `apis`; returns where to go on."""
     wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
     now = time.monotonic()
@@ -103,7 +103,7 @@ def _look_up(
             continue  # one that can't be had now must not hide the others; it is asked for again
     else:
         asked_last = None
-    return Place(listed_after, asked_last)
+    return PollCursor(listed_after, asked_last)
 
 
 def _list_on(

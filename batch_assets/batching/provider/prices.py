@@ -94,7 +94,7 @@ def check_own_prices(own_prices: Iterable[ModelPrice]) -> None:
 def batch_rates(model: str, *, api: str = OPENAI_API, own_prices: tuple[ModelPrice, ...] = ()) -> BatchRates | None:
     """The batch prices of a model at an API, or None if they aren't known: then its cost is unknown, never zero.
 
-    `api` is the normalised base URL, or "local": what the built-in engine simulates has OpenAI's prices. A price of
+    `api` is the normalized base URL, or "local": what the built-in engine simulates has OpenAI's prices. A price of
     the user's own wins over every other source. Without one the price is unknown at "local+NAME", at addresses that
     no provider is known by, at Azure (its model is the name of a deployment), and at providers whose batch prices
     aren't known.

@@ -15,7 +15,7 @@ from batch_assets.batching.collection.load import RETRYABLE_CLIENT_ERRORS
 from batch_assets.batching.ledger import transitions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.submissions import Submission, is_cancelled, is_claimed_by
-from batch_assets.batching.provider.batches import UNREADABLE, RemoteBatch, list_batches, read_batch, words_of
+from batch_assets.batching.provider.batches import UNREADABLE, RemoteBatch, error_message, list_batches, read_batch
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 
 # In a batch's metadata. The claim token is of this attempt alone: no other attempt, day, database or account has it.
@@ -73,7 +73,7 @@ def upload(
                 uploaded = once.files.create(file=(name, file), purpose="batch")
         except openai.OpenAIError as error:
             if is_refusal(error):
-                _record_refusal(database, submission, words_of(error), nothing_sent=nothing_sent)
+                _record_refusal(database, submission, error_message(error), nothing_sent=nothing_sent)
                 raise _refused("take the file", submission, error) from error
             if attempt + 1 == TRIES:
                 raise unreachable(f"take the file of {submission.path.name}", error) from error
@@ -136,7 +136,7 @@ def _find_file(client: openai.OpenAI, name: str, submission: Submission) -> str 
         for orphan in found[1:]:
             client.files.delete(orphan)
     except openai.OpenAIError as error:
-        logger.warning("The list of files could not be had (%s); uploading again.", words_of(error))
+        logger.warning("The list of files could not be had (%s); uploading again.", error_message(error))
     return found[0] if found else None
 
 
@@ -170,7 +170,7 @@ def create(
         except (openai.OpenAIError, *UNREADABLE) as error:
             if not is_refusal(error):
                 # It may have been made all the same: the answer is lost, not necessarily the batch.
-                logger.warning("No answer to the creation of a batch (%s); looking for it.", words_of(error))
+                logger.warning("No answer to the creation of a batch (%s); looking for it.", error_message(error))
                 if isinstance(error, openai.RateLimitError):
                     time.sleep(RATE_LIMIT_SECONDS * 2**lost)
                 found = find_batch(client, submission, warehouse_id)
@@ -198,7 +198,7 @@ def create(
                     nothing_sent=lost == 0 and not was_begun,
                 )
             else:
-                _record_refusal(database, submission, words_of(error), nothing_sent=lost == 0 and not was_begun)
+                _record_refusal(database, submission, error_message(error), nothing_sent=lost == 0 and not was_begun)
                 raise _refused("create a batch", submission, error) from error
 
 
@@ -236,7 +236,7 @@ def taken_over(submission: Submission) -> SubmissionError:
 
 
 def _is_about(error: openai.APIStatusError, what: str) -> bool:
-    said = f"{error.param or ''} {words_of(error)}".lower()
+    said = f"{error.param or ''} {error_message(error)}".lower()
     if what == "file":
         return "cannot find file" in said or (error.status_code == 404 and "file" in said)
     return error.status_code in (400, 422) and what in said
@@ -261,7 +261,7 @@ def find_batch(client: openai.OpenAI, submission: Submission, warehouse_id: str)
                     break
         except openai.OpenAIError as error:
             raise SubmissionError(
-                f"The list of batches could not be had ({words_of(error)}), so it isn't known whether the batch "
+                f"The list of batches could not be had ({error_message(error)}), so it isn't known whether the batch "
                 "of an earlier try exists. It was not made again; materialize `openai_batch` once the API answers."
             ) from error
     return None
@@ -284,14 +284,14 @@ def is_of(batch: RemoteBatch, submission: Submission, warehouse_id: str) -> bool
 
 def unreachable(what: str, error: Exception) -> SubmissionError:
     return SubmissionError(
-        f"OpenAI did not {what}: {words_of(error)}. What was submitted is in the ledger; materialize `openai_batch` "
-        "again when the API answers, and it goes on from there."
+        f"OpenAI did not {what}: {error_message(error)}. What was submitted is in the ledger. Materialize "
+        "`openai_batch` again when the API answers: the run goes on from there."
     )
 
 
 def _refused(what: str, submission: Submission, error: openai.OpenAIError) -> SubmissionError:
     return SubmissionError(
-        f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {words_of(error)}. Nothing of it was "
-        "paid for. Fix the cause, then materialize `openai_batch` again.",
+        f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {error_message(error)}. Nothing "
+        "of it was paid for. Fix the cause, then materialize `openai_batch` again.",
         is_final=True,
     )

@@ -13,16 +13,16 @@ from pathlib import Path
 import openai
 
 from batch_assets.batching.ledger import batch_transitions, submissions, transitions
-from batch_assets.batching.ledger.batch_transitions import must_go_back
+from batch_assets.batching.ledger.batch_transitions import must_requeue
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import (
     MISSING,
     RemoteBatch,
+    error_message,
     list_batches,
     retrieve_batch,
-    words_of,
 )
 from batch_assets.batching.provider.elsewhere import is_elsewhere
 from batch_assets.batching.provider.identity import ApiIdentity
@@ -54,7 +54,7 @@ def refresh(database: Database, client: openai.OpenAI, api: ApiIdentity, data_fo
         try:
             batch = found.get(batch_id) or retrieve_batch(client, batch_id)
         except openai.OpenAIError as error:  # one that can't be had now takes up its room, and holds up no other day
-            logger.warning("%s of %s could not be had: %s", batch_id, submission.day, words_of(error))
+            logger.warning("%s of %s could not be had: %s", batch_id, submission.day, error_message(error))
             continue
         requeued += _record(database, submission, batch)
     return requeued
@@ -64,7 +64,7 @@ def _record(database: Database, submission: Submission, batch: RemoteBatch) -> b
     """Note what the API says of a batch in flight; whether its submission goes out again."""
     if submission.state is State.MISSING and batch.status != MISSING:
         batch_transitions.find(database, submission)
-    if must_go_back(batch):
+    if must_requeue(batch):
         return batch_transitions.requeue(database, submission, batch)
     if batch.status != MISSING:
         batch_transitions.record_progress(database, submission, batch)
@@ -83,7 +83,7 @@ def _listed(client: openai.OpenAI, since: datetime) -> Iterator[RemoteBatch]:
     except openai.APIStatusError as error:
         if error.status_code not in HAS_NO_LIST:
             raise unreachable("list the batches", error) from error
-        logger.warning("This API has no list of batches: %s", words_of(error))
+        logger.warning("This API has no list of batches: %s", error_message(error))
     except openai.OpenAIError as error:
         raise unreachable("list the batches", error) from error
 
@@ -123,7 +123,7 @@ def search_for_unknown_batches(
 
 
 def _may_have_results(batch: RemoteBatch) -> bool:
-    if must_go_back(batch):
+    if must_requeue(batch):
         return False
     return not batch.has_ended or batch.output_file_id is not None or batch.error_file_id is not None
 

@@ -14,7 +14,7 @@ from batch_assets.cli.dagster_home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, Process
 from batch_assets.cli.dagster_home.services import Looks, Service
 from batch_assets.cli.dagster_home.ui import Ui
-from batch_assets.cli.local_daemon import bury_dead_runs
+from batch_assets.cli.local_daemon import fail_orphaned_runs
 
 PING_SECONDS = 2
 MOST_MISSES = 3
@@ -100,7 +100,7 @@ def _code_server(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, h
         )
 
     def start_again() -> Process:
-        bury_runs(home)  # they lived in processes of the last server
+        fail_orphaned_runs_of(home)  # they lived in processes of the last server
         return start()
 
     def is_missed() -> bool:
@@ -120,10 +120,10 @@ def _code_server(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, h
     )
 
 
-def bury_runs(home: Path) -> None:
+def fail_orphaned_runs_of(home: Path) -> None:
     """Mark the runs of code servers that are gone as failed."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        bury_dead_runs(instance, of_a_daemon=True)
+        fail_orphaned_runs(instance, of_a_daemon=True)
 
 
 def _served(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path) -> GrpcServerCodeLocationOrigin:

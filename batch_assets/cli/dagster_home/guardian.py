@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-PATIENCE_SECONDS = 5.0  # from SIGTERM to SIGKILL
+TERMINATION_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILLED_SECONDS = 2.0  # a killed process is gone sooner, unless the system does not clear it away
 
 
-def end_groups(groups: Collection[int], *, patience: float, reap: Callable[[], object] = bool) -> None:
-    """End all processes of these groups: by SIGTERM, and those that are left after `patience` seconds by SIGKILL.
+def end_groups(groups: Collection[int], *, grace_seconds: float, reap: Callable[[], object] = bool) -> None:
+    """End all processes of these groups: by SIGTERM, and those that are left after `grace_seconds` seconds by SIGKILL.
 
     reap: asks for the exit codes of children of the caller; until then, an ended child counts as there.
     """
     left = set(groups)
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, KILLED_SECONDS)):
+    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, KILLED_SECONDS)):
         for group in left:
             _send(group, number)
         deadline = time.monotonic() + seconds
@@ -70,7 +70,7 @@ def main() -> None:
             groups.add(group)
         else:
             groups.discard(group)
-    end_groups(groups, patience=PATIENCE_SECONDS)
+    end_groups(groups, grace_seconds=TERMINATION_SECONDS)
     for folder in sys.argv[1:]:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 ENDING_SECONDS = 20.0  # how long processes of a killed `dev` may take to end
 
 
-class AlreadyRunning(Exception):  # noqa: N818 (a state, not a fault)
+class AlreadyRunningError(Exception):
     """Another process holds the lock."""
 
 
@@ -19,14 +19,14 @@ def only_one(path: Path) -> Iterator[int]:
     """Hold the lock of this file; yields its descriptor, for children that are to hold it as well.
 
     The lock is free when each process that inherited the descriptor has ended. Where the process that took the lock is
-    gone, and its children are still ending, this waits for them. Raises AlreadyRunning, and OSError.
+    gone, and its children are still ending, this waits for them. Raises AlreadyRunningError, and OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + ENDING_SECONDS
         while not _taken(descriptor):
             if _holder_lives(descriptor) or time.monotonic() > deadline:
-                raise AlreadyRunning
+                raise AlreadyRunningError
             time.sleep(0.1)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -64,7 +64,7 @@ class Family:
         """End these, with all that they have started: by SIGTERM, and what is left after the seconds by SIGKILL."""
         ending = list(children)
         guardian.end_groups(
-            [child.pid for child in ending], patience=seconds, reap=lambda: [child.poll() for child in ending]
+            [child.pid for child in ending], grace_seconds=seconds, reap=lambda: [child.poll() for child in ending]
         )
         for child in ending:
             self._children.remove(child)

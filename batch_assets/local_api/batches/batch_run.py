@@ -165,7 +165,7 @@ class Run:
 def open_run(run: Run, store: Store, settings: Settings) -> bool:
     """Validate a new batch, or recover one that ran before; False when it has ended thereby.
 
-    Raises validation.Stopped when the server stops in mid-validation.
+    Raises validation.ValidationCancelledError when the server stops in mid-validation.
     """
     row = batches.find_batch(store, run.batch_id)
     work = settings.work_directory / run.batch_id
@@ -191,20 +191,20 @@ def _validate(run: Run, store: Store, settings: Settings) -> bool:
     work = settings.work_directory / run.batch_id
     work.mkdir(exist_ok=True)
     problems = _provide_input(row["input_file_id"], run, store, settings)
-    verdict = validation.Verdict(problems=problems)
+    result = validation.ValidationResult(problems=problems)
     if not problems:
         path = work / "input.jsonl"
         try:
-            verdict = validation.validate(path, row["endpoint"], stopped=run.stop.is_set)
-        except validation.Stopped:
+            result = validation.validate(path, row["endpoint"], stopped=run.stop.is_set)
+        except validation.ValidationCancelledError:
             if batches.find_batch(store, run.batch_id)["status"] == "cancelling":
                 return True
             raise
-    if not verdict.problems:
-        verdict.problems = quota.begin(store, settings, run.batch_id, verdict)
-        if not verdict.problems:
+    if not result.problems:
+        result.problems = quota.begin(store, settings, run.batch_id, result)
+        if not result.problems:
             return True
-    if batches.move_to_failed(store, run.batch_id, verdict.problems):
+    if batches.move_to_failed(store, run.batch_id, result.problems):
         shutil.rmtree(work, ignore_errors=True)
         return False
     return True

@@ -119,9 +119,9 @@ def find_batch(store: Store, batch_id: str) -> sqlite3.Row:
 
 
 def list_batches(store: Store, settings: Settings, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first; without those that are newer than the drill `list_lag` allows."""
+    """Newest first; without those that are newer than the fault `list_lag` allows."""
     page = read_page(query, default_limit=20, maximum_limit=100)
-    lag = settings.rehearsal.drills.list_lag
+    lag = settings.fault_injector.faults.list_lag
     seq = None
     if page.after is not None:
         seq = find_batch(store, page.after)["seq"]

@@ -21,7 +21,7 @@ from batch_assets.local_api.batches.batch_run import Line, Run, finish_run, open
 from batch_assets.local_api.batches.result_files import Answer, make_answer
 from batch_assets.local_api.endpoints import registry
 from batch_assets.local_api.engines.engine_choice import Engines
-from batch_assets.local_api.engines.remote_engine import PATIENT_TRIES, Away
+from batch_assets.local_api.engines.remote_engine import PATIENT_TRIES, EngineUnavailableError
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.storage.database import Store, add_to_counter
 from batch_assets.local_api.wire import ids, strict_json
@@ -141,8 +141,8 @@ class Executor:
             self._direct += 1
         try:
             return registry.answer(self.engines, endpoint, body, stop=self._halt, tries=1)
-        except Away as away:
-            raise away.error from away
+        except EngineUnavailableError as unavailable:
+            raise unavailable.error from unavailable
         finally:
             with self._wake:
                 self._direct -= 1
@@ -153,7 +153,7 @@ class Executor:
         while (run := self._next()) is not None:
             try:
                 self._step(run)
-            except validation.Stopped:
+            except validation.ValidationCancelledError:
                 continue  # the server stops
             except Exception:
                 logger.exception("Batch %s will be taken up again in %g s.", run.batch_id, _RETRY_SECONDS)
@@ -234,8 +234,8 @@ class Executor:
         if latency and time.time() >= run.expires_at:
             return None
         request = strict_json.loads(line.data)
-        drills = self._settings.rehearsal.drills
-        fate = drills.fate(run.seq, request["custom_id"])
+        faults = self._settings.fault_injector.faults
+        fate = faults.fate(run.seq, request["custom_id"])
         if fate == "expire":
             return None  # not done: so the batch ends as expired
         if fate == "drop":
@@ -244,13 +244,13 @@ class Executor:
             return None
         try:
             if fate == "fail":
-                status, body = drills.failure()
+                status, body = faults.failure()
             else:
                 status, body = 200, self._answer(run, line, request)
-        except Away as away:
-            line.failures += away.failures
-            if run.give_back(line, away.after_seconds) and not run.stop.is_set():
-                logger.warning("Batch %s pauses: %s", run.batch_id, away.error.message)
+        except EngineUnavailableError as unavailable:
+            line.failures += unavailable.failures
+            if run.give_back(line, unavailable.after_seconds) and not run.stop.is_set():
+                logger.warning("Batch %s pauses: %s", run.batch_id, unavailable.error.message)
             return None
         except ApiError as error:
             status, body = error.status, error.body()

@@ -12,7 +12,7 @@ from typing import Any
 
 from batch_assets.local_api.batches import batches
 from batch_assets.local_api.batches.lines import Problem, problem
-from batch_assets.local_api.batches.validation import Verdict
+from batch_assets.local_api.batches.validation import ValidationResult
 from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.storage.database import Store
@@ -21,22 +21,22 @@ from batch_assets.local_api.wire import strict_json
 _PROMPTS = ("messages", "instructions", "input", "prompt")  # of a body, whichever its endpoint
 
 
-def begin(store: Store, settings: Settings, batch_id: str, verdict: Verdict) -> list[Problem]:
+def begin(store: Store, settings: Settings, batch_id: str, result: ValidationResult) -> list[Problem]:
     """validating → in_progress, and nothing; or why there is no room for the batch, which stays as it is."""
-    limit = settings.rehearsal.drills.token_limit
+    limit = settings.fault_injector.faults.token_limit
     if not limit:
-        batches.move_to_in_progress(store, batch_id, total=verdict.total, model=verdict.model)
+        batches.move_to_in_progress(store, batch_id, total=result.total, model=result.model)
         return []
-    with settings.rehearsal.admission:
+    with settings.fault_injector.admission:
         tokens = enqueued_tokens(settings.work_directory / batch_id / "input.jsonl")
-        for other in batches.in_progress(store, verdict.model):
+        for other in batches.in_progress(store, result.model):
             try:
                 tokens += enqueued_tokens(settings.work_directory / other / "input.jsonl")
             except FileNotFoundError:  # has ended meanwhile
                 continue
         if tokens > limit:
-            return [_no_room(verdict.model, limit)]
-        batches.move_to_in_progress(store, batch_id, total=verdict.total, model=verdict.model)
+            return [_no_room(result.model, limit)]
+        batches.move_to_in_progress(store, batch_id, total=result.total, model=result.model)
         return []
 
 

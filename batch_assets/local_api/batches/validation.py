@@ -21,12 +21,12 @@ _MAXIMUM_PROBLEMS = 100
 _READ_BYTES = 128 * 1024
 
 
-class Stopped(Exception):  # noqa: N818 (no fault)
+class ValidationCancelledError(Exception):
     """Validation was abandoned because the batch is being cancelled or the server stops."""
 
 
 @dataclass
-class Verdict:
+class ValidationResult:
     """What is known of an input file: `problems` is empty when the batch may run."""
 
     total: int = 0
@@ -45,30 +45,30 @@ def wrong_purpose(file_id: str, purpose: str) -> Problem:
     return problem("invalid_request", message, param="file_id")
 
 
-def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> Verdict:
-    """Read the file once, line by line; raises Stopped soon after `stopped` turns true."""
+def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> ValidationResult:
+    """Read the file once, line by line; raises ValidationCancelledError soon after `stopped` turns true."""
     checker = LineChecker(endpoint)
-    verdict = Verdict()
+    result = ValidationResult()
     if path.stat().st_size > MAXIMUM_INPUT_BYTES:
-        return Verdict(problems=[_too_large(path)])
+        return ValidationResult(problems=[_too_large(path)])
     with path.open("rb", buffering=_READ_BYTES) as file:
         for number, line in enumerate(_lines(file), start=1):
             if number % 256 == 0 and stopped():
-                raise Stopped
+                raise ValidationCancelledError
             if number > MAXIMUM_REQUESTS:
                 # Code and text are ours: Azure calls it so, OpenAI's words are not known.
                 message = f"The batch input file contains more than the maximum of {MAXIMUM_REQUESTS} requests."
-                return Verdict(problems=[problem("too_many_tasks", message)])
+                return ValidationResult(problems=[problem("too_many_tasks", message)])
             found = checker.check(line, number)
             if found is not None:
-                verdict.problems.append(found)
-                if checker.has_enough or len(verdict.problems) >= _MAXIMUM_PROBLEMS:
-                    return verdict
-            verdict.total, verdict.model = number, checker.model
-    if verdict.total == 0:
+                result.problems.append(found)
+                if checker.has_enough or len(result.problems) >= _MAXIMUM_PROBLEMS:
+                    return result
+            result.total, result.model = number, checker.model
+    if result.total == 0:
         message = "The input file is empty. Please ensure that the batch contains at least one request."
-        verdict.problems.append(problem("empty_file", message))
-    return verdict
+        result.problems.append(problem("empty_file", message))
+    return result
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

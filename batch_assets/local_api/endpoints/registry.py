@@ -22,7 +22,7 @@ ANSWERS: dict[str, Answer] = {
 def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
     """OpenAI's object for a request body; raises ApiError for one that OpenAI would refuse.
 
-    stop, tries: for an engine that may have to be waited for; raises Away when it takes no requests now.
+    stop, tries: for an engine on another server. Raises EngineUnavailableError when that takes no requests now.
     """
     engine = engines.choose(body)
     if isinstance(engine, Forwarder):

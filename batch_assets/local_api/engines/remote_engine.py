@@ -1,10 +1,10 @@
 """An engine that is another server: vLLM, Ollama, llama.cpp, anything that speaks OpenAI's HTTP API.
 
 A request goes there as it is, and what comes back is the answer, be it good or bad: only the other
-server judges. What this module adds is patience. Trouble is of two kinds:
+server judges. What this module adds are retries. Trouble is of two kinds:
 
 - The server takes no requests now: it refuses connections, or answers 429, 502 or 503. That says nothing
-  about the request, which raises Away; the batch pauses, and asks again until its window ends.
+  about the request, which raises EngineUnavailableError; the batch pauses, and asks again until its window ends.
 - It failed at this request: another 5xx, a dropped connection, no answer in time, no JSON. That may be the
   request's own fault, so it is tried a few times only; the last failure is the answer.
 """
@@ -31,10 +31,10 @@ PATIENT_TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
 _LISTING_SECONDS = 5.0
-_AWAY_STATUSES = (429, 502, 503)
+_UNAVAILABLE_STATUSES = (429, 502, 503)
 
 
-class Away(Exception):  # noqa: N818 (no fault of the request)
+class EngineUnavailableError(Exception):
     """No answer to this request for now; `error` is for a client that can't wait.
 
     after_seconds: when to ask again, if the server said so. failures: how often it failed at this request before.
@@ -67,7 +67,7 @@ class _Answer:
     content: bytes
 
 
-class _Failed(Exception):  # noqa: N818 (carries the fault)
+class _AttemptFailedError(Exception):
     """The exchange came to no end; `error` says how."""
 
     def __init__(self, error: ApiError) -> None:
@@ -106,18 +106,18 @@ class RemoteEngine:
         self._busy: dict[http.client.HTTPConnection, threading.Event] = {}
 
     def forward(self, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
-        """The server's answer to a request body; raises ApiError for any status but 200, and Away.
+        """The server's answer to a request body; raises ApiError for any status but 200, and EngineUnavailableError.
 
-        stop: when set, and `abandon` is called, the request ends with Away.
+        stop: when set, and `abandon` is called, the request ends with EngineUnavailableError.
         """
         payload = self._payload(body)
         for number in range(1, max(tries, 1) + 1):
             try:
                 return self._read(self._exchange("POST", endpoint, payload, stop, self._timeout_seconds))
-            except Away as away:
-                away.failures = number - 1
+            except EngineUnavailableError as unavailable:
+                unavailable.failures = number - 1
                 raise
-            except _Failed as failure:
+            except _AttemptFailedError as failure:
                 if number >= tries:
                     raise failure.error from failure
             if stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (number - 1)):
@@ -129,7 +129,7 @@ class RemoteEngine:
         try:
             answer = self._exchange("GET", "/v1/models", None, threading.Event(), _LISTING_SECONDS)
             return [str(model["id"]) for model in strict_json.loads(answer.content)["data"]]
-        except (Away, _Failed, ValueError, KeyError, TypeError):
+        except (EngineUnavailableError, _AttemptFailedError, ValueError, KeyError, TypeError):
             return []
 
     def abandon(self) -> None:
@@ -152,7 +152,11 @@ class RemoteEngine:
         return strict_json.dumps(body)
 
     def _read(self, answer: _Answer) -> dict[str, Any]:
-        """The body of a 200; raises ApiError for what is final, _Failed for what may go better, Away."""
+        """The body of a 200.
+
+        Raises ApiError if the answer is final, _AttemptFailedError if another attempt may succeed, and
+        EngineUnavailableError if the server takes no requests now.
+        """
         body: object
         try:
             body = strict_json.loads(answer.content)
@@ -160,15 +164,15 @@ class RemoteEngine:
             body = None
         if not isinstance(body, dict):
             if answer.status == 200:
-                raise _Failed(self._problem(502, "answered with something other than a JSON object"))
+                raise _AttemptFailedError(self._problem(502, "answered with something other than a JSON object"))
             body = self._problem(answer.status, f"answered with status {answer.status}, and without JSON").body()
         if answer.status == 200:
             return body
         error = ForwardedError(answer.status, body)
-        if answer.status in _AWAY_STATUSES:
-            raise Away(error, _seconds(answer.retry_after))
+        if answer.status in _UNAVAILABLE_STATUSES:
+            raise EngineUnavailableError(error, _seconds(answer.retry_after))
         if answer.status >= 500:
-            raise _Failed(error)
+            raise _AttemptFailedError(error)
         raise error
 
     def _exchange(
@@ -186,12 +190,12 @@ class RemoteEngine:
         except TimeoutError as error:
             connection.close()
             problem = self._problem(504, f"gave no answer within {timeout_seconds:g} seconds")
-            raise _Failed(problem) from error
+            raise _AttemptFailedError(problem) from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if stop.is_set():
                 raise _stopped() from error
-            raise _Failed(self._problem(502, f"dropped the connection ({error})")) from error
+            raise _AttemptFailedError(self._problem(502, f"dropped the connection ({error})")) from error
         except BaseException:
             connection.close()
             raise
@@ -202,7 +206,7 @@ class RemoteEngine:
         return answer
 
     def _connection(self) -> http.client.HTTPConnection:
-        """One that is open: kept from before, unless the server closed it meanwhile, or new; raises Away."""
+        """An idle connection that the server has not closed, or a new one. Raises EngineUnavailableError."""
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -217,15 +221,17 @@ class RemoteEngine:
             connection.connect()
         except OSError as error:
             connection.close()
-            raise Away(self._problem(503, f"can't be reached ({error})")) from error
+            raise EngineUnavailableError(self._problem(503, f"can't be reached ({error})")) from error
         return connection
 
     def _problem(self, status: int, what: str) -> ApiError:
         return ApiError(status, f"The engine at {self.url} {what}.", kind="server_error", code="engine_error")
 
 
-def _stopped() -> Away:
-    return Away(ApiError(503, "The server stops, or the batch ends, before the engine answered.", kind="server_error"))
+def _stopped() -> EngineUnavailableError:
+    return EngineUnavailableError(
+        ApiError(503, "The server stops, or the batch ends, before the engine answered.", kind="server_error")
+    )
 
 
 def _readable(sock: socket.socket) -> bool:

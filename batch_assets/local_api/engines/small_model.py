@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from batch_assets.local_api.endpoints import chat
-from batch_assets.local_api.engines.remote_engine import Away, ForwardedError, RemoteEngine
+from batch_assets.local_api.engines.remote_engine import EngineUnavailableError, ForwardedError, RemoteEngine
 from batch_assets.local_api.wire.errors import ApiError, server_error
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class SmallModel:
         self._remote: RemoteEngine | None = None
 
     def forward(self, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
-        """The model's answer, in OpenAI's form; raises ApiError, and Away as RemoteEngine does."""
+        """The model's answer, in OpenAI's form; raises ApiError, and EngineUnavailableError as RemoteEngine does."""
         if problem := missing_packages():
             raise ApiError(404, problem, param="model", code="model_not_found")
         if endpoint == "/v1/chat/completions":
@@ -98,7 +98,9 @@ class SmallModel:
             self._process.stdin.flush()
         url = self._process.stdout.readline().decode().strip()
         if not url:
-            raise Away(ApiError(503, "The small model did not start; the log says why.", kind="server_error"))
+            raise EngineUnavailableError(
+                ApiError(503, "The small model did not start; the log says why.", kind="server_error")
+            )
         return RemoteEngine(f"{url}/v1", key=key, timeout_seconds=self._timeout_seconds)
 
     def _end(self) -> None:

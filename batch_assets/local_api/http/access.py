@@ -20,7 +20,7 @@ API_HEADER = "x-batch-assets-api"  # says that this is no model's API: `local`, 
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI middleware.
 
     Requests must bear one of `keys`; without any, every program on this machine may send them.

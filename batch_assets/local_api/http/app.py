@@ -1,7 +1,7 @@
 """The HTTP side: routes, request bodies, error bodies, and who may come in.
 
 Paths, objects and errors are OpenAI's, with additions of ours: `GET /healthz` says "ok" and which instance answers;
-`GET /stats` counts what was done, for tests; `GET /openapi.json` describes the server; `/control/drills`, when it is
+`GET /stats` counts what was done, for tests; `GET /openapi.json` describes the server; `/control/faults`, when it is
 wanted, changes what goes wrong.
 """
 
@@ -29,7 +29,7 @@ from batch_assets.local_api.batches import batches
 from batch_assets.local_api.batches.execution import Executor
 from batch_assets.local_api.endpoints import models, registry
 from batch_assets.local_api.http import fault_control
-from batch_assets.local_api.http.json_response import CutAnswer, JsonAnswer, error_answer
+from batch_assets.local_api.http.json_response import CutAnswer, JsonResponse, error_answer
 from batch_assets.local_api.http.uploads import receive_upload
 from batch_assets.local_api.serving.discovery import INSTANCE_HEADER
 from batch_assets.local_api.settings import Settings
@@ -89,7 +89,7 @@ def create_app(api: Api) -> Starlette:
             Route("/v1/batches/{batch_id}/cancel", _cancel_batch, methods=["POST"]),
             Route("/v1/responses/{response_id}", _no_response, methods=["GET", "DELETE"]),
             *(Route(endpoint, _answer_now, methods=["POST"]) for endpoint in registry.ANSWERS),
-            *(fault_control.routes(api.settings.rehearsal, _read_json) if api.settings.control else []),
+            *(fault_control.routes(api.settings.fault_injector, _read_json) if api.settings.control else []),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -126,9 +126,9 @@ def _api(request: Request) -> Api:
     return api
 
 
-async def _answer(work: Callable[..., dict[str, Any]], *arguments: Any) -> JsonAnswer:
+async def _answer(work: Callable[..., dict[str, Any]], *arguments: Any) -> JsonResponse:
     """Do the work in a thread, since it waits for the disk; the event loop serves others meanwhile."""
-    return JsonAnswer(await run_in_threadpool(work, *arguments))
+    return JsonResponse(await run_in_threadpool(work, *arguments))
 
 
 async def _read_json(request: Request) -> Any:
@@ -183,7 +183,7 @@ async def _list_models(request: Request) -> Response:
 
 
 async def _get_model(request: Request) -> Response:
-    return JsonAnswer(models.model_object(request.path_params["model_id"]))
+    return JsonResponse(models.model_object(request.path_params["model_id"]))
 
 
 async def _create_file(request: Request) -> Response:
@@ -201,7 +201,7 @@ async def _list_files(request: Request) -> Response:
 
 async def _get_file(request: Request) -> Response:
     row = await run_in_threadpool(files.get_file, _api(request).store, request.path_params["file_id"])
-    return JsonAnswer(files.file_object(row))
+    return JsonResponse(files.file_object(row))
 
 
 async def _delete_file(request: Request) -> Response:
@@ -215,7 +215,8 @@ async def _get_content(request: Request) -> Response:
     file_id = request.path_params["file_id"]
     row = await run_in_threadpool(files.get_file, api.store, file_id)
     missing = ApiError(404, f"No such File object: {file_id}", param="id")
-    if row["purpose"] == "batch_output" and time.time() < row["created_at"] + api.settings.rehearsal.drills.output_late:
+    output_late = api.settings.fault_injector.faults.output_late
+    if row["purpose"] == "batch_output" and time.time() < row["created_at"] + output_late:
         raise missing
     try:
         # Opened here: a deletion from now on doesn't disturb the download.
@@ -255,12 +256,12 @@ async def _create_batch(request: Request) -> Response:
 
 
 def _answer_of(api: Api, action: Literal["upload", "create"], made: dict[str, Any]) -> Response:
-    """The answer to a creation, unless a drill withholds it."""
-    if api.settings.rehearsal.claim(f"cut_{action}", made["id"]):
+    """The answer to a creation, unless a fault withholds it."""
+    if api.settings.fault_injector.claim(f"cut_{action}", made["id"]):
         return CutAnswer()
-    if api.settings.rehearsal.claim(f"error_{action}", made["id"]):
+    if api.settings.fault_injector.claim(f"error_{action}", made["id"]):
         return error_answer(server_error())
-    return JsonAnswer(made)
+    return JsonResponse(made)
 
 
 async def _list_batches(request: Request) -> Response:

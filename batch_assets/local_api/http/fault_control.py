@@ -1,4 +1,4 @@
-"""`/control/drills`: drills that are changed while the server runs. Only there when the server was told so."""
+"""`/control/faults`: faults that are changed while the server runs. Only there when the server was told so."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batch_assets.local_api.faults import Rehearsal, read_drills
-from batch_assets.local_api.http.json_response import JsonAnswer
+from batch_assets.local_api.faults import FaultInjector, read_fault_config
+from batch_assets.local_api.http.json_response import JsonResponse
 from batch_assets.local_api.wire.errors import ApiError
 
 
-def routes(rehearsal: Rehearsal, read_json: Callable[[Request], Awaitable[Any]]) -> list[Route]:
-    """GET answers with the drills; PUT replaces them all, and what it doesn't name is off."""
+def routes(fault_injector: FaultInjector, read_json: Callable[[Request], Awaitable[Any]]) -> list[Route]:
+    """GET answers with the faults; PUT replaces them all, and what it doesn't name is off."""
 
     async def get(_: Request) -> Response:
-        return JsonAnswer(rehearsal.as_json())
+        return JsonResponse(fault_injector.as_json())
 
     async def put(request: Request) -> Response:
         try:
-            drills = read_drills(await read_json(request))
+            faults = read_fault_config(await read_json(request))
         except ValueError as error:
             raise ApiError(400, str(error)) from error
-        rehearsal.change(drills)
-        return JsonAnswer(rehearsal.as_json())
+        fault_injector.change(faults)
+        return JsonResponse(fault_injector.as_json())
 
-    return [Route("/control/drills", get), Route("/control/drills", put, methods=["PUT"])]
+    return [Route("/control/faults", get), Route("/control/faults", put, methods=["PUT"])]

@@ -11,7 +11,7 @@ from batch_assets.local_api.wire import strict_json
 from batch_assets.local_api.wire.errors import ApiError
 
 
-class JsonAnswer(JSONResponse):
+class JsonResponse(JSONResponse):
     """ASCII, with escapes: a client's text may hold half a surrogate pair, which UTF-8 has no bytes for."""
 
     def render(self, content: Any) -> bytes:
@@ -25,5 +25,5 @@ class CutAnswer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
 
 
-def error_answer(error: ApiError) -> JsonAnswer:
-    return JsonAnswer(error.body(), status_code=error.status)
+def error_answer(error: ApiError) -> JsonResponse:
+    return JsonResponse(error.body(), status_code=error.status)

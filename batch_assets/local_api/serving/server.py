@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from batch_assets.local_api.batches.execution import Executor
 from batch_assets.local_api.engines.engine_choice import Engines
 from batch_assets.local_api.engines.remote_engine import KEY_VARIABLE as ENGINE_KEY_VARIABLE
-from batch_assets.local_api.faults import Drills, Rehearsal
-from batch_assets.local_api.http.access import Gate
+from batch_assets.local_api.faults import FaultConfig, FaultInjector
+from batch_assets.local_api.http.access import AccessMiddleware
 from batch_assets.local_api.http.app import Api, create_app, prepare
 from batch_assets.local_api.http.connections import BACKLOG, MAXIMUM_HEAD_BYTES, Connections
 from batch_assets.local_api.serving import discovery, webhooks
@@ -40,7 +40,7 @@ BUILT_IN_ENGINE = "extractive"
 _STARTING_SECONDS = 5.0
 
 
-class AlreadyRunning(Exception):  # noqa: N818 (a state of affairs, not a fault)
+class AlreadyRunningError(Exception):
     """Another process serves the directory; `url` is None when it does not answer (yet)."""
 
     def __init__(self, directory: Path, url: str | None) -> None:
@@ -63,7 +63,7 @@ def serve(
     latency_seconds: float = 0.0,
     batch_seconds: float = 0.0,
     completion_window_seconds: float = COMPLETION_WINDOW_SECONDS,
-    drills: Drills | None = None,
+    faults: FaultConfig | None = None,
     control: bool = False,
     webhook: str | None = None,
     ready: Callable[[str], None] | None = None,
@@ -81,7 +81,7 @@ def serve(
     ready: called with the base URL (ending in /v1) once the server listens and is announced.
     stop: ends the server when set, where there are no signals, in a thread other than the main one.
 
-    Raises AlreadyRunning when another process serves the directory, and OSError, with a sentence, when nothing
+    Raises AlreadyRunningError when another process serves the directory, and OSError, with a sentence, when nothing
     can be written there. Options: see Settings.
     """
     api_key = api_key or given_key()
@@ -101,7 +101,7 @@ def serve(
         latency_seconds=latency_seconds,
         batch_seconds=batch_seconds,
         completion_window_seconds=completion_window_seconds,
-        rehearsal=Rehearsal(drills),
+        fault_injector=FaultInjector(faults),
         control=control,
     )
     engines = Engines(
@@ -134,13 +134,13 @@ def serve(
                 discovery.write_discovery(directory, url=url, instance=api.instance)
             if ready is not None:
                 ready(url)
-            if settings.rehearsal.drills != Drills():
-                logger.info("Drills: %s", settings.rehearsal.drills)
+            if settings.fault_injector.faults != FaultConfig():
+                logger.info("Faults: %s", settings.fault_injector.faults)
 
         connections = Connections()
         logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
         config = uvicorn.Config(
-            Gate(create_app(api), keys, only_local=api_key is None, api_name=_api_name(engine)),
+            AccessMiddleware(create_app(api), keys, only_local=api_key is None, api_name=_api_name(engine)),
             http=connections.protocol(),
             h11_max_incomplete_event_size=MAXIMUM_HEAD_BYTES,
             limit_concurrency=connections.maximum + 2 * BACKLOG,  # none of them waits, all are worked for: answers 503
@@ -174,7 +174,7 @@ def _api_name(engine: str) -> str:
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:
-    """Uvicorn complains of answers that a drill cuts."""
+    """Uvicorn complains of answers that a fault cuts."""
     return record.msg != "ASGI callable returned without completing response."
 
 
@@ -217,7 +217,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _only_server_of(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; raises AlreadyRunning. The lock dies with the process, however it dies."""
+    """Hold the directory's lock; raises AlreadyRunningError. The lock dies with the process, however it dies."""
     lock = FileLock(discovery.lock_path(directory), mode=0o600)
     with disk_errors.writable(directory):
         is_ours = _is_acquired(lock)
@@ -225,7 +225,7 @@ def _only_server_of(directory: Path) -> Iterator[None]:
         deadline = time.monotonic() + _STARTING_SECONDS
         while (url := discovery.running_url(directory)) is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        raise AlreadyRunning(directory, url)
+        raise AlreadyRunningError(directory, url)
     try:
         with disk_errors.writable(directory):
             discovery.remove_discovery(directory)  # of a server that was killed

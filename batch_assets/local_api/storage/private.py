@@ -16,7 +16,7 @@ from pathlib import Path
 def make_private_folder(folder: Path, *, holds: Iterable[str] = ()) -> None:
     """Make the folder, and those above it that are missing, for this user only (mode 0700).
 
-    A folder that exists stays as it is, unless it is recognised as ours: then what others may do there is taken away.
+    A folder that exists stays as it is, unless it is recognized as ours: then what others may do there is taken away.
     `holds` are the names, or patterns of names, of everything that we ever put there; see `_is_ours`.
     """
     missing = []

@@ -226,7 +226,7 @@ def test_a_batch_without_files_is_entered_later_as_it_would_have_been_at_once(
 
     failures = "SELECT custom_id, code, message, retryable, failed_at FROM failed_request ORDER BY ALL"
     with proxy(api.url, answer) as client:
-        with submitted.put_back(submitted.back_up()) as at_once:
+        with submitted.restore(submitted.back_up()) as at_once:
             at_once.collect(client)
             expected = at_once.rows(failures)
         store_and_do_not_load(submitted, client)
@@ -643,7 +643,12 @@ def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran
     through: str,
 ) -> None:
     monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
-    error = {"code": "token_limit_exceeded", "message": "Stopped: enqueued token limit.", "param": None, "line": None}
+    error = {
+        "code": "token_limit_exceeded",
+        "message": "ValidationCancelledError: enqueued token limit.",
+        "param": None,
+        "line": None,
+    }
 
     def fail(call: Call) -> Reply:
         reply = call.forward()

@@ -18,8 +18,8 @@ from batch_assets.batching.ledger.database import (
     ROW_GROUP_ROWS,
     Database,
     DatabaseBusyError,
+    fixed_join_order,
     forget_what_was_read,
-    joins_as_written,
     transaction,
 )
 
@@ -34,7 +34,7 @@ with duckdb.connect(sys.argv[1]) as connection:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    return Database(str(tmp_path / "folder" / "test.duckdb"), patience_seconds=20)
+    return Database(str(tmp_path / "folder" / "test.duckdb"), lock_timeout_seconds=20)
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def test_a_strangers_lock_only_delays(database: Database) -> None:
 
 
 def test_when_patience_runs_out_a_sentence_says_what_to_do(database: Database) -> None:
-    hasty = Database(database.path, patience_seconds=0.3)
+    hasty = Database(database.path, lock_timeout_seconds=0.3)
     with held_by_a_stranger(database, 30):
         for opening in (hasty.writing, hasty.reading):
             with pytest.raises(DatabaseBusyError, match=r"Close the shell or program .* nothing was lost"), opening():
@@ -79,7 +79,7 @@ def test_when_patience_runs_out_a_sentence_says_what_to_do(database: Database) -
 
 
 def test_patience_with_our_own_processes_runs_out_too(database: Database) -> None:
-    hasty = Database(database.path, patience_seconds=0.3)
+    hasty = Database(database.path, lock_timeout_seconds=0.3)
     with (
         database.writing(),
         pytest.raises(DatabaseBusyError, match=r"another run of this project holds .*\.lock"),
@@ -147,7 +147,7 @@ def test_times_are_utc_wherever_the_machine_is(database: Database) -> None:
 
 def add_ten(path: str, name: str) -> None:
     for number in range(10):
-        add(Database(path, patience_seconds=60), f"{name}{number}")
+        add(Database(path, lock_timeout_seconds=60), f"{name}{number}")
 
 
 def test_several_processes_writing_at_once_all_get_through(database: Database) -> None:
@@ -274,9 +274,9 @@ def test_joins_are_as_written_for_a_while(database: Database) -> None:
     """
     with database.writing() as connection:
         usual = connection.execute(build_side).fetchall()
-        with joins_as_written(connection):
+        with fixed_join_order(connection):
             assert connection.execute(build_side).fetchall() != usual
-        with pytest.raises(duckdb.Error), transaction(connection), joins_as_written(connection):
+        with pytest.raises(duckdb.Error), transaction(connection), fixed_join_order(connection):
             connection.execute("SELECT error('this ends the transaction')")
         assert connection.execute(build_side).fetchall() == usual
 

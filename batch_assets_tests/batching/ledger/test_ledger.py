@@ -52,7 +52,7 @@ def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "goes_back"),
+    ("code", "message", "is_requeued"),
     [
         ("token_limit_exceeded", "", True),
         ("request_limit_exceeded", "", True),
@@ -63,11 +63,11 @@ def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
         ("unknown", "", False),
     ],
 )
-def test_what_passes_goes_back(code: str, message: str, goes_back: bool) -> None:
+def test_what_passes_goes_back(code: str, message: str, is_requeued: bool) -> None:
     error = RemoteError(code, message)
-    assert batch_transitions.must_go_back(failed("b", error)) is goes_back
-    assert batch_transitions.must_go_back(failed("b", RemoteError("other", "Bad line.", 1), error)) is goes_back
-    assert not batch_transitions.must_go_back(RemoteBatch("b", "completed", errors=(error,)))
+    assert batch_transitions.must_requeue(failed("b", error)) is is_requeued
+    assert batch_transitions.must_requeue(failed("b", RemoteError("other", "Bad line.", 1), error)) is is_requeued
+    assert not batch_transitions.must_requeue(RemoteBatch("b", "completed", errors=(error,)))
 
 
 def test_of_two_runs_that_saw_the_same_only_one_gets_it(planned: Workspace) -> None:

@@ -70,7 +70,7 @@ def upgrade(tmp_path: Path, api: LocalApi) -> Upgrade:
     batches = make_first_edition(path, tmp_path, api.client)
     for batch_id in batches.values():
         api.wait(batch_id)
-    return Upgrade(Workspace(tmp_path, Database(str(path), patience_seconds=20)), batches, path)
+    return Upgrade(Workspace(tmp_path, Database(str(path), lock_timeout_seconds=20)), batches, path)
 
 
 def test_nothing_is_lost_and_each_submission_has_its_state(upgrade: Upgrade) -> None:

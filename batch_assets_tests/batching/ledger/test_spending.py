@@ -396,7 +396,7 @@ def test_runs_at_once_never_pass_a_budget_together(
 
 def submit_in_a_process(folder: Path, database: str, url: str, day: str, run_id: str, limit: float) -> str | None:
     """Submit the day from another process; returns why it was refused, if it was."""
-    workspace = Workspace(folder, Database(database, patience_seconds=30))
+    workspace = Workspace(folder, Database(database, lock_timeout_seconds=30))
     client = openai.OpenAI(api_key="key", base_url=url)
     try:
         workspace.submit(client, day=day, run_id=run_id, is_run_alive=lambda run_id: True, limits=limits(month=limit))
@@ -410,7 +410,7 @@ def test_processes_at_once_never_pass_a_budget_together(
 ) -> None:
     one_request_per_file(monkeypatch)
     path = str(shutil.copy(new_database, tmp_path))
-    workspace = Workspace(tmp_path, Database(path, patience_seconds=30))  # not kept open: each process has its turn
+    workspace = Workspace(tmp_path, Database(path, lock_timeout_seconds=30))  # not kept open: each process has its turn
     workspace.be_another_warehouse()
     days = [DAY, NEXT_DAY]
     for day in days:
@@ -634,7 +634,7 @@ def test_a_batch_that_a_backup_does_not_know_is_reserved_when_it_is_taken_in(
     backup = workspace.back_up() if is_planned else backup
     cost = expected_cost(workspace)
     workspace.submit(api.client, limits=limits(day=1.0))
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         if not is_planned:
             restored.ingest(texts(workspace))
             restored.plan()

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from batch_assets.batching.collection import collect
-from batch_assets.batching.operations.prune import Life, Prunable, delete_remote_files, find_prunable, prune
+from batch_assets.batching.operations.prune import PrunePlan, RetentionPolicy, delete_remote_files, plan_pruning, prune
 from batch_assets.batching.provider.identity import identify
 from batch_assets_tests.batching.conftest import (
     API,
@@ -30,7 +30,7 @@ from batch_assets_tests.batching.conftest import (
 from batch_assets_tests.local_api_client import LocalApi
 
 LATER = date.fromisoformat(DAY) + timedelta(days=100)
-ALL = Life(tables=True, answers=True, remote=True)
+ALL = RetentionPolicy(tables=True, answers=True, remote=True)
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def done(workspace: Workspace, api: LocalApi) -> Workspace:
     return workspace
 
 
-def find(workspace: Workspace, life: Life = ALL, today: date = LATER) -> Prunable:
-    return find_prunable(workspace.database, data_folder=workspace.folder, life=life, today=today)
+def find(workspace: Workspace, policy: RetentionPolicy = ALL, today: date = LATER) -> PrunePlan:
+    return plan_pruning(workspace.database, data_folder=workspace.folder, policy=policy, today=today)
 
 
-def do(workspace: Workspace, life: Life = ALL, today: date = LATER) -> Prunable:
-    return prune(workspace.database, data_folder=workspace.folder, life=life, today=today)
+def do(workspace: Workspace, policy: RetentionPolicy = ALL, today: date = LATER) -> PrunePlan:
+    return prune(workspace.database, data_folder=workspace.folder, policy=policy, today=today)
 
 
 def files(workspace: Workspace) -> list[Path]:
@@ -69,31 +69,31 @@ def test_looking_changes_nothing(done: Workspace) -> None:
 
 def test_files_of_an_old_day_go_and_everything_else_stays(done: Workspace) -> None:
     before = summaries(done)
-    do(done, Life())
+    do(done, RetentionPolicy())
     assert files(done) == []
     assert summaries(done) == before
     assert done.rows("SELECT output_path, error_path FROM openai_batch") == [(None, None)]
     assert done.plan().requests == {"answered": 2}
-    assert find(done, Life()).lines == []
+    assert find(done, RetentionPolicy()).lines == []
 
 
 @pytest.mark.parametrize("age_days", [0, 89, 90])
 def test_a_day_that_is_not_old_enough_keeps_its_files(done: Workspace, age_days: int) -> None:
     before = files(done)
-    do(done, Life(pack_after_days=None), date.fromisoformat(DAY) + timedelta(days=age_days))
+    do(done, RetentionPolicy(compress_after_days=None), date.fromisoformat(DAY) + timedelta(days=age_days))
     assert files(done) == before
 
 
 def test_result_files_are_packed_first_byte_for_byte(done: Workspace) -> None:
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
-    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     [packed] = (done.folder / "results").iterdir()
     assert packed.name == f"{plain.name}.gz"
     assert gzip.decompress(packed.read_bytes()) == content
     [(path,)] = done.rows("SELECT output_path FROM openai_batch")
     assert done.folder / path == packed
-    do(done, Life())
+    do(done, RetentionPolicy())
     assert files(done) == []
 
 
@@ -101,13 +101,13 @@ def test_a_plain_file_that_a_killed_prune_left_behind_goes_with_the_next(done: W
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
     week_later = date.fromisoformat(DAY) + timedelta(days=8)
-    do(done, Life(), week_later)
+    do(done, RetentionPolicy(), week_later)
     plain.write_bytes(content)
-    assert do(done, Life(), week_later).to_delete == [plain]
+    assert do(done, RetentionPolicy(), week_later).to_delete == [plain]
     [packed] = (done.folder / "results").iterdir()
     assert gzip.decompress(packed.read_bytes()) == content
     plain.write_bytes(content)
-    do(done, Life())
+    do(done, RetentionPolicy())
     assert files(done) == []
 
 
@@ -119,7 +119,7 @@ def test_a_packed_file_that_is_not_whole_is_written_anew(done: Workspace, left: 
     content = plain.read_bytes()
     packed = plain.with_name(f"{plain.name}.gz")
     packed.write_bytes(left)
-    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     assert list(packed.parent.iterdir()) == [packed]
     assert gzip.decompress(packed.read_bytes()) == content
 
@@ -137,11 +137,11 @@ def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pyte
             raise KeyboardInterrupt
         target.write(source.read(len(content) // 2))
         with pytest.raises(KeyboardInterrupt):
-            do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+            do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
         copy(source, target, length)
 
     monkeypatch.setattr(shutil, "copyfileobj", copy_and_be_overtaken)
-    do(done, Life(), date.fromisoformat(DAY) + timedelta(days=8))
+    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     [packed] = (done.folder / "results").iterdir()
     assert gzip.decompress(packed.read_bytes()) == content
 
@@ -198,10 +198,10 @@ def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
 
 def test_summaries_outlive_the_tables_that_they_were_made_from(done: Workspace, api: LocalApi) -> None:
     before = summaries(done)
-    do(done, Life(tables=True))
+    do(done, RetentionPolicy(tables=True))
     for table in ("raw_articles", "batch_request"):
         assert done.rows(f"SELECT * FROM {table}") == []
-    done.collect(api.client)  # somebody materialises them once more
+    done.collect(api.client)  # somebody materializes them once more
     assert summaries(done) == before
 
 
@@ -209,7 +209,7 @@ def test_a_pruned_day_that_comes_back_is_not_paid_for_again_unless_the_answers_w
     done: Workspace, api: LocalApi
 ) -> None:
     source = {"a": f"one of {done.folder}", "b": f"two of {done.folder}"}
-    do(done, Life(tables=True))
+    do(done, RetentionPolicy(tables=True))
     done.ingest(source)
     assert done.plan().requests == {"answered": 2}
     assert done.collect(api.client).requests == {"answered": 2}
@@ -228,14 +228,14 @@ def test_answers_that_a_younger_day_shares_stay(done: Workspace, api: LocalApi) 
 
 def test_files_at_openai_go_when_asked_and_once(done: Workspace, api: LocalApi) -> None:
     file_ids = [name for [names] in done.rows("SELECT [file_id, output_file_id] FROM openai_batch") for name in names]
-    assert find(done, Life()).remote_files == []
-    found = do(done, Life(remote=True))
+    assert find(done, RetentionPolicy()).remote_files == []
+    found = do(done, RetentionPolicy(remote=True))
     assert delete_remote_files(done.database, api.client, found) == []
     assert "2 files at OpenAI" in found.lines
     for file_id in file_ids:
         with pytest.raises(openai.NotFoundError):
             api.client.files.retrieve(file_id)
-    assert find(done, Life(remote=True)).remote_files == []
+    assert find(done, RetentionPolicy(remote=True)).remote_files == []
 
 
 def deletions(deleted: list[str], status: int | None = None) -> Callable[[Call], Reply]:
@@ -257,14 +257,14 @@ ELSEWHERE = "https://api.elsewhere.example/v1"
 def test_files_at_another_api_are_not_deleted_here_and_stay_to_be_deleted(
     done: Workspace, api: LocalApi, name: str
 ) -> None:
-    found = do(done, Life(remote=True))
+    found = do(done, RetentionPolicy(remote=True))
     deleted: list[str] = []
     with proxy(api.url, called(name, deletions(deleted))) as client:
         (sentence,) = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
     assert deleted == []
     assert f"2 files of {DAY} are at {API}, and the API is {name} now" in sentence
     assert "files at OpenAI" not in " ".join(found.lines)
-    again = find(done, Life(remote=True))
+    again = find(done, RetentionPolicy(remote=True))
     assert delete_remote_files(done.database, api.client, again) == []
     assert again.lines == ["2 files at OpenAI"]
 
@@ -289,7 +289,7 @@ def test_files_of_another_account_are_left_alone(
     """Its ids may mean other files there. A new key of the same organization is no other account."""
     theirs, present = organizations
     done.execute("UPDATE openai_batch SET organization = ?", [theirs])
-    found = do(done, Life(remote=True))
+    found = do(done, RetentionPolicy(remote=True))
     deleted: list[str] = []
     with proxy(api.url, deletions(deleted)) as client:
         client = client.with_options(api_key=key or api.client.api_key)
@@ -299,7 +299,7 @@ def test_files_of_another_account_are_left_alone(
     assert [f"2 files of {DAY} are of another account than that of the present key" in text for text in kept] == (
         [] if is_deleted else [True]
     )
-    assert (find(done, Life(remote=True)).remote_files == []) is is_deleted
+    assert (find(done, RetentionPolicy(remote=True)).remote_files == []) is is_deleted
 
 
 @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ def test_a_file_that_is_not_found_counts_as_deleted_only_for_the_key_that_made_i
     done: Workspace, api: LocalApi, forget: str, is_settled: bool
 ) -> None:
     done.execute(forget)
-    found = do(done, Life(remote=True))
+    found = do(done, RetentionPolicy(remote=True))
     with proxy(api.url, deletions([], status=404)) as client:
         kept = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
     assert [f"2 files of {DAY} are not found with the present key" in text for text in kept] == (
         [] if is_settled else [True]
     )
     assert "files at OpenAI" not in " ".join(found.lines)
-    assert (find(done, Life(remote=True)).remote_files == []) is is_settled
+    assert (find(done, RetentionPolicy(remote=True)).remote_files == []) is is_settled

@@ -15,11 +15,11 @@ from batch_assets.batching.provider.batches import (
     MISSING,
     RemoteBatch,
     RemoteError,
+    error_message,
     list_batches,
     now_utc,
     read_batch,
     retrieve_batch,
-    words_of,
 )
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.local_api_client import LocalApi
@@ -108,8 +108,8 @@ def test_what_the_api_does_not_know_is_missing_and_has_not_ended(api: LocalApi) 
 def test_an_error_speaks_in_the_apis_words(api: LocalApi) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         api.client.batches.create(input_file_id="f", endpoint="/v1/nothing", completion_window="24h")  # type: ignore[arg-type]
-    assert words_of(refused.value).startswith("Invalid value: '/v1/nothing'")
-    assert words_of(openai.OpenAIError()) == "OpenAIError"
+    assert error_message(refused.value).startswith("Invalid value: '/v1/nothing'")
+    assert error_message(openai.OpenAIError()) == "OpenAIError"
 
 
 @pytest.mark.parametrize("lacking", [(), ("has_more",), ("has_more", "created_at")], ids=str)
@@ -192,5 +192,8 @@ def test_what_the_api_says_has_no_secrets_and_nothing_that_acts(monkeypatch: pyt
     batch = read(status=said, errors={"data": [entry]})
     assert batch.status == "refused[2j …"
     assert batch.errors == (RemoteError("refused[2J …", "refused[2J …", 1, "refused[2J …"),)
-    assert words_of(openai.OpenAIError(said)) == "refused[2J …"
-    assert words_of(openai.APIError(said, httpx2.Request("GET", "http://x"), body={"message": said})) == "refused[2J …"
+    assert error_message(openai.OpenAIError(said)) == "refused[2J …"
+    assert (
+        error_message(openai.APIError(said, httpx2.Request("GET", "http://x"), body={"message": said}))
+        == "refused[2J …"
+    )

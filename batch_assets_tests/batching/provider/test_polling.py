@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch
-from batch_assets.batching.provider.polling import Place, Seen, look_up
+from batch_assets.batching.provider.polling import PollCursor, PollResult, poll_batches
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -60,7 +60,7 @@ def test_one_list_shows_all(api: LocalApi) -> None:
     made = make_batches(api, 5)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
-        seen = look_up(client, [made[1:]], since=RECENTLY, deadline=soon()).batches
+        seen = poll_batches(client, [made[1:]], since=RECENTLY, deadline=soon()).batches
     assert {name: progress(batch) for name, batch in seen.items()} == {
         batch_id: (batch_id, "completed", 1, 1, 0) for batch_id in made[1:]
     }
@@ -72,14 +72,14 @@ def test_what_the_list_does_not_show_is_asked_for_singly(api: LocalApi) -> None:
     made = make_batches(api, 3)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
-        seen = look_up(client, [made], since=LATER, deadline=soon()).batches
+        seen = poll_batches(client, [made], since=LATER, deadline=soon()).batches
     assert seen.keys() == set(made)
     assert sorted(recorder.paths[1:]) == sorted(f"/v1/batches/{batch_id}" for batch_id in made)
 
 
 def test_a_batch_that_openai_does_not_know_is_missing(api: LocalApi) -> None:
     (made,) = make_batches(api, 1)
-    seen = look_up(api.client, [["batch_forgotten", made]], since=LATER, deadline=soon()).batches
+    seen = poll_batches(api.client, [["batch_forgotten", made]], since=LATER, deadline=soon()).batches
     assert seen["batch_forgotten"] == RemoteBatch("batch_forgotten", MISSING)
     assert not seen["batch_forgotten"].has_ended
     assert seen[made].status == "completed"
@@ -90,12 +90,12 @@ def test_one_that_cannot_be_had_hides_no_other(api: LocalApi, status: int) -> No
     made = make_batches(api, 3)
     bad = sorted(made)[0]
     with proxy(api.url, Recorder({bad: status})) as client:
-        assert look_up(client, [made], since=LATER, deadline=soon()).batches.keys() == set(made) - {bad}
+        assert poll_batches(client, [made], since=LATER, deadline=soon()).batches.keys() == set(made) - {bad}
 
 
 def test_without_a_list_the_caller_is_told(api: LocalApi) -> None:
     with proxy(api.url, Recorder({"/v1/batches?": 500})) as client, pytest.raises(openai.InternalServerError):
-        look_up(client, [["batch_x"]], since=RECENTLY, deadline=soon())
+        poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon())
 
 
 class Listing:
@@ -124,7 +124,7 @@ class Listing:
         return {"id": name, "object": "batch", "status": status, "created_at": int(time.time())}
 
 
-def complete_days(days: list[list[str]], seen: Seen) -> set[int]:
+def complete_days(days: list[list[str]], seen: PollResult) -> set[int]:
     return {number for number, day in enumerate(days) if all(batch_id in seen.batches for batch_id in day)}
 
 
@@ -136,10 +136,10 @@ def test_a_thousand_days_take_ten_calls(monkeypatch: pytest.MonkeyPatch) -> None
     days = days_of_batches(1000, 1)
     listing = Listing([name for day in days for name in day][::-1], monkeypatch)
     with proxy("", listing) as client:
-        seen = look_up(client, days, since=RECENTLY, deadline=40.0)
+        seen = poll_batches(client, days, since=RECENTLY, deadline=40.0)
     assert len(complete_days(days, seen)) == 1000
     assert listing.calls == 10
-    assert seen.place == Place()
+    assert seen.place == PollCursor()
 
 
 @pytest.mark.parametrize("keeps_its_place", [True, False])
@@ -154,7 +154,7 @@ def test_a_slow_api_is_gone_on_with_where_the_time_was_up(
     with proxy("", listing) as client:
         for _ in range(4):
             start = listing.now
-            seen = look_up(client, days, since=RECENTLY, deadline=start + 40.0, place=place)
+            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, place=place)
             assert listing.now <= start + 44
             looked_up |= complete_days(days, seen)
             place = seen.place if keeps_its_place else None
@@ -168,7 +168,7 @@ def test_without_a_list_each_batch_gets_its_turn(monkeypatch: pytest.MonkeyPatch
     place = None
     with proxy("", listing) as client:
         for _ in range(9):
-            seen = look_up(client, days, since=RECENTLY, deadline=listing.now + 40.0, place=place)
+            seen = poll_batches(client, days, since=RECENTLY, deadline=listing.now + 40.0, place=place)
             looked_up |= complete_days(days, seen)
             place = seen.place
     assert len(looked_up) > 30
@@ -179,7 +179,7 @@ def test_a_day_whose_batches_lie_far_apart_is_completed_singly(monkeypatch: pyte
     listing = Listing(["newest", *[name for day in days[1:] for name in day], "oldest"], monkeypatch, seconds=4.0)
     listing.ended = {"newest", "oldest"}
     with proxy("", listing) as client:
-        seen = look_up(client, days, since=RECENTLY, deadline=40.0)
+        seen = poll_batches(client, days, since=RECENTLY, deadline=40.0)
     assert 0 in complete_days(days, seen)
 
 
@@ -187,7 +187,7 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
     days = days_of_batches(3, 2)
     listing = Listing([name for day in days for name in day], monkeypatch)
     with proxy("", listing) as client:
-        seen = look_up(client, days, since=RECENTLY, deadline=40.0, place=Place("batch_gone", "batch_gone"))
+        seen = poll_batches(client, days, since=RECENTLY, deadline=40.0, place=PollCursor("batch_gone", "batch_gone"))
     assert len(complete_days(days, seen)) == 3
 
 
@@ -195,7 +195,7 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
 def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -> None:
     recorder = Recorder({"/v1/batches?": status})
     with proxy(api.url, recorder) as client, pytest.raises(openai.APIStatusError):
-        look_up(client, [["batch_x"]], since=RECENTLY, deadline=soon(), place=Place("batch_y"))
+        poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon(), place=PollCursor("batch_y"))
     assert len(recorder.paths) == 1
 
 
@@ -210,13 +210,13 @@ def test_a_server_that_never_answers_is_left(api: LocalApi, monkeypatch: pytest.
             over.wait(60)
         return call.forward()
 
-    place = Place("batch_y", "batch_z")
+    place = PollCursor("batch_y", "batch_z")
     with proxy(api.url, answer) as client:
         if hangs == "list":
             with pytest.raises(openai.OpenAIError, match="too long"):
-                look_up(client, [[made]], since=RECENTLY, deadline=time.monotonic(), place=place)
+                poll_batches(client, [[made]], since=RECENTLY, deadline=time.monotonic(), place=place)
         else:
-            seen = look_up(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, place=place)
+            seen = poll_batches(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, place=place)
             assert (set(seen.batches), seen.place) == ({made}, place)
         over.set()
 
@@ -231,6 +231,6 @@ def test_an_unknown_status_is_a_running_one(api: LocalApi) -> None:
         return Reply.of({**batch, "status": "Paused", "request_counts": None})
 
     with proxy(api.url, answer) as client:
-        seen = look_up(client, [[made]], since=RECENTLY, deadline=soon()).batches
+        seen = poll_batches(client, [[made]], since=RECENTLY, deadline=soon()).batches
     assert progress(seen[made]) == (made, "paused", None, None, None)
     assert not seen[made].has_ended

@@ -184,7 +184,7 @@ def test_a_database_that_loses_its_uploads_neither_takes_nor_deletes_anothers_fi
 @contextmanager
 def copied(workspace: Workspace, *, is_renamed: bool) -> Iterator[Workspace]:
     """The data folder and the database as they are now, in another place; renamed: with an identity of its own."""
-    with workspace.put_back(workspace.back_up()) as copy:
+    with workspace.restore(workspace.back_up()) as copy:
         if is_renamed:
             copy.be_another_warehouse()
         yield copy
@@ -710,7 +710,7 @@ def test_a_second_folder_is_opened_as_it_is(workspace: Workspace) -> None:
     """The identity of a database is its own, and stays."""
     own = workspace.database.warehouse_id()
     backup = workspace.back_up()
-    with workspace.put_back(backup) as copy:
+    with workspace.restore(backup) as copy:
         assert copy.database.warehouse_id() == own
         copy.be_another_warehouse()
         other = copy.database.warehouse_id()

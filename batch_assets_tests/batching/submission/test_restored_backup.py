@@ -79,7 +79,7 @@ def test_a_backup_that_is_put_back_buys_nothing_again(
         monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
     backup = make_the_batches(workspace, api, stage)
     before = workspace.column("SELECT batch_id FROM openai_batch ORDER BY batch_id")
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         if is_planned_again:
             restored.ingest(texts(workspace))
             restored.plan()
@@ -101,7 +101,7 @@ def test_what_was_collected_and_spent_since_the_backup_is_collected_and_counted_
     backup = make_the_batches(workspace, api, stage)
     workspace.collect(api.client)
     spent = workspace.rows("SELECT batch_id, kind, requests, input_tokens, output_tokens, cost_usd FROM spending")
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         restored.plan()
         restored.submit(api.client)
         restored.collect(api.client)
@@ -117,7 +117,7 @@ def test_only_what_came_since_is_bought_after_a_backup_was_put_back(
     workspace: Workspace, api: LocalApi, stage: str
 ) -> None:
     backup = make_the_batches(workspace, api, stage)
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         restored.ingest(texts(workspace, "abcde"))
         restored.plan()
         restored.send(api.client, api)
@@ -147,7 +147,7 @@ def test_a_second_attempt_that_the_backup_does_not_know_is_found(
         workspace.end_pauses()
         (ran,) = workspace.submit(client).batch_ids
     api.wait(ran)
-    with workspace.put_back(backups[0]) as restored, proxy(api.url, fails) as client:
+    with workspace.restore(backups[0]) as restored, proxy(api.url, fails) as client:
         restored.submit(client, run_id="later")
         restored.collect(client)
         restored.end_pauses()
@@ -183,7 +183,7 @@ def test_a_claim_that_was_made_anew_since_the_backup_is_found(
         workspace.submit(client)
     (made,) = workspace.submit(api.client).batch_ids
     api.wait(made)
-    with workspace.put_back(backups[0]) as restored:
+    with workspace.restore(backups[0]) as restored:
         submitted = restored.submit(api.client, run_id="later")
         assert (submitted.created, submitted.batch_ids) == (0, [made])
         assert restored.collect(api.client).requests == {"answered": 3}
@@ -197,7 +197,7 @@ def test_another_warehouses_batches_are_not_taken_in_by_a_backup(
         one.ingest(texts(workspace))
     backup = second.back_up()
     workspace.whole_day(api)
-    with second.put_back(backup) as restored:
+    with second.restore(backup) as restored:
         restored.plan(day=DAY)
         submitted = restored.submit(api.client)
         assert (submitted.created, submitted.recovered) == (1, 0)
@@ -229,7 +229,7 @@ def test_a_list_that_cannot_be_had_now_lets_nothing_be_bought(
             return call.forward()
         return CUT if status is None else Reply.of({"error": {"message": "Later."}}, status)
 
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         with proxy(api.url, fails) as client, pytest.raises(SubmissionError, match="did not list the batches"):
             restored.submit(client, run_id="later")
         assert restored.submit(api.client, run_id="later").created == 0
@@ -251,7 +251,7 @@ def test_what_was_requeued_since_the_backup_is_not_sent_a_third_time(
         workspace.end_pauses()
         (ran,) = workspace.submit(client).batch_ids
         api.wait(ran)
-        with workspace.put_back(backup) as restored:
+        with workspace.restore(backup) as restored:
             if search_first:
                 search(restored, client)
             for run_id in ("second", "third", "fourth"):
@@ -273,7 +273,7 @@ def test_the_search_enters_the_batch_of_a_dead_runs_claim_and_leaves_a_live_runs
     workspace: Workspace, api: LocalApi
 ) -> None:
     backup = make_the_batches(workspace, api, "after the claim")
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         assert search(restored, api.client, is_alive=True) == 0
         assert restored.column("SELECT state FROM openai_batch") == ["claimed"]
         assert search(restored, api.client) == 1
@@ -338,7 +338,7 @@ def test_a_run_that_returns_from_its_post_after_another_has_taken_over_leaves_it
 
 def test_a_batch_that_two_runs_take_in_at_once_is_entered_once(workspace: Workspace, api: LocalApi) -> None:
     backup = make_the_batches(workspace, api, "before planning")
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         restored.plan()
         identity = identify(api.client, restored.database.warehouse_id())
         (made,) = workspace.column("SELECT batch_id FROM openai_batch")
@@ -358,7 +358,7 @@ def test_an_unknown_batch_whose_request_file_was_deleted_holds_up_no_day(
     for file_id in (batch.input_file_id, None if has_results else batch.output_file_id):
         if file_id is not None:
             api.client.files.delete(file_id)
-    with workspace.put_back(backup) as restored:
+    with workspace.restore(backup) as restored:
         restored.plan()
         restored.ingest({"x": f"x of {workspace.folder.name}"}, day=NEXT_DAY)
         restored.plan(day=NEXT_DAY)

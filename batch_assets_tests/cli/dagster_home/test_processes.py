@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batch_assets.cli.dagster_home import StartError
-from batch_assets.cli.dagster_home.lock import AlreadyRunning, only_one
+from batch_assets.cli.dagster_home.lock import AlreadyRunningError, only_one
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, family
 from batch_assets.cli.dagster_home.services import MOST_RESTARTS, Looks, Service
 
@@ -132,7 +132,7 @@ def test_a_killed_guardian_is_replaced(tmp_path: Path) -> None:
 
 
 def test_one_lock_is_held_once_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path / "lock"), pytest.raises(AlreadyRunning), only_one(tmp_path / "lock"):
+    with only_one(tmp_path / "lock"), pytest.raises(AlreadyRunningError), only_one(tmp_path / "lock"):
         pass
     with only_one(tmp_path / "lock"):
         pass

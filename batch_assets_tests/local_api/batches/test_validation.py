@@ -151,7 +151,7 @@ def test_a_file_of_another_purpose_fails_the_batch(shared_api: LocalApi) -> None
     assert [(error.code, error.param) for error in batch.errors.data] == [("invalid_request", "file_id")]
 
 
-def validate(path: Path) -> validation.Verdict:
+def validate(path: Path) -> validation.ValidationResult:
     return validation.validate(path, ENDPOINT, stopped=lambda: False)
 
 
@@ -219,5 +219,5 @@ def test_a_file_full_of_mistakes_makes_no_endless_list(tmp_path: Path) -> None:
 def test_validation_can_be_abandoned(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(jsonl(lines_of(300)))
-    with pytest.raises(validation.Stopped):
+    with pytest.raises(validation.ValidationCancelledError):
         validation.validate(path, ENDPOINT, stopped=lambda: True)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import openai
 import pytest
 
-from batch_assets.local_api.faults import Drills
+from batch_assets.local_api.faults import FaultConfig
 from batch_assets.local_api.serving import events
 from batch_assets.local_api.serving.events import printable_stream
 from batch_assets.local_api.wire.printable import printable
@@ -30,7 +30,7 @@ def _listening(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_line_for_each_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(tmp_path, engine="instant", drills=Drills(cut_upload=1)) as api:
+    with serving(tmp_path, engine="instant", faults=FaultConfig(cut_upload=1)) as api:
         with pytest.raises(openai.APIConnectionError):
             upload(api, lines_of(1))
         batch = api.wait(submit(api, lines_of(3)).id)
@@ -39,8 +39,8 @@ def test_a_line_for_each_event(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         size = api.client.files.retrieve(batch.input_file_id).bytes
     said = caplog.messages
     for line in (
-        "Drills: cut_upload=1",
-        f"{lost.id}: drill cut_upload",
+        "FaultConfig: cut_upload=1",
+        f"{lost.id}: fault cut_upload",
         f"{batch.input_file_id}: uploaded, {size} bytes",
         f"{batch.id}: created from {batch.input_file_id}",
         f"{batch.id}: in progress, 3 requests",

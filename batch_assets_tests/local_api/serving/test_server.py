@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from batch_assets.local_api.serving.discovery import running_url
-from batch_assets.local_api.serving.server import AlreadyRunning, serve
+from batch_assets.local_api.serving.server import AlreadyRunningError, serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, post_json, server_process, submit
 from batch_assets_tests.local_api_client import LocalApi
@@ -61,7 +61,7 @@ def test_a_port_where_nobody_speaks_http_means_no_server(tmp_path: Path) -> None
 
 def test_a_second_server_of_a_directory_is_told_of_the_first(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        with pytest.raises(AlreadyRunning) as refusal:
+        with pytest.raises(AlreadyRunningError) as refusal:
             serve(tmp_path)
         assert refusal.value.url == server.api.url
         assert running_url(tmp_path) == server.api.url, "the first one is unharmed"
@@ -75,7 +75,7 @@ def test_servers_that_start_together_leave_one_running(tmp_path: Path) -> None:
     def start() -> None:
         try:
             serve(tmp_path, ready=urls.append, stop=stop)
-        except AlreadyRunning as error:
+        except AlreadyRunningError as error:
             refused.append(error.url)
             if len(refused) == 3:
                 stop.set()

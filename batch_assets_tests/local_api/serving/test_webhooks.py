@@ -116,7 +116,7 @@ def test_each_end_of_a_batch_is_told(tmp_path: Path) -> None:
         }
         api.client.batches.cancel(ended["batch.cancelled"])
         receiver.wait(3)
-        http_request(api, "PUT", "/control/drills", b'{"expire_share": 1}')
+        http_request(api, "PUT", "/control/faults", b'{"expire_share": 1}')
         ended["batch.expired"] = submit(api, lines_of(2)).id
         deliveries = receiver.wait(4)
     events = [delivery.unwrap() for delivery in deliveries]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.local_api.faults import Drills
+from batch_assets.local_api.faults import FaultConfig
 from batch_assets_tests.faults.scenarios import ARTICLES, World, a_world, none_killed
 from batch_assets_tests.local_api.support import http_request
 from batch_assets_tests.project import DAY
@@ -20,8 +20,8 @@ def assert_all_summarised(world: World) -> None:
 
 
 def test_lines_that_expire_vanish_or_fail_go_out_again_until_all_have_an_answer(tmp_path: Path) -> None:
-    drills = Drills(seed=7, expire_share=0.1, drop_share=0.1, fail_share=0.1, fail_status=429)
-    with a_world(tmp_path, drills=drills) as world:
+    faults = FaultConfig(seed=7, expire_share=0.1, drop_share=0.1, fail_share=0.1, fail_status=429)
+    with a_world(tmp_path, faults=faults) as world:
         none_killed(world.drive(DAY, BATCH_ASSETS_MAX_ROUNDS="20"))
         assert_all_summarised(world)
         codes = {code for (code,) in world.rows("SELECT DISTINCT code FROM failed_request")}
@@ -32,8 +32,8 @@ def test_lines_that_expire_vanish_or_fail_go_out_again_until_all_have_an_answer(
 
 
 def test_lost_answers_a_late_list_and_late_files_cost_nothing(tmp_path: Path) -> None:
-    drills = Drills(cut_upload=1, error_upload=1, cut_create=1, list_lag=0.3, output_late=1.0)
-    with a_world(tmp_path, drills=drills) as world:
+    faults = FaultConfig(cut_upload=1, error_upload=1, cut_create=1, list_lag=0.3, output_late=1.0)
+    with a_world(tmp_path, faults=faults) as world:
         none_killed(world.drive(DAY))
         assert_all_summarised(world)
         stats = world.api.stats()
@@ -41,14 +41,14 @@ def test_lost_answers_a_late_list_and_late_files_cost_nothing(tmp_path: Path) ->
 
 
 def test_a_day_without_room_waits_for_it(tmp_path: Path) -> None:
-    with a_world(tmp_path, drills=Drills(token_limit=1), control=True) as world:
+    with a_world(tmp_path, faults=FaultConfig(token_limit=1), control=True) as world:
 
         def make_room_after_a_refusal() -> None:
             deadline = time.monotonic() + 120
             while not any(batch.status == "failed" for batch in world.api.client.batches.list()):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            http_request(world.api, "PUT", "/control/drills", b"{}")
+            http_request(world.api, "PUT", "/control/faults", b"{}")
 
         thread = threading.Thread(target=make_room_after_a_refusal)
         thread.start()
