@@ -29,7 +29,8 @@ class LocalApi:
     def wait(self, batch_id: str, *, seconds: float = 20.0) -> Batch:
         """The batch once it has ended; fails the test when that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
-        while (batch := self.client.batches.retrieve(batch_id)).status not in ENDED:
+        client = self.client.with_options(max_retries=3)  # the server may just have closed an idle connection
+        while (batch := client.batches.retrieve(batch_id)).status not in ENDED:
             assert time.monotonic() < deadline, f"{batch_id} is still {batch.status}: {batch.request_counts}"
             time.sleep(0.01)
         return batch

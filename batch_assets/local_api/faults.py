@@ -1,8 +1,8 @@
-"""Fault injection: what the server gets wrong on purpose, so that users can test how their pipeline reacts.
+"""Fault injection: what the server does wrong on purpose, so that users can test how their pipeline reacts.
 
-`FaultConfig` names the faults and decides for each line which one happens. The same seed, batch and line always give
-the same decision, also after a restart. `FaultInjector` holds the faults of a running server. They may be changed while
-it runs. It counts the faults that happen only a number of times.
+`FaultConfig` names the faults and decides which one happens to a line. The same seed, batch and line always give the
+same decision, also after a restart. `FaultInjector` holds the faults of a running server, which clients may change. It
+counts the faults that happen only a number of times.
 """
 
 from __future__ import annotations
@@ -12,15 +12,27 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from batch_assets.local_api.wire.errors import ApiError, server_error
 
 logger = logging.getLogger(__name__)
 
-Fate = Literal["run", "expire", "drop", "fail"]
-_UNIFORM = 2.0**64
-_MOST = 10**12  # of anything: more is a mistake
+_HASH_RANGE = 2.0**64
+_MAXIMUM = 10**12  # a larger value of any fault is a mistake
+
+
+class LineFault(StrEnum):
+    """What goes wrong with one line of a batch."""
+
+    NONE = "none"
+    EXPIRE = "expire"
+    """The line is not executed, so its batch ends as expired."""
+    DROP = "drop"
+    """The line is in neither result file."""
+    FAIL = "fail"
+    """The line has the response of `FaultConfig.failure`."""
 
 
 def _option(default: float, meaning: str) -> Any:
@@ -29,9 +41,9 @@ def _option(default: float, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """Everything off by default; the meanings are those that `batch-assets serve --help` shows.
+    """All faults, each off by default. `batch-assets serve --help` shows the same meanings.
 
-    Raises ValueError, with a sentence for the user, for a value that makes no sense.
+    Raises ValueError, with a sentence for the user, for a value of the wrong type or out of range.
     """
 
     seed: int = _option(0, "Another number chooses other lines for the three shares below.")
@@ -53,39 +65,41 @@ class FaultConfig:
             whole = isinstance(each.default, int)
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise ValueError(f"{each.name} is {value!r}; it must be a {'whole ' if whole else ''}number.")
-            if each.name != "seed" and not 0 <= value <= _MOST:
-                raise ValueError(f"{each.name} is {value}; it must be from 0 to {_MOST:,}.")
+            if each.name != "seed" and not 0 <= value <= _MAXIMUM:
+                raise ValueError(f"{each.name} is {value}; it must be from 0 to {_MAXIMUM:,}.")
         if self.expire_share + self.drop_share + self.fail_share > 1:
-            raise ValueError("expire_share, drop_share and fail_share come to more than 1: a line has one fate.")
+            raise ValueError(
+                "expire_share, drop_share and fail_share add up to more than 1. A line has at most one fault."
+            )
         if self.fail_status != 0 and not 400 <= self.fail_status <= 599:
             raise ValueError(f"fail_status is {self.fail_status}; it must be 0, or from 400 to 599.")
 
-    def fate(self, batch: int, custom_id: str) -> Fate:
-        """What becomes of a line of the server's n-th batch.
+    def line_fault(self, batch_number: int, custom_id: str) -> LineFault:
+        """The fault of a line of the server's n-th batch.
 
-        The number, not the id, so that a run on a fresh folder can be repeated; and with the number, so that
-        a request which comes again in another batch has another chance.
+        The decision depends on the number and not on the id, so that a run on a new folder can be repeated. A request
+        that comes again in another batch gets another decision.
         """
-        shares: tuple[tuple[Fate, float], ...] = (
-            ("expire", self.expire_share),
-            ("drop", self.drop_share),
-            ("fail", self.fail_share),
+        shares = (
+            (LineFault.EXPIRE, self.expire_share),
+            (LineFault.DROP, self.drop_share),
+            (LineFault.FAIL, self.fail_share),
         )
         if not any(share for _, share in shares):
-            return "run"
-        text = f"{self.seed}/{batch}/{custom_id}".encode("utf-8", "surrogatepass")
-        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / _UNIFORM
-        for fate, share in shares:
+            return LineFault.NONE
+        text = f"{self.seed}/{batch_number}/{custom_id}".encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / _HASH_RANGE
+        for fault, share in shares:
             if drawn < share:
-                return fate
+                return fault
             drawn -= share
-        return "run"
+        return LineFault.NONE
 
     def failure(self) -> tuple[int, dict[str, Any]]:
-        """Status and body of a line that is to fail."""
+        """Status and body of the response to a line with the fault FAIL."""
         status = self.fail_status
         if status == 0:
-            return 0, {}  # users report such lines, but not what else is in them
+            return 0, {}  # users report such lines, but not their other contents
         if status == 429:  # [users]
             message = "You've exceeded the 1000 request/min rate limit, please slow down and try again."
             return 429, ApiError(429, message, code="rate_limit_exceeded", kind="requests").body()
@@ -100,7 +114,7 @@ class FaultConfig:
 
 
 def read_fault_config(value: object) -> FaultConfig:
-    """The faults of a JSON object; what it doesn't name is off. Raises ValueError."""
+    """The faults of a JSON object. A fault that it doesn't name is off. Raises ValueError."""
     if not isinstance(value, Mapping):
         raise ValueError('The faults are a JSON object, such as {"fail_share": 0.1}.')
     known = [each.name for each in fields(FaultConfig)]
@@ -117,27 +131,27 @@ class FaultInjector:
         self._lock = threading.Lock()
         self._config = faults or FaultConfig()
         self._happened: dict[str, int] = {}
-        self.admission = threading.Lock()
-        """Held while a batch is let in under `token_limit`, so that two don't take the same room."""
+        self.token_limit_lock = threading.Lock()
+        """Held while a batch is compared with `token_limit`, so that two batches don't use the same free tokens."""
 
     @property
     def faults(self) -> FaultConfig:
         return self._config
 
     def change(self, faults: FaultConfig) -> None:
-        """From now on these, counted anew."""
+        """Replace the faults. The counts start again."""
         with self._lock:
             self._config = faults
             self._happened = {}
         logger.info("Faults: %s", faults)
 
-    def claim(self, name: str, what: str) -> bool:
-        """Whether the fault of that name is to happen to `what` now; true as many times as the fault says."""
+    def claim(self, name: str, object_id: str) -> bool:
+        """Whether the fault of that name happens to the object now; True as many times as the fault's value says."""
         with self._lock:
             if self._happened.get(name, 0) >= getattr(self._config, name):
                 return False
             self._happened[name] = self._happened.get(name, 0) + 1
-        logger.info("%s: fault %s", what, name)
+        logger.info("%s: fault %s", object_id, name)
         return True
 
     def as_json(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Every kind of JSON body that the server sends, collected over HTTP from one that is put through its paces."""
+"""All kinds of JSON bodies that the server sends, collected over HTTP."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from openai.types import Batch
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     Endpoint,
-    body_of,
+    chat_body,
     http_request,
     lines_of,
     post_json,
@@ -19,15 +18,16 @@ from batch_assets_tests.local_api.support import (
     results,
     submit,
     upload,
+    wait_until_validated,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
 Bodies = list[tuple[str, Any]]
-"""What the body is (the name of OpenAI's schema, lists apart), and the body."""
+"""Pairs of the name of OpenAI's schema and a body."""
 
 TEXT = "The council approved the new bridge on Monday. It will cost 40 million euros. Work begins in spring."
 REQUESTS: dict[Endpoint, dict[str, Any]] = {
-    "/v1/chat/completions": body_of(),
+    "/v1/chat/completions": chat_body(),
     "/v1/responses": {"model": "gpt-5-mini", "input": TEXT, "metadata": {"a": "b"}},
     "/v1/embeddings": {"model": "text-embedding-3-small", "input": [TEXT, "b"]},
 }
@@ -52,7 +52,7 @@ def collect(directory: Path) -> Bodies:
 def _objects(api: LocalApi) -> Bodies:
     bodies: Bodies = [("ListFilesResponse", _get(api, "/v1/files")), ("ListBatchesResponse", _get(api, "/v1/batches"))]
     created = api.client.batches.create(
-        input_file_id=upload(api, [*lines_of(3), request_line("bad", body=body_of(messages=[]))]),
+        input_file_id=upload(api, [*lines_of(3), request_line("bad", body=chat_body(messages=[]))]),
         endpoint="/v1/chat/completions",
         completion_window="24h",
         metadata={"key": "value"},
@@ -83,7 +83,7 @@ def _objects(api: LocalApi) -> Bodies:
 
 
 def _answers(api: LocalApi) -> Bodies:
-    """Directly, and as the results of batches."""
+    """Responses to direct requests, and the results of batches."""
     bodies: Bodies = []
     for endpoint, request in REQUESTS.items():
         bodies.append((ANSWERS[endpoint], post_json(api, endpoint, request).json))
@@ -112,9 +112,7 @@ def _errors(api: LocalApi) -> Bodies:
 
 def _cancelling(api: LocalApi) -> Bodies:
     batch = submit(api, lines_of(30))
-    while api.client.batches.retrieve(batch.id).status == "validating":
-        time.sleep(0.005)
-    bodies = _batches(api, api.client.batches.retrieve(batch.id))
+    bodies = _batches(api, wait_until_validated(api, batch.id))
     bodies.append(("Batch", http_request(api, "POST", f"/v1/batches/{batch.id}/cancel").json))
     return bodies + _batches(api, api.wait(batch.id))
 

@@ -1,4 +1,4 @@
-"""The official SDK's whole surface for files and batches, and what else the server has, sync and async."""
+"""All methods of the official SDK for files and batches, and those for direct requests, sync and async."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Another server that speaks OpenAI's HTTP API, as vLLM or llama.cpp would run it, with faults to order."""
+"""Another server with OpenAI's HTTP API, like one of vLLM or llama.cpp, which a test can let fail."""
 
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 @dataclass
 class Reply:
-    """An answer: `body` as JSON, or as it is when it is bytes. None as a reply hangs up without an answer."""
+    """A response: `body` as JSON, or unchanged if it is bytes. Without a reply, the server closes the connection."""
 
     status: int = 200
     body: Any = None
@@ -25,9 +26,7 @@ class Reply:
 
 
 @dataclass
-class PollResult:
-    """A request that arrived."""
-
+class ReceivedRequest:
     path: str
     headers: dict[str, str]
     body: Any
@@ -43,30 +42,30 @@ def completion(content: str = "A summary.", usage: dict[str, int] | None = USAGE
 
 @dataclass
 class Upstream:
-    """`reply` gets a request's body and how many have come before it."""
+    """`reply` gets the body of a request, and the number of requests before it."""
 
     reply: Callable[[Any, int], Reply | None]
-    seen: list[PollResult] = field(default_factory=list)
-    most_at_once: int = 0
+    received: list[ReceivedRequest] = field(default_factory=list)
+    maximum_in_flight: int = 0
     url: str = ""
-    _at_once: int = 0
+    _in_flight: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         content = handler.rfile.read(int(handler.headers.get("content-length") or 0))
         body = json.loads(content) if content else None
         with self._lock:
-            number = len(self.seen)
-            self.seen.append(PollResult(handler.path, dict(handler.headers), body, handler.client_address))
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
+            number = len(self.received)
+            self.received.append(ReceivedRequest(handler.path, dict(handler.headers), body, handler.client_address))
+            self._in_flight += 1
+            self.maximum_in_flight = max(self.maximum_in_flight, self._in_flight)
         try:
             reply = self.reply(body, number)
             if reply is not None:
                 time.sleep(reply.after_seconds)
         finally:
             with self._lock:
-                self._at_once -= 1
+                self._in_flight -= 1
         if reply is None:
             handler.close_connection = True
             return
@@ -84,7 +83,7 @@ def upstream(reply: Callable[[Any, int], Reply | None], port: int = 0) -> Iterat
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # one packet for an answer, or small ones wait for each other
+        wbufsize = -1  # one packet for a response, since several small ones would wait for each other
 
         def do_POST(self) -> None:
             up._answer(self)
@@ -98,7 +97,7 @@ def upstream(reply: Callable[[Any, int], Reply | None], port: int = 0) -> Iterat
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that hung up is part of the tests."""
+            """Some tests close the connection."""
 
     with Server(("127.0.0.1", port), Handler) as server:
         up.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -109,3 +108,19 @@ def upstream(reply: Callable[[Any, int], Reply | None], port: int = 0) -> Iterat
         finally:
             server.shutdown()
             thread.join(10)
+
+
+def good_reply(_body: Any, _number: int) -> Reply:
+    return Reply(body=completion())
+
+
+def first(*replies: Reply | None) -> Callable[[Any, int], Reply | None]:
+    """These replies, one after the other, and then good ones."""
+    return lambda body, number: replies[number] if number < len(replies) else good_reply(body, number)
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

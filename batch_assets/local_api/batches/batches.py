@@ -4,8 +4,8 @@
          ↓            └─────────────┴─────→ expired
        failed      cancelling → cancelled
 
-Each change is one conditional UPDATE, so that a cancel and the background execution, which race,
-agree on what happened: whoever comes second sees that the status has moved on.
+Each change is one UPDATE on the condition of the status before. A cancel and the background execution may race: the
+second of them sees that the status has changed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from batch_assets.local_api.batches.batch_row import BatchRow, BatchStatus, batch_object, read_row
+from batch_assets.local_api.batches.line_checks import Problem
 from batch_assets.local_api.endpoints import registry
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.storage.database import Store
@@ -30,60 +32,21 @@ from batch_assets.local_api.wire.parameters import check_metadata
 logger = logging.getLogger(__name__)
 
 _PARAMETERS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
-_TIMES = (
-    "created_at",
-    "in_progress_at",
-    "expires_at",
-    "finalizing_at",
-    "completed_at",
-    "failed_at",
-    "expired_at",
-    "cancelling_at",
-    "cancelled_at",
-)
-
-
-def batch_object(row: sqlite3.Row) -> dict[str, Any]:
-    """OpenAI's batch object: every key is always there, null until it means something [recorded]."""
-    errors_list = json.loads(row["errors"]) if row["errors"] else None
-    times = {name: None if row[name] is None else int(row[name]) for name in _TIMES}
-    return {
-        "id": row["id"],
-        "object": "batch",
-        "endpoint": row["endpoint"],
-        "model": row["model"],
-        "errors": None if errors_list is None else {"object": "list", "data": errors_list},
-        "input_file_id": row["input_file_id"],
-        "completion_window": row["completion_window"],
-        "status": row["status"],
-        "output_file_id": row["output_file_id"],
-        "error_file_id": row["error_file_id"],
-        **times,
-        "request_counts": {"total": row["total"], "completed": row["completed"], "failed": row["failed"]},
-        "usage": json.loads(row["usage"]) if row["usage"] else None,
-        "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
-    }
+_END_STATEMENTS = {
+    BatchStatus.COMPLETED: "UPDATE batch SET status = 'completed', completed_at = :now",
+    BatchStatus.EXPIRED: "UPDATE batch SET status = 'expired', expired_at = :now, expires_at = min(expires_at, :now)",
+    BatchStatus.CANCELLED: "UPDATE batch SET status = 'cancelled', cancelled_at = :now",
+}
 
 
 def create_batch(store: Store, settings: Settings, request: object) -> dict[str, Any]:
-    """Record a batch as `validating`; raises ApiError for what OpenAI refuses at once.
+    """Record a batch as `validating`. Raises ApiError for a request that OpenAI refuses at once.
 
-    A missing input file is not refused here: like OpenAI's, the batch fails a moment later.
+    A missing input file is not refused here. As at OpenAI, the batch fails a moment later.
     """
     if not isinstance(request, dict):
         raise errors.invalid_type("body", "an object", request)
-    for name in ("input_file_id", "endpoint", "completion_window"):
-        if request.get(name) is None:
-            raise errors.missing_parameter(name)
-        errors.check_string(name, request[name])
-    for name in request:
-        if name not in _PARAMETERS:
-            raise errors.unknown_parameter(name)
-    # OpenAI has more; a batch that this server couldn't execute is refused when it is created.
-    if request["endpoint"] not in registry.ANSWERS:
-        raise errors.invalid_value("endpoint", request["endpoint"], tuple(registry.ANSWERS))
-    if request["completion_window"] != "24h":
-        raise errors.invalid_value("completion_window", request["completion_window"], ["24h"])
+    _check_parameters(request)
     metadata = check_metadata(request.get("metadata"))
     expires_after = request.get("output_expires_after")
     seconds = None if expires_after is None else expiry_seconds("output_expires_after", expires_after)
@@ -106,38 +69,55 @@ def create_batch(store: Store, settings: Settings, request: object) -> dict[str,
             ),
         ).fetchone()
     logger.info("%s: created from %s", row["id"], row["input_file_id"])
-    return batch_object(row)
+    return batch_object(read_row(row))
 
 
-def find_batch(store: Store, batch_id: str) -> sqlite3.Row:
+def _check_parameters(request: dict[str, Any]) -> None:
+    """Raises ApiError for a parameter that is missing, unknown or not supported."""
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if request.get(name) is None:
+            raise errors.missing_parameter(name)
+        errors.check_string(name, request[name])
+    for name in request:
+        if name not in _PARAMETERS:
+            raise errors.unknown_parameter(name)
+    # OpenAI has more endpoints. This server refuses a batch that it couldn't execute.
+    if request["endpoint"] not in registry.ENDPOINTS:
+        raise errors.invalid_value("endpoint", request["endpoint"], tuple(registry.ENDPOINTS))
+    if request["completion_window"] != "24h":
+        raise errors.invalid_value("completion_window", request["completion_window"], ["24h"])
+
+
+def find_batch(store: Store, batch_id: str) -> BatchRow:
+    """Raises ApiError when there is no batch with this id."""
     if ids.is_batch_id(batch_id):
         with store.read() as connection:
             row: sqlite3.Row | None = connection.execute("SELECT * FROM batch WHERE id = ?", (batch_id,)).fetchone()
         if row is not None:
-            return row
+            return read_row(row)
     raise ApiError(404, f"No batch found with id '{batch_id}'.")
 
 
 def list_batches(store: Store, settings: Settings, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first; without those that are newer than the fault `list_lag` allows."""
+    """A page of batches, newest first, without those that the fault `list_lag` hides."""
     page = read_page(query, default_limit=20, maximum_limit=100)
     lag = settings.fault_injector.faults.list_lag
     seq = None
     if page.after is not None:
-        seq = find_batch(store, page.after)["seq"]
+        seq = find_batch(store, page.after).seq
     with store.read() as connection:
         rows = connection.execute(
             "SELECT * FROM batch WHERE (:seq IS NULL OR seq < :seq) AND created_at <= :newest "
             "ORDER BY seq DESC LIMIT :limit",
             {"seq": seq, "newest": time.time() - lag if lag else math.inf, "limit": page.limit + 1},
         ).fetchall()
-    return list_object([batch_object(row) for row in rows], page.limit)
+    return list_object([batch_object(read_row(row)) for row in rows], page.limit)
 
 
 def cancel_batch(store: Store, batch_id: str) -> dict[str, Any]:
-    """`cancelling`, or unchanged when it is or was cancelled already; 409 when it has ended otherwise.
+    """Set a batch to `cancelling`. One that is cancelling or cancelled stays as it is. For others, raises ApiError.
 
-    A finalizing batch is refused too: it has no request left to save (OpenAI's answer is not known).
+    That includes a finalizing batch, since all of its requests are executed (OpenAI's response is not known).
     """
     find_batch(store, batch_id)
     with store.transaction() as connection:
@@ -146,19 +126,19 @@ def cancel_batch(store: Store, batch_id: str) -> dict[str, Any]:
             "WHERE id = ? AND status IN ('validating', 'in_progress')",
             (time.time(), batch_id),
         )
-        row = connection.execute("SELECT * FROM batch WHERE id = ?", (batch_id,)).fetchone()
-    if row["status"] not in ("cancelling", "cancelled"):
-        raise ApiError(409, f"Cannot cancel a batch with status '{row['status']}'.")
-    logger.info("%s: %s", batch_id, row["status"])
+        row = read_row(connection.execute("SELECT * FROM batch WHERE id = ?", (batch_id,)).fetchone())
+    if row.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
+        raise ApiError(409, f"Cannot cancel a batch with status '{row.status}'.")
+    logger.info("%s: %s", batch_id, row.status)
     return batch_object(row)
 
 
 def without_surrogates(text: str) -> str:
-    """JSON may hold half a surrogate pair, which is no text that SQLite could store."""
+    """The text with a question mark for each half of a surrogate pair, which JSON may hold and SQLite can't store."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def active_batches(store: Store) -> list[str]:
+def unfinished_batches(store: Store) -> list[str]:
     """Ids of the batches that have not ended, oldest first."""
     with store.read() as connection:
         rows = connection.execute(
@@ -168,7 +148,7 @@ def active_batches(store: Store) -> list[str]:
     return [row["id"] for row in rows]
 
 
-def in_progress(store: Store, model: str) -> list[str]:
+def batches_in_progress(store: Store, model: str) -> list[str]:
     """Ids of the batches of a model that are in progress."""
     with store.read() as connection:
         rows = connection.execute(
@@ -177,8 +157,8 @@ def in_progress(store: Store, model: str) -> list[str]:
     return [row["id"] for row in rows]
 
 
-def move_to_failed(store: Store, batch_id: str, problems: list[dict[str, Any]]) -> bool:
-    """validating → failed; False when it was cancelled meanwhile."""
+def move_to_failed(store: Store, batch_id: str, problems: list[Problem]) -> bool:
+    """validating → failed. False when the batch was cancelled meanwhile."""
     with store.transaction() as connection:
         cursor = connection.execute(
             "UPDATE batch SET status = 'failed', failed_at = ?, errors = ? WHERE id = ? AND status = 'validating'",
@@ -190,7 +170,7 @@ def move_to_failed(store: Store, batch_id: str, problems: list[dict[str, Any]]) 
 
 
 def move_to_in_progress(store: Store, batch_id: str, *, total: int, model: str) -> bool:
-    """validating → in_progress; False when it was cancelled meanwhile."""
+    """validating → in_progress. False when the batch was cancelled meanwhile."""
     with store.transaction() as connection:
         cursor = connection.execute(
             "UPDATE batch SET status = 'in_progress', in_progress_at = ?, total = ?, model = ? "
@@ -203,7 +183,7 @@ def move_to_in_progress(store: Store, batch_id: str, *, total: int, model: str) 
 
 
 def move_to_finalizing(store: Store, batch_id: str) -> bool:
-    """in_progress → finalizing; False when it was cancelled meanwhile. True when it was finalizing before."""
+    """in_progress → finalizing. False when the batch was cancelled meanwhile. True when it was finalizing before."""
     with store.transaction() as connection:
         connection.execute(
             "UPDATE batch SET status = 'finalizing', finalizing_at = ? WHERE id = ? AND status = 'in_progress'",
@@ -216,7 +196,7 @@ def move_to_finalizing(store: Store, batch_id: str) -> bool:
 def set_ended(
     connection: sqlite3.Connection,
     batch_id: str,
-    status: str,
+    status: BatchStatus,
     *,
     output_file_id: str | None,
     error_file_id: str | None,
@@ -224,14 +204,9 @@ def set_ended(
     failed: int,
     usage: dict[str, Any],
 ) -> None:
-    """finalizing or cancelling → `status`, in the transaction that makes the result files appear."""
-    statements = {
-        "completed": "UPDATE batch SET status = 'completed', completed_at = :now",
-        "expired": "UPDATE batch SET status = 'expired', expired_at = :now, expires_at = min(expires_at, :now)",
-        "cancelled": "UPDATE batch SET status = 'cancelled', cancelled_at = :now",
-    }
+    """finalizing or cancelling → `status`, in the transaction that adds the result files."""
     connection.execute(
-        statements[status] + ", output_file_id = :output, error_file_id = :error, completed = :completed, "
+        _END_STATEMENTS[status] + ", output_file_id = :output, error_file_id = :error, completed = :completed, "
         "failed = :failed, usage = :usage WHERE id = :id",
         {
             "now": time.time(),

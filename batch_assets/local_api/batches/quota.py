@@ -1,6 +1,7 @@
 """The limit of enqueued tokens: the prompts of a model's batches in progress may not come to more.
 
-As at OpenAI, a batch that finds no room is taken, and fails a moment later; nothing is queued for anybody.
+As at OpenAI, the creation of a batch above the limit succeeds, and the batch fails a moment later. It does not wait
+until there are fewer enqueued tokens.
 """
 
 from __future__ import annotations
@@ -11,36 +12,36 @@ from pathlib import Path
 from typing import Any
 
 from batch_assets.local_api.batches import batches
-from batch_assets.local_api.batches.lines import Problem, problem
+from batch_assets.local_api.batches.line_checks import Problem, problem
 from batch_assets.local_api.batches.validation import ValidationResult
 from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.storage.database import Store
 from batch_assets.local_api.wire import strict_json
 
-_PROMPTS = ("messages", "instructions", "input", "prompt")  # of a body, whichever its endpoint
+_PROMPT_PARAMETERS = ("messages", "instructions", "input", "prompt")  # of all endpoints
 
 
-def begin(store: Store, settings: Settings, batch_id: str, result: ValidationResult) -> list[Problem]:
-    """validating → in_progress, and nothing; or why there is no room for the batch, which stays as it is."""
+def start_batch(store: Store, settings: Settings, batch_id: str, result: ValidationResult) -> list[Problem]:
+    """validating → in_progress, and no problems. Above the limit: the problem, and the batch stays as it is."""
     limit = settings.fault_injector.faults.token_limit
     if not limit:
         batches.move_to_in_progress(store, batch_id, total=result.total, model=result.model)
         return []
-    with settings.fault_injector.admission:
-        tokens = enqueued_tokens(settings.work_directory / batch_id / "input.jsonl")
-        for other in batches.in_progress(store, result.model):
+    with settings.fault_injector.token_limit_lock:
+        tokens = enqueued_tokens(settings.input_path(batch_id))
+        for other in batches.batches_in_progress(store, result.model):
             try:
-                tokens += enqueued_tokens(settings.work_directory / other / "input.jsonl")
-            except FileNotFoundError:  # has ended meanwhile
+                tokens += enqueued_tokens(settings.input_path(other))
+            except FileNotFoundError:  # the other batch has ended meanwhile
                 continue
         if tokens > limit:
-            return [_no_room(result.model, limit)]
+            return [_limit_reached(result.model, limit)]
         batches.move_to_in_progress(store, batch_id, total=result.total, model=result.model)
         return []
 
 
-def _no_room(model: str, limit: int) -> Problem:
+def _limit_reached(model: str, limit: int) -> Problem:
     """[openai-python#2084]"""
     message = (
         f"Enqueued token limit reached for {model} in organization org-local. Limit: {limit:,} enqueued tokens. "
@@ -51,24 +52,24 @@ def _no_room(model: str, limit: int) -> Problem:
 
 @lru_cache(maxsize=4096)
 def enqueued_tokens(path: Path) -> int:
-    """Prompt tokens of a valid request file, which doesn't change under its path; by the extractive engine's count."""
+    """Prompt tokens of a valid request file, as the extractive engine counts them. The file at a path never changes."""
     with path.open("rb") as file:
         return sum(
             count_tokens(text)
             for line in file
-            for name in _PROMPTS
+            for name in _PROMPT_PARAMETERS
             for text in _texts(strict_json.loads(line)["body"].get(name))
         )
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings in it, apart from such as say what something is. Without recursion: JSON may be nested deeply."""
-    left = [value]
-    while left:
-        match left.pop():
+    """All strings in a value, but for roles and types. Without recursion: JSON may be nested deeply."""
+    pending = [value]
+    while pending:
+        match pending.pop():
             case str(text):
                 yield text
             case list(items):
-                left.extend(items)
+                pending.extend(items)
             case dict(members):
-                left.extend(member for name, member in members.items() if name not in ("role", "type"))
+                pending.extend(member for name, member in members.items() if name not in ("role", "type"))

@@ -1,8 +1,8 @@
-"""The results of a batch that runs: two files that lines are appended to, and what is known of them.
+"""The results of a batch that runs: an output file and an error file, and the counts of their lines.
 
-They are the truth about what has been executed. Lines are handed to the operating system before
-they count, so a kill loses none; they are synced to the disk from time to time, so a power cut may lose
-the last few, which then are executed again. A torn tail is cut off when the files are opened.
+The files decide which lines have been executed. The server counts a line after the operating system has taken it, so a
+kill loses none. It syncs the files to the disk from time to time: a power cut may lose the last lines, which the server
+then executes again. When it opens the files, it cuts off an incomplete end.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any, BinaryIO, NamedTuple
 from batch_assets.local_api.batches.usage import Usage, add_usage, no_usage, read_usage
 from batch_assets.local_api.wire import ids, strict_json
 
-# Lines that were never executed, for these reasons, are in the error file but count as neither
-# completed nor failed [recorded: litellm #36034, warmbly #333].
+# Lines that were not executed, with the reason. They are in the error file but count as neither completed nor failed
+# [recorded: litellm #36034, warmbly #333].
 UNEXECUTED = {
     # [docs]
     "batch_expired": "This request could not be executed before the completion window expired.",
-    # The code is what clients look for; OpenAI's message is not known, this one is ours.
+    # Clients compare the code. The message is ours, since OpenAI's is not known.
     "batch_cancelled": "This request was not executed because the batch was cancelled.",
 }
-# Of the statuses that are no success, only a 0 was ever seen in an output file, counted as completed [users].
-OUTPUT = (200, 0)
+# Statuses of lines in the output file, which count as completed. Users report the 0.
+OUTPUT_STATUSES = (200, 0)
 
 
-class Answer(NamedTuple):
-    """An answer that is ready to be recorded.
+class Result(NamedTuple):
+    """An executed line, ready to be recorded.
 
-    Many are held until a turn ends, and Python's garbage collector walks over all objects that are held:
-    with whole bodies instead of their bytes, it took a quarter of the time.
+    A worker holds many until its time slice ends, and Python's garbage collector visits all objects that are held.
+    With whole bodies instead of their bytes, it took a quarter of the time.
     """
 
     line: bytes
@@ -40,13 +40,14 @@ class Answer(NamedTuple):
     usage: Usage
 
 
-def make_answer(custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> Answer:
+def make_result(custom_id: str, status: int, request_id: str, body: dict[str, Any]) -> Result:
     response = {"status_code": status, "request_id": request_id, "body": body}
-    return Answer(_line(custom_id, response, None), status, read_usage(body) if status in OUTPUT else Usage())
+    usage = read_usage(body) if status in OUTPUT_STATUSES else Usage()
+    return Result(_line(custom_id, response, None), status, usage)
 
 
 class Results:
-    """Output and error lines of one batch; not safe for threads, its run holds a lock."""
+    """Output and error lines of one batch. Not safe for threads: the caller holds the run's lock."""
 
     def __init__(self, directory: Path) -> None:
         self.output_path = directory / "output.jsonl"
@@ -55,7 +56,7 @@ class Results:
         self.failed = 0
         self.usage = no_usage()
         self.recorded: set[str] = set()
-        """custom_ids found when the files were opened; the caller takes and empties it."""
+        """custom_ids found when the files were opened. The caller takes them, and leaves an empty set."""
         self._output = self._open(self.output_path)
         self._error = self._open(self.error_path)
         self._dirty = False
@@ -64,15 +65,15 @@ class Results:
     def executed(self) -> int:
         return self.completed + self.failed
 
-    def append(self, answers: Iterable[Answer]) -> None:
-        """Record answers: in the output file when their status is in OUTPUT, otherwise in the error file."""
-        by_file: dict[BinaryIO, list[Answer]] = {self._output: [], self._error: []}
-        for answer in answers:
-            by_file[self._output if answer.status in OUTPUT else self._error].append(answer)
-        for file, kept in by_file.items():
-            self._write(file, b"".join(answer.line for answer in kept))
-            for answer in kept:
-                self._count(answer.status, answer.usage)
+    def append(self, results: Iterable[Result]) -> None:
+        """Record results: in the output file when their status is in OUTPUT_STATUSES, otherwise in the error file."""
+        by_file: dict[BinaryIO, list[Result]] = {self._output: [], self._error: []}
+        for result in results:
+            by_file[self._output if result.status in OUTPUT_STATUSES else self._error].append(result)
+        for file, of_file in by_file.items():
+            self._write(file, b"".join(result.line for result in of_file))
+            for result in of_file:
+                self._count(result.status, result.usage)
 
     def append_unexecuted(self, custom_ids: Iterable[str], code: str) -> None:
         """Record that lines were not executed, with a code of UNEXECUTED."""
@@ -93,21 +94,21 @@ class Results:
         if not data:
             return
         self._dirty = True
-        # Unbuffered: one call to the operating system, which a kill of this process can't undo.
-        # A disk that is full takes part of it; the torn line goes when the files are opened again.
+        # Unbuffered: one call to the operating system, which a kill of this process can't undo. A full disk takes a
+        # part of the data. The incomplete line is cut off when the files are opened again.
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, "Could not write a result: is the disk full?", file.name)
 
     def _open(self, path: Path) -> BinaryIO:
-        """Open for appending, after cutting off everything from the first line that isn't whole."""
+        """Open for appending, after cutting off everything from the first incomplete line."""
         path.touch()
-        good = 0
-        for line, end in _whole_lines(path):
-            self._recover(line)
-            good = end
+        end = 0
+        for line in _complete_lines(path):
+            self._recover(line.value)
+            end = line.end
         file = path.open("r+b", buffering=0)
-        file.truncate(good)
-        file.seek(good)
+        file.truncate(end)
+        file.seek(end)
         return file
 
     def _recover(self, line: dict[str, Any]) -> None:
@@ -117,7 +118,7 @@ class Results:
             self._count(response["status_code"], read_usage(response["body"]))
 
     def _count(self, status: int, usage: Usage) -> None:
-        if status in OUTPUT:
+        if status in OUTPUT_STATUSES:
             self.completed += 1
             add_usage(self.usage, usage)
         else:
@@ -129,8 +130,15 @@ def _line(custom_id: str, response: dict[str, Any] | None, error: dict[str, Any]
     return strict_json.dumps(line) + b"\n"
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """The lines up to the first that is torn (or zeroes, after a power cut), each with the offset of its end."""
+class _CompleteLine(NamedTuple):
+    """A line of a result file, and the offset of its end."""
+
+    value: dict[str, Any]
+    end: int
+
+
+def _complete_lines(path: Path) -> Iterator[_CompleteLine]:
+    """The lines up to the first that is incomplete (or consists of zeroes, after a power cut)."""
     end = 0
     with path.open("rb") as file:
         for line in file:
@@ -141,4 +149,4 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 return
             if not line.endswith(b"\n"):
                 return
-            yield value, end
+            yield _CompleteLine(value, end)

@@ -1,4 +1,4 @@
-"""Token counts of answers, under the names of a batch's usage. Other servers leave out some, or all."""
+"""Token counts of responses, under the names of a batch's usage. Other servers may leave out some, or all."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Usage(NamedTuple):
 
 
 def read_usage(body: dict[str, Any]) -> Usage:
-    """An answer's counts, which a chat completion and a response name differently; what is missing counts as 0."""
+    """The counts of a response body. Endpoints name them differently. A count that is missing is 0."""
     usage = _object(body.get("usage"))
-    given = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
-    made = _count(usage.get("completion_tokens", usage.get("output_tokens")))
-    given_details = _object(usage.get("prompt_tokens_details", usage.get("input_tokens_details")))
-    made_details = _object(usage.get("completion_tokens_details", usage.get("output_tokens_details")))
+    input_tokens = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output_tokens = _count(usage.get("completion_tokens", usage.get("output_tokens")))
+    input_details = _object(usage.get("prompt_tokens_details", usage.get("input_tokens_details")))
+    output_details = _object(usage.get("completion_tokens_details", usage.get("output_tokens_details")))
     return Usage(
-        given,
-        _count(given_details.get("cached_tokens")),
-        made,
-        _count(made_details.get("reasoning_tokens")),
-        _count(usage.get("total_tokens")) or given + made,
+        input_tokens,
+        _count(input_details.get("cached_tokens")),
+        output_tokens,
+        _count(output_details.get("reasoning_tokens")),
+        _count(usage.get("total_tokens")) or input_tokens + output_tokens,
     )
 
 

@@ -11,23 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from batch_assets.local_api.batches.lines import MAXIMUM_LINE_BYTES, LineChecker, Problem, problem
+from batch_assets.local_api.batches.line_checks import MAXIMUM_LINE_BYTES, LineChecker, Problem, problem
+from batch_assets.local_api.settings import Limits
 from batch_assets.local_api.wire import strict_json
 
-MAXIMUM_REQUESTS = 50_000
-MAXIMUM_INPUT_BYTES = 200 * 1024 * 1024  # "larger than the 209715200 maximum"
-# Ours: a file in which every line is wrong need not make a batch object of megabytes.
+# Ours: a file in which every line is wrong should not make a batch object of megabytes.
 _MAXIMUM_PROBLEMS = 100
 _READ_BYTES = 128 * 1024
 
 
 class ValidationCancelledError(Exception):
-    """Validation was abandoned because the batch is being cancelled or the server stops."""
+    """Validation ended early: the batch is cancelled, or the server stops."""
 
 
 @dataclass
 class ValidationResult:
-    """What is known of an input file: `problems` is empty when the batch may run."""
+    """The number of lines of an input file, and their model. `problems` is empty when the batch may run."""
 
     total: int = 0
     model: str = ""
@@ -40,29 +39,27 @@ def file_not_found(file_id: str) -> Problem:
 
 
 def wrong_purpose(file_id: str, purpose: str) -> Problem:
-    """Ours: OpenAI's answer to a file that was uploaded for something else is not known."""
+    """Ours: OpenAI's error for a file with another purpose is not known."""
     message = f"File {file_id} has the purpose '{purpose}'; the input of a batch needs the purpose 'batch'."
     return problem("invalid_request", message, param="file_id")
 
 
-def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> ValidationResult:
-    """Read the file once, line by line; raises ValidationCancelledError soon after `stopped` turns true."""
-    checker = LineChecker(endpoint)
+def validate(path: Path, endpoint: str, limits: Limits, *, stopped: Callable[[], bool]) -> ValidationResult:
+    """Read the file once, line by line. Raises ValidationCancelledError soon after `stopped` turns true."""
+    if path.stat().st_size > limits.batch_input_bytes:
+        return ValidationResult(problems=[_too_large(path, limits.batch_input_bytes)])
+    checker = LineChecker(endpoint, limits)
     result = ValidationResult()
-    if path.stat().st_size > MAXIMUM_INPUT_BYTES:
-        return ValidationResult(problems=[_too_large(path)])
     with path.open("rb", buffering=_READ_BYTES) as file:
         for number, line in enumerate(_lines(file), start=1):
             if number % 256 == 0 and stopped():
                 raise ValidationCancelledError
-            if number > MAXIMUM_REQUESTS:
-                # Code and text are ours: Azure calls it so, OpenAI's words are not known.
-                message = f"The batch input file contains more than the maximum of {MAXIMUM_REQUESTS} requests."
-                return ValidationResult(problems=[problem("too_many_tasks", message)])
+            if number > limits.batch_requests:
+                return ValidationResult(problems=[_too_many_requests(limits.batch_requests)])
             found = checker.check(line, number)
             if found is not None:
                 result.problems.append(found)
-                if checker.has_enough or len(result.problems) >= _MAXIMUM_PROBLEMS:
+                if checker.is_over_limit or len(result.problems) >= _MAXIMUM_PROBLEMS:
                     return result
             result.total, result.model = number, checker.model
     if result.total == 0:
@@ -72,7 +69,7 @@ def validate(path: Path, endpoint: str, *, stopped: Callable[[], bool]) -> Valid
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long, a beginning that is still too long."""
+    """The lines of a file. A line that is too long is cut, to a length that is still too long."""
     # A binary file splits at b"\n" only: U+2028 and the like are part of a line.
     while line := file.readline(MAXIMUM_LINE_BYTES + 1):
         rest = line
@@ -81,11 +78,17 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _too_large(path: Path) -> Problem:
+def _too_many_requests(maximum: int) -> Problem:
+    """Code and text are ours. Azure has this code; OpenAI's code and text are not known."""
+    message = f"The batch input file contains more than the maximum of {maximum} requests."
+    return problem("too_many_tasks", message)
+
+
+def _too_large(path: Path, maximum_bytes: int) -> Problem:
     """Users report the text; the code is not known. The model is that of the first line."""
     with path.open("rb") as file:
         try:
             model = str(strict_json.loads(file.readline(1024 * 1024))["body"]["model"])
         except (ValueError, KeyError, TypeError):
             model = "requested"
-    return problem(None, f"The batch input file is larger than the {MAXIMUM_INPUT_BYTES} maximum for the {model} model")
+    return problem(None, f"The batch input file is larger than the {maximum_bytes} maximum for the {model} model")

@@ -1,7 +1,7 @@
-"""`/v1/chat/completions`: a request body in, OpenAI's chat completion object out.
+"""`/v1/chat/completions`: makes OpenAI's chat completion object of a request body.
 
-The same function serves a direct request and a line of a batch, so both are refused with the same words.
-Wordings are OpenAI's as commonly seen by its users; where a record exists, it is in the tests.
+The same function answers a direct request and a line of a batch, so both get the same error messages. The messages are
+OpenAI's as its users report them. Where recorded traffic exists, it is in the tests.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _PARAMETERS = frozenset(
 
 
 def answer(engine: Engine, body: object) -> dict[str, Any]:
-    """The chat completion for a request body; raises ApiError for one that OpenAI would refuse."""
+    """The chat completion for a request body. Raises ApiError for a body that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
     request, choices = read_request(body)
@@ -75,14 +75,14 @@ def answer(engine: Engine, body: object) -> dict[str, Any]:
 
 
 def check(body: object, *, text_only: bool) -> None:
-    """Raises ApiError for a request body that OpenAI would refuse; text_only: see read_request."""
+    """Raises ApiError for a request body that OpenAI would refuse. text_only: see read_request."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
     read_request(body, text_only=text_only)
 
 
 def completion_object(engine: str, request: ChatRequest, completion: Completion, choices: int) -> dict[str, Any]:
-    """OpenAI's object; `n` choices are equal, since an engine is deterministic, but each is counted."""
+    """OpenAI's object. Its `n` choices are equal, since an engine is deterministic. The tokens of each are counted."""
     completion_tokens = completion.completion_tokens * choices
     choice: dict[str, Any] = {
         "message": {"role": "assistant", "content": completion.text, "refusal": None, "annotations": []},
@@ -97,7 +97,7 @@ def completion_object(engine: str, request: ChatRequest, completion: Completion,
         "choices": [{"index": index, **choice} for index in range(choices)],
         "usage": usage_object(completion.prompt_tokens, completion_tokens),
         "service_tier": "default",
-        # Whoever keeps the object can see later that no OpenAI model wrote the text.
+        # Users who keep the object can see later that no OpenAI model wrote the text.
         "system_fingerprint": f"fp_local_{engine}",
     }
 
@@ -118,12 +118,12 @@ def usage_object(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 
 def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatRequest, int]:
-    """The checked request and the number of choices; raises ApiError, if text_only for a wish for JSON too."""
+    """The checked request and the number of choices. Raises ApiError. text_only: refuse a JSON response format."""
     model = read_model(body, _PARAMETERS)
     prompt, text = _read_messages(body)
     max_tokens = _read_max_tokens(body)
     check_ranges(body, _RANGES)
-    _check_what_no_engine_can(body)
+    _refuse_streaming(body)
     if text_only:
         _check_response_format(body)
     if is_reasoning_model(model):
@@ -134,7 +134,7 @@ def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatR
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[list[str], str]:
-    """The text of every message, and of the last one of the user (or the last of all, without a user)."""
+    """The text of each message, and the text of the last user message (or of the last message, without any)."""
     messages = body.get("messages")
     if messages is None:
         raise errors.missing_parameter("messages")
@@ -166,7 +166,7 @@ def _read_content(message: dict[str, Any], index: int) -> str:
     if isinstance(content, str):
         return content
     if content is None:
-        # An assistant's message may consist of tool calls or a refusal alone.
+        # An assistant's message may consist of tool calls or a refusal only.
         if message["role"] == "assistant" and any(
             message.get(name) is not None for name in ("tool_calls", "function_call", "refusal", "audio")
         ):
@@ -192,29 +192,29 @@ def _read_part(part: object, index: int, number: int) -> str:
     if kind == "refusal":
         return errors.check_string(f"{param}.refusal", part.get("refusal"))
     if kind != "text":
-        # What OpenAI answers for a model that can only read.
+        # OpenAI's message for a model that takes text only.
         message = f"Invalid content type. {kind} is only supported by certain models."
         raise ApiError(400, message, param=f"messages.[{index}].content.[{number}].type")
     return errors.check_string(f"{param}.text", part.get("text"))
 
 
 def _read_max_tokens(body: dict[str, Any]) -> int | None:
-    given = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
-    if len(given) == 2:
+    names = [name for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
+    if len(names) == 2:
         message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
         raise ApiError(400, message, param="max_tokens", code="invalid_parameter_combination")
-    if not given:
+    if not names:
         return None
-    return errors.check_integer(given[0], body[given[0]], minimum=1)
+    return errors.check_integer(names[0], body[names[0]], minimum=1)
 
 
-def _check_what_no_engine_can(body: dict[str, Any]) -> None:
+def _refuse_streaming(body: dict[str, Any]) -> None:
     if body.get("stream"):
         raise errors.streaming_unsupported()
 
 
 def _check_response_format(body: dict[str, Any]) -> None:
-    """Ours: what can't be honoured is refused, not ignored, so that nobody takes prose for JSON."""
+    """Ours: a format that the engine can't write is refused and not ignored, so that no client parses prose as JSON."""
     response_format = body.get("response_format")
     if response_format is None:
         return
@@ -232,7 +232,7 @@ def _check_response_format(body: dict[str, Any]) -> None:
 
 
 def _check_reasoning_model(body: dict[str, Any]) -> None:
-    """What o-series, gpt-5 and later models refuse, in OpenAI's words."""
+    """Raises OpenAI's errors for parameters that o-series, gpt-5 and later models refuse."""
     if body.get("max_tokens") is not None:
         raise ApiError(
             400,

@@ -1,7 +1,7 @@
-"""`/v1/embeddings`: a request body in, OpenAI's list of embeddings out, made by the built-in embedder.
+"""`/v1/embeddings`: makes OpenAI's list of embeddings of a request body, with the built-in embedder.
 
-Limits and defaults are OpenAI's; the wordings are those that its users report. Whatever engine answers
-chats, embeddings come from `embedder`.
+Limits and defaults are OpenAI's. The error messages are those that its users report. Embeddings come from `embedder`,
+also when another built-in engine answers chats.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Input = str | Sequence[int]
 
 
 def answer(_: Engine, body: object) -> dict[str, Any]:
-    """The embeddings for a request body; raises ApiError for one that OpenAI would refuse."""
+    """The embeddings for a request body. Raises ApiError for a body that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
     model = read_model(body, _PARAMETERS)
@@ -62,12 +62,12 @@ def answer(_: Engine, body: object) -> dict[str, Any]:
 
 
 def count_inputs(value: object) -> int:
-    """How many inputs a body's `input` holds, as the limit of a batch counts them; 1 for what is none."""
+    """The number of inputs in a body's `input`, as the limit of a batch counts them. An invalid input counts as 1."""
     return len(value) if isinstance(value, list) and not _is_tokens(value) else 1
 
 
 def read_inputs(value: object) -> list[Input]:
-    """The inputs: one or several strings, or one or several arrays of token ids; raises ApiError."""
+    """The inputs: one or several strings, or one or several arrays of token ids. Raises ApiError."""
     if isinstance(value, str) or _is_tokens(value):
         value = [value]
     if not isinstance(value, list) or not value:
@@ -106,7 +106,7 @@ def _read_dimensions(value: object, model: str, size: int) -> int:
 
 
 def _count_tokens(inputs: Sequence[Input]) -> int:
-    """Raises ApiError when one input, or all together, are too long."""
+    """Raises ApiError when one input is too long, or all inputs together are."""
     total = 0
     for item in inputs:
         tokens = count_tokens(item) if isinstance(item, str) else len(item)
@@ -131,5 +131,5 @@ def _embed(item: Input, dimensions: int, size: int) -> list[float]:
 
 
 def _base64(vector: list[float]) -> str:
-    """32-bit floats, little-endian: what the official SDKs ask for, and decode."""
+    """32-bit floats, little-endian. The official SDKs ask for this format."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -1,7 +1,7 @@
-"""`/v1/responses`: a request body in, OpenAI's response object out; nothing is stored.
+"""`/v1/responses`: makes OpenAI's response object of a request body. The server stores no response.
 
-The same function serves a direct request and a line of a batch. Since nothing is stored, what refers to
-something stored (a previous response, a conversation, a prompt) is not found, as at OpenAI when it is gone.
+The same function answers a direct request and a line of a batch. A reference to a stored object (a previous response, a
+conversation, a prompt) is an error: OpenAI's for an object that was deleted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any, NoReturn
 
+from batch_assets.local_api.endpoints.response_input import read_input
 from batch_assets.local_api.engines.engine import ChatRequest, Completion, Engine
 from batch_assets.local_api.wire import errors, ids
 from batch_assets.local_api.wire.errors import ApiError
@@ -61,18 +62,13 @@ _PARAMETERS = frozenset(
 )
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1)}
 _MINIMUM_OUTPUT_TOKENS = 16
-_ROLES = ("assistant", "system", "developer", "user")
-_TEXT_PARTS = ("input_text", "output_text", "refusal")
-# Of what an earlier turn may have left in the input, these hold no text of a message.
-_OTHER_ITEMS = ("function_call", "function_call_output", "reasoning")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _SUMMARIES = ("auto", "concise", "detailed")
 _VERBOSITIES = ("low", "medium", "high")
-_NO_INPUT = "One of \"input\" or \"previous_response_id\" or 'prompt' or 'conversation' must be provided."
 
 
 def answer(engine: Engine, body: object) -> dict[str, Any]:
-    """The response for a request body; raises ApiError for one that OpenAI would refuse."""
+    """The response for a request body. Raises ApiError for a body that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
     request, echo = read_request(body)
@@ -80,7 +76,7 @@ def answer(engine: Engine, body: object) -> dict[str, Any]:
 
 
 def response_object(request: ChatRequest, echo: dict[str, Any], completion: Completion) -> dict[str, Any]:
-    """OpenAI's object; `echo` is what it repeats of the request. A text that was cut makes it `incomplete`."""
+    """OpenAI's object. echo: the parameters of the request that it repeats. With a text that was cut: `incomplete`."""
     cut = completion.finish_reason == "length"
     status = "incomplete" if cut else "completed"
     now = int(time.time())
@@ -119,7 +115,7 @@ def response_object(request: ChatRequest, echo: dict[str, Any], completion: Comp
 
 
 def read_request(body: dict[str, Any]) -> tuple[ChatRequest, dict[str, Any]]:
-    """The checked request, and the parameters that the response object repeats; raises ApiError."""
+    """The checked request, and the parameters that the response object repeats. Raises ApiError."""
     for name in body:
         if name not in _PARAMETERS:
             raise errors.unknown_parameter(name)
@@ -127,8 +123,8 @@ def read_request(body: dict[str, Any]) -> tuple[ChatRequest, dict[str, Any]]:
     if not model:
         raise errors.missing_parameter("model")
     errors.check_string("model", model)
-    _refuse_what_is_not_there(body)
-    _check_what_no_engine_can(body)
+    _refuse_references(body)
+    _refuse_unsupported(body)
     check_ranges(body, _RANGES)
     if is_reasoning_model(model):
         _check_reasoning_model(body)
@@ -136,15 +132,15 @@ def read_request(body: dict[str, Any]) -> tuple[ChatRequest, dict[str, Any]]:
     if limit is not None:
         limit = errors.check_integer("max_output_tokens", limit, minimum=_MINIMUM_OUTPUT_TOKENS)
     echo = _read_echo(body)
-    prompt, text = _read_input(body)
+    prompt, text = read_input(body)
     if echo["instructions"] is not None:
         prompt = [echo["instructions"], *prompt]
     title, text = split_title(text)
     return ChatRequest(model=model, prompt=prompt, text=text, title=title, max_tokens=limit), echo
 
 
-def _refuse_what_is_not_there(body: dict[str, Any]) -> None:
-    """Raises OpenAI's errors for a reference to something that is not stored."""
+def _refuse_references(body: dict[str, Any]) -> None:
+    """Raises OpenAI's errors for references to stored objects."""
     if (previous := body.get("previous_response_id")) is not None:
         errors.check_string("previous_response_id", previous)
         message = f"Previous response with id '{previous}' not found."
@@ -156,8 +152,8 @@ def _refuse_what_is_not_there(body: dict[str, Any]) -> None:
             raise ApiError(404, f"{name.title()} with id '{wanted}' not found.")
 
 
-def _check_what_no_engine_can(body: dict[str, Any]) -> None:
-    """Ours: what can't be honoured is refused, not ignored, so that nobody takes prose for JSON."""
+def _refuse_unsupported(body: dict[str, Any]) -> None:
+    """Ours: an unsupported option is refused and not ignored, so that no client expects its effect."""
     for name in ("stream", "background", "tools"):
         if body.get(name):
             _refuse(name, "a value other than the default")
@@ -181,7 +177,7 @@ def _refuse(param: str, value: str) -> NoReturn:
 
 
 def _check_reasoning_model(body: dict[str, Any]) -> None:
-    """What o-series, gpt-5 and later models refuse, in OpenAI's words."""
+    """Raises OpenAI's errors for parameters that o-series, gpt-5 and later models refuse."""
     for name in ("temperature", "top_p"):
         if body.get(name) not in (None, 1):
             message = f"Unsupported parameter: '{name}' is not supported with this model."
@@ -189,7 +185,7 @@ def _check_reasoning_model(body: dict[str, Any]) -> None:
 
 
 def _read_echo(body: dict[str, Any]) -> dict[str, Any]:
-    """What the response object repeats of the request, with OpenAI's defaults."""
+    """The parameters that the response object repeats, with OpenAI's defaults."""
     reasoning = given(body, "reasoning", {})
     if not isinstance(reasoning, dict):
         raise errors.invalid_type("reasoning", "an object", reasoning)
@@ -237,61 +233,3 @@ def _one_of(body: dict[str, Any], name: str, supported: tuple[str, ...], *, with
     if errors.check_string(within + name, value) not in supported:
         raise errors.invalid_value(within + name, value, supported)
     return str(value)
-
-
-def _read_input(body: dict[str, Any]) -> tuple[list[str], str]:
-    """The text of every message, and of the last one of the user (or the last of all, without a user)."""
-    if "input" not in body:
-        raise errors.missing_parameter("input")
-    value = body["input"]
-    if value in ("", []):
-        raise ApiError(400, _NO_INPUT, code="missing_required_parameter")
-    if isinstance(value, str):
-        return [value], value
-    if not isinstance(value, list):
-        raise errors.invalid_type("input", "one of a string or array of input items", value)
-    prompt: list[str] = []
-    last_user: str | None = None
-    for index, item in enumerate(value):
-        role, text = _read_item(item, f"input[{index}]")
-        prompt.append(text)
-        if role == "user":
-            last_user = text
-    return prompt, prompt[-1] if last_user is None else last_user
-
-
-def _read_item(item: object, param: str) -> tuple[str | None, str]:
-    """Role and text of a message; no role and no text for other items of a conversation."""
-    if not isinstance(item, dict):
-        raise errors.invalid_type(param, "an object", item)
-    kind = errors.check_string(f"{param}.type", item.get("type", "message"))
-    if kind in _OTHER_ITEMS:
-        return None, ""
-    if kind != "message":
-        raise errors.invalid_value(f"{param}.type", kind, ("message", *_OTHER_ITEMS))
-    for name in ("role", "content"):
-        if name not in item:
-            raise errors.missing_parameter(f"{param}.{name}")
-    role = errors.check_string(f"{param}.role", item["role"])
-    if role not in _ROLES:
-        raise errors.invalid_value(f"{param}.role", role, _ROLES)
-    content = item["content"]
-    if isinstance(content, str):
-        return role, content
-    if not isinstance(content, list):
-        raise errors.invalid_type(f"{param}.content", "one of an array of objects or string", content)
-    return role, "".join(_read_part(part, f"{param}.content[{number}]") for number, part in enumerate(content))
-
-
-def _read_part(part: object, param: str) -> str:
-    if not isinstance(part, dict):
-        raise errors.invalid_type(param, "an object", part)
-    if "type" not in part:
-        raise errors.missing_parameter(f"{param}.type")
-    kind = errors.check_string(f"{param}.type", part["type"])
-    if kind not in _TEXT_PARTS:
-        raise errors.invalid_value(f"{param}.type", kind, _TEXT_PARTS)
-    name = "refusal" if kind == "refusal" else "text"
-    if name not in part:
-        raise errors.missing_parameter(f"{param}.{name}")
-    return errors.check_string(f"{param}.{name}", part[name])

@@ -1,4 +1,6 @@
-"""What makes the answers. `engine_choice` picks: `extractive` (with `sentences`), the built-in summarizer without a
-model; `embedder`; `remote_engine`, another OpenAI-compatible server; `small_model`, a language model in a process
-of its own. `engine` is what they have in common, `tokens` counts tokens.
+"""The engines, which make the answers. `engine_choice` chooses one by the model of a request.
+
+`engine` has the built-in ones: `extractive` summarizes without a model (text → `plain_text` → `sentences` → ranking),
+`instant` echoes. `remote_engine` forwards to another OpenAI-compatible server; `small_model` is such a server with a
+language model, in a process of its own. `embedder` makes embeddings; `tokens` counts tokens.
 """

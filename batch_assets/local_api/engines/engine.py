@@ -1,4 +1,4 @@
-"""What answers a chat request: an engine takes a checked request and returns text with token counts."""
+"""A built-in engine takes a checked chat request, and returns a text with token counts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from batch_assets.local_api.engines import extractive
 from batch_assets.local_api.engines.tokens import count_tokens
 
 _MAXIMUM_SENTENCES = 3
-# What a summary may take when the request sets no limit; a model's own limit is far above any summary.
-_UNLIMITED_TOKENS = 16_384
-# OpenAI's chat format costs 3 tokens a message, and 3 that open the answer (openai-cookbook, token counting).
+# The limit of a request without one. Every summary is far shorter.
+_DEFAULT_MAXIMUM_TOKENS = 16_384
+# OpenAI's chat format costs 3 tokens a message, and 3 at the beginning of the answer (openai-cookbook, token counting).
 _TOKENS_PER_MESSAGE = 3
 _TOKENS_PER_ANSWER = 3
 
@@ -22,8 +22,8 @@ class ChatRequest:
     """A chat request whose form has been checked.
 
     prompt: the text of every message, for counting tokens.
-    text, title: what the user asks to have summarised.
-    max_tokens: the limit the client set, or None.
+    text, title: of the article that the user wants summarised.
+    max_tokens: the client's limit for the answer, or None.
     """
 
     model: str
@@ -35,7 +35,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """An engine's answer; finish_reason is "length" when the limit cut it, otherwise "stop"."""
+    """An engine's answer. finish_reason is "length" when the limit cut it, otherwise "stop"."""
 
     text: str
     finish_reason: str
@@ -44,7 +44,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Called from several threads at the same time. What it raises becomes OpenAI's 500."""
+    """Several threads call it at the same time. An exception becomes OpenAI's 500."""
 
     name: str
 
@@ -52,14 +52,14 @@ class Engine(Protocol):
 
 
 class ExtractiveEngine:
-    """Summaries made of a text's own best sentences: nothing to download, the same answer every time."""
+    """Summaries of a text's own best sentences: no download, and the same answer every time."""
 
     name = "extractive"
 
     def complete(self, request: ChatRequest) -> Completion:
-        limit = request.max_tokens or _UNLIMITED_TOKENS
+        limit = request.max_tokens or _DEFAULT_MAXIMUM_TOKENS
         finish_reason = "stop"
-        summary = self._summarise(request, _UNLIMITED_TOKENS)
+        summary = self._summarise(request, _DEFAULT_MAXIMUM_TOKENS)
         tokens = count_tokens(summary)
         if tokens > limit:
             finish_reason = "length"
@@ -74,15 +74,15 @@ class ExtractiveEngine:
 
 
 class InstantEngine:
-    """Echoes the first 20 words without any work, so that a benchmark measures everything else.
+    """Echoes the first 20 words, so that a benchmark measures everything but the engine.
 
-    A word counts as a token of the answer, four characters as one of the prompt.
+    A word counts as a token of the answer, four characters count as a token of the prompt.
     """
 
     name = "instant"
 
     def complete(self, request: ChatRequest) -> Completion:
-        # Cut before it is split: a long article costs no more than a short one.
+        # Cut before it is split, so that a long article costs no more than a short one.
         words = request.text[:1000].split(maxsplit=20)[:20]
         kept = words[: request.max_tokens]
         finish_reason = "length" if len(kept) < len(words) else "stop"

@@ -1,4 +1,4 @@
-"""Which engine answers a request: the one that its model names, such as `local-extractive`, else the default."""
+"""Which engine answers a request: the one that its model names, such as `local-extractive`, or the default."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from batch_assets.local_api.engines.remote_engine import RemoteEngine
 from batch_assets.local_api.engines.small_model import SmallModel, missing_packages
 
 Forwarder = RemoteEngine | SmallModel
-"""An engine that takes whole requests, and judges them itself."""
+"""An engine that takes whole requests, and checks them itself."""
 
 _PREFIX = "local-"
 
 
 class Engines:
-    """The engines of one server; `close` ends what they hold open.
+    """The engines of one server. `close` ends their connections and processes.
 
     default: the name of an engine, or the URL of an OpenAI-compatible server.
-    key, model: see RemoteEngine. Raises ValueError for a default that can't be had.
+    key, model: see RemoteEngine. Raises ValueError for a default that does not exist or is not installed.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class Engines:
         return self._by_model.get(model, self._default) if isinstance(model, str) else self._default
 
     def model_ids(self) -> list[str]:
-        """The models that name an engine, and those of the other server; waits for it, for a few seconds at most."""
+        """The models that name an engine, and those of the other server. Waits for that, for a few seconds at most."""
         ids = [name for name, engine in self._by_model.items() if engine is not self._small_model]
         if missing_packages() is None:
             ids.append(_PREFIX + self._small_model.name)
         return ids + (self._remote.model_ids() if self._remote is not None else [])
 
     @property
-    def stands_in(self) -> bool:
-        """Whether the default answers in the place of every model of OpenAI's."""
+    def accepts_any_model(self) -> bool:
+        """Whether the default answers requests for every model, also for OpenAI's."""
         return self._remote is None
 
     @property
-    def waits(self) -> bool:
-        """Whether the default works elsewhere, so that requests take no time of this process's."""
+    def is_remote(self) -> bool:
+        """Whether the default works in another process, so that requests take no processor time of this one."""
         return isinstance(self._default, Forwarder)
 
     def abandon(self) -> None:
-        """Don't wait any longer for the answers to requests whose `stop` is set."""
+        """End the requests to other processes whose `stop` is set."""
         self._small_model.abandon()
         if self._remote is not None:
             self._remote.abandon()

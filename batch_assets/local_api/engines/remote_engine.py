@@ -1,12 +1,12 @@
-"""An engine that is another server: vLLM, Ollama, llama.cpp, anything that speaks OpenAI's HTTP API.
+"""An engine that is another server: vLLM, Ollama, llama.cpp, or any other with OpenAI's HTTP API.
 
-A request goes there as it is, and what comes back is the answer, be it good or bad: only the other
-server judges. What this module adds are retries. Trouble is of two kinds:
+A request goes to the other server unchanged, and the other server's response comes back unchanged, an error too. This
+module adds retries. There are two kinds of errors:
 
-- The server takes no requests now: it refuses connections, or answers 429, 502 or 503. That says nothing
-  about the request, which raises EngineUnavailableError; the batch pauses, and asks again until its window ends.
-- It failed at this request: another 5xx, a dropped connection, no answer in time, no JSON. That may be the
-  request's own fault, so it is tried a few times only; the last failure is the answer.
+- The server takes no requests now: it refuses connections, or responds with 429, 502 or 503. The request is not the
+  cause. It raises EngineUnavailableError, and the batch pauses, and asks again until its window ends.
+- The server failed at this request: another 5xx, a closed connection, no response in time, no JSON. The request may be
+  the cause, so there are only a few attempts. The last error is the response.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from batch_assets.local_api.wire import errors, strict_json
 from batch_assets.local_api.wire.errors import ApiError, ErrorBody
 
 KEY_VARIABLE = "BATCH_ASSETS_SERVE_ENGINE_KEY"
-# Tries for a line of a batch, with pauses in between; a direct request has one, since its client can repeat it.
-PATIENT_TRIES = 5
 _FIRST_PAUSE_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
 _LISTING_SECONDS = 5.0
@@ -35,20 +33,22 @@ _UNAVAILABLE_STATUSES = (429, 502, 503)
 
 
 class EngineUnavailableError(Exception):
-    """No answer to this request for now; `error` is for a client that can't wait.
+    """The engine takes no requests now.
 
-    after_seconds: when to ask again, if the server said so. failures: how often it failed at this request before.
+    response_error: the response to a client that can't wait.
+    retry_after_seconds: when to ask again, if the server said so.
+    failed_attempts: how often the server failed at this request before.
     """
 
-    def __init__(self, error: ApiError, after_seconds: float | None = None) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.after_seconds = after_seconds
-        self.failures = 0
+    def __init__(self, response_error: ApiError, retry_after_seconds: float | None = None) -> None:
+        super().__init__(response_error.message)
+        self.response_error = response_error
+        self.retry_after_seconds = retry_after_seconds
+        self.failed_attempts = 0
 
 
 class ForwardedError(ApiError):
-    """The other server's own error: its status, and its body as it came."""
+    """The other server's own error: its status, and its body unchanged."""
 
     def __init__(self, status: int, body: ErrorBody) -> None:
         error = body.get("error")
@@ -61,25 +61,25 @@ class ForwardedError(ApiError):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     status: int
     retry_after: str | None
     content: bytes
 
 
 class _AttemptFailedError(Exception):
-    """The exchange came to no end; `error` says how."""
+    """The server failed at the request. response_error: the response, if this was the last attempt."""
 
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(error.message)
-        self.error = error
+    def __init__(self, response_error: ApiError) -> None:
+        super().__init__(response_error.message)
+        self.response_error = response_error
 
 
 class RemoteEngine:
-    """Forwards to the server at `url` (such as http://127.0.0.1:8000/v1), from any number of threads.
+    """Forwards to the server at `url` (such as http://127.0.0.1:8000/v1). Safe for threads.
 
     key: sent as a bearer token. model: replaces the model of each request.
-    timeout_seconds: how long an answer may take.
+    timeout_seconds: how long a response may take.
     """
 
     name = "remote"
@@ -101,39 +101,39 @@ class RemoteEngine:
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._model = model
         self._timeout_seconds = timeout_seconds
-        # Kept alive between requests; as many as there were requests at the same time.
+        # Kept open between requests: as many as there were requests at the same time.
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: dict[http.client.HTTPConnection, threading.Event] = {}
 
-    def forward(self, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
-        """The server's answer to a request body; raises ApiError for any status but 200, and EngineUnavailableError.
+    def forward(self, endpoint: str, body: object, *, stop: threading.Event, attempts: int) -> dict[str, Any]:
+        """The body of the server's response. Raises ApiError for any status but 200, and EngineUnavailableError.
 
-        stop: when set, and `abandon` is called, the request ends with EngineUnavailableError.
+        stop: when it is set, and `abandon` is called, the request ends with EngineUnavailableError.
         """
         payload = self._payload(body)
-        for number in range(1, max(tries, 1) + 1):
+        for number in range(1, max(attempts, 1) + 1):
             try:
                 return self._read(self._exchange("POST", endpoint, payload, stop, self._timeout_seconds))
-            except EngineUnavailableError as unavailable:
-                unavailable.failures = number - 1
+            except EngineUnavailableError as error:
+                error.failed_attempts = number - 1
                 raise
-            except _AttemptFailedError as failure:
-                if number >= tries:
-                    raise failure.error from failure
+            except _AttemptFailedError as error:
+                if number >= attempts:
+                    raise error.response_error from error
             if stop.wait(_FIRST_PAUSE_SECONDS * 2 ** (number - 1)):
                 break
         raise _stopped()
 
     def model_ids(self) -> list[str]:
-        """What the server says it serves; nothing when it says nothing."""
+        """The models that the server lists; none when it gives no list."""
         try:
-            answer = self._exchange("GET", "/v1/models", None, threading.Event(), _LISTING_SECONDS)
-            return [str(model["id"]) for model in strict_json.loads(answer.content)["data"]]
+            response = self._exchange("GET", "/v1/models", None, threading.Event(), _LISTING_SECONDS)
+            return [str(model["id"]) for model in strict_json.loads(response.content)["data"]]
         except (EngineUnavailableError, _AttemptFailedError, ValueError, KeyError, TypeError):
             return []
 
     def abandon(self) -> None:
-        """End the requests whose `stop` is set, in the threads that wait for their answers."""
+        """End the requests whose `stop` is set. Their threads wait for responses now."""
         for connection, stop in list(self._busy.items()):
             if stop.is_set() and (sock := connection.sock) is not None:
                 with contextlib.suppress(OSError):
@@ -151,33 +151,33 @@ class RemoteEngine:
                 body = {**body, "model": self._model}
         return strict_json.dumps(body)
 
-    def _read(self, answer: _Answer) -> dict[str, Any]:
+    def _read(self, response: _Response) -> dict[str, Any]:
         """The body of a 200.
 
-        Raises ApiError if the answer is final, _AttemptFailedError if another attempt may succeed, and
+        Raises ApiError if the response is final, _AttemptFailedError if another attempt may succeed, and
         EngineUnavailableError if the server takes no requests now.
         """
         body: object
         try:
-            body = strict_json.loads(answer.content)
+            body = strict_json.loads(response.content)
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            if answer.status == 200:
-                raise _AttemptFailedError(self._problem(502, "answered with something other than a JSON object"))
-            body = self._problem(answer.status, f"answered with status {answer.status}, and without JSON").body()
-        if answer.status == 200:
+            if response.status == 200:
+                raise _AttemptFailedError(self._error(502, "answered with something other than a JSON object"))
+            body = self._error(response.status, f"answered with status {response.status}, and without JSON").body()
+        if response.status == 200:
             return body
-        error = ForwardedError(answer.status, body)
-        if answer.status in _UNAVAILABLE_STATUSES:
-            raise EngineUnavailableError(error, _seconds(answer.retry_after))
-        if answer.status >= 500:
+        error = ForwardedError(response.status, body)
+        if response.status in _UNAVAILABLE_STATUSES:
+            raise EngineUnavailableError(error, _seconds(response.retry_after))
+        if response.status >= 500:
             raise _AttemptFailedError(error)
         raise error
 
     def _exchange(
         self, method: str, endpoint: str, payload: bytes | None, stop: threading.Event, timeout_seconds: float
-    ) -> _Answer:
+    ) -> _Response:
         connection = self._connection()
         connection.sock.settimeout(timeout_seconds)
         self._busy[connection] = stop
@@ -185,17 +185,17 @@ class RemoteEngine:
             if stop.is_set():
                 raise _stopped()
             connection.request(method, self._path + endpoint.removeprefix("/v1"), payload, self._headers)
-            response = connection.getresponse()
-            answer = _Answer(response.status, response.getheader("Retry-After"), response.read())
+            received = connection.getresponse()
+            response = _Response(received.status, received.getheader("Retry-After"), received.read())
         except TimeoutError as error:
             connection.close()
-            problem = self._problem(504, f"gave no answer within {timeout_seconds:g} seconds")
-            raise _AttemptFailedError(problem) from error
+            timeout = self._error(504, f"gave no answer within {timeout_seconds:g} seconds")
+            raise _AttemptFailedError(timeout) from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             if stop.is_set():
                 raise _stopped() from error
-            raise _AttemptFailedError(self._problem(502, f"dropped the connection ({error})")) from error
+            raise _AttemptFailedError(self._error(502, f"dropped the connection ({error})")) from error
         except BaseException:
             connection.close()
             raise
@@ -203,7 +203,7 @@ class RemoteEngine:
             del self._busy[connection]
         if connection.sock is not None:  # None when the server wants it closed
             self._idle.append(connection)
-        return answer
+        return response
 
     def _connection(self) -> http.client.HTTPConnection:
         """An idle connection that the server has not closed, or a new one. Raises EngineUnavailableError."""
@@ -212,7 +212,7 @@ class RemoteEngine:
                 connection = self._idle.pop()
             except IndexError:  # another thread took the last one
                 break
-            if not _readable(connection.sock):
+            if not _is_readable(connection.sock):
                 return connection
             connection.close()
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
@@ -221,10 +221,10 @@ class RemoteEngine:
             connection.connect()
         except OSError as error:
             connection.close()
-            raise EngineUnavailableError(self._problem(503, f"can't be reached ({error})")) from error
+            raise EngineUnavailableError(self._error(503, f"can't be reached ({error})")) from error
         return connection
 
-    def _problem(self, status: int, what: str) -> ApiError:
+    def _error(self, status: int, what: str) -> ApiError:
         return ApiError(status, f"The engine at {self.url} {what}.", kind="server_error", code="engine_error")
 
 
@@ -234,15 +234,15 @@ def _stopped() -> EngineUnavailableError:
     )
 
 
-def _readable(sock: socket.socket) -> bool:
-    """Whether there is something to read now, if only the end."""
+def _is_readable(sock: socket.socket) -> bool:
+    """Whether there is data to read now, or the other side has closed."""
     with selectors.DefaultSelector() as selector:  # select.select fails beyond 1,024 open files
         selector.register(sock, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """A Retry-After header, in seconds or as a date; None when there is none that can be read."""
+    """The seconds of a Retry-After header, which may be a date; None without a valid one."""
     if retry_after is None:
         return None
     try:
@@ -256,5 +256,5 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _without_login(url: str) -> str:
-    """The URL as it may be shown: what stands before an @ may be a password."""
+    """The URL without the part before an @, which may be a password."""
     return url.rpartition("@")[2]

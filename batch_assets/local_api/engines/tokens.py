@@ -1,6 +1,6 @@
-"""A token estimate, and texts cut to a number of tokens, with the standard library alone.
+"""An estimate of tokens, and texts cut to a number of tokens, with the standard library only.
 
-No expression here can be made to backtrack by a text.
+No text can make an expression here backtrack.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 import unicodedata
 from itertools import islice
 
-# Scripts that put no spaces between words; of these, the ones without full stops.
+# Scripts without spaces between words; and those of them that have no full stops either.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 THAI = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 _FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 
-# Pieces about as long as o200k's, script by script. No piece looks further ahead than one character.
+# Pieces about as long as o200k's tokens, for each script. No piece looks ahead by more than one character.
 _ASCII_PIECE = re.compile(
     r" ?[A-Za-z]{1,8}|\d{1,3}| (?=\d)|[!-/:-@\[-`{-~]{1,2}\n*|\n+|[\t ]{2,}|[\x00-\x08\x0e-\x1f\x7f]"
 )
@@ -25,7 +25,7 @@ _PIECE = re.compile(
     r"| ?[\u0400-\u052f]{1,5}"
     r"| ?(?:ال)?[\u0590-\u06ff]{1,3}"
     r"| ?[\u0900-\u0dff]{1,4}"
-    # Frequent characters mostly share a token with their neighbour.
+    # Frequent characters mostly share a token with the character before.
     r"|[\u3400-\u9fff][的一是不了在人有我他这中大来上国个到们为子和地出要以时年得就那]?"
     r"|[\u3040-\u30ff]{1,2}"
     r"| ?[\uac00-\ud7a3][다는을를이에의가은로고도한하사지]?"
@@ -58,9 +58,9 @@ def count_tokens(text: str) -> int:
 
 
 def cut(text: str, max_tokens: int) -> tuple[str, bool]:
-    """Return ``text`` within ``max_tokens`` by :func:`count_tokens`, and whether anything was cut off.
+    """``text`` within ``max_tokens`` by :func:`count_tokens`, and whether it was cut.
 
-    What is cut ends after a word if one ends nearby, else between two graphemes, and with "…" if that fits.
+    A cut text ends after a word if one ends nearby, otherwise between two graphemes, and with "…" if that fits.
     """
     if max_tokens <= 0:
         return "", bool(text)
@@ -68,7 +68,7 @@ def cut(text: str, max_tokens: int) -> tuple[str, bool]:
     if len(pieces) <= max_tokens:
         return text, False
     end = pieces[max_tokens - 1].end()
-    # Not even one grapheme may fit: then half of one is better than nothing.
+    # If not even one grapheme fits, a part of one is better than no text.
     shortened = text[: _boundary(text, end) or end].rstrip()
     while shortened and count_tokens(shortened) > max_tokens:
         shortened = shortened[:-1].rstrip()
@@ -80,7 +80,7 @@ def cut(text: str, max_tokens: int) -> tuple[str, bool]:
 
 
 def _boundary(text: str, end: int) -> int:
-    """The last place at or before ``end`` where ``text`` may be cut, 0 if there is none."""
+    """The last place at or before ``end`` where ``text`` may be cut; 0 if there is none."""
     if end >= len(text):
         return len(text)
     if _is_spaced(text[end]) and _is_spaced(text[end - 1]):
@@ -90,23 +90,23 @@ def _boundary(text: str, end: int) -> int:
     place = end
     while place > 0 and _joined(text, place):
         if end - place > 80:
-            return end  # a pile of combining characters without end: cut it anywhere
+            return end  # a long run of combining characters: cut it anywhere
         place -= 1
     return place
 
 
 def _is_spaced(char: str) -> bool:
-    """Whether ``char`` belongs to a word of a script that puts spaces between words."""
+    """Whether ``char`` belongs to a word of a script with spaces between words."""
     return (char.isalnum() or unicodedata.category(char)[0] == "M") and not UNSPACED.match(char)
 
 
 def _joined(text: str, place: int) -> bool:
-    """Whether the characters before and after ``place`` are one grapheme, as the reader sees it."""
+    """Whether the characters before and after ``place`` belong to one grapheme."""
     before, after = text[place - 1], text[place]
     if (
         after in "\u200d\ufe0e\ufe0f\u20e3"
         or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
-        or "\U000e0020" <= after <= "\U000e007f"  # tags, of which the flag of Scotland is made
+        or "\U000e0020" <= after <= "\U000e007f"  # tags, as in the flag of Scotland
         or before == "\u200d"
         or unicodedata.category(after)[0] == "M"
         or unicodedata.combining(before) == 9  # a virama: the next consonant is part of the letter

@@ -1,4 +1,7 @@
-"""From a connection to an answer: `connections` limits what a client may hold open, `access` checks Host, Origin
-and key, `app` has the routes, `uploads` reads forms, `json_response` writes JSON, `fault_control` changes faults
-while it runs.
+"""The HTTP side: from a connection to a response.
+
+`connections` limits how many connections clients hold, and how long; `request_head` limits the size of a head. `access`
+checks Host, Origin and key. `app` has the table of routes; the handlers are in `file_routes` (with `uploads`),
+`batch_routes`, `model_routes`, `status_routes` and `fault_routes`. `handlers` is what they have in common,
+`error_handlers` turns exceptions into responses, `responses` has the kinds of responses.
 """

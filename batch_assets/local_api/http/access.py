@@ -1,4 +1,4 @@
-"""The gate before the application: who may come in, and the headers that every answer bears."""
+"""Access control before the application, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch_assets.local_api.http.connections import check_head
-from batch_assets.local_api.http.json_response import error_answer
+from batch_assets.local_api.http.request_head import check_head
+from batch_assets.local_api.http.responses import error_response
 from batch_assets.local_api.wire import ids
 from batch_assets.local_api.wire.errors import ApiError
 
-API_HEADER = "x-batch-assets-api"  # says that this is no model's API: `local`, or `local+` and the engine's name
+API_HEADER = "x-batch-assets-api"  # marks answers that no OpenAI model made: `local`, or `local+` and the engine's name
 _LOCAL_NAMES = ("localhost", "host.docker.internal")
 
 
 class AccessMiddleware:
     """ASGI middleware.
 
-    Requests must bear one of `keys`; without any, every program on this machine may send them.
-    `only_local` keeps out web pages in the user's own browser: what a browser sends on behalf of another site, or to a
-    name that this site made point here, is refused.
+    keys: a request must have one of them. Without any, every program on this machine may send requests.
+    only_local: refuse requests of web pages in the user's browser: from another origin, or to another host name, which
+        the page's site may have pointed to this machine (DNS rebinding).
+    api_name: value of API_HEADER.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], *, only_local: bool, api_name: str) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str], *, only_local: bool, api_name: str, maximum_head_bytes: int
+    ) -> None:
         self._app = app
         self._keys = [key.encode(errors="surrogateescape") for key in keys]
         self._only_local = only_local
         self._api_name = api_name
+        self._maximum_head_bytes = maximum_head_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,12 +56,12 @@ class AccessMiddleware:
         try:
             self._check(scope)
         except ApiError as error:
-            await error_answer(error)(scope, receive, send_with_headers)
+            await error_response(error)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
     def _check(self, scope: Scope) -> None:
-        check_head(len(scope["raw_path"]) + len(scope["query_string"]), scope["headers"])
+        check_head(len(scope["raw_path"]) + len(scope["query_string"]), scope["headers"], self._maximum_head_bytes)
         headers = Headers(scope=scope)
         if self._only_local:
             _check_local(headers)
@@ -66,7 +70,7 @@ class AccessMiddleware:
 
 
 def _check_key(headers: Headers, keys: Sequence[bytes]) -> None:
-    """OpenAI's 401s; the key that was tried is not repeated, not even in part."""
+    """Raises OpenAI's 401s. The message repeats no part of the client's key."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         message = (
@@ -90,7 +94,7 @@ def _check_local(headers: Headers) -> None:
 
 
 def _is_local(url: str) -> bool:
-    """Whether the host in the URL is this machine. What is no URL names no host."""
+    """Whether the host in the URL is this machine. False for an invalid URL."""
     try:
         name = urlsplit(url).hostname
     except ValueError:

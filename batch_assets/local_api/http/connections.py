@@ -1,8 +1,8 @@
-"""What a client may cost before it has said who it is: limits on sizes, time and numbers of connections.
+"""Limits for connections: how many clients may have, and how long the server waits for a client.
 
-Uvicorn's server with h11, which reads a request's head piece by piece and refuses one that is too large. Beyond that:
-a connection waits only so long for a client that sends or takes nothing, and when there are too many connections, one
-of those that wait gives way to the new one. A client whose bytes move is never cut for being slow.
+The server is uvicorn with h11. When a new connection is one too many, the server aborts another one that waits for its
+client. It also aborts a connection whose client sends or reads nothing for some time. It never aborts a slow client
+whose bytes still arrive.
 """
 
 from __future__ import annotations
@@ -10,117 +10,145 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from enum import Enum
-from typing import Any, cast
+from enum import Enum, auto
+from typing import Any, NamedTuple, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from batch_assets.local_api.http.json_response import error_answer
+from batch_assets.local_api.http.request_head import refused_head_error
+from batch_assets.local_api.http.responses import error_response
+from batch_assets.local_api.settings import Limits, Timing
 from batch_assets.local_api.wire import ids
-from batch_assets.local_api.wire.errors import ApiError
 
 try:
     import resource
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
-MAXIMUM_HEAD_BYTES = 64 * 1024  # the first line and all headers
 MAXIMUM_CONNECTIONS = 500
-BACKLOG = 64  # so many connections may be accepted before one of the older ones has given way
-HEAD_SECONDS = 10.0  # from the connection, or from the last answer, to the end of a request's head
-BODY_SECONDS = 60.0  # in which a body moves on by MOVE_BYTES, or ends
-READER_SECONDS = 300.0  # in which the client takes something of an answer. Much of it lies in the system's buffers.
-MOVE_BYTES = 4096
-_LOOK_SECONDS = 1.0
-_OWN_FILES = 320  # for the database, 64 batches, engines, and connections that have not given way yet
-_DISCARDED_BYTES = 256 * 1024 * 1024  # of a refused request: a client that is cut while it sends sees no answer
+BACKLOG = 64  # connections that the system may accept before the server has aborted an older one
+PROGRESS_BYTES = 4096  # of a body: fewer bytes count as no progress
+_OWN_FILES = 320  # for the database, 64 batches, engines, and connections that are not aborted yet
+# Of a refused request. A client reads the error only if the server reads the rest of the request.
+_MAXIMUM_DISCARDED_BYTES = 256 * 1024 * 1024
 
 
 class Wait(Enum):
-    """What a connection waits for its client to do; the value is the name of the time-out."""
+    """What a connection waits for."""
 
-    HEAD = "HEAD_SECONDS"
-    BODY = "BODY_SECONDS"
-    READER = "READER_SECONDS"
+    HEAD = auto()
+    """The client sends the head of a request."""
+    BODY = auto()
+    """The client sends the body of a request."""
+    READER = auto()
+    """The client reads the response."""
 
-    @property
-    def seconds(self) -> float:
-        return cast(float, globals()[self.value])
+    def timeout_seconds(self, timing: Timing) -> float:
+        match self:
+            case Wait.HEAD:
+                return timing.request_head_seconds
+            case Wait.BODY:
+                return timing.request_body_seconds
+            case Wait.READER:
+                return timing.response_read_seconds
+
+
+class _Waiting(NamedTuple):
+    """A connection that waits for its client."""
+
+    connection: Connection
+    wait: Wait
 
 
 class Connections:
     """All connections of one server. For its event loop only."""
 
-    def __init__(self) -> None:
-        self.maximum = MAXIMUM_CONNECTIONS
-        if resource is not None:
-            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            if files != resource.RLIM_INFINITY:  # a connection needs two: its own, and the file that it moves
-                self.maximum = max(16, min(self.maximum, (files - _OWN_FILES) // 2))
+    def __init__(self, timing: Timing, limits: Limits) -> None:
+        self.maximum = _maximum_connections()
+        self.limits = limits
+        self._timing = timing
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """What uvicorn makes for each connection."""
+        """Uvicorn calls it for each connection."""
         return cast(type[asyncio.Protocol], functools.partial(Connection, self))
 
-    def enter(self, new: Connection) -> None:
-        """Note a connection; if it is one too many, another one that waits is cut."""
-        while len(self._open) >= self.maximum and (victim := self._one_to_cut()) is not None:
-            victim.cut()
+    def admit(self, new: Connection) -> None:
+        """Add a new connection. If there are too many, first abort those that wait for their clients."""
+        while len(self._open) >= self.maximum:
+            other = self._connection_to_abort()
+            if other is None:  # the server works for all of them
+                break
+            other.abort()
         self._open.add(new)
         if self._timer is None:
-            self._timer = new.loop.call_later(_LOOK_SECONDS, self._look, new.loop)
+            self._timer = new.loop.call_later(self._timing.connection_check_seconds, self._check, new.loop)
 
-    def leave(self, gone: Connection) -> None:
-        self._open.discard(gone)
+    def remove(self, connection: Connection) -> None:
+        self._open.discard(connection)
 
-    def _one_to_cut(self) -> Connection | None:
-        """Of those that wait for the same as most do: one that has sent the least (by powers of two), the stalest.
-
-        So a flood of one kind, heads or bodies that never end, is cut, rather than others that came after it.
-        """
-        waiting: dict[Wait, list[Connection]] = {wait: [] for wait in Wait}
+    def _waiting(self) -> list[_Waiting]:
+        found = []
         for connection in self._open:
-            if (wait := connection.waits_for()) is not None:
-                waiting[wait].append(connection)
-        most = max(waiting.values(), key=len)
-        return min(most, key=lambda one: (one.received.bit_length(), one.since), default=None)
+            connection.note_reading()
+            wait = connection.wait()
+            if wait is not None:
+                found.append(_Waiting(connection, wait))
+        return found
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cut the connections whose time is over; every second while there are any."""
+    def _connection_to_abort(self) -> Connection | None:
+        """Of the connections with the most frequent wait: one that has sent the least, and that has waited the longest.
+
+        So clients that begin many requests and never end them abort each other, and not the requests of other clients.
+        Amounts within the same power of two count as equal.
+        """
+        by_wait: dict[Wait, list[Connection]] = {wait: [] for wait in Wait}
+        for connection, wait in self._waiting():
+            by_wait[wait].append(connection)
+        most = max(by_wait.values(), key=len)
+        return min(most, key=lambda one: (one.body_bytes.bit_length(), one.progress_at), default=None)
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Abort the connections whose time is over. Runs at intervals while there are any connections."""
         now = time.monotonic()
-        for connection in list(self._open):
-            wait = connection.waits_for()
-            if wait is not None and now - connection.since > wait.seconds:
-                connection.cut()
-        self._timer = loop.call_later(_LOOK_SECONDS, self._look, loop) if self._open else None
+        for connection, wait in self._waiting():
+            if now - connection.progress_at > wait.timeout_seconds(self._timing):
+                connection.abort()
+        self._timer = loop.call_later(self._timing.connection_check_seconds, self._check, loop) if self._open else None
+
+
+def _maximum_connections() -> int:
+    if resource is None:
+        return MAXIMUM_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAXIMUM_CONNECTIONS
+    # A connection needs two files: the socket, and the file that the client uploads or downloads.
+    return max(16, min(MAXIMUM_CONNECTIONS, (files - _OWN_FILES) // 2))
 
 
 class Connection(H11Protocol):
     """A connection that knows what it waits for.
 
-    since: when the client last moved on, in seconds of the monotonic clock.
-    received: bytes that have come with the request's body.
+    progress_at: when the client last sent or read something, in seconds of the monotonic clock.
+    body_bytes: how much of the request's body has arrived.
     """
 
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.since = time.monotonic()
-        self.received = 0
+        self.progress_at = time.monotonic()
+        self.body_bytes = 0
         self._connections = connections
-        self._unmoved_bytes = 0
-        self._unread_bytes = 0
-        self._discarded_bytes: int | None = None  # since the request was refused
+        self._bytes_since_progress = 0
+        self._unread_response_bytes = 0
+        self._is_refused = False
+        self._discarded_bytes = 0
 
-    def waits_for(self) -> Wait | None:
-        """What the client has to do next; None while the server works, or does not take what the client sends."""
-        unread = self.transport.get_write_buffer_size()
-        if unread < self._unread_bytes:
-            self.since = time.monotonic()
-        self._unread_bytes = unread
-        if unread:
+    def wait(self) -> Wait | None:
+        """What the connection waits for; None while the server works, or does not read the client's bytes."""
+        if self._unread_response_bytes:
             return Wait.READER
         if self.conn.their_state in (h11.IDLE, h11.ERROR):
             return Wait.HEAD
@@ -128,99 +156,86 @@ class Connection(H11Protocol):
             return Wait.BODY
         return None
 
-    def cut(self) -> None:
-        self._connections.leave(self)
+    def note_reading(self) -> None:
+        """Note how much of the response the client has not read yet. If it is less than before, that is progress."""
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes < self._unread_response_bytes:
+            self.progress_at = time.monotonic()
+        self._unread_response_bytes = unread_bytes
+
+    def abort(self) -> None:
+        self._connections.remove(self)
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._connections.enter(self)
+        self._connections.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.leave(self)
+        self._connections.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._discarded_bytes is not None:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > _DISCARDED_BYTES:
-                self.cut()
+        if self._is_refused:
+            self._discard(data)
             return
         before = self.conn.their_state
         super().data_received(data)
         if self.conn.their_state is h11.SEND_BODY:
-            self.received += len(data)
-            self._unmoved_bytes += len(data)
-        if self.conn.their_state is not before or self._unmoved_bytes >= MOVE_BYTES:
-            self._moved()
+            self.body_bytes += len(data)
+            self._bytes_since_progress += len(data)
+        if self.conn.their_state is not before or self._bytes_since_progress >= PROGRESS_BYTES:
+            self._note_progress()
 
-    def _moved(self) -> None:
-        self.since = time.monotonic()
-        self._unmoved_bytes = 0
+    def _discard(self, data: bytes) -> None:
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > _MAXIMUM_DISCARDED_BYTES:
+            self.abort()
+
+    def _note_progress(self) -> None:
+        self.progress_at = time.monotonic()
+        self._bytes_since_progress = 0
 
     def on_response_complete(self) -> None:
-        self.received = 0
-        self._moved()
+        self.body_bytes = 0
+        self._note_progress()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        self._moved()
+        self._note_progress()
         super().pause_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what h11 can't read, and then read on for a while: a client that is cut while it sends sees no answer.
+        """Respond to bytes that h11 can't read, and then discard the rest of them.
 
-        Where an answer has begun, there is no room for another: the connection is closed.
+        If another response has begun, no second one is possible: the connection is closed.
         """
+        self._is_refused = True
         self._discarded_bytes = 0
-        self._moved()
+        self._note_progress()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE) or self.transport.is_closing():
             self.transport.close()
             return
-        answer = error_answer(_problem(self.conn.trailing_data[0]))
-        headers = [*answer.raw_headers, (b"x-request-id", ids.new_request_id().encode()), (b"connection", b"close")]
+        error = refused_head_error(self.conn.trailing_data[0], self._connections.limits.request_head_bytes)
+        response = error_response(error)
+        headers = [*response.raw_headers, (b"x-request-id", ids.new_request_id().encode()), (b"connection", b"close")]
         for event in (
-            h11.Response(status_code=answer.status_code, headers=headers),
-            h11.Data(data=bytes(answer.body)),
+            h11.Response(status_code=response.status_code, headers=headers),
+            h11.Data(data=bytes(response.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.write_eof()
 
     def shutdown(self) -> None:
-        if self._discarded_bytes is not None:
-            self.cut()
+        if self._is_refused:
+            self.abort()
             return
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        if self._discarded_bytes is None:
+        if not self._is_refused:
             super().timeout_keep_alive_handler()
-
-
-def _problem(unread: bytes) -> ApiError:
-    """Why the head was refused: it is too large, or it is no HTTP."""
-    if len(unread) <= MAXIMUM_HEAD_BYTES:
-        return ApiError(400, "Invalid HTTP request received.")
-    if b"\n" not in unread[:MAXIMUM_HEAD_BYTES]:
-        return too_long_url()
-    return too_large_head()
-
-
-def too_long_url() -> ApiError:
-    return ApiError(414, f"The URL is longer than the {MAXIMUM_HEAD_BYTES} bytes maximum.")
-
-
-def too_large_head() -> ApiError:
-    return ApiError(431, f"The request's headers are larger than the {MAXIMUM_HEAD_BYTES} bytes maximum.")
-
-
-def check_head(url_bytes: int, headers: list[tuple[bytes, bytes]]) -> None:
-    """Raise ApiError for a head that came in one piece, larger than h11 would have read in several."""
-    if url_bytes > MAXIMUM_HEAD_BYTES:
-        raise too_long_url()
-    if url_bytes + sum(len(name) + len(value) + 4 for name, value in headers) > MAXIMUM_HEAD_BYTES:
-        raise too_large_head()

@@ -1,4 +1,4 @@
-"""Multipart bodies, parsed while they arrive: the file goes to disk piece by piece, never into memory."""
+"""Multipart bodies, parsed while they arrive. The file goes to the disk piece by piece, so that it needs no memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from batch_assets.local_api.storage.files import MAXIMUM_FILE_BYTES
 from batch_assets.local_api.wire import errors, ids
 from batch_assets.local_api.wire.errors import ApiError
 
@@ -29,7 +28,7 @@ _WRITE_BYTES = 1024 * 1024
 
 @dataclass
 class Upload:
-    """What a multipart request held; the file lies at `path`, written out but not yet synced."""
+    """The contents of a multipart request. The file is at `path`, written but not yet synced."""
 
     path: Path
     filename: str = "upload"
@@ -37,22 +36,22 @@ class Upload:
 
 
 @contextlib.asynccontextmanager
-async def receive_upload(request: Request, directory: Path) -> AsyncIterator[Upload]:
-    """Receive a request with a part `file`; whatever still lies at its path afterwards is removed.
+async def receive_upload(request: Request, directory: Path, maximum_bytes: int) -> AsyncIterator[Upload]:
+    """Receive a request with a part `file`. At the end of the block, a file that is still at its path is removed.
 
-    Raises ApiError when the body is malformed, has no file, or is larger than MAXIMUM_FILE_BYTES.
+    Raises ApiError when the body is malformed, or has no file, or a file of more than `maximum_bytes`.
     """
     upload = Upload(directory / ids.new_file_id())
     try:
         with upload.path.open("xb") as file:
-            await _receive(request, upload, file)
+            await _receive(request, upload, file, maximum_bytes)
         yield upload
     finally:
         upload.path.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, upload: Upload, file: BinaryIO) -> None:
-    reader = _Reader(upload)
+async def _receive(request: Request, upload: Upload, file: BinaryIO, maximum_bytes: int) -> None:
+    reader = _Reader(upload, maximum_bytes)
     content_type, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if content_type != b"multipart/form-data" or not boundary:
@@ -74,12 +73,12 @@ async def _receive(request: Request, upload: Upload, file: BinaryIO) -> None:
         raise ApiError(400, "Could not parse multipart form: the body ends before its last boundary.")
     if not reader.has_file:
         raise errors.missing_parameter("file")
-    if reader.file_bytes > MAXIMUM_FILE_BYTES:
+    if reader.file_bytes > maximum_bytes:
         raise ApiError(400, "File is too large.")
 
 
 def _write(file: BinaryIO, data: bytearray) -> OSError | None:
-    """What went wrong, on a full disk; not raised, for the client sends on, and reads no answer before its end."""
+    """Returns the error of a full disk, and does not raise it: a client reads no response before it has sent all."""
     try:
         file.write(data)
     except OSError as error:
@@ -88,18 +87,19 @@ def _write(file: BinaryIO, data: bytearray) -> OSError | None:
 
 
 class _Reader:
-    """Collects what the parser finds: fields in memory, the file's bytes in `pending` until they are taken.
+    """Collects the parts of a body: fields in memory, the file's bytes in `pending` until `take`.
 
-    A file that is too large is read to its end nevertheless, but not kept: a client that is
-    answered while it still sends sees a broken connection, not the answer.
+    A file that is too large is read to its end too, but not stored: a client that still sends would see a broken
+    connection instead of the response.
     """
 
-    def __init__(self, upload: Upload) -> None:
+    def __init__(self, upload: Upload, maximum_bytes: int) -> None:
         self.pending = bytearray()
         self.file_bytes = 0
         self.has_file = False
         self.ended = False
         self._upload = upload
+        self._maximum_bytes = maximum_bytes
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._disposition = b""
@@ -148,16 +148,16 @@ class _Reader:
             self.has_file = True
             self._upload.filename = _text(options.get(b"filename", b"")) or "upload"
         elif len(self._upload.fields) >= _MAXIMUM_FIELDS:
-            raise _too_much()
+            raise _fields_too_large()
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name != "file":
             self._value += data[start:end]
             if len(self._value) > _MAXIMUM_FIELD_BYTES:
-                raise _too_much()
+                raise _fields_too_large()
             return
         self.file_bytes += end - start
-        if self.file_bytes <= MAXIMUM_FILE_BYTES:
+        if self.file_bytes <= self._maximum_bytes:
             self.pending += memoryview(data)[start:end]
 
     def _part_end(self) -> None:
@@ -168,7 +168,7 @@ class _Reader:
         self.ended = True
 
 
-def _too_much() -> ApiError:
+def _fields_too_large() -> ApiError:
     return ApiError(400, "Could not parse multipart form: too much data besides the file.")
 
 

@@ -1,8 +1,7 @@
 """Finding the local Batch API that serves a directory. Standard library only, and quick.
 
-`server.json` in the directory says where a server listens. It may be stale after a kill -9, and the
-port may be someone else's by now; so a URL is believed only when what answers there knows the
-instance id that the file names.
+`server.json` in the directory has the URL of a server and its instance id. After a kill -9 the file is out of date, and
+another program may have the port. So a client uses the URL only when the server there returns the same instance id.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ def running_url(directory: Path, *, timeout_seconds: float = 2.0) -> str | None:
 
 
 def read_discovery(directory: Path) -> dict[str, Any] | None:
-    """What `server.json` says: url, pid, started_at, instance; None when there is none that makes sense."""
+    """The contents of `server.json`: url, pid, started_at, instance; None if it is missing or damaged."""
     try:
         found: dict[str, Any] = json.loads(discovery_path(directory).read_bytes())
-        # Looked at for what they raise when they are missing, or no URL with a port.
+        # These raise an exception when a key is missing, or when the URL has no valid port.
         _ = urlsplit(found["url"]).port, found["instance"]
         return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -62,7 +61,7 @@ def read_discovery(directory: Path) -> dict[str, Any] | None:
 
 
 def write_discovery(directory: Path, *, url: str, instance: str) -> None:
-    """Announce a server that listens; the file is there whole, or not at all. Raises OSError."""
+    """Write `server.json`, all of it or nothing, for a server that listens. Raises OSError."""
     content = {"url": url, "pid": os.getpid(), "started_at": time.time(), "instance": instance}
     write_private_file(discovery_path(directory), json.dumps(content))
 

@@ -1,7 +1,7 @@
-"""What the server says of itself: a line for each event, and now and then one for all that is in progress.
+"""The server's log: a line for each event, and from time to time a line for all batches in progress.
 
-Events are INFO records of the loggers in this package, so without `print_events` nobody sees them. They hold ids and
-counts: never texts, nor keys. What a client has chosen, such as a path in an error, is made harmless for a terminal.
+Events are INFO records of the loggers in this package, which only `print_events` makes visible. They hold ids and
+counts, but no texts and no keys. Text that a client has chosen, such as a path in an error, is made printable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from batch_assets.local_api.wire.printable import printable
 
 logger = logging.getLogger(__name__)
 
-_REPORT_SECONDS = 5.0
-
 
 def print_events(stream: TextIO) -> None:
-    """Write events to the stream from now on, each with its time of day; and warnings of everything else."""
+    """Write events to the stream from now on, each with its time of day, and warnings of all other packages."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Printable(datefmt="%H:%M:%S"))
     logging.getLogger().addHandler(handler)
@@ -32,7 +30,7 @@ def print_events(stream: TextIO) -> None:
 
 
 class _Printable(logging.Formatter):
-    """A record is one line, and a traceback is indented below it: what a client sent looks like neither."""
+    """A record is one line, with an indented traceback below it. A client's text can look like neither."""
 
     def format(self, record: logging.LogRecord) -> str:
         lines = [printable(f"{self.formatTime(record, self.datefmt)} {record.getMessage()}")]
@@ -44,9 +42,9 @@ class _Printable(logging.Formatter):
 
 
 def printable_stream(stream: TextIO) -> TextIO:
-    """The same stream, through which only lines of printable text come, from all code that writes.
+    """The same stream, which writes only printable text, whichever code writes it.
 
-    A stream that isn't a file or a terminal is returned as it is.
+    A stream that isn't a file or a terminal is returned unchanged.
     """
     if not isinstance(stream, TextIOWrapper):
         return stream
@@ -58,7 +56,7 @@ def printable_stream(stream: TextIO) -> TextIO:
 
 class _PrintableStream(TextIOWrapper):
     def close(self) -> None:
-        """The other stream's file is not ours to close."""
+        """The file belongs to the other stream, which closes it."""
         self.flush()
 
     def write(self, text: str) -> int:
@@ -67,10 +65,12 @@ class _PrintableStream(TextIOWrapper):
 
 
 @contextlib.contextmanager
-def reporting(store: Store, executor: Executor) -> Iterator[None]:
-    """Within the block, say every few seconds how far the batches in progress are, if that has changed."""
+def reporting(store: Store, executor: Executor, interval_seconds: float) -> Iterator[None]:
+    """Within the block, log the progress of the batches at intervals, if it has changed."""
     stop = threading.Event()
-    thread = threading.Thread(target=_report_until, args=(stop, store, executor), name="local-api-events", daemon=True)
+    thread = threading.Thread(
+        target=_report_until, args=(stop, store, executor, interval_seconds), name="local-api-events", daemon=True
+    )
     thread.start()
     try:
         yield
@@ -79,17 +79,17 @@ def reporting(store: Store, executor: Executor) -> Iterator[None]:
         thread.join()
 
 
-def _report_until(stop: threading.Event, store: Store, executor: Executor) -> None:
+def _report_until(stop: threading.Event, store: Store, executor: Executor, interval_seconds: float) -> None:
     last = ""
-    while not stop.wait(_REPORT_SECONDS):
+    while not stop.wait(interval_seconds):
         try:
-            said = progress(store, executor)
+            line = progress(store, executor)
         except Exception:
-            logger.exception("Could not see how far the batches are.")
+            logger.exception("Could not read the progress of the batches.")
             continue
-        if said != last:
-            logger.info(said or "no batch in progress")
-            last = said
+        if line != last:
+            logger.info(line or "no batch in progress")
+            last = line
 
 
 def progress(store: Store, executor: Executor) -> str:

@@ -1,8 +1,9 @@
 """Webhooks: a POST to one URL when a batch has ended, signed as OpenAI signs (Standard Webhooks).
 
-An event is written in the transaction that ends its batch, and removed when somebody has taken it: so each is
-delivered at least once, whatever is killed when, in no certain order. As at OpenAI, it says only which batch ended and
-how, a redirect counts as a refusal, and what is refused is tried again, ever more rarely, for 72 hours.
+The server stores an event in the transaction that ends its batch, and deletes it when the receiver has taken it. So it
+delivers each event at least once, also after a kill, in no certain order. As at OpenAI, an event has only the id and
+the final status of the batch, a redirect counts as a refusal, and the server repeats a refused delivery, with longer
+and longer pauses, for 72 hours.
 """
 
 from __future__ import annotations
@@ -26,22 +27,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from batch_assets.local_api.settings import Timing
 from batch_assets.local_api.storage.database import Store
 from batch_assets.local_api.storage.private import read_private_file, write_private_file
 
 logger = logging.getLogger(__name__)
 
 SECRET_VARIABLE = "BATCH_ASSETS_SERVE_WEBHOOK_SECRET"  # noqa: S105 (a name)
-FIRST_PAUSE_SECONDS = 1.0  # doubled after each refusal
-LONGEST_PAUSE_SECONDS = 3600.0
-GIVE_UP_SECONDS = 72 * 3600.0
 _TIMEOUT_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
-_STOP_SECONDS = 3.0
-_MADE = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")  # a secret of ours
+_CHECK_SECONDS = 0.2  # between two searches for events
+_RETRY_SECONDS = 3.0  # after an error that the receiver did not cause, such as a full disk
+_OWN_SECRET = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")
 _USER_AGENT = "OpenAI/1.0 (+https://platform.openai.com/docs/webhooks)"  # [recorded]
 
-# Temporary: it lives as long as the connection, so a server without a webhook leaves nothing for a later one to send.
+# Temporary: it exists as long as the connection. So a server without a webhook stores no event for a later server.
 _TRIGGER = """
 CREATE TEMPORARY TRIGGER batch_has_ended AFTER UPDATE OF status ON main.batch
 WHEN OLD.status <> NEW.status AND NEW.status IN ('completed', 'failed', 'expired', 'cancelled')
@@ -57,7 +56,7 @@ END
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where events go, and what they are signed with."""
+    """The receiver's URL, and the key of the signatures."""
 
     url: str
     key: bytes
@@ -67,17 +66,17 @@ class Webhook:
         return urlsplit(self.url)
 
     @property
-    def place(self) -> str:
-        """What may be printed: a path may be somebody's secret."""
+    def origin(self) -> str:
+        """The part of the URL for the log, without the path, which may be a secret."""
         return f"{self.parts.scheme}://{self.parts.netloc}"
 
 
 def make_webhook(url: str, secret: str) -> Webhook:
-    """Raises ValueError for a URL or a secret that can't be used; the secret is not repeated."""
+    """Raises ValueError for an invalid URL or secret. The message does not repeat the secret."""
     parts = urlsplit(url)
     try:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.username is None and parts.port != 0
-    except ValueError:  # no port
+    except ValueError:  # the port is not a number
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("The webhook must be an http:// or https:// URL without a user name.")
@@ -95,12 +94,12 @@ def secret_path(directory: Path) -> Path:
 
 
 def provide_secret(directory: Path) -> str:
-    """The secret from the environment, or one that is made once and kept, for its owner's eyes only. Raises OSError."""
+    """The secret from the environment, or the server's own, which is made once and kept. Raises OSError."""
     if given := os.environ.get(SECRET_VARIABLE):
         return given
     path = secret_path(directory)
     secret = (read_private_file(path) or "").strip()
-    if not _MADE.fullmatch(secret):  # there is none, it was cut, or others could read it
+    if not _OWN_SECRET.fullmatch(secret):  # it is missing or damaged, or other users could read it
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         write_private_file(path, secret)
     return secret
@@ -111,41 +110,41 @@ def signature(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-def note_ends(store: Store, webhook: Webhook | None) -> None:
-    """From now on, each batch that ends leaves an event. Raises sqlite3.Error."""
+def store_events(store: Store, webhook: Webhook | None) -> None:
+    """From now on, each batch that ends leaves an event in the database. Raises sqlite3.Error."""
     if webhook is not None:
         with store.transaction() as connection:
             connection.execute(_TRIGGER)
 
 
 @contextlib.contextmanager
-def delivering(store: Store, webhook: Webhook | None) -> Iterator[None]:
-    """Within the block, what `note_ends` notes is announced; what an earlier server could not deliver, too."""
+def delivering(store: Store, webhook: Webhook | None, timing: Timing) -> Iterator[None]:
+    """Within the block, deliver the stored events, also those of an earlier server."""
     if webhook is None:
         yield
         return
     stop = threading.Event()
     thread = threading.Thread(
-        target=_deliver_until, args=(stop, store, webhook), name="local-api-webhooks", daemon=True
+        target=_deliver_until, args=(stop, store, webhook, timing), name="local-api-webhooks", daemon=True
     )
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join(_STOP_SECONDS)  # a receiver that says nothing does not keep us
+        thread.join(timing.webhook_stop_seconds)  # the receiver may not answer
 
 
-def _deliver_until(stop: threading.Event, store: Store, webhook: Webhook) -> None:
-    while not stop.wait(_LOOK_SECONDS):
+def _deliver_until(stop: threading.Event, store: Store, webhook: Webhook, timing: Timing) -> None:
+    while not stop.wait(_CHECK_SECONDS):
         try:
             while not stop.is_set() and (event := _next_due(store)) is not None:
-                _settle(store, webhook, event, _post(webhook, event))
+                _record_attempt(store, webhook, event, _post(webhook, event), timing)
         except sqlite3.ProgrammingError:
-            return  # the server has stopped and closed the database; the next one tries again
+            return  # the server has stopped and closed the database; the next server delivers the event
         except Exception:
-            logger.exception("Could not look after webhooks; they are tried again.")
-            stop.wait(_STOP_SECONDS)
+            logger.exception("Could not read or store the webhook events. The server tries again.")
+            stop.wait(_RETRY_SECONDS)
 
 
 def _next_due(store: Store) -> sqlite3.Row | None:
@@ -157,7 +156,7 @@ def _next_due(store: Store) -> sqlite3.Row | None:
 
 
 def _post(webhook: Webhook, event: sqlite3.Row) -> str | None:
-    """Try to deliver: None when it was taken, otherwise why it wasn't."""
+    """Deliver an event. Returns None when the receiver has taken it, otherwise the reason why it has not."""
     body = json.dumps(
         {
             "id": event["event_id"],
@@ -167,7 +166,7 @@ def _post(webhook: Webhook, event: sqlite3.Row) -> str | None:
             "data": {"id": event["batch_id"]},
         }
     ).encode()
-    timestamp = int(time.time())  # of the try: receivers refuse what was signed more than five minutes ago
+    timestamp = int(time.time())  # of the attempt: receivers refuse signatures of more than five minutes ago
     headers = {
         "content-type": "application/json",
         "user-agent": _USER_AGENT,
@@ -181,30 +180,32 @@ def _post(webhook: Webhook, event: sqlite3.Row) -> str | None:
     try:
         connection.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers)
         status = connection.getresponse().status
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a name that no host can have
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an invalid host name
         return type(error).__name__
     finally:
         connection.close()
     return None if 200 <= status <= 299 else f"status {status}"
 
 
-def _settle(store: Store, webhook: Webhook, event: sqlite3.Row, refusal: str | None) -> None:
-    """Remove an event that was taken, or that nobody takes for 72 hours; put off another."""
+def _record_attempt(store: Store, webhook: Webhook, event: sqlite3.Row, refusal: str | None, timing: Timing) -> None:
+    """Delete an event that the receiver has taken, or refused for 72 hours. Repeat any other event later."""
     now = time.time()
     tries = event["tries"] + 1
-    pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(event["tries"], 32), LONGEST_PAUSE_SECONDS)
-    done = refusal is None or now + pause > event["created_at"] + GIVE_UP_SECONDS
+    pause = min(
+        timing.webhook_first_pause_seconds * 2.0 ** min(event["tries"], 32), timing.webhook_longest_pause_seconds
+    )
+    is_done = refusal is None or now + pause > event["created_at"] + timing.webhook_give_up_seconds
     with store.transaction() as connection:
-        if done:
+        if is_done:
             connection.execute("DELETE FROM webhook WHERE seq = ?", (event["seq"],))
         else:
             connection.execute(
                 "UPDATE webhook SET tries = ?, due_at = ? WHERE seq = ?", (tries, now + pause, event["seq"])
             )
-    what = f"{event['batch_id']}: webhook {event['type']}"
+    subject = f"{event['batch_id']}: webhook {event['type']}"
     if refusal is None:
-        logger.info("%s delivered to %s", what, webhook.place)
-    elif done:
-        logger.warning("%s given up after %d tries: %s from %s", what, tries, refusal, webhook.place)
+        logger.info("%s delivered to %s", subject, webhook.origin)
+    elif is_done:
+        logger.warning("%s given up after %d tries: %s from %s", subject, tries, refusal, webhook.origin)
     else:
-        logger.info("%s not delivered: %s from %s; again in %g s", what, refusal, webhook.place, pause)
+        logger.info("%s not delivered: %s from %s; again in %g s", subject, refusal, webhook.origin, pause)

@@ -1,6 +1,6 @@
 """The server's database: one SQLite file in WAL mode, one connection, short transactions.
 
-Rows of deleted files stay as tombstones, so that a listing can go on after a file that is gone.
+Rows of deleted files stay, so that a listing can continue after a file that was deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE file (
-    seq        INTEGER PRIMARY KEY AUTOINCREMENT, -- order of creation: what listings page by
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT, -- order of creation, and of listings
     id         TEXT NOT NULL UNIQUE,
     filename   TEXT NOT NULL,
     purpose    TEXT NOT NULL,
@@ -58,18 +58,18 @@ CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 PRAGMA user_version = 1;
 """
 
-# Version → what it adds to the one before.
+# Version → its changes to the version before.
 _ADDITIONS = {
     2: """
-CREATE TABLE IF NOT EXISTS webhook (      -- an event that nobody has taken yet
+CREATE TABLE IF NOT EXISTS webhook (      -- an event that the receiver has not taken yet
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
-    id         TEXT NOT NULL,             -- the same for each try
+    id         TEXT NOT NULL,             -- the same for each attempt
     event_id   TEXT NOT NULL,
     type       TEXT NOT NULL,
     batch_id   TEXT NOT NULL,
     created_at REAL NOT NULL,
     tries      INTEGER NOT NULL DEFAULT 0,
-    due_at     REAL NOT NULL              -- not to be tried before
+    due_at     REAL NOT NULL              -- no attempt before this time
 );
 PRAGMA user_version = 2;
 """,
@@ -77,21 +77,21 @@ PRAGMA user_version = 2;
 
 
 class OtherVersionError(RuntimeError):
-    """The database was written by a version of ours that this one can't read."""
+    """Another version of this project wrote the database, and this version can't read it."""
 
 
 class Store:
-    """Gives out the connection, one transaction at a time; safe to share between threads."""
+    """Owns the connection, for one transaction at a time. Safe for threads."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
-        # Transactions are begun and ended explicitly (isolation_level=None): sqlite3's own
-        # implicit ones would begin with a read, and could fail to upgrade.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+        # Transactions begin and end explicitly (isolation_level=None). sqlite3's implicit transactions would begin with
+        # a read, and could fail to get the write lock later.
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA journal_mode = WAL")
-        # What a client was told must survive a power cut, not only a crash of this process.
+        # Everything in a response must survive a power cut, not only a crash of this process.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._create_schema(path)
 
@@ -114,14 +114,14 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and on the disk when the block has ended."""
+        """Commits all changes to the disk at the end of the block, or none after an exception."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                # A commit that fails, on a full disk, may have ended the transaction or not.
+                # A commit that fails on a full disk may have ended the transaction.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise

@@ -1,7 +1,7 @@
 """File objects: rows in the database, contents on disk under their generated ids.
 
-A content is complete and on the disk before its row appears, and its row is gone before the
-content is; so a row never names a missing or torn file. What a crash leaves over, `sweep` removes.
+The server inserts a row when the content is complete and on the disk, and deletes the row before the content. So a row
+never names a missing or incomplete content. `sweep` removes contents without a row, which a crash may leave.
 """
 
 from __future__ import annotations
@@ -24,18 +24,16 @@ from batch_assets.local_api.wire.parameters import read_integer
 
 logger = logging.getLogger(__name__)
 
-# OpenAI takes 512 MB for files in general; a batch's input is held to 200 MB later, when it is validated.
-MAXIMUM_FILE_BYTES = 512 * 1024 * 1024
 PURPOSES = ("fine-tune", "assistants", "batch", "user_data", "vision", "evals")
 _MAXIMUM_FIRST_LINE_BYTES = 16 * 1024 * 1024
 _MINIMUM_EXPIRY_SECONDS = 3600
-BATCH_FILE_EXPIRY_SECONDS = 30 * 24 * 3600
+_MAXIMUM_EXPIRY_SECONDS = 30 * 24 * 3600
 
 _VISIBLE = "deleted_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
 
 
 def file_object(row: sqlite3.Row) -> dict[str, Any]:
-    """OpenAI's file object; `status` is `processed` at once, as in recorded traffic."""
+    """OpenAI's file object. Its `status` is `processed` at once, as in recorded traffic."""
     return {
         "id": row["id"],
         "object": "file",
@@ -72,14 +70,14 @@ def expiry_seconds(param: str, value: object) -> int:
         f"{param}.seconds",
         value["seconds"],
         minimum=_MINIMUM_EXPIRY_SECONDS,
-        maximum=BATCH_FILE_EXPIRY_SECONDS,
+        maximum=_MAXIMUM_EXPIRY_SECONDS,
     )
 
 
 def create_file(
     store: Store, settings: Settings, upload: Path, filename: str, fields: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Make a file object of a complete upload, which is moved (or left alone when ApiError is raised)."""
+    """Make a file object of a complete upload, which is moved. Raises ApiError, and then leaves the upload."""
     purpose = fields.get("purpose")
     if purpose is None:
         raise errors.missing_parameter("purpose")
@@ -88,11 +86,10 @@ def create_file(
     for name in fields:
         if name not in ("purpose", "expires_after[anchor]", "expires_after[seconds]"):
             raise errors.unknown_parameter(name)
-    seconds = _expiry_of_upload(fields)
+    seconds: float | None = _expiry_of_upload(fields)
     if purpose == "batch":
         _check_batch_format(upload, filename)
-        # "By default, files with purpose=batch expire after 30 days and all other files are persisted"
-        seconds = seconds or BATCH_FILE_EXPIRY_SECONDS
+        seconds = seconds or settings.timing.batch_file_expiry_seconds
     file_id = ids.new_file_id()
     size = upload.stat().st_size
     sync_file(upload)
@@ -114,20 +111,20 @@ def _expiry_of_upload(fields: Mapping[str, str]) -> int | None:
 
 
 def _check_batch_format(upload: Path, filename: str) -> None:
-    """OpenAI refuses at upload: another suffix, an empty file, a first line that isn't JSON.
+    """Raises ApiError for another suffix, an empty file, or a first line that isn't JSON, as OpenAI does at upload.
 
-    A name without a suffix was accepted; bad lines further down are found by validation.
+    OpenAI accepts a name without a suffix. Validation of the batch checks all other lines.
     """
-    good = Path(filename).suffix.lower() in ("", ".jsonl")
-    if good:
+    is_good = Path(filename).suffix.lower() in ("", ".jsonl")
+    if is_good:
         with upload.open("rb") as file:
             line = file.readline(_MAXIMUM_FIRST_LINE_BYTES)
         try:
             strict_json.loads(line)
         except ValueError:
-            # Of a longer line than we care to hold in memory twice, the beginning must do.
-            good = len(line) == _MAXIMUM_FIRST_LINE_BYTES and line.startswith(b"{")
-    if not good:
+            # Only the beginning of a longer line is read, to save memory.
+            is_good = len(line) == _MAXIMUM_FIRST_LINE_BYTES and line.startswith(b"{")
+    if not is_good:
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl")
 
 
@@ -137,9 +134,9 @@ def insert_file(
     filename: str,
     purpose: str,
     size_bytes: int,
-    expires_after_seconds: int | None,
+    expires_after_seconds: float | None,
 ) -> dict[str, Any]:
-    """Make the row of a content that is in place already, within the caller's transaction."""
+    """Insert the row of a content that is in its place already, within the caller's transaction."""
     now = time.time()
     expires_at = None if expires_after_seconds is None else now + expires_after_seconds
     row = connection.execute(
@@ -178,7 +175,7 @@ def list_files(store: Store, query: Mapping[str, str]) -> dict[str, Any]:
         seq = None
         if page.after is not None:
             found = None
-            if ids.is_file_id(page.after):  # deleted ones too: a listing goes on where it was
+            if ids.is_file_id(page.after):  # a deleted file too, so that a listing can continue after it
                 found = connection.execute("SELECT seq FROM file WHERE id = ?", (page.after,)).fetchone()
             if found is None:
                 raise ApiError(400, f"No such File object: {page.after}", param="after")
@@ -201,9 +198,9 @@ def delete_file(store: Store, settings: Settings, file_id: str) -> dict[str, Any
 
 
 def sweep(store: Store, settings: Settings) -> None:
-    """Remove contents that no visible row names: expired ones, and what a crash left over.
+    """Remove contents without a visible row: of expired files, and those that a crash left.
 
-    Only safe while no upload and no batch is being turned into a file: call it at start.
+    Only safe when no client uploads and no batch runs: at the start of the server.
     """
     with store.read() as connection:
         rows = connection.execute(
@@ -219,7 +216,7 @@ def sweep(store: Store, settings: Settings) -> None:
 
 
 def remove_expired(store: Store, settings: Settings) -> None:
-    """Remove the contents of files that have expired since; safe at any time."""
+    """Remove the contents of files that have expired. Safe at any time."""
     now = time.time()
     with store.transaction() as connection:
         rows = connection.execute(
@@ -231,7 +228,7 @@ def remove_expired(store: Store, settings: Settings) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file's content, which outlives the first; a copy where the disk knows no links."""
+    """Give a content a second name, which stays when the first is removed; a copy if the file system has no links."""
     try:
         os.link(source, target)
     except (FileExistsError, FileNotFoundError):
@@ -247,7 +244,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and new names in a directory survive a power cut; Windows has no such call."""
+    """Sync renames and new names in a directory to the disk. Windows has no such call."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Folders and files for the user's eyes only: modes 0700 and 0600, from the moment in which they exist.
+"""Folders and files that no other user can read: modes 0700 and 0600, from their creation.
 
 Standard library only. The rest of the project makes its folders with it, too.
 """
@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 def make_private_folder(folder: Path, *, holds: Iterable[str] = ()) -> None:
-    """Make the folder, and those above it that are missing, for this user only (mode 0700).
+    """Make the folder, and missing folders above it, for this user only (mode 0700).
 
-    A folder that exists stays as it is, unless it is recognized as ours: then what others may do there is taken away.
-    `holds` are the names, or patterns of names, of everything that we ever put there; see `_is_ours`.
+    The mode of an existing folder stays, unless the folder is recognized as ours: then other users lose their rights.
+    holds: names, or patterns of names, of all files that we ever put there; see `_is_ours`.
     """
     missing = []
     lowest = folder
@@ -32,11 +32,11 @@ def make_private_folder(folder: Path, *, holds: Iterable[str] = ()) -> None:
 
 
 def _is_ours(folder: Path, holds: tuple[str, ...]) -> bool:
-    """Whether the folder is this user's, is not shared on purpose, and holds our files and nothing else.
+    """Whether the folder is this user's, is not shared on purpose, and holds our files and no others.
 
-    So a home folder, `/tmp`, a team's folder, or that of a project is never taken for ours: it holds other things, or
-    others may write there. (The user's own group may: some systems make each folder so.) An empty folder holds nothing
-    that says whose it is.
+    So a home folder, `/tmp`, a team's folder or a project's folder is never recognized as ours: it holds other files,
+    or other users may write there. (The user's own group may: some systems make all folders so.) An empty folder is
+    not recognized either.
     """
     if os.name == "nt" or not holds:
         return False
@@ -50,7 +50,7 @@ def _is_ours(folder: Path, holds: tuple[str, ...]) -> bool:
 
 
 def write_private_file(path: Path, content: str) -> None:
-    """The file with this content and mode 0600; it is there whole, or as it was before. One writer at a time."""
+    """Write a file with mode 0600, all of it or nothing. For one writer at a time."""
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)  # it may have another mode
     try:
@@ -66,7 +66,7 @@ def write_private_file(path: Path, content: str) -> None:
 
 
 def read_private_file(path: Path) -> str | None:
-    """The text of a file that is this user's, and that no other user may read; None where there is no such file."""
+    """The text of a file of this user that no other user may read; None for any other file, or none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:

@@ -1,3 +1,5 @@
-"""The formats of OpenAI's API: `errors`, `parameters` of a query, `listing` (pages), `strict_json`, `ids`.
-`printable` makes text of a client harmless in a terminal.
+"""The formats of OpenAI's API, without I/O. The other folders use these modules.
+
+`strict_json` reads and writes JSON; `parameters` reads parameters of requests, `listing` pages of objects; `ids` makes
+identifiers; `errors` has OpenAI's error messages. `printable` makes a client's text safe for a terminal.
 """

@@ -1,7 +1,7 @@
-"""Errors as OpenAI words them: `{"error": {"message", "type", "param", "code"}}` with an HTTP status.
+"""OpenAI's errors: `{"error": {"message", "type", "param", "code"}}` with an HTTP status.
 
-Wordings marked [rec] in OpenAI's recorded traffic are reproduced exactly. The others follow the
-pattern that the same API uses for the same kind of mistake elsewhere.
+Messages marked [rec] are copied from OpenAI's recorded traffic. The others follow the pattern that the same API uses
+for the same kind of error elsewhere.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _MAXIMUM_MESSAGE = 1000
 
 
 def shorten(message: str) -> str:
-    """Messages repeat what the client sent, of which there may be megabytes."""
+    """A message repeats a client's text, which may have megabytes."""
     return message if len(message) <= _MAXIMUM_MESSAGE else message[: _MAXIMUM_MESSAGE - 1] + "…"
 
 
 class ApiError(Exception):
-    """A request that is refused: becomes an HTTP answer, or the response of a line in a batch."""
+    """A refused request: becomes an HTTP response, or the response of a line in a batch."""
 
     def __init__(
         self,
@@ -38,19 +38,19 @@ class ApiError(Exception):
         self.kind = kind
 
     def body(self) -> ErrorBody:
-        """The JSON body; every key is present, with null where OpenAI sends null."""
+        """The JSON body. Every key is present, with null where OpenAI sends null."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
 
 def server_error() -> ApiError:
-    """What OpenAI answers when it fails itself."""
+    """OpenAI's error for an error of its own."""
     message = "The server had an error while processing your request. Sorry about that!"
     return ApiError(500, message, kind="server_error")
 
 
 def streaming_unsupported() -> ApiError:
-    """Ours: OpenAI streams, this server doesn't."""
+    """Ours: OpenAI streams, and this server does not."""
     message = "Unsupported value: 'stream' does not support true with the local Batch API."
     return ApiError(400, message, param="stream", code="unsupported_value")
 
@@ -78,7 +78,7 @@ def invalid_value(param: str, value: str, supported: Sequence[str]) -> ApiError:
 def out_of_range(
     param: str, kind: str, value: float, *, minimum: float | None, maximum: float | None
 ) -> ApiError | None:
-    """The error for a number (kind: integer or decimal) outside its range, or None when it lies within."""
+    """The error for a number (kind: integer or decimal) outside its range; None for a number inside."""
     if minimum is not None and value < minimum:
         message = f"{kind} below minimum value. Expected a value >= {minimum}, but got {value} instead."
         return ApiError(400, f"Invalid '{param}': {message}", param=param, code=f"{kind}_below_min_value")
@@ -89,11 +89,11 @@ def out_of_range(
 
 
 def check_integer(param: str, value: object, *, minimum: int | None = None, maximum: int | None = None) -> int:
-    """`value` as an integer in its range; raises ApiError otherwise. A JSON true is no integer."""
+    """`value` as an integer in its range. Raises ApiError otherwise. A JSON true is no integer."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise invalid_type(param, "an integer", value)
-    if problem := out_of_range(param, "integer", value, minimum=minimum, maximum=maximum):
-        raise problem
+    if error := out_of_range(param, "integer", value, minimum=minimum, maximum=maximum):
+        raise error
     return value
 
 
@@ -110,7 +110,7 @@ def check_string(param: str, value: object, *, maximum_length: int | None = None
 
 
 def json_type(value: object) -> str:
-    """The JSON type of a Python value, with its article, as OpenAI's messages name it."""
+    """The JSON type of a Python value, with its article, as in OpenAI's messages."""
     match value:
         case None:
             return "null"

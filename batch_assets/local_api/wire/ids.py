@@ -1,4 +1,4 @@
-"""Identifiers in OpenAI's forms. The server makes all of them, so each is safe as a file name."""
+"""Identifiers in OpenAI's forms. Only the server makes them, so each is safe as a file name."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 import secrets
 import string
 
-# Eight of the characters are a quarter more likely than the others, which is of no consequence.
+# Eight of the characters are a quarter more likely than the others, which does not matter.
 _TO_BASE62 = ((string.ascii_letters + string.digits) * 5)[:256].encode()
 _FILE_ID = re.compile(r"file-[A-Za-z0-9]{22}", re.ASCII)
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
 
 
-# For what is made with every line: a system call for each would let go of Python's lock each time, and the
-# threads that execute lines would do little else than pass it around. Nobody gains by guessing these ids.
-_QUICK = random.Random(secrets.randbits(256))  # noqa: S311
+# For the ids of lines. A system call for each would release Python's global lock each time, and the worker threads
+# would mostly wait for it. A client can do no harm by guessing these ids.
+_FAST_RANDOM = random.Random(secrets.randbits(256))  # noqa: S311
 
 
-def _base62(length: int, source: random.Random = _QUICK) -> str:
+def _base62(length: int, source: random.Random = _FAST_RANDOM) -> str:
     return source.randbytes(length).translate(_TO_BASE62).decode("ascii")
 
 
 def _hex(length: int) -> str:
-    return f"{_QUICK.getrandbits(4 * length):0{length}x}"
+    return f"{_FAST_RANDOM.getrandbits(4 * length):0{length}x}"
 
 
 def new_file_id() -> str:
@@ -39,7 +39,7 @@ def new_batch_request_id() -> str:
 
 
 def new_request_id() -> str:
-    """The header's; a result line's lacks the prefix [rec]."""
+    """For the header. In a result line, it lacks the prefix [rec]."""
     return "req_" + new_line_request_id()
 
 
@@ -60,7 +60,7 @@ def new_message_id() -> str:
 
 
 def is_file_id(text: str) -> bool:
-    """Whether this server could have made the id; what it couldn't is never looked up anywhere."""
+    """Whether this server could have made the id. The server never uses another one in a path or a query."""
     return _FILE_ID.fullmatch(text) is not None
 
 

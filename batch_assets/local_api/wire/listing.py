@@ -17,7 +17,7 @@ class Page:
 
 
 def read_page(query: Mapping[str, str], *, default_limit: int, maximum_limit: int) -> Page:
-    """The page that a query string asks for; raises ApiError when `limit` is no integer in its range."""
+    """The page that a query string asks for. Raises ApiError when `limit` is no integer in its range."""
     text = query.get("limit")
     limit = default_limit
     if text is not None:
@@ -26,7 +26,7 @@ def read_page(query: Mapping[str, str], *, default_limit: int, maximum_limit: in
 
 
 def list_object(objects: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """The answer from up to `limit` + 1 objects; the one too many only says that there are more."""
+    """The page of up to `limit` + 1 objects. The last one is not in the page: it only shows that there are more."""
     data = objects[:limit]
     return {
         "object": "list",

@@ -1,4 +1,4 @@
-"""Parameters that several endpoints take, read and checked in the same words."""
+"""Parameters that several endpoints take, with the same checks and error messages."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ _TITLE = "Title: "
 
 
 def is_reasoning_model(model: str) -> bool:
-    """Whether OpenAI's model of that name thinks first, and refuses sampling parameters therefore."""
+    """Whether OpenAI's model of this name is a reasoning model, which refuses sampling parameters."""
     return _REASONING_MODEL.match(model) is not None and "-chat" not in model
 
 
 def given(body: dict[str, Any], name: str, default: object) -> object:
-    """A parameter's value; OpenAI takes null as if it were not there."""
+    """A parameter's value. OpenAI treats null like a missing parameter."""
     value = body.get(name)
     return default if value is None else value
 
 
 def read_integer(text: str) -> int | str:
-    """The integer that a form or a query carries as text; the text itself where it is none."""
+    """The integer that a form or a query holds as text; the text itself if it is no integer."""
     digits = text.removeprefix("-")
-    # Of more digits than Python cares to read (4,300), or than anybody means, it is none.
+    # Python reads at most 4,300 digits. No client needs more than 20.
     is_integer = len(digits) <= 20 and digits.isascii() and digits.isdigit()
     return int(text) if is_integer else text
 
 
 def check_ranges(body: dict[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises ApiError for a parameter that is given and is no number in its range, both ends included."""
+    """Raises ApiError for a parameter that is present and is no number in its range, both ends included."""
     for name, (minimum, maximum) in ranges.items():
         value = body.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise errors.invalid_type(name, "a decimal", value)
-        if problem := errors.out_of_range(name, "decimal", value, minimum=minimum, maximum=maximum):
-            raise problem
+        if error := errors.out_of_range(name, "decimal", value, minimum=minimum, maximum=maximum):
+            raise error
 
 
 def check_metadata(metadata: object) -> dict[str, str] | None:
-    """At most 16 pairs; keys of at most 64 characters, values are strings of at most 512."""
+    """At most 16 pairs, with keys of at most 64 characters, and values that are strings of at most 512."""
     if metadata is None:
         return None
     if not isinstance(metadata, dict):
@@ -63,7 +63,7 @@ def check_metadata(metadata: object) -> dict[str, str] | None:
 
 
 def split_title(text: str) -> tuple[str | None, str]:
-    """A first line `Title: …` is the title, and not part of the text to summarise."""
+    """Title and text of an article. A first line `Title: …` is the title, and not a part of the text."""
     if not text.startswith(_TITLE):
         return None, text
     first, _, rest = text.partition("\n")
@@ -71,7 +71,7 @@ def split_title(text: str) -> tuple[str | None, str]:
 
 
 def read_model(body: dict[str, Any], known: Collection[str]) -> str:
-    """The request's model; raises ApiError without one, and for a parameter that isn't known."""
+    """The request's model. Raises ApiError without one, and for an unknown parameter."""
     for name in body:
         if name not in known:
             raise ApiError(400, f"Unrecognized request argument supplied: {name}")

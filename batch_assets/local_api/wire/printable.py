@@ -1,13 +1,13 @@
-"""Outside text, made harmless for a terminal or a log. Standard library only."""
+"""Text from outside, made safe for a terminal or a log. Standard library only."""
 
 from __future__ import annotations
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""The text, with every character that isn't to be seen written as an escape such as `\x1b`.
+    r"""The text, with an escape such as `\x1b` for each character that is not printable, but for those in `keep`.
 
-    That is what `str.isprintable` refuses: control characters (C0, DEL, C1), bidirectional and zero-width marks, line
-    and paragraph separators, unpaired surrogates, and spaces other than the plain one. Those in `keep` stay.
+    `str.isprintable` refuses control characters (C0, DEL, C1), bidirectional and zero-width marks, line and paragraph
+    separators, unpaired surrogates, and spaces other than the ASCII space.
     """
     if text.isprintable():
         return text

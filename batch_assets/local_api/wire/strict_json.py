@@ -1,8 +1,8 @@
-"""JSON as other people's software sends it, read strictly and without surprises.
+"""JSON from clients, read strictly.
 
-Python's parser takes NaN, makes infinity of 1e400, guesses UTF-16, and raises RecursionError on deep nesting;
-here each of these is a ValueError like any other text that isn't JSON. So is an integer of more than 4,300 digits,
-and a text of more than a million arrays and objects, which is what megabytes of brackets would take gigabytes for.
+Python's parser accepts NaN, makes infinity of 1e400, guesses UTF-16, and raises RecursionError on deep nesting. Here
+each of these is a ValueError, like all text that isn't JSON. So is an integer of more than 4,300 digits, and a text of
+more than a million arrays and objects: megabytes of brackets would need gigabytes of memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def _finite(text: str) -> float:
     return number
 
 
-# Built once: json.loads(parse_constant=…) would build a decoder for every line of a 50,000-line file.
+# Made once: json.loads(parse_constant=…) would make a decoder for each line of a 50,000-line file.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def loads(data: bytes) -> Any:
-    """The value of UTF-8 JSON; raises ValueError for anything else (also for a byte order mark)."""
-    # Brackets within strings count too; no request has so many of either kind.
+    """The value of UTF-8 JSON. Raises ValueError for other data, also for a byte order mark."""
+    # Brackets within strings count too. No request has so many of either kind.
     if len(data) > _MAXIMUM_CONTAINERS and data.count(b"[") + data.count(b"{") > _MAXIMUM_CONTAINERS:
         raise ValueError("too many arrays and objects")
     try:
@@ -41,5 +41,5 @@ def loads(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """ASCII with Python's spacing, the way that OpenAI's result files look; no newline at the end."""
+    """ASCII with Python's spacing, like OpenAI's result files. No newline at the end."""
     return json.dumps(value).encode("ascii")

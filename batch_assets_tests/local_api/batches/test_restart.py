@@ -1,4 +1,4 @@
-"""A server may be killed at any instruction: the next one goes on, and each request has exactly one result."""
+"""A server may be killed at any moment. The next one continues its batches, and each request has exactly one result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import pytest
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
+    counts,
     custom_ids,
     lines_of,
     results,
     server_process,
     submit,
+    wait_for_progress,
+    wait_until,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -29,18 +32,12 @@ def check_one_result_each(api: LocalApi, batch_id: str, lines: int = LINES) -> N
     batch = api.wait(batch_id)
     output, errors = results(api, batch)
     assert (batch.status, custom_ids(output), errors) == ("completed", custom_ids(lines_of(lines)), [])
-    assert batch.request_counts is not None
-    assert batch.request_counts.to_dict() == {"total": lines, "completed": lines, "failed": 0}
+    assert counts(batch) == {"total": lines, "completed": lines, "failed": 0}
     assert batch.usage is not None
     assert batch.usage.total_tokens == sum(line["response"]["body"]["usage"]["total_tokens"] for line in output)
 
 
-def wait_for_progress(api: LocalApi, batch_id: str, completed: int) -> None:
-    while (counts := api.client.batches.retrieve(batch_id).request_counts) is None or (counts.completed < completed):
-        time.sleep(0.005)
-
-
-def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_after_a_kill_the_next_server_continues_the_batch(tmp_path: Path) -> None:
     with server_process(tmp_path, **SLOW) as server:
         batch = submit(server.api, lines_of(LINES))
         wait_for_progress(server.api, batch.id, 60)
@@ -54,14 +51,14 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path: Path) -> None:
         assert api.url == url, "the port is the same, so that clients find it again"
         check_one_result_each(api, batch.id)
         output = api.client.files.content(api.client.batches.retrieve(batch.id).output_file_id or "").content
-        assert output.startswith(recorded), "what was recorded is not executed again"
+        assert output.startswith(recorded), "recorded lines are not executed again"
         assert api.stats()["requests_executed"] == LINES
 
 
 KILLS = 10
 MANY = 1000
-# An engine that says what it executes, and takes 2 ms for it: six lines at most fit into a turn of 10 ms.
-# It stops at 80 lines, so that a server which is killed late leaves some for the next.
+# An engine that writes each executed line to a log, and takes 2 ms for it: at most six lines fit into a time slice of
+# 10 ms. It stops at 80 lines, so that a server that is killed late leaves some for the next one.
 LOGGING_ENGINE = """
 import itertools, os, time
 from batch_assets.local_api.engines.engine import InstantEngine
@@ -75,11 +72,11 @@ def log_and_complete(self, request):
     return complete(self, request)
 InstantEngine.complete = log_and_complete
 """
-LINES_IN_A_TURN = 6
+LINES_IN_A_TIME_SLICE = 6
 
 
 @pytest.mark.end_to_end
-def test_a_server_that_is_killed_ten_times_executes_nothing_again_that_was_recorded(tmp_path: Path) -> None:
+def test_recorded_lines_are_not_executed_again_after_ten_kills(tmp_path: Path) -> None:
     directory, log = tmp_path / "local_api", tmp_path / "executed"
     prelude = LOGGING_ENGINE.format(path=str(log))
     log.touch()
@@ -89,29 +86,27 @@ def test_a_server_that_is_killed_ten_times_executes_nothing_again_that_was_recor
 
     with server_process(directory, engine="instant", prelude=prelude) as server:
         batch = submit(server.api, lines_of(MANY))
-        server.kill()  # as early as can be: what was acknowledged must be there
+        server.kill()  # at once: the batch must be there, since the client has the response
     results_path = directory / "batches" / batch.id / "output.jsonl"
     for _ in range(KILLS):
         before = executed()
         recorded = recorded_ids(results_path)
         with server_process(directory, engine="instant", prelude=prelude, concurrency=4) as server:
-            deadline = time.monotonic() + 20
-            while len(executed()) < len(before) + 50:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            enough = len(before) + 50
+            wait_until(lambda: len(executed()) >= enough)  # noqa: B023 (called at once)
             server.kill()
         now = executed()[len(before) :]
-        assert len(now) == len(set(now)), "nothing is executed twice by the same server"
-        assert not recorded & set(now), "what was recorded is not executed again"
+        assert len(now) == len(set(now)), "a server executes no line twice"
+        assert not recorded & set(now), "recorded lines are not executed again"
         lost = set(now) - recorded_ids(results_path)
-        assert len(lost) <= 4 * LINES_IN_A_TURN, "only what was being executed is lost"
+        assert len(lost) <= 4 * LINES_IN_A_TIME_SLICE, "only the lines in execution are lost"
     with serving(directory, engine="instant") as api:
         check_one_result_each(api, batch.id, MANY)
         assert api.stats()["requests_executed"] == MANY
 
 
 def recorded_ids(path: Path) -> set[bytes]:
-    """The custom_ids in a result file that a killed server left, its torn end apart."""
+    """The custom_ids in a result file that a killed server left, without its incomplete end."""
     if not path.exists():
         return set()
     return {json.loads(line)["custom_id"].encode() for line in path.read_bytes().split(b"\n")[:-1]}
@@ -122,7 +117,7 @@ def recorded_ids(path: Path) -> set[bytes]:
     [b'{"id": "batch_req_', b"\0" * 100, b'{"id": "x"}', b"\xff\n"],
     ids=["torn", "zeroes", "no newline", "garbage"],
 )
-def test_a_torn_tail_is_cut_off(tmp_path: Path, tail: bytes) -> None:
+def test_an_incomplete_end_of_a_result_file_is_cut_off(tmp_path: Path, tail: bytes) -> None:
     with serving(tmp_path, **SLOW) as api:
         batch = submit(api, lines_of(LINES))
         wait_for_progress(api, batch.id, 10)
@@ -133,8 +128,8 @@ def test_a_torn_tail_is_cut_off(tmp_path: Path, tail: bytes) -> None:
         check_one_result_each(api, batch.id)
 
 
-def test_a_lost_end_is_executed_again(tmp_path: Path) -> None:
-    """After a power cut, results that were not synced may be gone, although the database counted them."""
+def test_results_that_a_power_cut_lost_are_executed_again(tmp_path: Path) -> None:
+    """After a power cut, results that were not synced may be missing, although the database counted them."""
     with serving(tmp_path, **SLOW) as api:
         batch = submit(api, lines_of(LINES))
         wait_for_progress(api, batch.id, 20)
@@ -144,7 +139,7 @@ def test_a_lost_end_is_executed_again(tmp_path: Path) -> None:
         check_one_result_each(api, batch.id)
 
 
-def test_cancelling_survives_a_restart(tmp_path: Path) -> None:
+def test_a_cancelling_batch_is_cancelled_after_a_kill(tmp_path: Path) -> None:
     with server_process(tmp_path, engine="instant", latency_seconds=0.01) as server:
         batch = submit(server.api, lines_of(LINES))
         wait_for_progress(server.api, batch.id, 20)

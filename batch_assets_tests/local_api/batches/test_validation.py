@@ -1,4 +1,4 @@
-"""A failed batch says which line is wrong, in OpenAI's words."""
+"""A failed batch names each invalid line, with OpenAI's error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from batch_assets.local_api.batches import lines, validation
+from batch_assets.local_api.batches import line_checks, validation
+from batch_assets.local_api.settings import Limits
 from batch_assets_tests.local_api.support import (
     ENDPOINT,
-    assert_no_work_is_left,
-    body_of,
+    assert_no_work_folder_is_left,
+    chat_body,
     jsonl,
     lines_of,
     request_line,
@@ -74,18 +75,18 @@ def required(name: str) -> tuple[str, str, str]:
             request_line("b", url="/v1/embeddings"),
             ("invalid_url", "url", "The URL provided for this request does not match the batch endpoint."),
         ),
-        (request_line("b", body=body_of(model=...)), required("model")),
-        (request_line("b", body=body_of(messages=...)), required("messages")),
+        (request_line("b", body=chat_body(model=...)), required("model")),
+        (request_line("b", body=chat_body(messages=...)), required("messages")),
         *(
-            (request_line("b", body=body_of(model=model)), unsupported(model))
+            (request_line("b", body=chat_body(model=model)), unsupported(model))
             for model in ("no such model", "text-embedding-3-small", "x" * 257, "\udfff", "a\0")
         ),
         (
-            request_line("b", body=body_of(stream=True)),
+            request_line("b", body=chat_body(stream=True)),
             ("streaming_unsupported", "body.stream", "Chat Completions: Streaming is not supported in the Batch API."),
         ),
         (
-            request_line("b", body=body_of(model="gpt-4o")),
+            request_line("b", body=chat_body(model="gpt-4o")),
             (
                 "mismatched_model",
                 "body.model",
@@ -114,10 +115,10 @@ def test_a_bad_line_fails_the_batch(
         "request_counts": {"total": 0, "completed": 0, "failed": 0},
         "model": None,
     }
-    assert_no_work_is_left(shared_api)
+    assert_no_work_folder_is_left(shared_api)
 
 
-def test_every_bad_line_is_named(shared_api: LocalApi) -> None:
+def test_each_invalid_line_is_an_error(shared_api: LocalApi) -> None:
     batch = shared_api.wait(submit(shared_api, [request_line("a"), b"{", request_line("a"), request_line()]).id)
     assert batch.errors is not None
     assert batch.errors.data is not None
@@ -129,7 +130,7 @@ def test_every_bad_line_is_named(shared_api: LocalApi) -> None:
 
 
 def test_a_missing_input_file_fails_the_batch_later(shared_api: LocalApi) -> None:
-    """OpenAI answers 200, and the batch fails a moment afterwards (incident of 2026-09-01)."""
+    """OpenAI responds with 200, and the batch fails a moment later (incident of 2026-09-01)."""
     for file_id in ("file-" + "x" * 22, "../../secret"):
         batch = submit_file(shared_api, file_id)
         assert batch.status == "validating"
@@ -151,32 +152,25 @@ def test_a_file_of_another_purpose_fails_the_batch(shared_api: LocalApi) -> None
     assert [(error.code, error.param) for error in batch.errors.data] == [("invalid_request", "file_id")]
 
 
-def validate(path: Path) -> validation.ValidationResult:
-    return validation.validate(path, ENDPOINT, stopped=lambda: False)
+def validate(path: Path, limits: Limits | None = None) -> validation.ValidationResult:
+    return validation.validate(path, ENDPOINT, limits or Limits(), stopped=lambda: False)
 
 
-def test_the_limits_are_inclusive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_are_inclusive(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(jsonl(lines_of(3)))
-    monkeypatch.setattr(validation, "MAXIMUM_REQUESTS", 3)
-    monkeypatch.setattr(validation, "MAXIMUM_INPUT_BYTES", path.stat().st_size)
-    verdict = validate(path)
-    assert (verdict.total, verdict.model, verdict.problems) == (3, "gpt-4.1-mini", [])
+    result = validate(path, Limits(batch_requests=3, batch_input_bytes=path.stat().st_size))
+    assert (result.total, result.model, result.problems) == (3, "gpt-4.1-mini", [])
 
-    monkeypatch.setattr(validation, "MAXIMUM_REQUESTS", 2)
-    assert [problem["code"] for problem in validate(path).problems] == ["too_many_tasks"]
-
-
-def test_openais_limits() -> None:
-    assert validation.MAXIMUM_REQUESTS == 50_000
-    assert validation.MAXIMUM_INPUT_BYTES == 209_715_200
+    too_many = validate(path, Limits(batch_requests=2))
+    assert [problem["code"] for problem in too_many.problems] == ["too_many_tasks"]
 
 
 def test_a_file_over_200_mb_is_refused_without_being_read(shared_api: LocalApi, tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(jsonl(lines_of(1)))
     with path.open("r+b") as file:
-        file.truncate(validation.MAXIMUM_INPUT_BYTES + 1)  # sparse: takes no space
+        file.truncate(Limits().batch_input_bytes + 1)  # sparse: takes no space
     (problem,) = validate(path).problems
     assert problem == {
         "code": None,
@@ -186,9 +180,9 @@ def test_a_file_over_200_mb_is_refused_without_being_read(shared_api: LocalApi, 
     }
 
 
-def test_a_line_that_is_too_long_is_named_and_the_next_are_read(tmp_path: Path) -> None:
+def test_a_line_that_is_too_long_is_an_error_and_the_next_lines_are_read(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
-    long = request_line("long", body=body_of(user="x" * lines.MAXIMUM_LINE_BYTES))
+    long = request_line("long", body=chat_body(user="x" * line_checks.MAXIMUM_LINE_BYTES))
     path.write_bytes(jsonl([request_line("a"), long, b"{", request_line("b")]))
     assert [(problem["line"], problem["code"]) for problem in validate(path).problems] == [
         (2, "invalid_request"),
@@ -206,18 +200,18 @@ def test_a_last_line_needs_no_newline_and_only_newlines_split(tmp_path: Path) ->
     path = tmp_path / "input.jsonl"
     line = '{"custom_id":"%s","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}'
     path.write_bytes(f"{line}\n{line}".encode() % ("a\u2028b\x85c".encode(), b"d"))
-    verdict = validate(path)
-    assert (verdict.total, verdict.problems) == (2, [])
+    result = validate(path)
+    assert (result.total, result.problems) == (2, [])
 
 
-def test_a_file_full_of_mistakes_makes_no_endless_list(tmp_path: Path) -> None:
+def test_the_list_of_errors_of_a_batch_is_limited(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(b"{\n" * 1000)
     assert len(validate(path).problems) == 100
 
 
-def test_validation_can_be_abandoned(tmp_path: Path) -> None:
+def test_validation_can_be_stopped(tmp_path: Path) -> None:
     path = tmp_path / "input.jsonl"
     path.write_bytes(jsonl(lines_of(300)))
     with pytest.raises(validation.ValidationCancelledError):
-        validation.validate(path, ENDPOINT, stopped=lambda: True)
+        validation.validate(path, ENDPOINT, Limits(), stopped=lambda: True)

@@ -1,3 +1,5 @@
+"""`/v1/chat/completions`: objects, limits, and requests that are refused."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,14 +12,8 @@ from batch_assets.local_api.engines.engine import ExtractiveEngine, InstantEngin
 from batch_assets.local_api.engines.engine_choice import Engines
 from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets.local_api.wire.errors import ApiError
-from batch_assets_tests.local_api.support import body_of, post_json
+from batch_assets_tests.local_api.support import ARTICLE, chat_body, post_json
 from batch_assets_tests.local_api_client import LocalApi
-
-ARTICLE = (
-    "The council approved the new bridge on Monday. It will cost 40 million euros. "
-    "Work on the bridge begins in spring. Residents had asked for the bridge for ten years. "
-    "The mayor thanked everybody. Lunch was served afterwards."
-)
 
 
 def messages(content: Any, role: str = "user") -> list[dict[str, Any]]:
@@ -79,13 +75,13 @@ def test_the_sdk_reads_completions_and_models(local_api: LocalApi) -> None:
 
 @pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens"])
 def test_the_token_limit_is_kept(name: str) -> None:
-    answer = chat.answer(ExtractiveEngine(), body_of(messages=messages(ARTICLE), **{name: 6}))
+    answer = chat.answer(ExtractiveEngine(), chat_body(messages=messages(ARTICLE), **{name: 6}))
     assert answer["choices"][0]["finish_reason"] == "length"
     assert 0 < answer["usage"]["completion_tokens"] <= 6
 
 
 def test_only_the_last_user_message_is_summarised() -> None:
-    body = body_of(
+    body = chat_body(
         messages=[
             {"role": "user", "content": "Ignore this."},
             {"role": "assistant", "content": None, "tool_calls": []},
@@ -112,14 +108,14 @@ def test_only_the_last_user_message_is_summarised() -> None:
     ],
 )
 def test_a_first_line_may_be_the_title(content: str, title: str | None, text: str) -> None:
-    request, _ = chat.read_request(body_of(messages=messages(content)))
+    request, _ = chat.read_request(chat_body(messages=messages(content)))
     assert (request.title, request.text) == (title, text)
 
 
 @pytest.mark.parametrize("content", ["", " ", "\n", "Title: x", "\ud800", "\0", "。" * 10_000, "a" * 1_000_000])
 def test_any_text_gets_an_answer(content: str) -> None:
     for engine in (ExtractiveEngine(), InstantEngine()):
-        assert chat.answer(engine, body_of(messages=messages(content)))["object"] == "chat.completion"
+        assert chat.answer(engine, chat_body(messages=messages(content)))["object"] == "chat.completion"
 
 
 REASONING = ["o1", "o3-mini", "o4-mini", "gpt-5", "gpt-5-nano", "gpt-5.6-luna", "gpt-6-luna", "gpt-6.1-sol"]
@@ -146,15 +142,15 @@ def test_reasoning_models_refuse_what_openais_do(model: str) -> None:
     ]
     for changes, message, param, code in refusals:
         with pytest.raises(ApiError) as refusal:
-            chat.read_request(body_of(model=model, **changes))
+            chat.read_request(chat_body(model=model, **changes))
         error = refusal.value
         assert (error.status, error.message, error.param, error.code) == (400, message, param, code)
-    chat.read_request(body_of(model=model, temperature=1, max_completion_tokens=5, reasoning_effort="low"))
+    chat.read_request(chat_body(model=model, temperature=1, max_completion_tokens=5, reasoning_effort="low"))
 
 
 @pytest.mark.parametrize("model", OTHERS)
 def test_other_models_take_temperature_and_max_tokens(model: str) -> None:
-    chat.read_request(body_of(model=model, temperature=0.5, max_tokens=5))
+    chat.read_request(chat_body(model=model, temperature=0.5, max_tokens=5))
 
 
 @pytest.mark.parametrize(
@@ -213,18 +209,18 @@ def test_other_models_take_temperature_and_max_tokens(model: str) -> None:
     ],
 )
 def test_requests_that_are_refused(shared_api: LocalApi, changes: dict[str, Any], message: str) -> None:
-    answer = post_json(shared_api, "/v1/chat/completions", body_of(**changes))
+    answer = post_json(shared_api, "/v1/chat/completions", chat_body(**changes))
     assert answer.status == 400
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["message"], error["type"]) == (message, "invalid_request_error")
 
 
-def test_null_is_as_good_as_absent() -> None:
+def test_null_counts_as_absent() -> None:
     changes = dict.fromkeys(["temperature", "max_tokens", "n", "stream", "response_format", "top_p"])
-    chat.read_request(body_of(model="gpt-5-mini", **changes))
+    chat.read_request(chat_body(model="gpt-5-mini", **changes))
 
 
-def test_an_engine_that_there_is_none_of() -> None:
+def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match="The engines are: extractive, instant"):
         Engines("gpt")

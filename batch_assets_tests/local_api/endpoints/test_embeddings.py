@@ -1,16 +1,20 @@
+"""`/v1/embeddings`, directly and in batches."""
+
 from __future__ import annotations
 
 import base64
 import math
 import struct
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_assets.local_api.batches import lines
 from batch_assets.local_api.engines import embedder
+from batch_assets.local_api.settings import Limits
+from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import post_json, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -19,23 +23,23 @@ BAD_INPUTS: list[Any] = [..., None, "", [], [""], ["a", 1], [[]], [[1], "a"], 5,
 INVALID = "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
 
 
-def body_of(**changes: Any) -> dict[str, Any]:
+def embeddings_body(**changes: Any) -> dict[str, Any]:
     body = {"model": "text-embedding-3-small", "input": "One bridge.", **changes}
     return {name: value for name, value in body.items() if value is not ...}
 
 
 def vectors(api: LocalApi, **changes: Any) -> list[list[float]]:
-    answer = post_json(api, PATH, body_of(**changes))
+    answer = post_json(api, PATH, embeddings_body(**changes))
     assert answer.status == 200, answer.content
     return [item["embedding"] for item in answer.json["data"]]
 
 
-def closeness(first: list[float], second: list[float]) -> float:
+def similarity(first: list[float], second: list[float]) -> float:
     return sum(one * other for one, other in zip(first, second, strict=True))
 
 
 def test_embeddings_have_the_form_of_openais(shared_api: LocalApi) -> None:
-    answer = post_json(shared_api, PATH, body_of(input=["One bridge.", "Two."], user="u"))
+    answer = post_json(shared_api, PATH, embeddings_body(input=["One bridge.", "Two."], user="u"))
     assert answer.status == 200
     first, second = answer.json["data"]
     tokens = answer.json["usage"]["prompt_tokens"]
@@ -76,21 +80,21 @@ def test_the_sdk_asks_for_base64_and_reads_the_same_numbers(shared_api: LocalApi
 def test_dimensions(shared_api: LocalApi, model: str, dimensions: int | None, expected: int) -> None:
     (vector,) = vectors(shared_api, model=model, dimensions=dimensions)
     assert len(vector) == expected
-    assert closeness(vector, vector) == pytest.approx(1, abs=1e-5)
+    assert similarity(vector, vector) == pytest.approx(1, abs=1e-5)
 
 
 @given(st.text(max_size=200), st.integers(1, 64))
-def test_every_text_has_a_direction_and_a_shorter_vector_is_the_begin_of_the_longer(text: str, dimensions: int) -> None:
+def test_vectors_have_length_1_and_a_shorter_one_is_the_beginning_of_a_longer_one(text: str, dimensions: int) -> None:
     whole = embedder.embed_text(text, 64, 64)
     short = embedder.embed_text(text, dimensions, 64)
-    assert closeness(whole, whole) == pytest.approx(1, abs=1e-5)
-    assert closeness(short, short) == pytest.approx(1, abs=1e-5)
-    length = math.sqrt(closeness(whole[:dimensions], whole[:dimensions]))
-    if length > 1e-3:  # otherwise nothing but rounding is left
+    assert similarity(whole, whole) == pytest.approx(1, abs=1e-5)
+    assert similarity(short, short) == pytest.approx(1, abs=1e-5)
+    length = math.sqrt(similarity(whole[:dimensions], whole[:dimensions]))
+    if length > 1e-3:  # otherwise rounding errors are too large
         assert [component / length for component in whole[:dimensions]] == pytest.approx(short, abs=1e-4)
 
 
-def test_texts_that_share_words_lie_near_each_other(shared_api: LocalApi) -> None:
+def test_texts_with_the_same_words_have_near_vectors(shared_api: LocalApi) -> None:
     one, near, far, case = vectors(
         shared_api,
         input=[
@@ -100,15 +104,15 @@ def test_texts_that_share_words_lie_near_each_other(shared_api: LocalApi) -> Non
             "THE COUNCIL APPROVED A NEW BRIDGE OVER THE RIVER.",
         ],
     )
-    assert closeness(one, near) > 0.5 > 0.3 > closeness(one, far)
-    assert closeness(one, case) == pytest.approx(1, abs=1e-5)
+    assert similarity(one, near) > 0.5 > 0.3 > similarity(one, far)
+    assert similarity(one, case) == pytest.approx(1, abs=1e-5)
 
 
-def test_texts_may_come_as_tokens(shared_api: LocalApi) -> None:
+def test_inputs_may_be_tokens(shared_api: LocalApi) -> None:
     assert len(vectors(shared_api, input=[1, 2, 3])) == 1
     one, other = vectors(shared_api, input=[[1, 2, 3], [3, 2, 1]])
     assert one != other
-    answer = post_json(shared_api, PATH, body_of(input=[[1, 2, 3], [3]]))
+    answer = post_json(shared_api, PATH, embeddings_body(input=[[1, 2, 3], [3]]))
     assert answer.json["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
 
 
@@ -138,19 +142,24 @@ def test_texts_may_come_as_tokens(shared_api: LocalApi) -> None:
     ],
 )
 def test_requests_that_are_refused(shared_api: LocalApi, changes: dict[str, Any], message: str) -> None:
-    answer = post_json(shared_api, PATH, body_of(**changes))
+    answer = post_json(shared_api, PATH, embeddings_body(**changes))
     assert answer.status == 400
     assert answer.json["error"]["message"] == message
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "o3", "o4-mini", "no such model"])
-def test_models_that_embed_nothing_are_not_found(shared_api: LocalApi, model: str) -> None:
-    answer = post_json(shared_api, PATH, body_of(model=model))
+def test_models_without_embeddings_are_not_found(shared_api: LocalApi, model: str) -> None:
+    answer = post_json(shared_api, PATH, embeddings_body(model=model))
     assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_batch_of_embeddings_has_the_sum_of_their_usage(shared_api: LocalApi) -> None:
-    bodies = [body_of(input="One."), body_of(input=["Two.", "Three."]), body_of(input=[5, 6]), body_of(input="")]
+    bodies = [
+        embeddings_body(input="One."),
+        embeddings_body(input=["Two.", "Three."]),
+        embeddings_body(input=[5, 6]),
+        embeddings_body(input=""),
+    ]
     requests = [request_line(f"{number}", url=PATH, body=body) for number, body in enumerate(bodies)]
     batch = shared_api.wait(submit(shared_api, requests, PATH).id)
     output, (failure,) = results(shared_api, batch)
@@ -167,14 +176,12 @@ def test_a_batch_of_embeddings_has_the_sum_of_their_usage(shared_api: LocalApi) 
     }
 
 
-def test_the_inputs_of_all_lines_together_are_limited(shared_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lines.MAXIMUM_EMBEDDING_INPUTS == 50_000
-    monkeypatch.setattr(lines, "MAXIMUM_EMBEDDING_INPUTS", 5)
-
-    def statuses(*inputs: Any) -> tuple[str, list[str | None]]:
-        requests = [request_line(f"{n}", url=PATH, body=body_of(input=value)) for n, value in enumerate(inputs)]
-        batch = shared_api.wait(submit(shared_api, requests, PATH).id)
+def test_the_inputs_of_all_lines_together_are_limited(tmp_path: Path) -> None:
+    def statuses(api: LocalApi, *inputs: Any) -> tuple[str, list[str | None]]:
+        requests = [request_line(f"{n}", url=PATH, body=embeddings_body(input=value)) for n, value in enumerate(inputs)]
+        batch = api.wait(submit(api, requests, PATH).id)
         return batch.status, [error.code for error in (batch.errors.data or [])] if batch.errors else []
 
-    assert statuses(["a"] * 3, "b", [1, 2, 3]) == ("completed", [])
-    assert statuses(["a"] * 3, "b", [[1], [2]], "c") == ("failed", ["too_many_tasks"])
+    with serving(tmp_path, limits=Limits(batch_embedding_inputs=5)) as api:
+        assert statuses(api, ["a"] * 3, "b", [1, 2, 3]) == ("completed", [])
+        assert statuses(api, ["a"] * 3, "b", [[1], [2]], "c") == ("failed", ["too_many_tasks"])

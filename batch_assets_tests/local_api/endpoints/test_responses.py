@@ -1,3 +1,5 @@
+"""`/v1/responses`, directly and in batches."""
+
 from __future__ import annotations
 
 from typing import Any, Final
@@ -9,20 +11,19 @@ from batch_assets.local_api.endpoints import responses
 from batch_assets.local_api.engines import extractive
 from batch_assets.local_api.engines.engine import ExtractiveEngine
 from batch_assets.local_api.engines.tokens import count_tokens
-from batch_assets_tests.local_api.endpoints.test_chat import ARTICLE
-from batch_assets_tests.local_api.support import post_json, request_line, results, submit
+from batch_assets_tests.local_api.support import ARTICLE, post_json, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
 
 PATH: Final = "/v1/responses"
 
 
-def body_of(**changes: Any) -> dict[str, Any]:
+def responses_body(**changes: Any) -> dict[str, Any]:
     body = {"model": "gpt-5-mini", "input": f"Title: A bridge\n\n{ARTICLE}", **changes}
     return {name: value for name, value in body.items() if value is not ...}
 
 
 def test_a_response_has_the_form_of_openais(local_api: LocalApi) -> None:
-    answer = post_json(local_api, PATH, body_of(instructions="Summarise.", metadata={"a": "b"}))
+    answer = post_json(local_api, PATH, responses_body(instructions="Summarise.", metadata={"a": "b"}))
     assert answer.status == 200
     response = answer.json
     (message,) = response["output"]
@@ -77,7 +78,7 @@ def test_a_response_has_the_form_of_openais(local_api: LocalApi) -> None:
 
 
 def test_a_response_that_is_cut_is_incomplete() -> None:
-    answer = responses.answer(ExtractiveEngine(), body_of(input=ARTICLE, max_output_tokens=16))
+    answer = responses.answer(ExtractiveEngine(), responses_body(input=ARTICLE, max_output_tokens=16))
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert answer["output"][0]["status"] == "incomplete"
     assert answer["completed_at"] is None
@@ -99,7 +100,7 @@ def test_only_the_last_user_message_of_a_list_is_summarised() -> None:
         {"role": "user", "content": [{"type": "input_text", "text": text} for text in ("Title: T\n\nOne. ", "Two.")]},
         {"role": "developer", "content": "Not this."},
     ]
-    request, _ = responses.read_request(body_of(input=items, instructions="Be brief."))
+    request, _ = responses.read_request(responses_body(input=items, instructions="Be brief."))
     assert (request.title, request.text) == ("T", "One. Two.")
     assert request.prompt == ["Be brief.", "Ignore this.", "", "Hm.", "Title: T\n\nOne. Two.", "Not this."]
 
@@ -187,7 +188,7 @@ NO_INPUT = "One of \"input\" or \"previous_response_id\" or 'prompt' or 'convers
 def test_requests_that_are_refused(
     shared_api: LocalApi, changes: dict[str, Any], status: int, message: str, param: str | None, code: str | None
 ) -> None:
-    answer = post_json(shared_api, PATH, body_of(**changes))
+    answer = post_json(shared_api, PATH, responses_body(**changes))
     assert answer.status == status
     assert answer.json["error"] == {"message": message, "type": "invalid_request_error", "param": param, "code": code}
 
@@ -200,8 +201,8 @@ def test_responses_are_not_stored(shared_api: LocalApi) -> None:
 
 
 def test_a_batch_of_responses_has_the_sum_of_their_usage(shared_api: LocalApi) -> None:
-    lines = [request_line(f"{n}", url=PATH, body=body_of(input=f"One. Two {n}. " * n)) for n in range(1, 5)]
-    lines.append(request_line("bad", url=PATH, body=body_of(input=5)))
+    lines = [request_line(f"{n}", url=PATH, body=responses_body(input=f"One. Two {n}. " * n)) for n in range(1, 5)]
+    lines.append(request_line("bad", url=PATH, body=responses_body(input=5)))
     batch = shared_api.wait(submit(shared_api, lines, PATH).id)
     output, (failure,) = results(shared_api, batch)
     assert batch.status == "completed"
@@ -220,8 +221,8 @@ def test_a_batch_of_responses_has_the_sum_of_their_usage(shared_api: LocalApi) -
 
 def test_a_streamed_or_empty_line_fails_a_batch(shared_api: LocalApi) -> None:
     lines = [
-        request_line("a", url=PATH, body=body_of(stream=True)),
-        request_line("b", url=PATH, body=body_of(input=...)),
+        request_line("a", url=PATH, body=responses_body(stream=True)),
+        request_line("b", url=PATH, body=responses_body(input=...)),
     ]
     batch = shared_api.wait(submit(shared_api, lines, PATH).id)
     assert batch.errors is not None

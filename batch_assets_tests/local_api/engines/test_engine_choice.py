@@ -10,7 +10,7 @@ import pytest
 from batch_assets.local_api.engines.engine_choice import Engines
 from batch_assets.local_api.engines.small_model import _limited
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.local_api.support import ENDPOINT, body_of, http_request, post_json
+from batch_assets_tests.local_api.support import ENDPOINT, chat_body, http_request, post_json
 from batch_assets_tests.local_api_client import LocalApi
 
 
@@ -29,7 +29,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_model_names_the_engine(shared_api: LocalApi, model: str, engine: str) -> None:
-    completion = post_json(shared_api, ENDPOINT, body_of(model=model)).json
+    completion = post_json(shared_api, ENDPOINT, chat_body(model=model)).json
     assert (completion["model"], completion["system_fingerprint"]) == (model, f"fp_local_{engine}")
 
 
@@ -38,7 +38,7 @@ def test_a_small_model_that_is_not_installed_says_what_to_do(tmp_path: Path, not
     with pytest.raises(ValueError, match=command):
         Engines("smollm2")
     with serving(tmp_path) as api:
-        answer = post_json(api, ENDPOINT, body_of(model="local-smollm2"))
+        answer = post_json(api, ENDPOINT, chat_body(model="local-smollm2"))
         listed = [model["id"] for model in http_request(api, "GET", "/v1/models").json["data"]]
     assert (answer.status, answer.json["error"]["code"]) == (404, "model_not_found")
     assert command in answer.json["error"]["message"]
@@ -47,12 +47,12 @@ def test_a_small_model_that_is_not_installed_says_what_to_do(tmp_path: Path, not
 
 
 @pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens", "max_output_tokens"])
-def test_no_limit_exceeds_the_small_models_own(name: str) -> None:
+def test_limits_above_the_small_models_own_are_lowered(name: str) -> None:
     for asked, given in [(5, 5), (512, 512), (1024, 512), (None, None), ("many", "many")]:
         assert _limited({"model": "m", name: asked}) == {"model": "m", name: given}
     assert _limited([1]) == [1]
 
 
-def test_another_model_can_only_be_asked_of_another_server() -> None:
+def test_an_engine_model_is_for_another_server_only() -> None:
     with pytest.raises(ValueError, match="--engine-model"):
         Engines("extractive", model="qwen3")

@@ -1,4 +1,4 @@
-"""The small language model, for real: run by `make test-small-model`, which installs it."""
+"""The small language model itself. `make test-small-model` installs it, and runs these tests."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_article_beyond_the_context_is_an_error_of_its_line(api: LocalApi) ->
     ("body", "param"),
     [(asked(nonsense=1), None), (asked(model="gpt-5-mini", temperature=0.5), "temperature"), (asked(n=0), "n")],
 )
-def test_what_openai_refuses_is_refused_in_its_words(api: LocalApi, body: dict[str, Any], param: str | None) -> None:
+def test_requests_that_openai_refuses_get_its_errors(api: LocalApi, body: dict[str, Any], param: str | None) -> None:
     answer = post_json(api, ENDPOINT, body)
     assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
     assert answer.json["error"]["param"] == param
@@ -148,5 +148,5 @@ def test_the_models_process_ends_with_the_one_that_started_it() -> None:
         process.stdin.write(b"key\n")
         process.stdin.flush()
         assert process.stdout.readline().startswith(b"http://127.0.0.1:")
-        process.stdin.close()  # as the kernel does when the other end is killed
+        process.stdin.close()  # like the kernel after a kill of the other process
         assert process.wait(20) == 0

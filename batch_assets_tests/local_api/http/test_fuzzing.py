@@ -1,4 +1,4 @@
-"""Hostile requests, made by schemathesis from the server's own description: refused in OpenAI's words, never a 500."""
+"""Hostile requests, which schemathesis makes of the server's description: refused with OpenAI's errors, never a 500."""
 
 from __future__ import annotations
 

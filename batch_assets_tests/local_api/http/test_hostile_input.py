@@ -1,4 +1,4 @@
-"""JSON of hostile depth, size or content: refused in OpenAI's words, and the server goes on."""
+"""JSON of hostile depth, size or content: refused with OpenAI's errors, and the server continues."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 import pytest
 
 from batch_assets_tests.local_api.bodies import REQUESTS
-from batch_assets_tests.local_api.support import body_of, http_request, lines_of, request_line, results, submit
+from batch_assets_tests.local_api.support import chat_body, http_request, lines_of, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
 
 PATHS = [*REQUESTS, "/v1/batches"]
 DEEP = b"[" * 100_000
 HUGE_INTEGER = b"9" * 5_001
-# Deep, but not too deep for Python's parser: a second pass over it must not be too deep either.
+# Python's parser can read this depth. Code that walks over the value must be able to as well.
 DEEPEST = b'{"a":' * 900 + b"1" + b"}" * 900
 
 
 def nested(value: bytes) -> bytes:
-    """Bodies with the value where some endpoint may look at it, or repeat it."""
+    """Bodies with the value in fields that an endpoint may read or repeat."""
     return b'{"model": "m", "metadata": {"a": %s}, "messages": %s, "input": %s, "n": %s}' % ((value,) * 4)
 
 
@@ -59,7 +59,7 @@ def test_a_hostile_body_is_refused(shared_api: LocalApi, body: bytes) -> None:
             continue
         assert answer.status in (400, 404, 413), answer.content[:500]
         assert set(answer.json["error"]) == {"message", "type", "param", "code"}
-        assert len(answer.content) < 10_000, "what was sent is not sent back whole"
+        assert len(answer.content) < 10_000, "the error does not repeat the whole request"
 
 
 def test_a_hostile_line_fails_its_batch_and_no_other(shared_api: LocalApi) -> None:
@@ -91,7 +91,7 @@ def test_numbers_in_forms_and_queries_are_plain_digits(shared_api: LocalApi, dig
             assert (answer.status, answer.json["error"]["param"]) == (400, "limit")
 
 
-def test_a_result_never_holds_what_is_no_json(shared_api: LocalApi) -> None:
-    line = request_line("a", body=body_of(temperature=1e308, user="\ud800"))
+def test_a_result_is_always_valid_json(shared_api: LocalApi) -> None:
+    line = request_line("a", body=chat_body(temperature=1e308, user="\ud800"))
     _, (failure,) = results(shared_api, shared_api.wait(submit(shared_api, [line]).id))
     assert failure["response"]["body"]["error"]["param"] == "temperature"

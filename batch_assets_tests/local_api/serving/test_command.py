@@ -1,4 +1,4 @@
-"""`batch-assets serve` as a user runs it: its lines can be copied, and what can't be done is said in a sentence."""
+"""`batch-assets serve` as a user runs it: the printed lines can be copied, and errors are one sentence."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from batch_assets.local_api.serving.keys import local_api_key
 from batch_assets_tests.end_to_end.processes import COMMAND, environment
 
 
-def serve_to_its_end(
+def failing_serve(
     data: Path, *arguments: str, before: Callable[[], None] | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """`batch-assets serve`, where it does not come to serve."""
+    """`batch-assets serve` with options with which it can't start."""
     return subprocess.run(
         [*COMMAND, "serve", *arguments],
         env=environment(data, **variables),
@@ -40,7 +40,7 @@ def serve_to_its_end(
 
 @contextmanager
 def serving_command(data: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, Callable[[], str]]]:
-    """The URL of a running `batch-assets serve`, and what it has printed; ended by SIGTERM."""
+    """The URL and the output of a running `batch-assets serve`, which SIGTERM ends."""
     log = data.parent / f"{data.name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -65,19 +65,19 @@ def serving_command(data: Path, *arguments: str, **variables: str) -> Iterator[t
 
 
 def exported(printed: str, **variables: str) -> dict[str, str]:
-    """The variables after a shell has read the lines that begin with `export`."""
+    """The variables of a shell after the printed lines that begin with `export`."""
     lines = "\n".join(line for line in printed.splitlines() if line.strip().startswith("export "))
     shown = subprocess.check_output(["sh", "-c", f"{lines}\nenv"], env={**os.environ, **variables}, text=True)
     return dict(line.partition("=")[::2] for line in shown.splitlines())
 
 
 @pytest.mark.parametrize("name", ["data of 'mine' $HOME \"and\" `yours`"])
-def test_the_lines_that_it_prints_work_by_copy_and_paste(tmp_path: Path, name: str) -> None:
+def test_the_printed_lines_work_by_copy_and_paste(tmp_path: Path, name: str) -> None:
     with serving_command(tmp_path / name, "--webhook", "http://127.0.0.1:9/") as (url, printed):
         assert "without" not in printed()
         found = exported(printed())
         assert found["OPENAI_API_KEY"] == local_api_key(tmp_path / name / "local_api")
-        assert found["OPENAI_API_KEY"] not in printed(), "the key itself is shown nowhere"
+        assert found["OPENAI_API_KEY"] not in printed(), "the key itself is not printed"
         assert found["OPENAI_WEBHOOK_SECRET"].startswith("whsec_")
         with OpenAI(base_url=found["OPENAI_BASE_URL"], api_key=found["OPENAI_API_KEY"], max_retries=0) as client:
             assert list(client.files.list()) == []
@@ -86,7 +86,7 @@ def test_the_lines_that_it_prints_work_by_copy_and_paste(tmp_path: Path, name: s
 
 
 @pytest.mark.end_to_end
-def test_with_a_key_of_its_users_the_lines_name_their_variable(tmp_path: Path) -> None:
+def test_with_a_user_key_the_printed_lines_name_its_variable(tmp_path: Path) -> None:
     variables = {"BATCH_ASSETS_SERVE_KEY": "of two words"}
     with serving_command(tmp_path / "data", **variables) as (_, printed):
         assert 'OPENAI_API_KEY="$BATCH_ASSETS_SERVE_KEY"' in printed()
@@ -104,9 +104,9 @@ def test_without_a_key_every_user_of_the_machine_may_use_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_everything_that_it_writes_is_closed_to_others(tmp_path: Path, existing: bool) -> None:
+def test_all_files_and_folders_of_the_server_are_private(tmp_path: Path, existing: bool) -> None:
     data = tmp_path / "data"
-    if existing:  # a folder that is not ours stays open, so what is in it must not be
+    if existing:  # others may read a folder that is not ours, but not our files in it
         data.mkdir(mode=0o755)
         (data / "thesis.odt").touch()
     with serving_command(data) as (url, _):
@@ -131,15 +131,15 @@ def test_everything_that_it_writes_is_closed_to_others(tmp_path: Path, existing:
         (["--engine", "evil\x1b]0;mine\x07\x9b2J\u202e"], {}, r"evil\x1b]0;mine\x07\x9b2J\u202e"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_sentence(
+def test_invalid_options_are_refused_with_an_error_message(
     tmp_path: Path, arguments: list[str], variables: dict[str, str], sentence: str
 ) -> None:
-    done = serve_to_its_end(tmp_path / "data", *arguments, **variables)  # type: ignore[arg-type]
-    assert_said(done, sentence)
+    done = failing_serve(tmp_path / "data", *arguments, **variables)  # type: ignore[arg-type]
+    assert_one_error_line(done, sentence)
 
 
-def assert_said(done: subprocess.CompletedProcess[str], sentence: str) -> None:
-    """One line on standard error, exit code 1, and nothing else."""
+def assert_one_error_line(done: subprocess.CompletedProcess[str], sentence: str) -> None:
+    """Exit code 1 and one line on standard error."""
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert sentence in done.stderr
     assert done.stderr.startswith("Error: ")
@@ -148,25 +148,23 @@ def assert_said(done: subprocess.CompletedProcess[str], sentence: str) -> None:
 
 
 @pytest.mark.parametrize("in_the_way", ["server.lock", "server.json"])
-def test_a_folder_that_does_not_take_what_the_server_writes_is_said_in_a_sentence(
-    tmp_path: Path, in_the_way: str
-) -> None:
+def test_a_path_that_the_server_cannot_write_is_an_error_message(tmp_path: Path, in_the_way: str) -> None:
     (tmp_path / "data" / "local_api" / in_the_way / "x").mkdir(parents=True)
-    assert_said(serve_to_its_end(tmp_path / "data"), "The local Batch API can't keep its files in ")
+    assert_one_error_line(failing_serve(tmp_path / "data"), "The local Batch API can't keep its files in ")
 
 
 @pytest.mark.end_to_end
-def test_a_database_of_another_version_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_a_database_of_another_version_is_an_error_message(tmp_path: Path) -> None:
     (tmp_path / "data" / "local_api").mkdir(parents=True)
     with sqlite3.connect(tmp_path / "data" / "local_api" / "local_api.sqlite3") as connection:
         connection.execute("PRAGMA user_version = 99")
-    assert_said(serve_to_its_end(tmp_path / "data"), "another version of the local Batch API")
+    assert_one_error_line(failing_serve(tmp_path / "data"), "another version of the local Batch API")
 
 
 @pytest.mark.end_to_end
 @pytest.mark.skipif(sys.platform != "linux", reason="how large files may be is another matter elsewhere")
-def test_a_disk_that_is_full_is_said_in_a_sentence_and_nothing_is_spoilt(tmp_path: Path) -> None:
-    done = serve_to_its_end(tmp_path / "data", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)))
-    assert_said(done, "File too large. Free some space")
+def test_a_full_disk_is_an_error_message_and_damages_nothing(tmp_path: Path) -> None:
+    done = failing_serve(tmp_path / "data", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)))
+    assert_one_error_line(done, "File too large. Free some space")
     with serving_command(tmp_path / "data"):
-        pass  # once there is room again
+        pass  # it starts without the limit

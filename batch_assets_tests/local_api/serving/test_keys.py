@@ -1,8 +1,7 @@
-"""Who may use a server: those who have its key, which other users of the machine can't read."""
+"""Only clients with a valid key can use a server. Other users of the machine can't read the key."""
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import threading
@@ -23,27 +22,22 @@ KEY = "sk-Right-0123456789"
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalApi]:
-    """A server with a key of its user's."""
-    with serving(tmp_path_factory.mktemp("closed") / "local_api", api_key=KEY) as api:
+def api_with_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalApi]:
+    """A server with a key of its user."""
+    with serving(tmp_path_factory.mktemp("api_with_key") / "local_api", api_key=KEY) as api:
         yield api
 
 
-@pytest.fixture(autouse=True)
-def usual_umask() -> Iterator[None]:
-    """What we make is closed to others although the system's default would leave it open."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("usual_umask")
 
 
 def status_with(api: LocalApi, authorization: str, path: str = "/v1/files") -> int:
     return http_request(api, "GET", path, headers={"authorization": authorization}).status
 
 
-def test_the_right_key_opens(closed: LocalApi) -> None:
-    assert status_with(closed, f"Bearer {KEY}") == 200
-    assert status_with(closed, f"bearer  {KEY} ") == 200, "of the scheme, the case is free; of spaces, the number"
+def test_the_right_key_is_accepted(api_with_key: LocalApi) -> None:
+    assert status_with(api_with_key, f"Bearer {KEY}") == 200
+    assert status_with(api_with_key, f"bearer  {KEY} ") == 200, "the scheme may have any case, and any number of spaces"
 
 
 @pytest.mark.parametrize(
@@ -73,24 +67,24 @@ def test_the_right_key_opens(closed: LocalApi) -> None:
         "\xff",
     ],
 )
-def test_no_other_key_opens(closed: LocalApi, key: str) -> None:
-    assert status_with(closed, f"Bearer {key}") == 401
+def test_other_keys_are_refused(api_with_key: LocalApi, key: str) -> None:
+    assert status_with(api_with_key, f"Bearer {key}") == 401
 
 
 @pytest.mark.parametrize("authorization", [KEY, f"Basic {KEY}", f"Token {KEY}", f"Bearer{KEY}", f"Bearer:{KEY}", ""])
-def test_a_key_without_bearer_does_not_open(closed: LocalApi, authorization: str) -> None:
-    assert status_with(closed, authorization) == 401
+def test_a_key_without_bearer_is_refused(api_with_key: LocalApi, authorization: str) -> None:
+    assert status_with(api_with_key, authorization) == 401
 
 
 @pytest.mark.parametrize(
     "path", ["/v1/files", "/v1/batches", "/v1/models", "/stats", "/openapi.json", "/", "/healthz/"]
 )
-def test_nothing_but_the_sign_of_life_is_open(closed: LocalApi, path: str) -> None:
-    assert http_request(closed, "GET", path).status == 401
-    assert http_request(closed, "GET", "/healthz").status == 200
+def test_only_healthz_needs_no_key(api_with_key: LocalApi, path: str) -> None:
+    assert http_request(api_with_key, "GET", path).status == 401
+    assert http_request(api_with_key, "GET", "/healthz").status == 200
 
 
-def test_a_server_without_a_key_of_its_users_makes_one_for_them_alone(tmp_path: Path) -> None:
+def test_a_server_without_a_user_key_makes_a_private_one(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "local_api"
     with serving(folder, without_key=False) as api:
         key = local_api_key(folder)
@@ -98,7 +92,7 @@ def test_a_server_without_a_key_of_its_users_makes_one_for_them_alone(tmp_path: 
         for wrong in (None, NO_KEY, key[:-1], key + "0", key.upper()):
             headers = {"authorization": f"Bearer {wrong}"} if wrong else {}
             assert http_request(api, "GET", "/v1/files", headers=headers).status == 401
-        assert running_url(folder) == api.url, "whoever may read the folder finds it"
+        assert running_url(folder) == api.url, "it needs no key to find the server"
         with_key = LocalApi(api.url, api.client.with_options(api_key=key), folder)
         assert with_key.wait(submit(with_key, lines_of(2)).id).status == "completed"
         upload(with_key, lines_of(2))
@@ -106,18 +100,18 @@ def test_a_server_without_a_key_of_its_users_makes_one_for_them_alone(tmp_path: 
         modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("..", *names)}
         assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
     with serving(folder, without_key=False) as api:
-        assert local_api_key(folder) == key, "it is kept"
+        assert local_api_key(folder) == key, "the key stays the same"
         assert status_with(api, f"Bearer {key}") == 200
 
 
-def test_local_clients_use_the_folders_key_whatever_other_key_the_server_has(tmp_path: Path) -> None:
+def test_the_folders_key_is_valid_beside_a_user_key(tmp_path: Path) -> None:
     with serving(tmp_path, api_key=KEY) as api:
         assert status_with(api, f"Bearer {local_api_key(tmp_path)}") == 200
         assert status_with(api, f"Bearer {KEY}") == 200
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"sk-local-12", b"sk-local-" + b"0" * 63 + b"\n", b"\0" * 74, b"\xff"])
-def test_a_key_that_is_no_key_is_replaced(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_key_is_replaced(tmp_path: Path, content: bytes) -> None:
     write_key(tmp_path, content)
     assert local_api_key(tmp_path) == NO_KEY
     with serving(tmp_path, without_key=False) as api:
@@ -135,7 +129,7 @@ def test_a_key_that_others_could_read_is_replaced(tmp_path: Path) -> None:
         assert status_with(api, f"Bearer {local_api_key(tmp_path)}") == 200
 
 
-def test_what_a_killed_server_left_of_a_key_is_neither_used_nor_in_the_way(tmp_path: Path) -> None:
+def test_a_partial_key_file_of_a_killed_server_is_replaced(tmp_path: Path) -> None:
     write_key(tmp_path, b"sk-local-12", name="key.partial", mode=0o644)
     with serving(tmp_path, without_key=False) as api:
         assert status_with(api, f"Bearer {local_api_key(tmp_path)}") == 200
@@ -143,7 +137,7 @@ def test_what_a_killed_server_left_of_a_key_is_neither_used_nor_in_the_way(tmp_p
     assert not (tmp_path / "key.partial").exists()
 
 
-def test_a_key_file_that_leads_elsewhere_is_replaced(tmp_path: Path) -> None:
+def test_a_key_file_that_is_a_link_is_replaced(tmp_path: Path) -> None:
     write_key(tmp_path, b"sk-local-" + b"0" * 64, name="elsewhere")
     key_path(tmp_path).symlink_to(tmp_path / "elsewhere")
     with serving(tmp_path, without_key=False):
@@ -156,7 +150,7 @@ def write_key(folder: Path, content: bytes, *, name: str = "key", mode: int = 0o
     (folder / name).chmod(mode)
 
 
-def test_an_empty_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_key_counts_as_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_ASSETS_SERVE_KEY", "  ")
     with pytest.raises(ValueError, match="BATCH_ASSETS_SERVE_KEY"):
         serve(tmp_path, host="0.0.0.0")
@@ -175,7 +169,7 @@ def test_an_empty_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"api_key": KEY}, "", "A server without a key can't have one"),
     ],
 )
-def test_without_a_key_it_listens_on_this_machine_only_and_has_none(
+def test_without_key_excludes_other_hosts_and_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variable: str, sentence: str
 ) -> None:
     monkeypatch.setenv("BATCH_ASSETS_SERVE_KEY", variable)
@@ -187,7 +181,7 @@ def test_without_a_key_it_listens_on_this_machine_only_and_has_none(
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}])
-def test_a_web_page_is_kept_out_even_with_the_folders_key(tmp_path: Path, headers: dict[str, str]) -> None:
+def test_requests_of_web_pages_are_refused_even_with_the_folders_key(tmp_path: Path, headers: dict[str, str]) -> None:
     with serving(tmp_path, without_key=False) as api:
         authorization = {"authorization": f"Bearer {local_api_key(tmp_path)}"}
         assert http_request(api, "GET", "/v1/files", headers={**authorization, **headers}).status == 403
@@ -195,6 +189,6 @@ def test_a_web_page_is_kept_out_even_with_the_folders_key(tmp_path: Path, header
         assert http_request(api, "GET", "/v1/files", headers={**authorization, **in_a_container}).status == 200
 
 
-def test_with_a_key_of_its_users_it_may_stand_behind_a_proxy(closed: LocalApi) -> None:
+def test_with_a_user_key_any_host_name_is_accepted(api_with_key: LocalApi) -> None:
     headers = {"authorization": f"Bearer {KEY}", "host": "api.example"}
-    assert http_request(closed, "GET", "/v1/files", headers=headers).status == 200
+    assert http_request(api_with_key, "GET", "/v1/files", headers=headers).status == 200

@@ -1,9 +1,10 @@
-"""One server for a directory, found by whoever needs it, open to nobody else."""
+"""One server for a directory, which programs of the same user find, and other web sites can't use."""
 
 from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 import openai
 import pytest
 
+from batch_assets.local_api.serving.directory_lock import AlreadyRunningError
 from batch_assets.local_api.serving.discovery import running_url
-from batch_assets.local_api.serving.server import AlreadyRunningError, serve
+from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import http_request, lines_of, post_json, server_process, submit
 from batch_assets_tests.local_api_client import LocalApi
@@ -28,12 +30,12 @@ def test_a_running_server_is_found_and_a_stopped_one_is_not(tmp_path: Path) -> N
     assert not (tmp_path / "server.json").exists()
 
 
-def test_a_killed_servers_file_deceives_nobody(tmp_path: Path) -> None:
+def test_the_discovery_file_of_a_killed_server_is_not_believed(tmp_path: Path) -> None:
     with server_process(tmp_path / "a") as server:
         server.kill()
         stale = json.loads((tmp_path / "a" / "server.json").read_text())
         assert running_url(tmp_path / "a") is None
-    # The port is now another directory's.
+    # Now the server of another directory has the port.
     with serving(tmp_path / "b", port=int(stale["url"].split(":")[2].removesuffix("/v1"))) as api:
         assert api.url == stale["url"]
         assert running_url(tmp_path / "a") is None
@@ -50,7 +52,7 @@ def test_a_broken_discovery_file_means_no_server(tmp_path: Path, content: str) -
     assert running_url(tmp_path) is None
 
 
-def test_a_port_where_nobody_speaks_http_means_no_server(tmp_path: Path) -> None:
+def test_a_port_without_an_http_server_means_no_server(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -59,15 +61,15 @@ def test_a_port_where_nobody_speaks_http_means_no_server(tmp_path: Path) -> None
         assert running_url(tmp_path, timeout_seconds=0.2) is None
 
 
-def test_a_second_server_of_a_directory_is_told_of_the_first(tmp_path: Path) -> None:
+def test_a_second_server_of_a_directory_is_refused_with_the_url_of_the_first(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         with pytest.raises(AlreadyRunningError) as refusal:
             serve(tmp_path)
         assert refusal.value.url == server.api.url
-        assert running_url(tmp_path) == server.api.url, "the first one is unharmed"
+        assert running_url(tmp_path) == server.api.url, "the first one still runs"
 
 
-def test_servers_that_start_together_leave_one_running(tmp_path: Path) -> None:
+def test_of_servers_that_start_at_the_same_time_one_runs(tmp_path: Path) -> None:
     stop = threading.Event()
     urls: list[str] = []
     refused: list[str | None] = []
@@ -89,7 +91,7 @@ def test_servers_that_start_together_leave_one_running(tmp_path: Path) -> None:
     assert refused == urls * 3
 
 
-def test_a_restarted_server_has_its_port_again_unless_it_is_taken(tmp_path: Path) -> None:
+def test_a_restarted_server_has_the_same_port_if_it_is_free(tmp_path: Path) -> None:
     with serving(tmp_path) as api:
         first = api.url
     with serving(tmp_path) as api:
@@ -104,7 +106,7 @@ def test_a_restarted_server_has_its_port_again_unless_it_is_taken(tmp_path: Path
             serve(tmp_path, port=other.getsockname()[1])
 
 
-def test_other_machines_are_let_in_with_a_key_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_machines_need_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BATCH_ASSETS_SERVE_KEY", raising=False)
     with pytest.raises(ValueError, match="BATCH_ASSETS_SERVE_KEY"):
         serve(tmp_path, host="0.0.0.0")
@@ -126,7 +128,7 @@ def test_other_machines_are_let_in_with_a_key_only(tmp_path: Path, monkeypatch: 
         assert good.status == 200
 
 
-def test_on_loopback_any_key_will_do(shared_api: LocalApi) -> None:
+def test_without_a_key_any_key_is_accepted(shared_api: LocalApi) -> None:
     assert http_request(shared_api, "GET", "/v1/files").status == 200
     assert http_request(shared_api, "GET", "/v1/files", headers={"authorization": "Bearer x"}).status == 200
 
@@ -143,11 +145,11 @@ def test_on_loopback_any_key_will_do(shared_api: LocalApi) -> None:
         ({"host": "[::1]:1"}, 200),
     ],
 )
-def test_web_pages_of_other_sites_are_kept_out(shared_api: LocalApi, headers: dict[str, str], status: int) -> None:
+def test_requests_of_other_web_sites_are_refused(shared_api: LocalApi, headers: dict[str, str], status: int) -> None:
     assert http_request(shared_api, "GET", "/v1/files", headers=headers).status == status
 
 
-def test_unknown_urls_and_methods_are_refused_as_openai_does(shared_api: LocalApi) -> None:
+def test_unknown_urls_and_methods_are_openais_errors(shared_api: LocalApi) -> None:
     answer = post_json(shared_api, "/v1/foo", {})
     assert answer.status == 404
     assert answer.json == {
@@ -164,7 +166,7 @@ def test_unknown_urls_and_methods_are_refused_as_openai_does(shared_api: LocalAp
     assert answer.json["error"]["message"].startswith("Not allowed to DELETE on /v1/batches.")
 
 
-def test_every_answer_has_a_request_id_of_its_own(shared_api: LocalApi) -> None:
+def test_each_response_has_its_own_request_id(shared_api: LocalApi) -> None:
     answers = [http_request(shared_api, "GET", path) for path in ("/v1/files", "/v1/files", "/v1/foo")]
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert len(ids) == 3
@@ -172,7 +174,7 @@ def test_every_answer_has_a_request_id_of_its_own(shared_api: LocalApi) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"a":' * 100_000, b"NaN", b'{"a": ' + b"9" * 10_000 + b"}"])
-def test_bodies_that_are_no_json_are_refused(shared_api: LocalApi, body: bytes) -> None:
+def test_bodies_that_are_not_json_are_refused(shared_api: LocalApi, body: bytes) -> None:
     answer = http_request(shared_api, "POST", "/v1/batches", body)
     assert answer.status == 400
     assert "could not parse the JSON body" in answer.json["error"]["message"]
@@ -180,7 +182,7 @@ def test_bodies_that_are_no_json_are_refused(shared_api: LocalApi, body: bytes) 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'"x"'])
 @pytest.mark.parametrize("path", ["/v1/batches", "/v1/chat/completions"])
-def test_bodies_that_are_no_objects_are_refused(shared_api: LocalApi, body: bytes, path: str) -> None:
+def test_bodies_that_are_not_objects_are_refused(shared_api: LocalApi, body: bytes, path: str) -> None:
     assert http_request(shared_api, "POST", path, body).status == 400
 
 
@@ -189,7 +191,7 @@ def test_a_huge_json_body_is_refused(shared_api: LocalApi) -> None:
     assert answer.status == 413
 
 
-def test_a_server_without_work_answers_stats_and_keeps_them(tmp_path: Path) -> None:
+def test_stats_survive_a_restart(tmp_path: Path) -> None:
     with serving(tmp_path, engine="instant") as api:
         api.wait(submit(api, lines_of(3)).id)
         api.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
@@ -199,9 +201,7 @@ def test_a_server_without_work_answers_stats_and_keeps_them(tmp_path: Path) -> N
         assert api.stats() == before
 
 
-def test_a_directory_of_another_version_is_left_alone(tmp_path: Path) -> None:
-    import sqlite3
-
+def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "local_api.sqlite3") as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(RuntimeError, match="another version"):
@@ -209,7 +209,7 @@ def test_a_directory_of_another_version_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_server_imports_nothing_heavy() -> None:
-    """It starts in the shadow of a Dagster run; half a second of imports would be felt every time."""
+    """A Dagster run may start it, and would wait half a second longer for each of these packages."""
     program = (
         "import sys, batch_assets.local_api.serving.server; "
         "print(*({'dagster', 'openai', 'duckdb', 'pydantic', 'httpx2', 'batch_assets.batching'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Webhooks: what OpenAI's own client accepts, at least once for every batch that ends, whatever is killed when."""
+"""Webhooks: OpenAI's own client accepts them; at least one for each batch that ends, also after a kill."""
 
 from __future__ import annotations
 
@@ -20,12 +20,21 @@ import pytest
 
 from batch_assets.local_api.serving import webhooks
 from batch_assets.local_api.serving.server import serve
+from batch_assets.local_api.settings import Timing
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.local_api.support import http_request, lines_of, server_process, submit
+from batch_assets_tests.local_api.support import (
+    http_request,
+    lines_of,
+    server_process,
+    submit,
+    wait_until,
+    wait_until_validated,
+)
 
 pytestmark = pytest.mark.end_to_end  # processes, and waiting for them
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+SHORT_PAUSES = Timing(webhook_first_pause_seconds=0.05)
 CLIENT = openai.OpenAI(api_key="unused", base_url="http://127.0.0.1:9/v1")
 
 
@@ -36,23 +45,20 @@ class Delivery:
     body: bytes
 
     def unwrap(self, secret: str = SECRET) -> dict[str, Any]:
-        """The event, as OpenAI's client takes it from a genuine delivery."""
+        """The event, after OpenAI's client has checked the signature."""
         return CLIENT.webhooks.unwrap(self.body, self.headers, secret=secret).to_dict()
 
 
 @dataclass
 class Receiver:
-    """Answers with the statuses in turn, and then with 200."""
+    """Responds with the statuses, one after the other, and then with 200."""
 
     url: str = ""
     statuses: list[int] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
 
     def wait(self, number: int) -> list[Delivery]:
-        deadline = time.monotonic() + 20
-        while len(self.deliveries) < number:
-            assert time.monotonic() < deadline, f"{len(self.deliveries)} deliveries instead of {number}"
-            time.sleep(0.01)
+        wait_until(lambda: len(self.deliveries) >= number)
         return self.deliveries
 
 
@@ -72,7 +78,7 @@ def receiving(*statuses: int, port: int = 0) -> Iterator[Receiver]:
             receiver.deliveries.append(Delivery(self.path, dict(self.headers.items()), body))
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """No lines on standard error."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -89,7 +95,6 @@ def receiving(*statuses: int, port: int = 0) -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def _known_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(webhooks.SECRET_VARIABLE, SECRET)
-    monkeypatch.setattr(webhooks, "FIRST_PAUSE_SECONDS", 0.05)
 
 
 def undelivered(directory: Path) -> int:
@@ -100,15 +105,15 @@ def undelivered(directory: Path) -> int:
 
 
 def wait_until_delivered(directory: Path) -> None:
-    deadline = time.monotonic() + 20
-    while undelivered(directory):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not undelivered(directory))
 
 
-def test_each_end_of_a_batch_is_told(tmp_path: Path) -> None:
+def test_each_end_of_a_batch_is_delivered(tmp_path: Path) -> None:
     options = {"engine": "instant", "latency_seconds": 0.01, "control": True}
-    with receiving() as receiver, serving(tmp_path, webhook=receiver.url + "/hook?a=b", **options) as api:
+    with (
+        receiving() as receiver,
+        serving(tmp_path, webhook=receiver.url + "/hook?a=b", timing=SHORT_PAUSES, **options) as api,
+    ):
         ended = {
             "batch.completed": submit(api, lines_of(2)).id,
             "batch.failed": submit(api, [{"no": "request"}]).id,
@@ -136,8 +141,8 @@ def test_each_end_of_a_batch_is_told(tmp_path: Path) -> None:
     assert len({event["id"] for event in events}) == len({d.headers["webhook-id"] for d in deliveries}) == 4
 
 
-def test_another_secret_is_noticed(tmp_path: Path) -> None:
-    with receiving() as receiver, serving(tmp_path, engine="instant", webhook=receiver.url) as api:
+def test_another_secret_or_body_makes_the_signature_invalid(tmp_path: Path) -> None:
+    with receiving() as receiver, serving(tmp_path, engine="instant", webhook=receiver.url, timing=SHORT_PAUSES) as api:
         submit(api, lines_of(1))
         [delivery] = receiver.wait(1)
     with pytest.raises(openai.InvalidWebhookSignatureError):
@@ -147,8 +152,11 @@ def test_another_secret_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 302, 404])
-def test_what_is_refused_is_sent_again_and_what_is_taken_is_not(tmp_path: Path, status: int) -> None:
-    with receiving(status, status) as receiver, serving(tmp_path, engine="instant", webhook=receiver.url) as api:
+def test_only_refused_deliveries_are_repeated(tmp_path: Path, status: int) -> None:
+    with (
+        receiving(status, status) as receiver,
+        serving(tmp_path, engine="instant", webhook=receiver.url, timing=SHORT_PAUSES) as api,
+    ):
         submit(api, lines_of(1))
         receiver.wait(3)
         wait_until_delivered(tmp_path)
@@ -162,30 +170,29 @@ def test_what_is_refused_is_sent_again_and_what_is_taken_is_not(tmp_path: Path, 
     assert deliveries[0].unwrap() == deliveries[2].unwrap()
 
 
-def test_what_nobody_took_before_a_kill_is_delivered_after_it(tmp_path: Path) -> None:
+def test_an_event_that_was_not_delivered_before_a_kill_is_delivered_after_it(tmp_path: Path) -> None:
     with receiving() as receiver:
         port = int(receiver.url.split(":")[2])
-    options = {"engine": "instant", "webhook": f"http://127.0.0.1:{port}/"}
+    options: dict[str, Any] = {"engine": "instant", "webhook": f"http://127.0.0.1:{port}/", "timing": SHORT_PAUSES}
     with server_process(tmp_path, **options) as server:
         batch = server.api.wait(submit(server.api, lines_of(3)).id)
         server.kill()
     assert undelivered(tmp_path) == 1
     with serving(tmp_path, engine="instant"):
         pass
-    assert undelivered(tmp_path) == 1, "a server without a webhook leaves it alone"
+    assert undelivered(tmp_path) == 1, "a server without a webhook keeps the event"
     with receiving(port=port) as receiver, serving(tmp_path, **options):
         [delivery] = receiver.wait(1)
         wait_until_delivered(tmp_path)
     assert delivery.unwrap()["data"] == {"id": batch.id}
 
 
-def test_a_batch_that_ends_after_a_kill_is_told_of_once(tmp_path: Path) -> None:
+def test_the_end_of_a_batch_after_a_kill_is_delivered_once(tmp_path: Path) -> None:
     with receiving() as receiver:
-        options = {"engine": "instant", "webhook": receiver.url}
+        options: dict[str, Any] = {"engine": "instant", "webhook": receiver.url, "timing": SHORT_PAUSES}
         with server_process(tmp_path, latency_seconds=0.05, **options) as server:
             batch = submit(server.api, lines_of(40))
-            while server.api.client.batches.retrieve(batch.id).status == "validating":
-                time.sleep(0.005)
+            wait_until_validated(server.api, batch.id)
             server.kill()
         with serving(tmp_path, **options) as api:
             assert api.wait(batch.id).status == "completed"
@@ -195,14 +202,13 @@ def test_a_batch_that_ends_after_a_kill_is_told_of_once(tmp_path: Path) -> None:
     assert delivery.unwrap()["data"] == {"id": batch.id}
 
 
-def test_a_silent_receiver_does_not_keep_the_server_from_stopping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhooks, "_STOP_SECONDS", 0.1)
+def test_a_silent_receiver_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    timing = Timing(webhook_stop_seconds=0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with serving(tmp_path, engine="instant", webhook=f"http://127.0.0.1:{silent.getsockname()[1]}") as api:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with serving(tmp_path, engine="instant", webhook=url, timing=timing) as api:
             api.wait(submit(api, lines_of(1)).id)
             silent.settimeout(10)
             connection, _ = silent.accept()
@@ -210,13 +216,13 @@ def test_a_silent_receiver_does_not_keep_the_server_from_stopping(
             assert undelivered(tmp_path) == 1
 
 
-def test_after_72_hours_nobody_is_bothered_any_more(tmp_path: Path) -> None:
-    with receiving(500) as receiver, serving(tmp_path, engine="instant", webhook=receiver.url):
+def test_an_event_is_deleted_after_72_hours(tmp_path: Path) -> None:
+    with receiving(500) as receiver, serving(tmp_path, engine="instant", webhook=receiver.url, timing=SHORT_PAUSES):
         with sqlite3.connect(tmp_path / "local_api.sqlite3", timeout=10) as connection:
             connection.execute(
                 "INSERT INTO webhook (id, event_id, type, batch_id, created_at, due_at) "
                 "VALUES ('wh_old', 'evt_old', 'batch.completed', 'batch_old', ?, 0)",
-                (time.time() - webhooks.GIVE_UP_SECONDS,),
+                (time.time() - SHORT_PAUSES.webhook_give_up_seconds,),
             )
         connection.close()
         receiver.wait(1)
@@ -224,17 +230,20 @@ def test_after_72_hours_nobody_is_bothered_any_more(tmp_path: Path) -> None:
     assert len(receiver.deliveries) == 1
 
 
-def test_without_a_webhook_nothing_is_kept_for_later(tmp_path: Path) -> None:
+def test_without_a_webhook_no_event_is_stored(tmp_path: Path) -> None:
     with serving(tmp_path, engine="instant") as api:
         api.wait(submit(api, lines_of(1)).id)
     assert undelivered(tmp_path) == 0
 
 
-def test_a_secret_is_made_once_for_its_owners_eyes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_made_once_and_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(webhooks.SECRET_VARIABLE)
     secrets = set()
     for _ in range(2):
-        with receiving() as receiver, serving(tmp_path, engine="instant", webhook=receiver.url) as api:
+        with (
+            receiving() as receiver,
+            serving(tmp_path, engine="instant", webhook=receiver.url, timing=SHORT_PAUSES) as api,
+        ):
             submit(api, lines_of(1))
             [delivery] = receiver.wait(1)
         secret = webhooks.secret_path(tmp_path).read_text()
@@ -247,7 +256,7 @@ def test_a_secret_is_made_once_for_its_owners_eyes(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     "url", ["ftp://host/", "file:///etc/passwd", "host", "http://", "http://u:p@host/", "http://host:x/", "http://h/ /"]
 )
-def test_only_web_addresses_are_taken(tmp_path: Path, url: str) -> None:
+def test_only_http_urls_are_accepted(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="http:// or https:// URL") as refusal:
         serve(tmp_path, webhook=url)
     assert "u:p" not in str(refusal.value)
@@ -263,14 +272,14 @@ def test_a_secret_of_another_form_is_refused_and_not_repeated(
     assert "hunter2" not in str(refusal.value)
 
 
-def test_a_database_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+def test_a_database_of_the_first_version_is_migrated(tmp_path: Path) -> None:
     with serving(tmp_path, engine="instant") as api:
         batch_id = submit(api, lines_of(1)).id
         api.wait(batch_id)
     with sqlite3.connect(tmp_path / "local_api.sqlite3") as connection:
         connection.executescript("DROP TABLE webhook; PRAGMA user_version = 1;")
     connection.close()
-    with receiving() as receiver, serving(tmp_path, engine="instant", webhook=receiver.url) as api:
+    with receiving() as receiver, serving(tmp_path, engine="instant", webhook=receiver.url, timing=SHORT_PAUSES) as api:
         assert api.client.batches.retrieve(batch_id).status == "completed"
         submit(api, lines_of(1))
         receiver.wait(1)

@@ -1,3 +1,5 @@
+"""File objects: uploads, downloads, listing, deletion and expiry."""
+
 from __future__ import annotations
 
 import io
@@ -10,11 +12,10 @@ from typing import Any
 import openai
 import pytest
 
-from batch_assets.local_api.http import uploads
-from batch_assets.local_api.storage import files
+from batch_assets.local_api.settings import Limits, Timing
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
-    Answer,
+    HttpResponse,
     http_request,
     jsonl,
     lines_of,
@@ -27,7 +28,7 @@ from batch_assets_tests.local_api_client import LocalApi
 THIRTY_DAYS = 30 * 24 * 3600
 
 
-def multipart(api: LocalApi, *parts: tuple[str, str | None, bytes]) -> Answer:
+def multipart(api: LocalApi, *parts: tuple[str, str | None, bytes]) -> HttpResponse:
     """POST /v1/files with parts of (name, filename, content)."""
     body = b""
     for name, filename, content in parts:
@@ -69,7 +70,7 @@ def test_the_sdk_sends_unnamed_files_as_upload(shared_api: LocalApi, handle: Any
     assert shared_api.client.files.create(file=handle, purpose="batch").filename == "upload"
 
 
-def test_files_of_other_purposes_are_kept_for_good_unless_told_otherwise(shared_api: LocalApi) -> None:
+def test_only_batch_files_expire_by_default(shared_api: LocalApi) -> None:
     client = shared_api.client
     file = client.files.create(file=("a.bin", b"\0\xff"), purpose="user_data")
     assert file.expires_at is None
@@ -155,7 +156,7 @@ def test_malformed_forms_are_refused(shared_api: LocalApi, content_type: str, bo
     assert not list((shared_api.directory / "uploads").iterdir())
 
 
-def test_a_form_is_not_kept_in_memory_whatever_its_parts(shared_api: LocalApi) -> None:
+def test_large_fields_and_headers_of_forms_are_refused(shared_api: LocalApi) -> None:
     many = [(f"field {number}", None, b"") for number in range(100)]
     for parts in (
         [("purpose", None, b"x" * 100_000)],
@@ -169,16 +170,13 @@ def test_a_form_is_not_kept_in_memory_whatever_its_parts(shared_api: LocalApi) -
     assert not list((shared_api.directory / "uploads").iterdir())
 
 
-def test_a_file_that_is_too_large_is_refused_and_not_kept(
-    shared_api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert files.MAXIMUM_FILE_BYTES == 512 * 1024 * 1024
-    monkeypatch.setattr(uploads, "MAXIMUM_FILE_BYTES", 2_000_000)
-    answer = multipart(shared_api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_001))
-    assert (answer.status, answer.json["error"]["message"]) == (400, "File is too large.")
-    assert not list((shared_api.directory / "uploads").iterdir())
-    good = multipart(shared_api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_000))
-    assert (good.status, good.json["bytes"]) == (200, 2_000_000)
+def test_a_file_that_is_too_large_is_refused_and_not_stored(tmp_path: Path) -> None:
+    with serving(tmp_path, limits=Limits(file_bytes=2_000_000)) as api:
+        answer = multipart(api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_001))
+        assert (answer.status, answer.json["error"]["message"]) == (400, "File is too large.")
+        assert not list((api.directory / "uploads").iterdir())
+        good = multipart(api, ("purpose", None, b"user_data"), ("file", "a.bin", b"x" * 2_000_000))
+        assert (good.status, good.json["bytes"]) == (200, 2_000_000)
 
 
 @pytest.mark.parametrize("filename", ["../../etc/passwd.jsonl", "C:\\x.jsonl", "ünï.jsonl", "a b.jsonl", "a;b.jsonl"])
@@ -200,7 +198,7 @@ def test_unknown_files_are_not_found(shared_api: LocalApi, method: str, file_id:
     assert answer.json["error"]["type"] == "invalid_request_error"
 
 
-def test_a_deleted_file_is_gone(local_api: LocalApi) -> None:
+def test_a_deleted_file_is_not_found(local_api: LocalApi) -> None:
     file_id = upload(local_api, lines_of(1))
     other = upload(local_api, lines_of(1))
     deleted = local_api.client.files.delete(file_id)
@@ -239,7 +237,7 @@ def test_files_are_listed_page_by_page(local_api: LocalApi) -> None:
     }
     client.files.delete(ids[2])
     rest = client.files.list(purpose="batch", order="asc", after=ids[2])
-    assert [file.id for file in rest.data] == ids[3:], "a page goes on after a file that was deleted"
+    assert [file.id for file in rest.data] == ids[3:], "a page may begin after a deleted file"
     empty = http_request(local_api, "GET", "/v1/files?purpose=vision").json
     assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
@@ -254,15 +252,14 @@ def test_files_are_listed_page_by_page(local_api: LocalApi) -> None:
         ("after=file-x", "after"),
     ],
 )
-def test_bad_listings_are_refused(shared_api: LocalApi, query: str, param: str) -> None:
+def test_invalid_parameters_of_listings_are_refused(shared_api: LocalApi, query: str, param: str) -> None:
     answer = http_request(shared_api, "GET", f"/v1/files?{query}")
     assert (answer.status, answer.json["error"]["param"]) == (400, param)
 
 
-def test_expired_files_are_gone_and_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BATCH_FILE_EXPIRY_SECONDS", 0.1)
+def test_expired_files_are_not_found_and_removed_at_the_next_start(tmp_path: Path) -> None:
     directory = tmp_path / "local_api"
-    with serving(directory) as api:
+    with serving(directory, timing=Timing(batch_file_expiry_seconds=0.1)) as api:
         file_id = upload(api, lines_of(1))
         time.sleep(0.15)
         with pytest.raises(openai.NotFoundError):
@@ -283,7 +280,7 @@ def test_a_large_upload_and_download_need_no_memory(tmp_path: Path) -> None:
             size += file.write(line * 1000)
 
     with server_process(tmp_path / "local_api", engine="instant") as server:
-        upload(server.api, lines_of(1))  # whatever the first request loads
+        upload(server.api, lines_of(1))  # loads all modules
         before = server.peak_kb()
         with path.open("rb") as handle:
             created = server.api.client.files.create(file=("large.jsonl", handle), purpose="batch")

@@ -1,6 +1,6 @@
-"""A disk that is full, or a directory that can't be written: said in a sentence, and nothing is lost.
+"""A full disk, or a directory that is not writable: an error message says so, and no data is lost.
 
-The limit on the size of a process's files stands in for the disk: it can be set, and lifted, from outside.
+A limit on the size of the server's files takes the place of a full disk. The tests set and remove it from outside.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import openai
@@ -26,6 +25,7 @@ from batch_assets_tests.local_api.support import (
     submit,
     submit_file,
     upload,
+    wait_until,
 )
 
 LINES = 1000
@@ -33,22 +33,22 @@ SENTENCE = r"The local Batch API can't keep its files in [^\n]*: [^\n]*\. Free s
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits the files of another process")
 
 
-def test_a_directory_that_cannot_be_made_is_said_at_start(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"can't keep its files in .*: Not a directory\. Free some space, give it"):
         serve(tmp_path / "file" / "local_api")
 
 
 @linux_only
-def test_a_full_disk_is_said_at_start(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_at_the_start(tmp_path: Path) -> None:
     program = (
         "import resource, sys; from pathlib import Path; from batch_assets.local_api.serving.server import serve\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "try: serve(Path(sys.argv[1]))\n"
         "except OSError as error: print(error)"
     )
-    said = subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], text=True, timeout=20)
-    assert f"can't keep its files in {tmp_path}: File too large. Free some space" in said
+    printed = subprocess.check_output([sys.executable, "-c", program, str(tmp_path)], text=True, timeout=20)
+    assert f"can't keep its files in {tmp_path}: File too large. Free some space" in printed
     assert not list((tmp_path / "uploads").iterdir())
 
 
@@ -60,8 +60,8 @@ def test_a_full_disk_is_said_at_start(tmp_path: Path) -> None:
         *("local_api.sqlite3/", "server.json/", "server.json.partial/"),
     ],
 )
-def test_a_folder_that_does_not_take_what_the_server_writes_is_said_at_start(tmp_path: Path, name: str) -> None:
-    """A file stands where a folder should be, or a folder where a file should."""
+def test_each_path_that_the_server_cannot_write_is_an_error_at_the_start(tmp_path: Path, name: str) -> None:
+    """A file is in the place of a folder, or a folder in the place of a file."""
     path = tmp_path / "local_api" / name
     if name.endswith("/"):
         path.mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_a_folder_that_does_not_take_what_the_server_writes_is_said_at_start(tmp
         serve(tmp_path / "local_api", webhook="http://127.0.0.1:9/")
 
 
-def test_a_database_that_is_none_is_said_at_start(tmp_path: Path) -> None:
+def test_a_damaged_database_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "local_api.sqlite3").write_bytes(b"no database" * 1_000)
     with pytest.raises(OSError, match=SENTENCE):
         serve(tmp_path)
@@ -96,8 +96,8 @@ def attempt(folder):
 
 
 @linux_only
-def test_a_disk_that_is_full_at_any_step_is_said_at_start(tmp_path: Path) -> None:
-    """At the lock, the key, the database, the port or the announcement; and nothing is spoilt."""
+def test_a_disk_that_is_full_at_any_step_is_an_error_at_the_start(tmp_path: Path) -> None:
+    """At the lock, the key, the database, the port or the discovery file. No file is damaged."""
     program = (
         SERVE_EACH
         + "for size in map(int, sys.argv[2:]):\n"
@@ -106,16 +106,16 @@ def test_a_disk_that_is_full_at_any_step_is_said_at_start(tmp_path: Path) -> Non
         + "        attempt(Path(sys.argv[1]) / str(size))\n"
     )
     sizes = [0, 16, 80, 4_096, 8_192, 20_000, 32_768]
-    said = run_program(program, tmp_path, *map(str, sizes))
-    assert said[1::2] == ["served"] * len(sizes), "once there is room"
-    assert all(re.match(SENTENCE, line) for line in said[::2]), said
+    printed = run_program(program, tmp_path, *map(str, sizes))
+    assert printed[1::2] == ["served"] * len(sizes), "without the limit"
+    assert all(re.match(SENTENCE, line) for line in printed[::2]), printed
 
 
 @linux_only
-def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_an_error_at_the_start(tmp_path: Path) -> None:
     program = (
         SERVE_EACH
-        + "for capability in (1, 2):  # what keeps modes from holding for root\n"
+        + "for capability in (1, 2):  # with which root may ignore file modes\n"
         + "    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)\n"
         + "if len(sys.argv) == 2:\n"
         + "    os.execv(sys.executable, [sys.executable, '-c', sys.orig_argv[2], sys.argv[1], 'again'])\n"
@@ -129,9 +129,9 @@ def test_a_folder_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> Non
         + "    attempt(folder)\n"
         + "    closed.chmod(0o700)\n"
     )
-    said = run_program(program, tmp_path)
-    assert said[::2] == ["served"] * 4
-    assert all(re.match(SENTENCE, line) for line in said[1::2]), said
+    printed = run_program(program, tmp_path)
+    assert printed[::2] == ["served"] * 4
+    assert all(re.match(SENTENCE, line) for line in printed[1::2]), printed
 
 
 def run_program(program: str, *arguments: object) -> list[str]:
@@ -141,7 +141,7 @@ def run_program(program: str, *arguments: object) -> list[str]:
 
 
 @linux_only
-def test_a_request_that_finds_the_disk_full_is_told_so(tmp_path: Path) -> None:
+def test_a_request_on_a_full_disk_is_an_error_507(tmp_path: Path) -> None:
     with server_process(tmp_path, engine="instant") as server:
         api = server.api
         file_id = upload(api, lines_of(3))
@@ -152,7 +152,7 @@ def test_a_request_that_finds_the_disk_full_is_told_so(tmp_path: Path) -> None:
             assert refusal.value.status_code == 507
             assert (refusal.value.type, refusal.value.code) == ("server_error", "insufficient_storage")
             assert "Free some space on its disk, then try again." in str(refusal.value)
-        assert [file.id for file in api.client.files.list()] == [file_id], "reading needs no room"
+        assert [file.id for file in api.client.files.list()] == [file_id], "reading needs no space"
         assert not list((tmp_path / "uploads").iterdir())
         limit_files(server, resource.RLIM_INFINITY)
         assert api.wait(submit_file(api, file_id).id).status == "completed"
@@ -161,7 +161,7 @@ def test_a_request_that_finds_the_disk_full_is_told_so(tmp_path: Path) -> None:
 
 @linux_only
 @pytest.mark.end_to_end
-def test_a_batch_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+def test_a_batch_continues_when_the_disk_has_space_again(tmp_path: Path) -> None:
     with server_process(tmp_path, engine="instant", latency_seconds=0.001) as server:
         api = server.api
         batch = submit(api, lines_of(LINES))
@@ -182,7 +182,4 @@ def limit_files(server: ServerProcess, size: int) -> None:
 
 
 def wait_for_size(path: Path, size: int) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists() or path.stat().st_size < size:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: path.exists() and path.stat().st_size >= size)

@@ -1,10 +1,10 @@
-"""Folders of ours are closed to others; those of anyone else stay as they are."""
+"""Other users can't read our folders and files. The modes of all other folders stay."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,7 @@ from batch_assets.local_api.storage.private import make_private_folder, read_pri
 from batch_assets.settings import make_data_folder, read_settings
 from batch_assets_tests.conftest import serving
 
-
-@pytest.fixture(autouse=True)
-def usual_umask() -> Iterator[None]:
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("usual_umask")
 
 
 def mode_of(path: Path) -> int:
@@ -28,7 +23,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("make", [make_private_folder, private_folder.make_private_folder])
-def test_every_folder_that_is_made_is_closed_to_others(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_each_new_folder_is_private(tmp_path: Path, make: Callable[[Path], None]) -> None:
     tmp_path.chmod(0o755)
     make(tmp_path / "a" / "b" / "c")
     make(tmp_path / "a" / "b" / "c")
@@ -41,7 +36,7 @@ def test_every_folder_that_is_made_is_closed_to_others(tmp_path: Path, make: Cal
 
 
 def data_folder_with(monkeypatch: pytest.MonkeyPatch, folder: Path, names: list[str], mode: int = 0o755) -> int:
-    """The mode of a data folder of this mode, with these files in it, once we have used it."""
+    """Make a data folder with this mode and these files, use it, and return its mode."""
     folder.mkdir()
     for name in names:
         (folder / name).touch()
@@ -60,7 +55,7 @@ def data_folder_with(monkeypatch: pytest.MonkeyPatch, folder: Path, names: list[
     ],
 )
 @pytest.mark.parametrize("mode", [0o755, 0o775, 0o750])
-def test_a_data_folder_that_was_left_open_is_closed(
+def test_a_data_folder_that_others_may_read_becomes_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], mode: int
 ) -> None:
     assert data_folder_with(monkeypatch, tmp_path / "data", names, mode) == 0o700
@@ -69,30 +64,30 @@ def test_a_data_folder_that_was_left_open_is_closed(
 @pytest.mark.parametrize(
     ("names", "mode"),
     [
-        ([], 0o755),  # whose is it?
+        ([], 0o755),  # its owner is not clear
         (["batch_assets.duckdb", "thesis.odt"], 0o755),
         ([".bashrc", "local_api"], 0o755),
-        (["requests"], 0o500),  # is made no wider
+        (["requests"], 0o500),  # gets no further rights
         (["requests"], 0o1777),  # like /tmp
         (["requests"], 0o1755),
-        (["requests"], 0o2775),  # a team's
+        (["requests"], 0o2775),  # shared by a team
         (["requests"], 0o757),
     ],
 )
-def test_a_folder_that_is_not_ours_stays_as_it_is(
+def test_a_folder_that_is_not_ours_keeps_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], mode: int
 ) -> None:
     assert data_folder_with(monkeypatch, tmp_path / "home", names, mode) == mode
 
 
 @pytest.mark.parametrize(("user", "group", "mode"), [(65534, -1, 0o755), (-1, 65534, 0o775)])
-def test_the_folder_of_another_user_or_group_stays_as_it_is(
+def test_the_folder_of_another_user_or_group_keeps_its_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, group: int, mode: int
 ) -> None:
     details = Path.stat
 
     def of_others(path: Path) -> os.stat_result:
-        """Only root can give a folder away."""
+        """A mock, since only root can change the owner of a folder."""
         found = list(details(path))
         if path.name == "data":
             found[stat.ST_UID] = user if user >= 0 else found[stat.ST_UID]
@@ -108,7 +103,7 @@ def test_the_folder_of_another_user_or_group_stays_as_it_is(
     assert mode_of(tmp_path / "data") == mode
 
 
-def test_a_servers_folder_that_was_left_open_is_closed(tmp_path: Path) -> None:
+def test_a_servers_folder_that_others_may_read_becomes_private(tmp_path: Path) -> None:
     folder = tmp_path / "local_api"
     with serving(folder):
         pass
@@ -117,7 +112,7 @@ def test_a_servers_folder_that_was_left_open_is_closed(tmp_path: Path) -> None:
         assert mode_of(folder) == 0o700
 
 
-def test_in_a_folder_that_is_not_ours_what_we_make_is_closed_to_others(tmp_path: Path) -> None:
+def test_in_a_shared_folder_our_files_are_private(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     (folder / "something else").touch()
@@ -128,7 +123,7 @@ def test_in_a_folder_that_is_not_ours_what_we_make_is_closed_to_others(tmp_path:
         assert len(made) >= 7
 
 
-def test_a_private_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+def test_a_private_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     assert read_private_file(path) is None
     write_private_file(path, "first")
