@@ -8,7 +8,7 @@ that could be set there would carry the key out. What the environment does not o
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from batch_assets.batching.planning.task import SYSTEM_PROMPT, USER_TEMPLATE, Ta
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalized_url
 from batch_assets.batching.provider.prices import ModelPrice, check_own_prices
+from batch_assets.batching.timing import Timing
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
@@ -126,10 +127,12 @@ class BatchApi:
     connect: returns Dagster's resource of OpenAI's client, with the address and the key of now. Raises
         dagster.Failure with what to do if there is none.
     is_stand_in: neither a key nor an address is set, so the local Batch API of the data folder stands in.
+    timing: how long runs and the sensor wait for the API.
     """
 
     connect: Callable[[], OpenAIResource]
     is_stand_in: bool = False
+    timing: Timing = field(default_factory=Timing)
 
     @contextmanager
     def get_client(self, context: Any) -> Generator[openai.OpenAI, None, None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from batch_assets.batching.ledger import submissions
+from batch_assets.batching.ledger import known_batches, submissions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.day_events import Origin, newest_event, submission_metadata
 
@@ -39,8 +39,8 @@ def announce_days_without_event(
     left out. A day that another database submitted is left to it.
     """
     with_events = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    days_without_events = set(submissions.days_with_batches(database)) - with_events.keys()
-    for other in sorted({*submissions.days_taken_in(database), *days_without_events} - {day}):
+    days_without_events = set(known_batches.days_with_batches(database)) - with_events.keys()
+    for other in sorted({*known_batches.days_taken_in(database), *days_without_events} - {day}):
         event = newest_event(instance, key, other, origin.location)
         if event is not None and event.origin.warehouse_id not in (None, origin.warehouse_id):
             continue

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from batch_assets.batching.ledger.submissions import known_batches, real_apis
+from batch_assets.batching.ledger.known_batches import known_batches, real_apis
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.day_events import location_of_run, newest_event
 from batch_assets.resources import BatchApi, Warehouse

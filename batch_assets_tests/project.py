@@ -17,10 +17,12 @@ from dagster_openai import OpenAIResource
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.timing import Timing
 from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
+from batch_assets.days import read_days
 from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
-from batch_assets.sensors import Day, read_days
 from batch_assets_tests.local_api_client import LocalApi
 
 DAY = "2026-01-05"
@@ -125,8 +127,8 @@ def code_location_origin(name: str) -> InProcessCodeLocationOrigin:
     return InProcessCodeLocationOrigin(target, location_name=name)
 
 
-def api_at(url: str, key: str = "local", *, is_stand_in: bool = False) -> BatchApi:
-    return BatchApi(lambda: OpenAIResource(api_key=key, base_url=url), is_stand_in=is_stand_in)
+def api_at(url: str, key: str = "local", *, is_stand_in: bool = False, timing: Timing | None = None) -> BatchApi:
+    return BatchApi(lambda: OpenAIResource(api_key=key, base_url=url), is_stand_in, timing or Timing())
 
 
 def write_articles(path: Path, articles: Iterable[dict[str, Any]]) -> str:

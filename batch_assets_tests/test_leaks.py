@@ -15,11 +15,9 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import openai_batch, raw_articles, summaries
-from batch_assets.batching.provider import download
-from batch_assets.batching.submission import create
 from batch_assets.resources import ArticleSource, Warehouse
 from batch_assets.sensors import openai_batch_sensor
-from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.batching.conftest import SHORT, Call, Reply, proxy
 from batch_assets_tests.leaks import kept_by_dagster, tables_of
 from batch_assets_tests.project import UPSTREAM, Project, api_at
 
@@ -37,14 +35,6 @@ STEPS = {
 @pytest.fixture(autouse=True)
 def the_users_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    for module, name, pauses in (
-        (create, "LOOK_AFTER_SECONDS", (0.0, 0.01)),
-        (create, "UPLOAD_PAUSE_SECONDS", 0.01),
-        (create, "RATE_LIMIT_SECONDS", 0.01),
-        (create, "FILE_NOT_FOUND_SECONDS", (0.01,)),
-        (download, "DOWNLOAD_PAUSES_SECONDS", (0.01,)),
-    ):
-        monkeypatch.setattr(module, name, pauses)
 
 
 def gossip(status: int) -> Reply:
@@ -60,7 +50,7 @@ def gossip(status: int) -> Reply:
 
 
 def use(project: Project, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    openai = api_at(url, KEY)
+    openai = api_at(url, KEY, timing=SHORT)
     resources = {**project.resources, "openai": openai}
     monkeypatch.setattr(Project, "resources", property(lambda self: resources))
 
@@ -112,9 +102,7 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
     assert "\\u001b" not in kept_by_dagster(project.instance)
 
 
-def test_the_sensor_does_not_repeat_what_the_list_says(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_sensor_does_not_repeat_what_the_list_says(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     project.materialize(UPSTREAM)
     with proxy(project.api.url, lambda call: gossip(401)) as client:
         resources = {"openai": api_at(str(client.base_url), KEY)}

@@ -13,28 +13,24 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from batch_assets import run_requests
 from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.batching import next_step as steps
+from batch_assets.batching.next_step import Day, Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
+from batch_assets.batching.timing import Timing
+from batch_assets.days import read_days
 from batch_assets.resources import SummaryTask
-from batch_assets.sensors import (
-    CAUSE_TAG,
-    FIRST_PAUSE,
-    TRIES,
-    Step,
-    Wanted,
-    ask_for_runs,
-    has_overdue_answers,
-    last_end_of,
-    next_step,
-    openai_batch_sensor,
-    read_days,
-)
+from batch_assets.run_requests import DEDUP_TAG, NextRun
+from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at, code_location_origin
 
 NEXT_DAY = "2026-01-06"
+TIMING = Timing()
+MAX_ATTEMPTS = TIMING.max_run_attempts
 
 
 @pytest.fixture
@@ -72,10 +68,24 @@ def submitted_by_the_first_edition(
     instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata))
 
 
-def wanted(instance: dg.DagsterInstance) -> Wanted:
+def next_step(day: Day, polled: dict[str, RemoteBatch], now: datetime, last_end: datetime | None = None) -> Step:
+    return steps.next_step(day, polled, now, last_end, TIMING)
+
+
+def has_overdue_answers(day: Day, polled: dict[str, RemoteBatch], now: datetime) -> bool:
+    return steps.has_overdue_answers(day, polled, now, TIMING)
+
+
+def request_runs(
+    instance: dg.DagsterInstance, next_runs: list[NextRun], now: datetime
+) -> tuple[list[dg.RunRequest], list[str]]:
+    return run_requests.request_runs(instance, next_runs, now, TIMING)
+
+
+def ready_day(instance: dg.DagsterInstance) -> NextRun:
     """The step that comes next for the only day there is."""
     [day] = read_days(instance)
-    return Wanted(day, Step.COLLECT)
+    return NextRun(day, Step.COLLECT)
 
 
 def collected(instance: dg.DagsterInstance, *, pending: int = 0, day: str = DAY) -> None:
@@ -112,8 +122,8 @@ def requested(result: dg.SensorResult) -> list[tuple[str | None, list[dg.AssetKe
     return [(request.partition_key, list(request.asset_selection or [])) for request in result.run_requests or []]
 
 
-def a_run(instance: dg.DagsterInstance, cause: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
-    run = dg.DagsterRun(job_name="a_job", run_id=str(uuid.uuid4()), status=status, tags={CAUSE_TAG: cause})
+def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    run = dg.DagsterRun(job_name="a_job", run_id=str(uuid.uuid4()), status=status, tags={DEDUP_TAG: dedup_key})
     return instance.add_run(run)
 
 
@@ -186,7 +196,7 @@ def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInsta
     submitted(instance, "batch_" + "0" * 32)
     result = tick(instance, "http://127.0.0.1:9/v1")
     assert not result.run_requests
-    assert "could not be asked" in str(result.skip_reason)
+    assert "could not read the batches" in str(result.skip_reason)
 
 
 def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
@@ -205,39 +215,39 @@ def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
 
 def test_no_second_run_while_one_is_under_way(instance: dg.DagsterInstance) -> None:
     submitted(instance)
-    want = wanted(instance)
-    a_run(instance, want.cause, dg.DagsterRunStatus.STARTED)
-    assert ask_for_runs(instance, [want], datetime.now(UTC)) == ([], [])
+    want = ready_day(instance)
+    a_run(instance, want.dedup_key, dg.DagsterRunStatus.STARTED)
+    assert request_runs(instance, [want], datetime.now(UTC)) == ([], [])
 
 
 def test_a_failed_run_is_asked_for_again_with_growing_pauses_and_a_new_key_until_given_up(
     instance: dg.DagsterInstance,
 ) -> None:
     submitted(instance)
-    want = wanted(instance)
+    want = ready_day(instance)
     keys = set()
     now = datetime.now(UTC)
-    for number in range(TRIES):
-        [request], _ = ask_for_runs(instance, [want], now)
+    for number in range(MAX_ATTEMPTS):
+        [request], _ = request_runs(instance, [want], now)
         assert request.run_key is not None
         keys.add(request.run_key)
-        a_run(instance, want.cause, dg.DagsterRunStatus.FAILURE)
-        pause = FIRST_PAUSE * 2**number
-        assert ask_for_runs(instance, [want], datetime.now(UTC) + pause * 0.9)[0] == []
+        a_run(instance, want.dedup_key, dg.DagsterRunStatus.FAILURE)
+        pause = TIMING.first_run_pause * 2**number
+        assert request_runs(instance, [want], datetime.now(UTC) + pause * 0.9)[0] == []
         now = datetime.now(UTC) + pause * 1.1
-    assert len(keys) == TRIES
-    requests, given_up = ask_for_runs(instance, [want], now + timedelta(days=1))
+    assert len(keys) == MAX_ATTEMPTS
+    requests, given_up = request_runs(instance, [want], now + timedelta(days=1))
     assert requests == []
     assert DAY in given_up[0]
-    assert "materialize `summaries` of the day yourself" in given_up[0]
+    assert "materialize `summaries` of the day" in given_up[0]
 
 
 def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterInstance) -> None:
     submitted(instance)
-    for _ in range(TRIES):
-        a_run(instance, wanted(instance).cause, dg.DagsterRunStatus.FAILURE)
+    for _ in range(MAX_ATTEMPTS):
+        a_run(instance, ready_day(instance).dedup_key, dg.DagsterRunStatus.FAILURE)
     submitted(instance)
-    requests, given_up = ask_for_runs(instance, [wanted(instance)], datetime.now(UTC))
+    requests, given_up = request_runs(instance, [ready_day(instance)], datetime.now(UTC))
     assert len(requests) == 1
     assert not given_up
 
@@ -246,9 +256,9 @@ def test_pending_requests_bring_another_round_after_a_pause(instance: dg.Dagster
     submitted(instance)
     collected(instance, pending=3)
     [day] = read_days(instance)
-    assert next_step(day, {}, datetime.now(UTC)) is None
+    assert next_step(day, {}, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
-    [request], _ = ask_for_runs(instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    [request], _ = request_runs(instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
     # what the user cancelled does not go out again by itself
     config = {"resume_cancelled": False, "same_task": True}
@@ -261,16 +271,16 @@ def test_deferred_files_go_out_when_a_batch_has_ended_or_their_time_has_come(ins
     [day] = read_days(instance)
     running = {"batch_1": RemoteBatch("batch_1", "in_progress")}
     before, after = ((day.at + timedelta(seconds=pause)).replace(tzinfo=None) for pause in (-60, 60))
-    assert next_step(day, running, datetime.now(UTC)) is None
+    assert next_step(day, running, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, running, soon) is Step.SUBMIT
-    for ended_at, step in ((before, None), (after, Step.SUBMIT)):  # the first end the submission knew of
+    for ended_at, step in ((before, Step.WAIT), (after, Step.SUBMIT)):  # the first end the submission knew of
         seen = {"batch_1": RemoteBatch("batch_1", "completed", ended_at=ended_at)}
-        assert next_step(day, seen, datetime.now(UTC), last_end_of(seen)) is step
+        assert next_step(day, seen, datetime.now(UTC), last_end_of(seen.values())) is step
 
 
 def test_deferred_files_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
     submitted(instance, waiting=1, next_attempt_at=datetime.now(UTC) + timedelta(minutes=5))
-    assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is None
+    assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is Step.WAIT
     submitted(instance, day=NEXT_DAY)
     collected(instance, day=NEXT_DAY)
     assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is Step.SUBMIT
@@ -319,7 +329,7 @@ def test_what_ended_long_ago_is_collected_once_a_day_though_a_shard_waits(
         submitted(instance, ended, waiting=1, next_attempt_at=datetime.now(UTC))
         first = tick(instance, str(client.base_url))
         assert requested(first) == [submit, collect]
-        a_run(instance, (first.run_requests or [])[1].tags[CAUSE_TAG], dg.DagsterRunStatus.SUCCESS)
+        a_run(instance, (first.run_requests or [])[1].tags[DEDUP_TAG], dg.DagsterRunStatus.SUCCESS)
         submitted(instance, ended, waiting=1, next_attempt_at=datetime.now(UTC))
         assert requested(tick(instance, str(client.base_url))) == [submit]
 
@@ -330,15 +340,15 @@ def test_collecting_what_is_overdue_is_tried_again_where_it_failed_and_the_next_
     submitted(instance, "a", "b")
     now = datetime.now(UTC)
     today, tomorrow = (
-        Wanted(read_days(instance)[0], Step.COLLECT_PART, once_on=(now + timedelta(days=days)).date())
+        NextRun(read_days(instance)[0], Step.COLLECT_PART, once_on=(now + timedelta(days=days)).date())
         for days in (0, 1)
     )
-    a_run(instance, today.cause, dg.DagsterRunStatus.FAILURE)
+    a_run(instance, today.dedup_key, dg.DagsterRunStatus.FAILURE)
     later = now + timedelta(hours=1)
-    assert len(ask_for_runs(instance, [today], later)[0]) == 1
-    a_run(instance, today.cause, dg.DagsterRunStatus.SUCCESS)
-    assert ask_for_runs(instance, [today], later) == ([], [])
-    assert len(ask_for_runs(instance, [tomorrow], later)[0]) == 1
+    assert len(request_runs(instance, [today], later)[0]) == 1
+    a_run(instance, today.dedup_key, dg.DagsterRunStatus.SUCCESS)
+    assert request_runs(instance, [today], later) == ([], [])
+    assert len(request_runs(instance, [tomorrow], later)[0]) == 1
 
 
 def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.DagsterInstance) -> None:
@@ -353,7 +363,7 @@ def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.Dagster
 def test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_says_now(project: Project) -> None:
     project.materialize()
     [day] = read_days(project.instance)
-    [request], _ = ask_for_runs(project.instance, [Wanted(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    [request], _ = request_runs(project.instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
     changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
     again = dg.materialize(
         UPSTREAM,
@@ -402,16 +412,16 @@ def test_the_plan_of_a_version_that_recorded_it_in_the_event_log_is_found_there(
 def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.DagsterInstance) -> None:
     """Something else had to end first: the day is looked at again, with growing pauses, and never given up."""
     submitted(instance)
-    want = wanted(instance)
-    for _ in range(TRIES + 3):
-        a_run(instance, want.cause, dg.DagsterRunStatus.SUCCESS)
-    assert ask_for_runs(instance, [want], datetime.now(UTC)) == ([], [])
-    [request], given_up = ask_for_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))
-    assert request.run_key == f"{want.cause}/{TRIES + 4}"
+    want = ready_day(instance)
+    for _ in range(MAX_ATTEMPTS + 3):
+        a_run(instance, want.dedup_key, dg.DagsterRunStatus.SUCCESS)
+    assert request_runs(instance, [want], datetime.now(UTC)) == ([], [])
+    [request], given_up = request_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))
+    assert request.run_key == f"{want.dedup_key}/attempt-{MAX_ATTEMPTS + 4}"
     assert not given_up
     for _ in range(150):  # a day of them
-        a_run(instance, want.cause, dg.DagsterRunStatus.SUCCESS)
-    assert len(ask_for_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))[0]) == 1
+        a_run(instance, want.dedup_key, dg.DagsterRunStatus.SUCCESS)
+    assert len(request_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))[0]) == 1
 
 
 def test_a_missing_batch_is_looked_into_after_its_24_hours(instance: dg.DagsterInstance) -> None:
@@ -421,7 +431,7 @@ def test_a_missing_batch_is_looked_into_after_its_24_hours(instance: dg.DagsterI
     seen = {"batch_1": RemoteBatch("batch_1", "missing")}
     for hours, is_overdue in ((24, False), (26, True)):
         moment = datetime.now(UTC) + timedelta(hours=hours)
-        assert next_step(day, seen, moment) is None
+        assert next_step(day, seen, moment) is Step.WAIT
         assert has_overdue_answers(day, seen, moment) is is_overdue
 
 
@@ -432,7 +442,7 @@ def test_a_missing_batch_is_named_with_the_account_as_the_likely_cause(
     submitted(instance, missing)
     result = tick(instance, local_api.url)
     assert not result.run_requests
-    assert f"{missing} of {DAY} is not found with the present key" in str(result.skip_reason)
+    assert f"does not find {missing} of {DAY} with the present key" in str(result.skip_reason)
     assert "Which organization and project does OPENAI_API_KEY belong to?" in str(result.skip_reason)
 
 
@@ -449,7 +459,7 @@ def test_what_waits_since_the_first_edition_goes_out_when_its_time_has_come(inst
     submitted_by_the_first_edition(instance, waiting=2, look_again_at=soon)
     [day] = read_days(instance)
     assert day.deferred == 2
-    assert next_step(day, {}, datetime.now(UTC)) is None
+    assert next_step(day, {}, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, {}, soon + timedelta(seconds=1)) is Step.SUBMIT
 
 

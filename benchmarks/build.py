@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import CUSTOM_ID_CHARACTERS
 from batch_assets.batching.planning.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
-from batch_assets.batching.planning.task import ENDPOINT
+from batch_assets.batching.provider.endpoint import ENDPOINT
 from benchmarks.data import DAY, NO_LIMIT, TASK
 
 

@@ -9,7 +9,8 @@ import duckdb
 import pyarrow
 
 from batch_assets.batching.collection.day_summaries import write_summaries
-from batch_assets.batching.collection.load import EndedBatch, Loaded, in_groups, load_results
+from batch_assets.batching.collection.ended_batches import EndedBatch, in_groups
+from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import Question
 from benchmarks.data import DAY, NO_LIMIT, TASK, write_results

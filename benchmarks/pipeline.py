@@ -17,8 +17,10 @@ import openai
 from batch_assets.batching.collection.collect import collect_day
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.submission.submit import submit_day
+from batch_assets.batching.submission.submitter import Submitter, identify_api
 from batch_assets.local_api.serving.discovery import running_url
 from benchmarks.data import DAY, TASK
 
@@ -67,12 +69,8 @@ def whole_day(folder: Path, source: Path) -> list[Stage]:
         options = PlanOptions(max_rounds=3, api="local+instant")
         stage("raw_articles", lambda: ingest_day(database, source=str(source), day=DAY))
         stage("batch_request_file", lambda: plan_day(database, day=DAY, task=TASK, data_folder=data, options=options))
-        stage(
-            "openai_batch",
-            lambda: submit_day(
-                database, client, day=DAY, data_folder=data, run_id="run", is_run_alive=lambda run_id: False
-            ),
-        )
+        submitter = Submitter(database, client, data, "run", database.warehouse_id(), identify_api(database, client))
+        stage("openai_batch", lambda: submit_day(submitter, DAY, is_run_alive=lambda run_id: False))
         stage("(the server's work)", lambda: _wait(client))
         stage("summaries", lambda: collect_day(database, client, day=DAY, data_folder=data, max_rounds=3))
     return stages

@@ -6,7 +6,8 @@ from batch_assets.batching.collection.day_summaries import write_summaries
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.requests import Question
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from benchmarks import load
 from benchmarks.data import DAY, TASK
 

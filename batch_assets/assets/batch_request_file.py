@@ -5,7 +5,8 @@ from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
 from batch_assets.batching.planning.model_options import known_options
-from batch_assets.batching.planning.plan import PlanOptions, plan_day, planned_task
+from batch_assets.batching.planning.plan import plan_day, planned_task
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions

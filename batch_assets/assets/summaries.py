@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from batch_assets.assets.openai_batch import openai_batch
-from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.collection.collect import Collected, collect_day
+from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.collection.report import day_report
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.plan import planned_task
@@ -53,24 +54,17 @@ def summaries(
                 max_rounds=task.max_rounds,
                 max_output_tokens=planned.max_output_tokens if planned else task.max_output_tokens,
                 own_prices=task.prices,
+                timing=openai.timing,
             )
         except CollectionError as error:
             raise dg.Failure(str(error)) from error
-    for batch_id, loaded in collected.batches.items():
-        context.log.info(f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
-        if loaded.quarantined:
-            context.log.warning(f"{batch_id}: {loaded.quarantined} lines were put into `quarantined_line`.")
-    for sentence in collected.elsewhere:
-        context.log.warning(sentence)
-    for batch_id in collected.missing:
-        context.log.warning(f"{batch_id} is not found with the present key: does it belong to another account?")
-    for batch_id in collected.requeued:
-        context.log.warning(f"{batch_id}: OpenAI had no room for it. Its requests go out again as another batch.")
+    _log(context, collected)
     in_flight = collected.requests.get("in_flight", 0)
-    if in_flight or collected.still_running:
+    still_running = len(collected.fetched.still_running)
+    if in_flight or still_running:
         context.log.info(
-            f"{in_flight} requests of {day} are in flight, in batches of which {len(collected.still_running)} run. "
-            "Nothing to do: the sensor materializes `summaries` when they have ended."
+            f"{_count(in_flight, 'request')} of {day} in flight; {_count(still_running, 'batch', 'batches')} still "
+            "running. Nothing to do: the sensor materializes `summaries` when they have ended."
         )
         return
     database_bytes = warehouse.tables.file_bytes
@@ -93,6 +87,23 @@ def summaries(
             "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
         }
     )
+
+
+def _log(context: dg.AssetExecutionContext, collected: Collected) -> None:
+    for batch_id, loaded in collected.batches.items():
+        context.log.info(f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
+        if loaded.quarantined:
+            context.log.warning(f"{batch_id}: {_count(loaded.quarantined, 'line')} put into `quarantined_line`.")
+    for sentence in collected.fetched.elsewhere:
+        context.log.warning(sentence)
+    for batch_id in collected.fetched.missing:
+        context.log.warning(f"The API does not find {batch_id} with the present key. Is it another account's?")
+    for batch_id in collected.fetched.requeued:
+        context.log.warning(f"{batch_id}: OpenAI had no capacity for it. A run sends its requests again.")
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _costs(spending: DaySpending) -> dict[str, float]:

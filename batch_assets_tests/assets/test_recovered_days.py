@@ -9,9 +9,11 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.batching.next_step import Day
 from batch_assets.batching.submission.submit import submit_day
+from batch_assets.batching.submission.submitter import Submitter, identify_api
 from batch_assets.day_events import newest_event
-from batch_assets.sensors import Day, read_days
+from batch_assets.days import read_days
 from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
 
 pytestmark = pytest.mark.end_to_end
@@ -123,14 +125,10 @@ def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Pro
 
 def submit_as_a_run_that_dies(project: Project) -> None:
     """Submit the day, and report nothing of it to Dagster."""
-    submit_day(
-        project.database,
-        project.api.client,
-        day=DAY,
-        data_folder=project.folder / "data",
-        run_id="killed",
-        is_run_alive=lambda run_id: False,
-    )
+    database, client = project.database, project.api.client
+    api, warehouse_id = identify_api(database, client), database.warehouse_id()
+    submitter = Submitter(database, client, project.folder / "data", "killed", warehouse_id, api)
+    submit_day(submitter, DAY, is_run_alive=lambda run_id: False)
 
 
 def be_stopped_by_the_budget(project: Project) -> None:

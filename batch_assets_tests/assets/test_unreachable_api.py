@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from batch_assets.assets import openai_batch
+from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
-from batch_assets.sensors import read_days
 from batch_assets_tests.batching.conftest import CUT, Call, Reply, proxy
 from batch_assets_tests.project import DAY, QUIET, Project, api_at
 

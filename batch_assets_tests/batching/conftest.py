@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import urllib.error
@@ -20,19 +21,21 @@ import duckdb
 import openai
 import pytest
 
-from batch_assets.batching.collection import collect
 from batch_assets.batching.collection.collect import Collected, collect_day
+from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE
 from batch_assets.batching.ingest.articles import Ingested, ingest_day
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.schema import create_warehouse_id
-from batch_assets.batching.planning.plan import Plan, PlanOptions, plan_day
+from batch_assets.batching.planning.plan import Plan, plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
+from batch_assets.batching.planning.shards import FileLimits
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider import download
 from batch_assets.batching.provider.identity import REPORTED_API
 from batch_assets.batching.provider.prices import ModelPrice
-from batch_assets.batching.submission import create
 from batch_assets.batching.submission.submit import Submitted, submit_day
+from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.timing import Timing
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -43,16 +46,16 @@ API = "local+instant"  # what the shared server says of itself: an engine that c
 PRICES = (ModelPrice("gpt-4.1-nano", 0.05, 0.2),)  # as OpenAI's, which are not known of other APIs
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(create, "LOOK_AFTER_SECONDS", (0.0, 0.01, 0.01))
-    monkeypatch.setattr(create, "UPLOAD_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(create, "FILE_NOT_FOUND_SECONDS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(0))
-    monkeypatch.setattr(download, "DOWNLOAD_PAUSES_SECONDS", (0.01, 0.01))
+SHORT = Timing(
+    find_batch_pauses_seconds=(0.0, 0.01, 0.01),
+    upload_retry_seconds=0.01,
+    file_not_found_pauses_seconds=(0.01, 0.01, 0.01),
+    lost_after=timedelta(0),
+    download_pauses_seconds=(0.01, 0.01),
+)
 
 
-def nobody_alive(run_id: str) -> bool:
+def no_run_is_alive(run_id: str) -> bool:
     return False
 
 
@@ -97,6 +100,16 @@ class Workspace:
 
     folder: Path
     database: Database
+    timing: Timing = SHORT
+    file_limits: FileLimits = FileLimits()  # noqa: RUF009 (frozen)
+
+    def with_timing(self, **changes: Any) -> Workspace:
+        """The same workspace, whose runs wait for other times."""
+        return replace(self, timing=replace(self.timing, **changes))
+
+    def with_file_limits(self, **limits: Any) -> Workspace:
+        """The same workspace, whose plans write smaller request files."""
+        return replace(self, file_limits=FileLimits(**limits))
 
     def source(self, name: str, rows: Iterable[dict[str, Any]]) -> Path:
         """A JSONL file with these rows."""
@@ -112,7 +125,7 @@ class Workspace:
         return ingest_day(self.database, source=str(path.with_name("{partition}.jsonl")), day=day)
 
     def plan(self, *, day: str = DAY, task: Task = TASK, max_rounds: int = 3, **options: Any) -> Plan:
-        chosen = PlanOptions(max_rounds=max_rounds, **{"api": API, **options})
+        chosen = PlanOptions(max_rounds=max_rounds, **{"api": API, "file_limits": self.file_limits, **options})
         return plan_day(self.database, day=day, task=task, data_folder=self.folder, options=chosen)
 
     def submit(
@@ -121,18 +134,14 @@ class Workspace:
         *,
         day: str = DAY,
         run_id: str = "run",
-        is_run_alive: Callable[[str], bool] = nobody_alive,
+        is_run_alive: Callable[[str], bool] = no_run_is_alive,
         limits: Limits | None = None,
     ) -> Submitted:
-        return submit_day(
-            self.database,
-            client,
-            day=day,
-            data_folder=self.folder,
-            run_id=run_id,
-            is_run_alive=is_run_alive,
-            limits=limits,
-        )
+        return submit_day(self.submitter(client, run_id=run_id, limits=limits), day, is_run_alive=is_run_alive)
+
+    def submitter(self, client: openai.OpenAI, *, run_id: str = "run", limits: Limits | None = None) -> Submitter:
+        api, warehouse_id = identify_api(self.database, client), self.database.warehouse_id()
+        return Submitter(self.database, client, self.folder, run_id, warehouse_id, api, limits or Limits(), self.timing)
 
     def collect(
         self,
@@ -142,6 +151,7 @@ class Workspace:
         max_rounds: int = 3,
         task: Task = TASK,
         prices: tuple[ModelPrice, ...] = PRICES,
+        bytes_at_once: int = BYTES_AT_ONCE,
     ) -> Collected:
         return collect_day(
             self.database,
@@ -151,6 +161,8 @@ class Workspace:
             max_rounds=max_rounds,
             max_output_tokens=task.max_output_tokens,
             own_prices=prices,
+            bytes_at_once=bytes_at_once,
+            timing=self.timing,
         )
 
     def whole_day(self, api: LocalApi, *, day: str = DAY, task: Task = TASK) -> Collected:
@@ -185,7 +197,7 @@ class Workspace:
         return dict(self.rows(statement, [day]))
 
     def end_pauses(self) -> None:
-        """As if the time had come at which what was put back may go out again."""
+        """As if the pauses of all deferred submissions were over."""
         self.execute("UPDATE openai_batch SET not_before = NULL")
 
     def back_up(self, name: str = "backup") -> Path:
@@ -196,13 +208,13 @@ class Workspace:
     @contextmanager
     def restore(self, backup: Path) -> Iterator[Workspace]:
         """This data folder, in another place, with this copy of the database."""
-        folder = self.folder.with_name(f"{backup.name} put back")
+        folder = self.folder.with_name(f"{backup.name} restored")
         shutil.copytree(self.folder, folder)
         for path in folder.glob("test.duckdb*"):
             path.unlink()
         shutil.copy(backup, database_in(folder).path)
         with kept_open(folder) as workspace:
-            yield workspace
+            yield replace(workspace, timing=self.timing, file_limits=self.file_limits)
 
     @contextmanager
     def copy(self, folder: Path) -> Iterator[Workspace]:
@@ -210,7 +222,7 @@ class Workspace:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         with kept_open(folder) as workspace:
             workspace.be_another_warehouse()
-            yield workspace
+            yield replace(workspace, timing=self.timing, file_limits=self.file_limits)
 
     def be_another_warehouse(self) -> None:
         """Another database than the one that this is a copy of: it shares a server with others."""
@@ -404,8 +416,11 @@ def called(name: str | None, answer: Callable[[Call], Reply | None] = Call.forwa
 
 
 @contextmanager
-def proxy(url: str, answer: Callable[[Call], Reply | None]) -> Iterator[openai.OpenAI]:
-    """A client of a real HTTP server in front of the API at `url`; `answer` decides what comes back."""
+def proxy(url: str, answer: Callable[[Call], Reply | None], *, page_size: int | None = None) -> Iterator[openai.OpenAI]:
+    """A client of a real HTTP server in front of the API at `url`; `answer` decides what comes back.
+
+    `page_size`: the most that a page of a list holds, whatever the client asks for.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -428,8 +443,9 @@ def proxy(url: str, answer: Callable[[Call], Reply | None]) -> Iterator[openai.O
 
         def forward(self, body: bytes) -> Reply:
             kept = {name: self.headers[name] for name in ("content-type", "authorization") if name in self.headers}
+            path = self.path if page_size is None else re.sub(r"\blimit=\d+", f"limit={page_size}", self.path)
             request = urllib.request.Request(
-                url.removesuffix("/v1") + self.path, data=body or None, headers=kept, method=self.command
+                url.removesuffix("/v1") + path, data=body or None, headers=kept, method=self.command
             )
             try:
                 with urllib.request.urlopen(request, timeout=20) as response:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,30 @@ from unittest import mock
 import dagster as dg
 import httpx2
 
-from batch_assets import sensors
+from batch_assets import resources
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
-from batch_assets.batching.collection import collect
-from batch_assets.batching.ledger import batch_transitions, claims
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.provider import download
-from batch_assets.batching.submission import create
-from batch_assets.cli.dagster_home import dagster_home
-from batch_assets.cli.local_daemon import Sensor, is_done, materialize, opened_instance
-from batch_assets.settings import read_settings
+from batch_assets.batching.timing import Timing
+from batch_assets.cli import local_daemon
+from batch_assets.cli.dagster_home import make_dagster_home
+from batch_assets.cli.local_daemon import Sensor, is_done, materialize, open_instance
+from batch_assets.resources import BatchApi
+from batch_assets.settings import Settings, read_settings
 
 DONE, SECONDS_FOR_A_CHILD = 0, 420
+SHORT = Timing(
+    create_timeout_seconds=2.0,
+    rate_limit_seconds=0.1,
+    file_not_found_pauses_seconds=(0.1, 0.1, 0.1),
+    find_batch_pauses_seconds=(0.0, 0.2, 0.2),
+    budget_retry=timedelta(seconds=1),
+    first_requeue_pause=timedelta(seconds=0.3),
+    download_pauses_seconds=(0.1, 0.2, 0.4, 0.4),
+    lost_after=timedelta(0),
+    next_round_pause=timedelta(seconds=0.2),
+    max_run_attempts=50,
+    first_run_pause=timedelta(seconds=0.2),
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ def in_child(function: Callable[[Any], None], argument: object, kill_at: int | N
 
 
 def _counted(function: Callable[[Any], None], argument: object, kill_at: int | None, counter: Any) -> None:
-    _hurry()
+    _wait_shortly()
     _count_points(counter, kill_at)
     function(argument)
 
@@ -85,7 +97,7 @@ def _child(task: Drive) -> None:
     }
     os.environ.update(variables)
     settings = read_settings()
-    with opened_instance(str(dagster_home(settings))) as instance:
+    with open_instance(make_dagster_home(settings)) as instance:
         for day in task.days:
             materialize(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day)
         sensor = Sensor(instance, settings)
@@ -103,19 +115,15 @@ def _child(task: Drive) -> None:
                 time.sleep(0.1)
 
 
-def _hurry() -> None:
-    """Pauses that make sense for a day's work are too long for a test."""
-    sensors.FIRST_PAUSE = sensors.ROUND_PAUSE = timedelta(seconds=0.2)
-    sensors.TRIES = 50
-    create.LOOK_AFTER_SECONDS = (0.0, 0.2, 0.2)
-    create.FILE_NOT_FOUND_SECONDS = (0.1, 0.1, 0.1)
-    create.RATE_LIMIT_SECONDS = 0.1
-    create.CREATE_TIMEOUT_SECONDS = 2.0
-    collect.LOST_AFTER = timedelta(0)
-    sensors.LOST_AFTER = timedelta(0)  # type: ignore[attr-defined]
-    download.DOWNLOAD_PAUSES_SECONDS = (0.1, 0.2, 0.4, 0.4)
-    batch_transitions.FIRST_PAUSE = timedelta(seconds=0.3)
-    claims.LOOK_AGAIN = timedelta(seconds=1)
+def _wait_shortly() -> None:
+    """Give runs and sensor the times of a test: those of a day's work are too long for one."""
+    make = resources.openai_resource
+
+    def with_short_times(settings: Settings) -> BatchApi:
+        return replace(make(settings), timing=SHORT)
+
+    for module in (resources, local_daemon):
+        module.openai_resource = with_short_times  # type: ignore[attr-defined]
 
 
 def _count_points(counter: Any, kill_at: int | None) -> None:

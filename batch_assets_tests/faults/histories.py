@@ -13,24 +13,24 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import openai
 import pytest
 
-from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.collection.collect import collect_day
+from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.ingest.articles import ingest_day
-from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.requests import Question, find_states
 from batch_assets.batching.operations.cancel import cancel_day
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider import download
-from batch_assets.batching.submission import create
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
+from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.timing import Timing
 from batch_assets_tests.batching.conftest import kept_open
 from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, Unkind
 from batch_assets_tests.project import write_articles
@@ -42,6 +42,14 @@ MAX_ROUNDS = 3
 PROMPTS = ("Say what it says.", "Say it in one word.")
 LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
 WORDS = "the harbour of a town reopened after a storm and all ships are waiting outside of it"
+
+
+SHORT = Timing(
+    upload_retry_seconds=0.0,
+    find_batch_pauses_seconds=(0.0, 0.0, 0.0),
+    first_requeue_pause=timedelta(0),
+    download_pauses_seconds=(0.0,),
+)
 
 
 @dataclass
@@ -180,26 +188,29 @@ class History:
                 """
                 SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
                 JOIN batch_request_file USING (submission_id)
-                JOIN valid_completion USING (custom_id)
-                WHERE state = 'planned' AND openai_batch.partition_date = getvariable('day') AND NOT is_refresh
+                JOIN valid_completion($api) AS answer USING (custom_id)
+                WHERE state = 'planned' AND openai_batch.partition_date = CAST($day AS DATE) AND NOT is_refresh
                     AND NOT (finish_reason = 'length'
-                        AND valid_completion.max_output_tokens < batch_request_file.request_max_output_tokens)
-                """
+                        AND answer.max_output_tokens < batch_request_file.request_max_output_tokens)
+                """,
+                {"api": question.api, "day": day},
             ).fetchall()
         assert planned == [], "answered, and planned again"
 
     def _submit(self, warehouse: Warehouse, day: str) -> None:
         self.runs += 1
         with suppress(SubmissionError):  # said, and tried again later
-            submit_day(
+            submitter = Submitter(
                 warehouse.database,
                 self._client,
-                day=day,
-                data_folder=warehouse.folder,
-                run_id=f"run-{self.runs}",
-                is_run_alive=lambda run_id: False,
-                limits=Limits(own_prices=PRICES),
+                warehouse.folder,
+                f"run-{self.runs}",
+                warehouse.database.warehouse_id(),
+                identify_api(warehouse.database, self._client),
+                Limits(own_prices=PRICES),
+                SHORT,
             )
+            submit_day(submitter, day, is_run_alive=lambda run_id: False)
 
     def _collect(self, warehouse: Warehouse, day: str) -> None:
         with suppress(CollectionError):
@@ -211,6 +222,7 @@ class History:
                 max_rounds=MAX_ROUNDS,
                 max_output_tokens=warehouse.task.max_output_tokens,
                 own_prices=PRICES,
+                timing=SHORT,
             )
         self._assert_every_cent_is_there(warehouse)
 
@@ -281,14 +293,3 @@ def _client(url: str, key: str) -> Iterator[openai.OpenAI]:
     plain = openai.DefaultHttpxClient(verify=False)  # reading certificates takes 35 ms
     with openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=plain) as client:
         yield client
-
-
-@contextmanager
-def short_pauses() -> Iterator[None]:
-    with (
-        mock.patch.object(create, "LOOK_AFTER_SECONDS", (0.0, 0.0, 0.0)),
-        mock.patch.object(create, "UPLOAD_PAUSE_SECONDS", 0.0),
-        mock.patch.object(download, "DOWNLOAD_PAUSES_SECONDS", (0.0,)),
-        mock.patch.object(batch_transitions, "FIRST_PAUSE", timedelta(0)),
-    ):
-        yield

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.collection.collect import CollectionError, collect_day
+from batch_assets.batching.collection.collect import collect_day
+from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
+from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets_tests.faults import driver
 from batch_assets_tests.faults.driver import in_child
 from batch_assets_tests.faults.proxy import Fault
 from batch_assets_tests.faults.scenarios import NO_FILE, NO_ROOM, World, a_world
@@ -47,7 +51,6 @@ class Steps:
 def take_steps(wanted: Steps) -> None:
     """Runs in a child; what cannot be done now is left to a later one."""
     database = Database(str(wanted.data / "batch_assets.duckdb"))
-    run_id = str(os.getpid())
     with openai.OpenAI(api_key="local", base_url=wanted.api_url, max_retries=0) as client:
         for day in wanted.days:
             try:
@@ -57,13 +60,17 @@ def take_steps(wanted: Steps) -> None:
                     options = PlanOptions(max_rounds=ROUNDS)
                     plan_day(database, day=day, task=Task("gpt-6-luna"), data_folder=wanted.data, options=options)
                 if "submit" in wanted.steps:
-                    submit_day(
-                        database, client, day=day, data_folder=wanted.data, run_id=run_id, is_run_alive=_is_alive
-                    )
+                    submit_day(_submitter(database, client, wanted.data), day, is_run_alive=_is_alive)
                 if "collect" in wanted.steps:
-                    collect_day(database, client, day=day, data_folder=wanted.data, max_rounds=ROUNDS)
+                    data, timing = wanted.data, driver.SHORT
+                    collect_day(database, client, day=day, data_folder=data, max_rounds=ROUNDS, timing=timing)
             except (SubmissionError, CollectionError):
                 continue
+
+
+def _submitter(database: Database, client: openai.OpenAI, data: Path) -> Submitter:
+    api, run_id = identify_api(database, client), str(os.getpid())
+    return Submitter(database, client, data, run_id, database.warehouse_id(), api, timing=driver.SHORT)
 
 
 def _is_alive(process: str) -> bool:

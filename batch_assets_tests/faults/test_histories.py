@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets_tests.faults.histories import History, short_pauses
+from batch_assets_tests.faults.histories import History
 from batch_assets_tests.faults.world_of_apis import Apis, running_apis
 
 HISTORIES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 12
@@ -24,5 +24,5 @@ def apis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apis]:
 def test_a_history_ends_with_every_cent_recorded_and_nothing_bought_twice(
     apis: Apis, tmp_path: Path, seed: int
 ) -> None:
-    with short_pauses(), ExitStack() as stack:
+    with ExitStack() as stack:
         History(seed, tmp_path, apis, stack).play()

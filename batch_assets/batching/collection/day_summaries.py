@@ -3,14 +3,14 @@
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
-from batch_assets.batching.ledger.requests import Question, find_states, state_counts
+from batch_assets.batching.ledger.requests import DayStates, Question, find_states
 
-# The articles without their texts. One that came after the last plan has no request yet.
+# The articles without their bodies. One that came after the last plan has no request yet.
 DAY_ARTICLES = """
-    CREATE OR REPLACE TEMP VIEW day_article AS
+    CREATE OR REPLACE TEMP MACRO day_article(day) AS TABLE
     SELECT article_id, title, url, published_at, custom_id
-    FROM raw_articles LEFT JOIN day_request USING (article_id)
-    WHERE partition_date = getvariable('day')
+    FROM raw_articles LEFT JOIN day_request(day) USING (article_id)
+    WHERE partition_date = day::DATE
 """
 ANSWERED = """
     INSERT INTO summaries (
@@ -18,44 +18,50 @@ ANSWERED = """
         output_tokens, cost_usd, custom_id, batch_id, answered_at
     )
     SELECT
-        getvariable('day'), article_id, title, url, published_at, valid_completion.text, 'answered', finish_reason,
+        CAST($day AS DATE), article_id, title, url, published_at, completion.text, 'answered', finish_reason,
         model, api, input_tokens, output_tokens, cost_usd, custom_id, batch_id, completed_at
-    FROM valid_completion JOIN day_article USING (custom_id)
-    WHERE place BETWEEN getvariable('answers').first AND getvariable('answers').last
+    FROM valid_completion($api) AS completion JOIN day_article($day) USING (custom_id)
+    WHERE place BETWEEN $first AND $last
 """
-# An answer that is being replaced stays until its replacement is loaded.
+# An answer that is asked again stays until its replacement is loaded.
 NOT_ANSWERED = """
     INSERT INTO summaries
         (partition_date, article_id, title, url, published_at, status, error_code, error_message, custom_id)
     SELECT
-        getvariable('day'), article_id, title, url, published_at, coalesce(state, 'pending'), code, reasons,
-        day_article.custom_id
-    FROM day_article LEFT JOIN unanswered_request USING (custom_id) LEFT JOIN failure USING (custom_id)
+        CAST($day AS DATE), article_id, title, url, published_at, coalesce(state, 'pending'), code, reasons,
+        article.custom_id
+    FROM day_article($day) AS article
+    LEFT JOIN unanswered_request USING (custom_id) LEFT JOIN failure USING (custom_id)
     ANTI JOIN (
-        SELECT custom_id FROM valid_completion SEMI JOIN unanswered_request USING (custom_id)
-        WHERE place BETWEEN getvariable('answers').first AND getvariable('answers').last
-    ) AS replaced_later ON replaced_later.custom_id = day_article.custom_id
-    WHERE state IS NOT NULL OR day_article.custom_id IS NULL
+        SELECT custom_id FROM valid_completion($api) SEMI JOIN unanswered_request USING (custom_id)
+        WHERE place BETWEEN $first AND $last
+    ) AS replaced_later ON replaced_later.custom_id = article.custom_id
+    WHERE state IS NOT NULL OR article.custom_id IS NULL
 """
 
 
 def write_summaries(database: Database, day: str, question: Question) -> dict[str, int]:
-    """Replace the day in `summaries`; returns how many of its distinct requests are in which state.
+    """Replace the day in `summaries`; returns how many of its distinct requests are in each state.
 
     A day whose articles were pruned keeps what it has.
     """
     with database.writing() as connection:
         with transaction(connection):
-            find_states(connection, day, question)
-            if not _is_pruned(connection):
-                connection.execute("DELETE FROM summaries WHERE partition_date = getvariable('day')")
-                connection.execute(DAY_ARTICLES)
-                with fixed_join_order(connection):
-                    connection.execute(ANSWERED)
-                connection.execute(NOT_ANSWERED)
-        return state_counts(connection)
+            states = find_states(connection, day, question)
+            if not _is_pruned(connection, day):
+                _replace(connection, states)
+        return states.counts(connection)
 
 
-def _is_pruned(connection: duckdb.DuckDBPyConnection) -> bool:
-    statement = "SELECT 1 FROM pruned_day WHERE partition_date = getvariable('day')"
-    return connection.execute(statement).fetchone() is not None
+def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
+    connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
+    connection.execute(DAY_ARTICLES)
+    parameters = {"day": states.day, **states.answer_range}
+    with fixed_join_order(connection):
+        connection.execute(ANSWERED, parameters)
+    connection.execute(NOT_ANSWERED, parameters)
+
+
+def _is_pruned(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    statement = "SELECT 1 FROM pruned_day WHERE partition_date = CAST(? AS DATE)"
+    return connection.execute(statement, [day]).fetchone() is not None

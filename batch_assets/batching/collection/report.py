@@ -33,31 +33,32 @@ class DayReport:
 def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
     """Read a day from `summaries`."""
     with database.reading() as connection:
-        connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
         by_status = dict(
             connection.execute(
                 """
-                SELECT status, count(*) FROM summaries WHERE partition_date = getvariable('day')
+                SELECT status, count(*) FROM summaries WHERE partition_date = CAST(? AS DATE)
                 GROUP BY status ORDER BY status
-                """
+                """,
+                [day],
             ).fetchall()
         )
         spending = spending_of_day(connection, day)
         apis = connection.execute(
             """
             SELECT DISTINCT api FROM summaries
-            WHERE partition_date = getvariable('day') AND api IS NOT NULL ORDER BY api
-            """
+            WHERE partition_date = CAST(? AS DATE) AND api IS NOT NULL ORDER BY api
+            """,
+            [day],
         ).fetchall()
         rejected = connection.execute(
-            "SELECT count(*) FROM rejected_article WHERE partition_date = getvariable('day')"
+            "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day]
         ).fetchone()
         preview = connection.execute(
             """
             SELECT article_id, coalesce(title, ''), status, coalesce(summary, error_message, '')
-            FROM summaries WHERE partition_date = getvariable('day') ORDER BY published_at, article_id LIMIT ?
+            FROM summaries WHERE partition_date = CAST(? AS DATE) ORDER BY published_at, article_id LIMIT ?
             """,
-            [preview_rows],
+            [day, preview_rows],
         ).fetchall()
     return DayReport(
         day=day,

@@ -25,6 +25,12 @@ LONGEST_LINE_BYTES, LARGEST_BUFFER_BYTES = 32_000_000, 1 << 25
 KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
 
 CREATE_TABLES = """
+    -- trimmed only where there is white space: to trim takes longer than to read the line
+    CREATE OR REPLACE TEMP MACRO trimmed(content) AS CASE
+        WHEN ascii(content) <= 32 OR suffix(content, ' ') OR suffix(content, E'\\n')
+            OR suffix(content, E'\\r') OR suffix(content, E'\\t')
+        THEN trim(content, E' \\t\\r\\n') ELSE content
+    END;
     -- a result file that is being read, and the number of its batch
     CREATE OR REPLACE TEMP TABLE result_file (path VARCHAR, batch INTEGER);
     CREATE OR REPLACE TEMP TABLE result_line (
@@ -42,18 +48,7 @@ READ_LINES = """
         cache_write_tokens, output_tokens, reasoning_tokens, code, message, has_other_body
     )
     WITH line AS (
-        SELECT
-            batch, path, custom_id, error, response.body AS body, response.body.usage AS usage,
-            try_cast(response.status_code AS INTEGER) AS status_code, response.request_id AS request_id,
-            response.body.choices[1] AS choice,
-            response.body.choices[1].message.content AS content,
-            -- trimmed only where there is need: that takes longer than reading the line
-            nullif(CASE
-                WHEN ascii(content) <= 32 OR suffix(content, ' ') OR suffix(content, E'\\n')
-                    OR suffix(content, E'\\r') OR suffix(content, E'\\t')
-                THEN trim(content, E' \\t\\r\\n') ELSE content
-            END, '') AS text,
-            nullif(response.body.choices[1].message.refusal, '') AS refusal  -- some servers send "" for none
+        SELECT batch, path, custom_id, error, response, response.body AS body, response.body.choices[1] AS choice
         FROM read_json(
             $paths, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
             maximum_object_size = $buffer_bytes,
@@ -72,21 +67,34 @@ READ_LINES = """
                 ))'
             }
         ) AS line JOIN result_file ON result_file.path = line.filename
+    ),
+    result AS (
+        SELECT
+            *, try_cast(response.status_code AS INTEGER) AS status_code, body.usage AS usage,
+            nullif(trimmed(choice.message.content), '') AS text,
+            nullif(choice.message.refusal, '') AS refusal  -- some servers send "" for none
+        FROM line
+    ),
+    judged AS (
+        SELECT
+            *,
+            CASE
+                WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
+                WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
+                    THEN 'content_refused'
+                WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
+                WHEN status_code = 200 THEN 'empty_answer'
+                ELSE coalesce(error.code, body.error.code, body.error.type, 'http_' || status_code, 'no_response')
+            END AS code
+        FROM result
     )
     SELECT
-        batch, path, custom_id, status_code, request_id, body.model, choice.finish_reason, text,
+        batch, path, custom_id, status_code, response.request_id, body.model, choice.finish_reason, text,
         try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
         try_cast(usage.prompt_tokens_details.cache_write_tokens AS BIGINT),
         try_cast(usage.completion_tokens AS BIGINT),
         try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
-        CASE
-            WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
-            WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
-                THEN 'content_refused'
-            WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
-            WHEN status_code = 200 THEN 'empty_answer'
-            ELSE coalesce(error.code, body.error.code, body.error.type, 'http_' || status_code, 'no_response')
-        END AS code,
+        code,
         CASE code
             WHEN 'content_refused' THEN coalesce(refusal, 'The answer was withheld by the content filter.')
             WHEN 'max_output_tokens'
@@ -95,7 +103,7 @@ READ_LINES = """
             ELSE coalesce(error.message, body.error.message)
         END,
         status_code IS NOT NULL AND coalesce(body.choices IS NULL AND body.error.message IS NULL, true)
-    FROM line
+    FROM judged
 """
 FILES_TO_READ_AGAIN = """
     SELECT DISTINCT path FROM result_line LEFT JOIN requested USING (batch, custom_id)

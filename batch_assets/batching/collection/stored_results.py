@@ -7,7 +7,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from batch_assets.batching.collection.load import EndedBatch
+from batch_assets.batching.collection.ended_batches import EndedBatch
 from batch_assets.batching.ledger import batch_transitions, submissions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import State

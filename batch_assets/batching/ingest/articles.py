@@ -7,7 +7,6 @@ rows without text, and second rows of one id, go to `rejected_article` with the 
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +70,7 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
                     "Add it, or put {partition} into BATCH_ASSETS_SOURCE where the path holds the day."
                 )
             dated = f"SELECT *, try_cast(published_at AS TIMESTAMPTZ) AS published FROM {rows}"
-            belongs = "true" if "{partition}" in source else "published::DATE = getvariable('day')"
-            connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
-            connection.execute("SET VARIABLE path = ?", [path])
+            is_of_day = "true" if "{partition}" in source else "published::DATE = CAST($day AS DATE)"
             connection.execute(
                 f"""
                 COPY (
@@ -85,14 +82,15 @@ def _stage(source: str, day: str, staged: Path) -> tuple[int, int]:
                         ) AS article_id,
                         title, body, url, published::TIMESTAMP AS published_at,
                         coalesce(regexp_matches(body, '{HAS_TEXT}'), false) AS has_text
-                    FROM ({dated}) WHERE {belongs}
+                    FROM ({dated}) WHERE {is_of_day}
                 ) TO '{staged.as_posix()}' (FORMAT parquet, ROW_GROUP_SIZE {ROWS_AT_ONCE})
-                """
+                """,
+                {"path": path} if "{partition}" in source else {"path": path, "day": day},
             )
             undated = 0
             if "{partition}" not in source:
-                undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL")
-                if undated and undated == _count(connection, f"SELECT count(*) FROM ({dated})"):
+                undated = _count(connection, f"SELECT count(*) FROM ({dated}) WHERE published IS NULL", {"path": path})
+                if undated and undated == _count(connection, f"SELECT count(*) FROM ({dated})", {"path": path}):
                     raise SourceError(
                         f"None of the {undated} rows of {as_message(path)} has a `published_at` that can be read "
                         "as a time, such as 2026-01-05 or 2026-01-05T08:00:00+01:00, so they belong to no day."
@@ -125,7 +123,7 @@ def _rows_of(connection: duckdb.DuckDBPyConnection, path: str) -> tuple[str, int
         for name in ARTICLE_COLUMNS
     )
     files = _count(connection, "SELECT count(*) FROM glob(?)", [path]) if "://" not in path else 1
-    return f"(SELECT {selected} FROM {reader}(getvariable('path'){options}))", files, "published_at" in names
+    return f"(SELECT {selected} FROM {reader}($path{options}))", files, "published_at" in names
 
 
 def _reader_of(path: str) -> tuple[str, str]:
@@ -155,10 +153,9 @@ def _explain(error: duckdb.Error, path: str) -> str:
 
 
 def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, undated: int, files: int) -> Ingested:
-    connection.execute("SET VARIABLE day = CAST(? AS DATE)", [day])
     connection.execute(
         """
-        CREATE OR REPLACE TEMP TABLE verdict AS
+        CREATE OR REPLACE TEMP TABLE row_check AS
         SELECT
             file_row_number AS row,
             CASE
@@ -171,31 +168,31 @@ def _replace_day(connection: duckdb.DuckDBPyConnection, day: str, staged: Path, 
         """,
         [str(staged)],
     )
-    connection.execute("DELETE FROM pruned_day WHERE partition_date = getvariable('day')")
-    connection.execute("DELETE FROM raw_articles WHERE partition_date = getvariable('day')")
+    connection.execute("DELETE FROM pruned_day WHERE partition_date = CAST(? AS DATE)", [day])
+    connection.execute("DELETE FROM raw_articles WHERE partition_date = CAST(? AS DATE)", [day])
     connection.execute(
         """
         INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
-        SELECT getvariable('day'), article_id, title, body, url, published_at
-        FROM read_parquet(?, file_row_number = true)
-        ANTI JOIN (SELECT row AS file_row_number FROM verdict WHERE reason IS NOT NULL) USING (file_row_number)
+        SELECT CAST($day AS DATE), article_id, title, body, url, published_at
+        FROM read_parquet($staged, file_row_number = true)
+        ANTI JOIN (SELECT row AS file_row_number FROM row_check WHERE reason IS NOT NULL) USING (file_row_number)
         """,
-        [str(staged)],
+        {"day": day, "staged": str(staged)},
     )
-    connection.execute("DELETE FROM rejected_article WHERE partition_date = getvariable('day')")
+    connection.execute("DELETE FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day])
     connection.execute(
         """
         INSERT INTO rejected_article (partition_date, source_row, article_id, title, body, url, reason)
-        SELECT getvariable('day'), file_row_number + 1, article_id, title, body, url, reason
-        FROM read_parquet(?, file_row_number = true)
-        JOIN verdict ON row = file_row_number AND reason IS NOT NULL
+        SELECT CAST($day AS DATE), file_row_number + 1, article_id, title, body, url, reason
+        FROM read_parquet($staged, file_row_number = true)
+        JOIN row_check ON row = file_row_number AND reason IS NOT NULL
         """,
-        [str(staged)],
+        {"day": day, "staged": str(staged)},
     )
     rejected = connection.execute(
-        "SELECT reason, count(*) FROM verdict WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
+        "SELECT reason, count(*) FROM row_check WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason"
     ).fetchall()
-    articles = _count(connection, "SELECT count(*) FROM verdict WHERE reason IS NULL")
+    articles = _count(connection, "SELECT count(*) FROM row_check WHERE reason IS NULL")
     return Ingested(articles=articles, rejected=dict(rejected), undated=undated, files=files)
 
 
@@ -203,6 +200,6 @@ def _quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _count(connection: duckdb.DuckDBPyConnection, statement: str, parameters: Sequence[object] = ()) -> int:
-    row = connection.execute(statement, list(parameters)).fetchone()
+def _count(connection: duckdb.DuckDBPyConnection, statement: str, parameters: object = None) -> int:
+    row = connection.execute(statement, parameters).fetchone()
     return int(row[0]) if row else 0

@@ -41,13 +41,14 @@ def has_aliases(connection: duckdb.DuckDBPyConnection) -> bool:
     return connection.execute("SELECT 1 FROM request_alias LIMIT 1").fetchone() is not None
 
 
-def use_old_names(connection: duckdb.DuckDBPyConnection) -> None:
+def use_old_names(connection: duckdb.DuckDBPyConnection, day: str) -> None:
     """Give the day's requests in `batch_request` the names that they had."""
     connection.execute(
         """
         UPDATE batch_request SET custom_id = old FROM request_alias
-        WHERE partition_date = getvariable('day') AND custom_id = new
-        """
+        WHERE partition_date = CAST(? AS DATE) AND custom_id = new
+        """,
+        [day],
     )
 
 

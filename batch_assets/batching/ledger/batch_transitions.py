@@ -3,31 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from enum import Enum, auto
 
 import duckdb
 
 from batch_assets.batching.ledger import states
+from batch_assets.batching.ledger.change_state import add_event, change_state, try_to_change
 from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, has_not_found_its_file
+from batch_assets.batching.ledger.owners import is_cancelled
 from batch_assets.batching.ledger.states import State
-from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission, is_cancelled
-from batch_assets.batching.ledger.transitions import (
-    CANCELLED_BY_USER,
-    add_event,
-    change_state,
-    try_to_change,
-    withdraw_in,
-    withdraw_unsent_with_requests,
-)
+from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+from batch_assets.batching.ledger.withdrawal import withdraw_in, withdraw_unsent_with_requests
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError, now_utc
+from batch_assets.batching.timing import Timing
 
-FIRST_PAUSE = timedelta(minutes=1)  # of a submission that the API had no room for; doubles with each attempt
-LONGEST_PAUSE = timedelta(hours=1)
-ATTEMPTS_WITH_ONE_FILE = 2  # after these, a file that the API does not find is uploaded anew
-# What a batch fails with that will go through later, as it is: OpenAI does not queue it for us.
-NO_ROOM = ("token_limit_exceeded", "request_limit_exceeded")
-NO_ROOM_WORDS = ("enqueued token limit", "enqueued request limit", "number of enqueued tokens")
-NO_FILE_WORDS = ("cannot find file",)
+ATTEMPTS_WITH_ONE_FILE = 2  # after these, a file that the API does not find is uploaded again
 IN_FLIGHT = (State.SUBMITTED, State.MISSING)  # its batch was not seen to have ended, with its results here
 OVERTAKEN = "Its requests are in a batch that was seen again."
 
@@ -106,8 +98,15 @@ def collect(connection: duckdb.DuckDBPyConnection, submissions: Sequence[tuple[s
     )
 
 
-def is_collectable(connection: duckdb.DuckDBPyConnection, submission_id: str, batch_id: str) -> bool | None:
-    """Whether the user has cancelled the batch, which has ended and is not collected; None if that is not so."""
+class Collectable(Enum):
+    """Whether the results of a batch are to be loaded."""
+
+    NO = auto()  # it has not ended, or another run has loaded it
+    YES = auto()
+    CANCELLED = auto()  # yes; the user has cancelled it
+
+
+def is_collectable(connection: duckdb.DuckDBPyConnection, submission_id: str, batch_id: str) -> Collectable:
     row = connection.execute(
         """
         SELECT cancel_requested_at IS NOT NULL FROM openai_batch
@@ -115,34 +114,22 @@ def is_collectable(connection: duckdb.DuckDBPyConnection, submission_id: str, ba
         """,
         [submission_id, batch_id, State.ENDED],
     ).fetchone()
-    return None if row is None else bool(row[0])
+    if row is None:
+        return Collectable.NO
+    (is_cancelled,) = row
+    return Collectable.CANCELLED if is_cancelled else Collectable.YES
 
 
-def must_requeue(batch: RemoteBatch) -> bool:
-    """Whether OpenAI failed the batch as a whole for a reason that passes, before it ran anything.
+def requeue(database: Database, submission: Submission, batch: RemoteBatch, timing: Timing) -> bool:
+    """Defer the submission: after a pause a run sends it again as another attempt, with the same file.
 
-    What it answered or billed is collected instead, whatever it says of the end.
+    False if it is not deferred: another run has requeued it already, or the user has cancelled it. Then it is
+    withdrawn, and its request file is deleted.
     """
-    has_run = batch.output_file_id or batch.completed or batch.input_tokens or batch.output_tokens
-    has_failed = batch.status == "failed" and any(_passes(error.code, error.message) for error in batch.errors)
-    return has_failed and not has_run
-
-
-def _passes(code: str, message: str) -> bool:
-    words = message.lower()
-    return code in NO_ROOM or any(sign in words for sign in (*NO_ROOM_WORDS, *NO_FILE_WORDS))
-
-
-def requeue(database: Database, submission: Submission, batch: RemoteBatch) -> bool:
-    """Let the submission wait, and go out again as another attempt, with the same file.
-
-    False if it won't: another run has requeued it already, or the user has cancelled it, so that it is withdrawn, and
-    its request file goes.
-    """
-    not_found = any(sign in error.message.lower() for error in batch.errors for sign in NO_FILE_WORDS)
-    pause = min(FIRST_PAUSE * (1 << min(submission.attempt - 1, 10)), LONGEST_PAUSE)
+    not_found = has_not_found_its_file(batch.errors)
+    pause = timing.requeue_pause(submission.attempt)
     message = "; ".join(f"{error.code}: {error.message}" for error in batch.errors)
-    waiting = replace(
+    deferred = replace(
         submission,
         state=State.DEFERRED,
         attempt=submission.attempt + 1,
@@ -152,8 +139,8 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch) -> b
         file_id=None if not_found and submission.attempt >= ATTEMPTS_WITH_ONE_FILE else submission.file_id,
     )
     values = {
-        "attempt": waiting.attempt,
-        "earlier_batch_ids": list(waiting.earlier_batch_ids),
+        "attempt": deferred.attempt,
+        "earlier_batch_ids": list(deferred.earlier_batch_ids),
         "batch_id": None,
         "owner_run": None,
         "submitted_at": None,
@@ -161,7 +148,7 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch) -> b
         "ended_at": None,
         "not_before": now_utc() + pause,
         "errors": json.dumps([error.__dict__ for error in batch.errors]),
-        "file_id": waiting.file_id,
+        "file_id": deferred.file_id,
         "message": message,
     }
     with database.writing() as connection, transaction(connection):
@@ -173,7 +160,7 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch) -> b
             return False
         is_withdrawn = is_ours and is_cancelled(connection, submission)
         if is_withdrawn:
-            withdraw_in(connection, waiting, because=CANCELLED_BY_USER)
+            withdraw_in(connection, deferred, because=CANCELLED_BY_USER)
     if is_withdrawn:
         submission.path.unlink(missing_ok=True)
     return is_ours and not is_withdrawn

@@ -16,7 +16,8 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from batch_assets.batching.ledger.migrations import MIGRATIONS
-from batch_assets.batching.ledger.schema import bring_up_to_date, is_up_to_date, read_warehouse_id
+from batch_assets.batching.ledger.schema import read_warehouse_id
+from batch_assets.batching.ledger.upgrade import bring_up_to_date, is_up_to_date
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.safety.private_folder import make_private_folder
 

@@ -13,7 +13,7 @@ FIND_REQUESTS_OF = """
 """
 
 
-def enter_requests(connection: duckdb.DuckDBPyConnection, plan_number: int) -> None:
+def enter_requests(connection: duckdb.DuckDBPyConnection, day: str, plan_number: int) -> None:
     """Record which file of the day's plan holds which request. Reads `line_positions` (custom_id, place from 0)."""
     connection.execute(
         """
@@ -23,11 +23,11 @@ def enter_requests(connection: duckdb.DuckDBPyConnection, plan_number: int) -> N
                 submission_id,
                 (sum(requests) OVER (ORDER BY shard))::BIGINT AS stop,
                 stop - requests AS start
-            FROM batch_request_file WHERE partition_date = getvariable('day') AND plan = ?
+            FROM batch_request_file WHERE partition_date = CAST(? AS DATE) AND plan = ?
         )
         SELECT custom_id, submission_id FROM line_positions JOIN shard ON place >= start AND place < stop
         """,
-        [plan_number],
+        [day, plan_number],
     )
 
 

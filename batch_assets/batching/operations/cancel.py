@@ -5,12 +5,13 @@ from pathlib import Path
 
 import openai
 
-from batch_assets.batching.ledger import submissions, transitions
+from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.requests import Question, hold_pending
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.outside_text import as_message
 
@@ -34,8 +35,8 @@ class Cancelled:
         sentences = [*self.elsewhere]
         if self.not_found:
             sentences.append(
-                f"{as_message(', '.join(self.not_found))} is not found with the present key, and may go on and cost: "
-                "set the OPENAI_API_KEY that made it, and cancel again."
+                f"The API does not find {as_message(', '.join(self.not_found))} with the present key: it may go on and "
+                "cost. Set the OPENAI_API_KEY that made it, and cancel again."
             )
         if self.unknown:
             sentences.append(
@@ -90,7 +91,7 @@ def _stop(client: openai.OpenAI, api: ApiIdentity, submission: Submission, repor
     if submission.state is State.ENDED:
         report.had_ended += 1
     elif is_elsewhere(submission.api, api):
-        sentence = said_of_elsewhere(
+        sentence = elsewhere_message(
             f"{batch_id} of {submission.day} was made",
             submission.api,
             api,
@@ -119,7 +120,7 @@ def stop_submitting(database: Database, *, day: str, data_folder: Path) -> tuple
         if submission.day != day:
             continue
         if submission.state is not State.CLAIMED:
-            withdrawn += transitions.withdraw(database, submission, because=transitions.CANCELLED_BY_USER)
+            withdrawn += withdrawal.withdraw(database, submission, because=CANCELLED_BY_USER)
         else:
             transitions.record_cancel_request(database, submission)
             unknown += 1

@@ -22,7 +22,7 @@ import openai
 from batch_assets.batching.ledger import files
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.files import RemoteFiles
-from batch_assets.batching.provider.elsewhere import is_elsewhere, said_of_elsewhere
+from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 
 # Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
@@ -141,7 +141,7 @@ def delete_remote_files(
         went.append(replace(remote, file_ids=deleted))
     found.remote_files = went
     sentences = [
-        said_of_elsewhere(f"{_count(kept)} are", name, api, what_then="Prune again when the API is that one.")
+        elsewhere_message(f"{_count(kept)} are", name, api, what_then="Prune again when the API is that one.")
         for name, kept in elsewhere.items()
     ]
     if not_ours:

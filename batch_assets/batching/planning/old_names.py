@@ -24,8 +24,8 @@ def keep_old_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) 
             INSERT INTO found_alias (old, new)
             SELECT DISTINCT custom_id, {new}
             FROM raw_articles JOIN batch_request USING (partition_date, article_id)
-            WHERE partition_date = getvariable('day') AND custom_id = {old}
+            WHERE partition_date = CAST(? AS DATE) AND custom_id = {old}
             """,
-            [*new_parameters, *old_parameters],
+            [*new_parameters, day, *old_parameters],
         )
     enter_aliases(connection, day)

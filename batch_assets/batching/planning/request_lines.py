@@ -11,22 +11,24 @@ from typing import Any, TextIO
 import duckdb
 
 from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, forget_what_was_read
-from batch_assets.batching.planning.task import ENDPOINT, Task
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.endpoint import ENDPOINT
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
 FETCH_ROWS = 256  # some 700 kB: a block stays in the processor's cache on its way from DuckDB to the file
 ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
 
 
-def name_requests(connection: duckdb.DuckDBPyConnection, task: Task) -> None:
+def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
     """Enter the day's requests into `batch_request`, from the articles as they are now. Writes no line."""
     name, parameters = custom_id_sql(task, task.question_tail)
     connection.execute(
         f"""
         INSERT INTO batch_request (partition_date, article_id, custom_id)
-        SELECT partition_date, article_id, {name} FROM raw_articles WHERE partition_date = getvariable('day')
+        SELECT partition_date, article_id, {name} FROM raw_articles
+        WHERE partition_date = CAST(? AS DATE)
         """,
-        parameters,
+        [*parameters, day],
     )
 
 
@@ -40,7 +42,9 @@ def custom_id_sql(task: Task, tail: str) -> tuple[str, list[str]]:
     ]
 
 
-def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_pending: bool) -> Iterator[list[tuple]]:
+def article_messages(
+    connection: duckdb.DuckDBPyConnection, task: Task, day: str, *, only_pending: bool, rows_at_once: int
+) -> Iterator[list[tuple[int, bytes]]]:
     """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
 
     `only_pending`: one article for each request in `request_to_send`.
@@ -49,28 +53,31 @@ def article_messages(connection: duckdb.DuckDBPyConnection, task: Task, *, only_
     pending = """
         SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
         FROM batch_request JOIN request_to_send USING (custom_id)
-        WHERE partition_date = getvariable('day') GROUP BY custom_id
+        WHERE partition_date = CAST(? AS DATE) GROUP BY custom_id
     """
     statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message}))
         FROM raw_articles {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
-        WHERE partition_date = getvariable('day') AND raw_articles.rowid BETWEEN ? AND ?
+        WHERE partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
     """
-    for first, last in article_rowid_ranges(connection):
+    parameters = [*parameters, day, day] if only_pending else [*parameters, day]
+    for first, last in article_rowid_ranges(connection, day, rows_at_once):
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(FETCH_ROWS):
             yield block
         forget_what_was_read(connection)
 
 
-def article_rowid_ranges(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, int]]:
-    """(first, last) rowid of each stretch of the day's articles: what is done by stretches takes little memory."""
+def article_rowid_ranges(connection: duckdb.DuckDBPyConnection, day: str, rows_at_once: int) -> list[tuple[int, int]]:
+    """(first, last) rowid of ranges of the day's articles: work on one range at a time needs little memory."""
     row = connection.execute(
-        "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = getvariable('day')"
+        "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = CAST(? AS DATE)", [day]
     ).fetchone()
-    if row is None or row[0] is None:
+    first, last = row or (None, None)
+    if first is None:
         return []
-    return [(first, min(first + ROWS_AT_ONCE - 1, row[1])) for first in range(row[0], row[1] + 1, ROWS_AT_ONCE)]
+    starts = range(first, last + 1, rows_at_once)
+    return [(start, min(start + rows_at_once - 1, last)) for start in starts]
 
 
 class RequestLineBuilder:

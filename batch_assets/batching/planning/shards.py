@@ -1,6 +1,6 @@
 """Request lines into JSONL shards that OpenAI accepts: at most 50,000 lines and 200 MB each.
 
-They are written into a hidden folder and synced; whoever plans them then gives them their names.
+They are written into a hidden folder and synced. The plan then moves them to their final names.
 """
 
 import hashlib
@@ -19,6 +19,20 @@ from batch_assets.batching.safety.private_folder import make_private_folder
 # 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
 MAX_REQUESTS_PER_FILE = 50_000
 MAX_BYTES_PER_FILE = 200_000_000
+
+
+@dataclass(frozen=True)
+class FileLimits:
+    """How much a request file may hold. The defaults are those of OpenAI.
+
+    fill_bytes: where a file is full although it might hold more; only a single longer line goes beyond it.
+    """
+
+    max_requests: int = MAX_REQUESTS_PER_FILE
+    max_bytes: int = MAX_BYTES_PER_FILE
+    fill_bytes: int | None = None
+
+
 LINES_AT_ONCE = 256
 BLOCKS_UNDER_WAY = 4  # to the disk, of less than a megabyte each as a rule
 
@@ -36,27 +50,19 @@ class Shard:
 
 
 class ShardWriter:
-    """Fills shards greedily in a folder, which it makes; nothing but a few blocks of lines is in memory.
+    """Fills shards greedily in a folder, which it makes. Only a few blocks of lines are in memory.
 
-    One thread hashes and writes, and another syncs full shards, while the caller makes the next lines; what breaks
-    there is raised by a later call, at the latest by `close`.
-
-    `fill_bytes` is where a shard is full although it might hold more; only a single larger line goes beyond it.
+    One thread hashes and writes, and another syncs full shards, while the caller makes the next lines. A later call
+    raises the errors of these threads, `close` at the latest.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        max_requests: int = MAX_REQUESTS_PER_FILE,
-        max_bytes: int = MAX_BYTES_PER_FILE,
-        fill_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, limits: FileLimits | None = None) -> None:
+        limits = limits or FileLimits()
         make_private_folder(folder)
         self._folder = folder
-        self._max_requests = max_requests
-        self.max_bytes = max_bytes
-        self._fill_bytes = min(max_bytes, fill_bytes or max_bytes)
+        self._max_requests = limits.max_requests
+        self.max_bytes = limits.max_bytes
+        self._fill_bytes = min(limits.max_bytes, limits.fill_bytes or limits.max_bytes)
         self._file: LargeFile | None = None
         self._digest = hashlib.sha256()
         self._position = 0
@@ -87,7 +93,7 @@ class ShardWriter:
         """Finish the last shard; returns all of them."""
         self._finish()
         self._wait(0)
-        shards = [sealed.result() for sealed in self._finished]
+        shards = [finished.result() for finished in self._finished]
         for threads in (self._writing, self._syncing):
             threads.shutdown()
         return shards

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-ENDPOINT = "/v1/chat/completions"
 ARTICLE_FIELDS = ("title", "body", "url", "published_at")
 PLACEHOLDER = re.compile(r"\{(" + "|".join(ARTICLE_FIELDS) + r")\}")
 # Models that think before they answer; they refuse the sampling parameters of the older ones.

@@ -3,7 +3,6 @@
 import os
 import time
 import uuid
-from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -14,46 +13,45 @@ from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import UNREADABLE, RemoteBatch, now_utc
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.safety.private_folder import make_private_folder
+from batch_assets.batching.timing import Timing
 
-RESULTS_FOLDER = "results"
+# Below the data folder: result files as they came, and request files as they are uploaded.
+RESULTS_FOLDER, REQUESTS_FOLDER = "results", "requests"
 CHUNK_BYTES = 1 << 20
-FILE_IS_GONE_AFTER = timedelta(days=1)  # OpenAI keeps result files for 30 days; a fresh one may be late
-DOWNLOAD_PAUSES_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 logger = logger_without_secrets(__name__)
 
 
 def store_results(
-    client: openai.OpenAI, submission: Submission, batch: RemoteBatch, data_folder: Path
+    client: openai.OpenAI, submission: Submission, batch: RemoteBatch, data_folder: Path, timing: Timing
 ) -> dict[str, Path]:
-    """Download the result files of an ended batch: "output", "errors", as far as there are any.
+    """Download the result files of an ended batch, as far as there are any: "output", "errors".
 
-    Raises openai.OpenAIError; a file that the API does not find is done without only if it was never stored here, and
-    the batch ended long ago.
+    Raises openai.OpenAIError, also for a file that the API does not find; unless the file was never stored here, and
+    the batch ended long ago: then the file is left out.
     """
     files: dict[str, Path] = {}
     for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
         if file_id is None:
             continue
         try:
-            files[kind] = download(
-                client, file_id, data_folder / RESULTS_FOLDER / f"{submission.file_stem}_{kind}.jsonl"
-            )
+            path = data_folder / RESULTS_FOLDER / f"{submission.file_stem}_{kind}.jsonl"
+            files[kind] = download(client, file_id, path, timing)
         except openai.NotFoundError:
-            is_fresh = batch.ended_at is None or now_utc() - batch.ended_at < FILE_IS_GONE_AFTER
-            if is_fresh or submission.state is State.ENDED:
+            is_recent = batch.ended_at is None or now_utc() - batch.ended_at < timing.file_is_gone_after
+            if is_recent or submission.state is State.ENDED:
                 raise
-            logger.warning("%s of %s does not exist any more: what it answered is lost.", file_id, batch.id)
+            logger.warning("The API no longer has %s of %s: its answers are lost.", file_id, batch.id)
     return files
 
 
-def download(client: openai.OpenAI, file_id: str, path: Path) -> Path:
-    """Stream a remote file to `path`, which appears whole or not at all; what is there is not fetched again.
+def download(client: openai.OpenAI, file_id: str, path: Path, timing: Timing) -> Path:
+    """Stream a remote file to `path`, which appears whole or not at all. A file that is there is not fetched again.
 
-    Tries several times: the file of a batch that has just ended may not be found at once, and a connection may break
-    in the middle. Raises openai.OpenAIError.
+    Retries: the API may not find the file of a batch that has just ended, and a connection may break in the middle.
+    Raises openai.OpenAIError.
     """
-    for pause in (*DOWNLOAD_PAUSES_SECONDS, None):
+    for pause in (*timing.download_pauses_seconds, None):
         if path.exists():
             return path
         try:

@@ -9,7 +9,7 @@ def is_elsewhere(made_at: str | None, api: ApiIdentity) -> bool:
     return made_at not in (None, api.name)
 
 
-def said_of_elsewhere(what: str, made_at: str | None, api: ApiIdentity, *, what_then: str) -> str:
+def elsewhere_message(what: str, made_at: str | None, api: ApiIdentity, *, what_then: str) -> str:
     """Where it is, what becomes of it, and what to do if the API has only moved."""
     return as_message(
         f"{what} at {made_at}, and the API is {api.name} now. {what_then} If it has another address now: "

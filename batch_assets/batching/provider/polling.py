@@ -1,4 +1,4 @@
-"""How far batches are, for many of them at once and with few calls."""
+"""How far batches are, for many of them at once and with few HTTP calls."""
 
 import threading
 import time
@@ -11,30 +11,30 @@ import openai
 
 from batch_assets.batching.provider.batches import PAGE, RemoteBatch, list_batches, retrieve_batch
 from batch_assets.batching.provider.identity import api_name
+from batch_assets.batching.timing import Timing
 
-# Of the time there is. The rest is for asking singly, so that a list that is too long for it holds nobody up.
+# Of the time until the deadline. The rest is for single retrievals, so that a long list does not starve them.
 SHARE_OF_THE_LIST = 0.75
-GRACE_SECONDS = 10.0  # after the deadline, for the call that is under way
 
 
 @dataclass(frozen=True)
 class PollCursor:
-    """Where a look-up that ran out of time left off: in the list of batches, and in asking singly.
+    """Where a poll that ran out of time stopped: in the list of batches, and in the single retrievals.
 
-    The next one goes on from there, so that the same batches aren't looked up again and again while others wait. To
-    lose it costs time, no more.
+    The next poll goes on from there, so that it does not read the same batches again while others wait. A lost cursor
+    costs time, nothing else.
     """
 
     listed_after: str | None = None
-    asked_last: str | None = None
+    retrieved_last: str | None = None
 
 
 @dataclass(frozen=True)
 class PollResult:
-    """The batches that were had, by id, and where to go on. `api` is the name of the one that answered."""
+    """The batches that the API returned, by id, and where the next poll goes on. `api` is the name of the API."""
 
     batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
-    place: PollCursor = field(default_factory=PollCursor)
+    cursor: PollCursor = field(default_factory=PollCursor)
     api: str | None = None
 
 
@@ -44,130 +44,123 @@ def poll_batches(
     *,
     since: datetime,
     deadline: float,
-    place: PollCursor | None = None,
+    cursor: PollCursor | None = None,
+    grace_seconds: float = Timing.poll_grace_seconds,
 ) -> PollResult:
-    """These batches as they are, by listing what was made after `since`, and singly what that didn't show.
+    """The present state of these batches: first from the list of those created after `since`, then one by one.
 
-    `days` holds the batch ids of each day, and a day can be judged only if all of its batches are seen together: so
-    they are asked for day by day. Stops at `deadline` (of `time.monotonic`) with what it has until then, whatever the
-    server does ten seconds later: a batch that is not in the answer was not asked for, or could not be had. Raises
-    openai.OpenAIError only if the list itself cannot be had.
+    `days` holds the batch ids of each day. A day can be judged only if all of its batches are known together, so the
+    poll goes day by day. It stops at `deadline` (of `time.monotonic`) with what it has, and returns `grace_seconds`
+    later at the latest, whatever the server does. A batch that is not in the result was not retrieved in time, or the
+    API returned an error for it. Raises openai.OpenAIError only if the list itself fails.
     """
-    place = place or PollCursor()
-    seen: dict[str, RemoteBatch] = {}
-    left_at: Future[PollCursor] = Future()
-    apis: list[str] = []
+    start = cursor or PollCursor()
+    poll = _Poll(client, days, since, deadline)
+    finished: Future[PollCursor] = Future()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            left_at.set_result(_poll(client, days, seen, since, deadline, place, apis))
+            finished.set_result(poll.run(start))
         except BaseException as error:
-            left_at.set_exception(error)
+            finished.set_exception(error)
 
-    # A client's timeout bounds the wait for the next byte: a server that sends one now and then is never done.
-    threading.Thread(target=ask, name="poll_batches", daemon=True).start()
+    # A timeout of the client bounds the wait for the next byte only. A slow server could send one now and then.
+    threading.Thread(target=run, name="poll_batches", daemon=True).start()
     try:
-        left = left_at.result(deadline - time.monotonic() + GRACE_SECONDS)
-        return PollResult(seen, left, apis[0] if apis else None)
+        stopped_at = finished.result(deadline - time.monotonic() + grace_seconds)
     except TimeoutError:
-        if not seen:
+        if not poll.found:
             raise openai.OpenAIError("the API took too long to answer") from None
-        return PollResult(dict(seen), place, apis[0] if apis else None)
+        stopped_at = start
+    return PollResult(dict(poll.found), stopped_at, poll.api)
 
 
-def _poll(
-    client: openai.OpenAI,
-    days: Sequence[Collection[str]],
-    seen: dict[str, RemoteBatch],
-    since: datetime,
-    deadline: float,
-    place: PollCursor,
-    apis: list[str],
-) -> PollCursor:
-    """Put what is found into `seen`, and which API it was into `apis`; returns where to go on."""
-    wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
-    now = time.monotonic()
-    list_deadline = now + (deadline - now) * SHARE_OF_THE_LIST
-    listed_after = _list_on(client, wanted, seen, since, list_deadline, place.listed_after, apis)
-    missing = _in_turn([batch_id for batch_id in wanted if batch_id not in seen], wanted, place.asked_last)
-    if listed_after is not None:  # first what may complete a day
-        missing = list(dict.fromkeys([*_missing_of_ended(days, seen), *missing]))
-    asked_last = None
-    for batch_id in missing:
-        if time.monotonic() > deadline:
-            break
-        asked_last = batch_id
-        try:
-            seen[batch_id] = retrieve_batch(client, batch_id)
-        except openai.OpenAIError:
-            continue  # one that can't be had now must not hide the others; it is asked for again
-    else:
-        asked_last = None
-    return PollCursor(listed_after, asked_last)
+class _Poll:
+    """A poll under way, in a thread of its own. `found` may be read while the thread fills it."""
+
+    def __init__(
+        self, client: openai.OpenAI, days: Sequence[Collection[str]], since: datetime, deadline: float
+    ) -> None:
+        self.found: dict[str, RemoteBatch] = {}
+        self.api: str | None = None
+        self._client = client
+        self._days = days
+        self._wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
+        self._since = since
+        self._deadline = deadline
+
+    def run(self, cursor: PollCursor) -> PollCursor:
+        """Fill `found`; returns where the next poll goes on."""
+        listed_after = self._list(cursor.listed_after)
+        retrieved_last = self._retrieve(self._not_listed(cursor.retrieved_last, is_list_complete=listed_after is None))
+        return PollCursor(listed_after, retrieved_last)
+
+    def _list(self, after: str | None) -> str | None:
+        """Read the list from `after` to its end, then from its beginning, until all is found or the time is up.
+
+        Returns where to go on the next time; None if it read the whole list.
+        """
+        now = time.monotonic()
+        deadline = now + (self._deadline - now) * SHARE_OF_THE_LIST
+        if after is not None:
+            try:
+                if (stopped_at := self._list_from(after, deadline)) is not None:
+                    return stopped_at
+            except openai.APIStatusError as error:
+                if error.status_code not in (400, 404):  # the batch to go on from is no longer there
+                    raise
+        return self._list_from(None, deadline)
+
+    def _list_from(self, after: str | None, deadline: float) -> str | None:
+        listed: list[str] = []
+        for batch in list_batches(self._client, since=self._since, after=after, tell_headers=self._read_api):
+            if len(self.found) == len(self._wanted):
+                return None
+            if listed and len(listed) % PAGE == 0 and time.monotonic() > deadline:
+                # The next poll reads half a page again: batches of one day are neighbors, and need to be read together.
+                return listed[-1 - min(PAGE, len(listed) // 2)]
+            listed.append(batch.id)
+            if batch.id in self._wanted:
+                self.found[batch.id] = batch
+        return None
+
+    def _read_api(self, headers: Mapping[str, str]) -> None:
+        self.api = self.api or api_name(self._client, headers)
+
+    def _not_listed(self, retrieved_last: str | None, *, is_list_complete: bool) -> list[str]:
+        """The batches to retrieve one by one, in the order of urgency."""
+        missing = [batch_id for batch_id in self._wanted if batch_id not in self.found]
+        missing = _rotated(missing, self._wanted, retrieved_last)
+        if is_list_complete:
+            return missing
+        return list(dict.fromkeys([*_missing_of_ended(self._days, self.found), *missing]))
+
+    def _retrieve(self, batch_ids: Iterable[str]) -> str | None:
+        """Retrieve these; returns the last one before the deadline, None if the time was enough for all."""
+        last = None
+        for batch_id in batch_ids:
+            if time.monotonic() > self._deadline:
+                return last
+            last = batch_id
+            try:
+                self.found[batch_id] = retrieve_batch(self._client, batch_id)
+            except openai.OpenAIError:
+                continue  # an error for one batch must not hide the others; the next poll retries it
+        return None
 
 
-def _list_on(
-    client: openai.OpenAI,
-    wanted: Collection[str],
-    seen: dict[str, RemoteBatch],
-    since: datetime,
-    deadline: float,
-    after: str | None,
-    apis: list[str],
-) -> str | None:
-    """Read the list from `after` to its end, and then from its beginning, until all is seen or the time is up.
-
-    Returns where to go on the next time; None if the whole list was read.
-    """
-    if after is not None:
-        try:
-            if (left_at := _list_from(client, wanted, seen, since, deadline, after, apis)) is not None:
-                return left_at
-        except openai.APIStatusError as error:
-            if error.status_code not in (400, 404):
-                raise
-            # the batch to go on from isn't there any more
-    return _list_from(client, wanted, seen, since, deadline, None, apis)
-
-
-def _list_from(
-    client: openai.OpenAI,
-    wanted: Collection[str],
-    seen: dict[str, RemoteBatch],
-    since: datetime,
-    deadline: float,
-    after: str | None,
-    apis: list[str],
-) -> str | None:
-    listed: list[str] = []
-
-    def tell_headers(headers: Mapping[str, str]) -> None:
-        apis.append(api_name(client, headers))
-
-    for batch in list_batches(client, since=since, after=after, tell_headers=tell_headers):
-        if len(seen) == len(wanted):
-            return None
-        if listed and len(listed) % PAGE == 0 and time.monotonic() > deadline:
-            # A page is read again: the batches of a day, which lie together, must not be torn apart here for ever.
-            return listed[-1 - min(PAGE, len(listed) // 2)]
-        listed.append(batch.id)
-        if batch.id in wanted:
-            seen[batch.id] = batch
-    return None
-
-
-def _in_turn(batch_ids: list[str], order: Iterable[str], last: str | None) -> list[str]:
+def _rotated(batch_ids: list[str], order: Iterable[str], last: str | None) -> list[str]:
     """Those after `last` first, then the others."""
-    place = {batch_id: number for number, batch_id in enumerate(order)}
-    turn = place.get(last or "", -1)
-    return sorted(batch_ids, key=lambda batch_id: (place[batch_id] <= turn, place[batch_id]))
+    position = {batch_id: number for number, batch_id in enumerate(order)}
+    start = position.get(last or "", -1)
+    return sorted(batch_ids, key=lambda batch_id: (position[batch_id] <= start, position[batch_id]))
 
 
-def _missing_of_ended(days: Iterable[Collection[str]], seen: Mapping[str, RemoteBatch]) -> list[str]:
-    """What is missing of days of which something was seen, and nothing that still runs."""
+def _missing_of_ended(days: Iterable[Collection[str]], found: Mapping[str, RemoteBatch]) -> list[str]:
+    """The missing batches of days whose other batches have all ended: each may complete its day."""
     missing: list[str] = []
     for day in days:
-        there = [seen[batch_id] for batch_id in day if batch_id in seen]
-        if there and all(batch.has_ended for batch in there):
-            missing += [batch_id for batch_id in day if batch_id not in seen]
+        batches = [found[batch_id] for batch_id in day if batch_id in found]
+        if batches and all(batch.has_ended for batch in batches):
+            missing += [batch_id for batch_id in day if batch_id not in found]
     return missing

@@ -211,6 +211,11 @@ def _is_amount(amount: object) -> bool:
     return isinstance(amount, int | float) and not isinstance(amount, bool) and math.isfinite(amount) and amount >= 0
 
 
+def estimated_input_tokens(byte_count: int) -> int:
+    """Tokens of a text of so many UTF-8 bytes, rounded up."""
+    return -(-byte_count // BYTES_PER_TOKEN)
+
+
 def max_cost_usd(
     model: str,
     *,

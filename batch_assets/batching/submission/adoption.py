@@ -1,6 +1,6 @@
-"""A batch that the ledger does not know is taken in: made by the user with curl, or by this database before a restore.
+"""A batch that the ledger does not know enters it: the user made it with curl, or this database before a restore.
 
-Requests are known by what they ask, so its answers find their articles, and are not bought again.
+The content of a request identifies it. So the answers of the batch find their articles, and no run buys them again.
 """
 
 import shutil
@@ -11,28 +11,29 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.ledger import submissions, transitions
+from batch_assets.batching.ledger import known_batches, submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.planning.plan import REQUESTS_FOLDER, estimated_input_tokens
-from batch_assets.batching.planning.task import ENDPOINT
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc, retrieve_batch
-from batch_assets.batching.provider.download import download
+from batch_assets.batching.provider.download import REQUESTS_FOLDER, download
+from batch_assets.batching.provider.endpoint import ENDPOINT
 from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.provider.prices import estimated_input_tokens
 from batch_assets.batching.safety.private_folder import make_private_folder
-from batch_assets.batching.submission.create import sha256_of
+from batch_assets.batching.submission.upload import sha256_of
+from batch_assets.batching.timing import Timing
 
-ADOPTED_PLAN = 0  # a file that is none of ours has no place among a day's plans
-OVERTAKEN = "Its requests are in a batch that was taken in."
+ADOPTED_PLAN = 0  # the file belongs to no plan of a day
+IN_ADOPTED_BATCH = "Its requests are in a batch that was adopted."
 
 READ_REQUESTS = """
-    CREATE OR REPLACE TEMP TABLE asked AS
+    CREATE OR REPLACE TEMP TABLE adopted_request AS
     SELECT DISTINCT
         custom_id, body ->> 'model' AS model, try_cast(body ->> 'max_completion_tokens' AS BIGINT) AS max_output_tokens
     FROM read_json(?, format = 'newline_delimited', records = true, ignore_errors = true,
         columns = {custom_id: 'VARCHAR', body: 'JSON'})
 """
 DAYS = """
-    SELECT DISTINCT partition_date::VARCHAR FROM batch_request SEMI JOIN asked USING (custom_id) ORDER BY 1
+    SELECT DISTINCT partition_date::VARCHAR FROM batch_request SEMI JOIN adopted_request USING (custom_id) ORDER BY 1
 """
 ENTER_FILE = """
     INSERT INTO batch_request_file (
@@ -47,12 +48,12 @@ ENTER_FILE = """
         ),
         $path, $sha256, $endpoint, coalesce(min(model), 'unknown'), count(*), $bytes, $tokens, min(max_output_tokens),
         coalesce(sum(max_output_tokens), 0), false, $now
-    FROM asked
+    FROM adopted_request
 """
 
 
 class AdoptionError(Exception):
-    """The batch can't be taken in; the message says why."""
+    """The batch cannot be adopted; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RequestFile:
 
 
 def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
-    """Take in a batch that the user made from a request file of ours, by web page or curl.
+    """Enter a batch that the user made from a request file of this project, on OpenAI's page or with curl.
 
     Returns the days that it has requests of. Raises AdoptionError, or openai.OpenAIError.
     """
@@ -76,8 +77,8 @@ def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, dat
     made_by_us = submissions.by_batch(database, batch, data_folder)
     if made_by_us is not None and made_by_us.plan != ADOPTED_PLAN:
         raise AdoptionError(
-            f"{batch.id} was made by a run of ours, for {made_by_us.day}. Materialize `openai_batch` of that day: "
-            "it finds what isn't in the ledger yet."
+            f"A run made {batch.id}, for {made_by_us.day}. Materialize `openai_batch` of that day: the run finds what "
+            "is not in the ledger yet."
         )
     return enter_batch(database, client, api, batch, data_folder)
 
@@ -88,6 +89,7 @@ def enter_batch(
     api: ApiIdentity,
     batch: RemoteBatch,
     data_folder: Path,
+    timing: Timing | None = None,
 ) -> list[str]:
     """Enter the batch into the ledger, unless it is there; returns the days that it has requests of.
 
@@ -95,20 +97,21 @@ def enter_batch(
     openai.OpenAIError.
     """
     with tempfile.TemporaryDirectory() as folder:
-        downloaded = _download_requests(client, batch, Path(folder))
+        downloaded = _download_requests(client, batch, Path(folder), timing or Timing())
         with database.writing() as connection, transaction(connection):
             connection.execute(READ_REQUESTS, [str(downloaded)])
             days = [day for (day,) in connection.execute(DAYS).fetchall()]
             if not days:
                 raise AdoptionError(
-                    f"None of the requests of {batch.id} belongs to an article of ours: their custom_ids are not those "
-                    "of `batch_request`. Was it made from a file in `requests/`, unchanged, and under the present "
-                    "prompt?"
+                    f"No request of {batch.id} belongs to an article of this database: `batch_request` has none of its "
+                    "custom_ids. Was the batch made from an unchanged file of `requests/`, under the present prompt?"
                 )
-            if submissions.is_known(connection, batch.id):
+            if known_batches.is_known(connection, batch.id):
                 return days  # another run has entered it, or the user; only the event for the sensor may be missing
-            withdrawn = transitions.withdraw_unsent_with_requests(connection, "asked", message=OVERTAKEN)
-            file = _keep(downloaded, days[0], data_folder)
+            withdrawn = withdrawal.withdraw_unsent_with_requests(
+                connection, "adopted_request", message=IN_ADOPTED_BATCH
+            )
+            file = _store_request_file(downloaded, days[0], data_folder)
             _enter_file(connection, file, days[0])
             transitions.adopt(connection, file.submission_id, batch, api)
         for path in withdrawn:
@@ -116,10 +119,10 @@ def enter_batch(
     return days
 
 
-def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path) -> Path:
+def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path, timing: Timing) -> Path:
     """A file with a line for each request; the results, which name their requests, if the request file was deleted."""
     try:
-        return download(client, batch.input_file_id or "", folder / "requests.jsonl")
+        return download(client, batch.input_file_id or "", folder / "requests.jsonl", timing)
     except openai.NotFoundError:
         results = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
         if not results:
@@ -128,7 +131,7 @@ def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path) 
     with whole.open("wb") as lines:
         for number, file_id in enumerate(results):
             try:
-                path = download(client, file_id, folder / f"{number}.jsonl")
+                path = download(client, file_id, folder / f"{number}.jsonl", timing)
             except openai.NotFoundError:
                 continue
             with path.open("rb") as part:
@@ -136,7 +139,7 @@ def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path) 
     return whole
 
 
-def _keep(downloaded: Path, day: str, data_folder: Path) -> RequestFile:
+def _store_request_file(downloaded: Path, day: str, data_folder: Path) -> RequestFile:
     submission_id = transitions.new_submission_id()
     relative_path = f"{REQUESTS_FOLDER}/{day}/adopted-{submission_id}.jsonl"
     path = data_folder / relative_path

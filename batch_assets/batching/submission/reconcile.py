@@ -1,20 +1,18 @@
-"""Before a run submits: the ledger is brought up to date with what is at the API.
+"""Before a run submits, it brings the ledger up to date with the API.
 
-A batch that failed as a whole goes out again. A batch of this database that the ledger does not know, since the ledger
-was restored from a backup, is taken in, so that nothing of it is bought again.
+A batch that failed as a whole is requeued. A batch of this database that the ledger does not know, since the ledger was
+restored from a backup, enters the ledger, so that no run buys its requests again.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from pathlib import Path
 
 import openai
 
-from batch_assets.batching.ledger import batch_transitions, submissions, transitions
-from batch_assets.batching.ledger.batch_transitions import must_requeue
-from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger import batch_transitions, known_batches, submissions, transitions
+from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import (
@@ -25,9 +23,10 @@ from batch_assets.batching.provider.batches import (
     retrieve_batch,
 )
 from batch_assets.batching.provider.elsewhere import is_elsewhere
-from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
-from batch_assets.batching.submission.create import CLOCK_SKEW, SUBMISSION, WAREHOUSE, unreachable
+from batch_assets.batching.submission.errors import unreachable
+from batch_assets.batching.submission.find import CLOCK_SKEW, SUBMISSION, WAREHOUSE
+from batch_assets.batching.submission.submitter import Submitter
 
 RESULTS_ARE_KEPT = timedelta(days=30)  # https://developers.openai.com/api/docs/guides/batch: how long OpenAI keeps them
 HAS_NO_LIST = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
@@ -35,14 +34,15 @@ HAS_NO_LIST = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.N
 logger = logging.getLogger(__name__)
 
 
-def refresh(database: Database, client: openai.OpenAI, api: ApiIdentity, data_folder: Path) -> int:
+def refresh(submitter: Submitter) -> int:
     """Bring the ledger up to date on what is in flight at this API; returns how many submissions were requeued.
 
-    A batch that OpenAI failed as a whole, since its limits were used up, goes back, and its tokens are free again.
+    A batch that OpenAI failed as a whole, since it had no capacity, is requeued: its tokens are no longer enqueued.
     """
+    api, client = submitter.api, submitter.client
     in_flight = {
         submission.batch_id: submission
-        for submission in submissions.in_flight(database, data_folder)
+        for submission in submissions.in_flight(submitter.database, submitter.data_folder)
         if submission.batch_id and not is_elsewhere(submission.api, api)
     }
     if not in_flight:
@@ -53,23 +53,24 @@ def refresh(database: Database, client: openai.OpenAI, api: ApiIdentity, data_fo
     for batch_id, submission in in_flight.items():
         try:
             batch = found.get(batch_id) or retrieve_batch(client, batch_id)
-        except openai.OpenAIError as error:  # one that can't be had now takes up its room, and holds up no other day
-            logger.warning("%s of %s could not be had: %s", batch_id, submission.day, error_message(error))
+        except openai.OpenAIError as error:  # the batch counts as in flight, and the day goes on
+            logger.warning("The API did not return %s of %s: %s", batch_id, submission.day, error_message(error))
             continue
-        requeued += _record(database, submission, batch)
+        requeued += _record(submitter, submission, batch)
     return requeued
 
 
-def _record(database: Database, submission: Submission, batch: RemoteBatch) -> bool:
-    """Note what the API says of a batch in flight; whether its submission goes out again."""
+def _record(submitter: Submitter, submission: Submission, batch: RemoteBatch) -> bool:
+    """Record what the API says of a batch in flight; returns whether its submission is requeued."""
+    database = submitter.database
     if submission.state is State.MISSING and batch.status != MISSING:
         batch_transitions.find(database, submission)
     if must_requeue(batch):
-        return batch_transitions.requeue(database, submission, batch)
+        return batch_transitions.requeue(database, submission, batch, submitter.timing)
     if batch.status != MISSING:
         batch_transitions.record_progress(database, submission, batch)
     elif submission.state is State.SUBMITTED:
-        batch_transitions.miss(database, submission, f"{batch.id} is not found with the present key.")
+        batch_transitions.miss(database, submission, f"The API does not find {batch.id} with the present key.")
     return False
 
 
@@ -97,28 +98,24 @@ def _until_all(wanted: Iterable[str], batches: Iterable[RemoteBatch]) -> Iterato
             return
 
 
-def search_for_unknown_batches(
-    database: Database,
-    client: openai.OpenAI,
-    api: ApiIdentity,
-    warehouse_id: str,
-    data_folder: Path,
-    is_run_alive: Callable[[str], bool],
-) -> int:
-    """Take in the batches of this database that the ledger does not know; returns how many there were.
+def search_for_unknown_batches(submitter: Submitter, is_run_alive: Callable[[str], bool]) -> int:
+    """Enter the batches of this database that the ledger does not know; returns how many there were.
 
-    The list of the last 30 days is read once, before the first batch of a run is created. Also taken in is a second
-    batch of a submission, made after a lost answer while the list lagged: what it has done is billed. What a live run
-    submits just now is left to it. Raises SubmissionError where the list or a batch can't be had now.
+    The run reads the list of the last 30 days once, before it creates its first batch. A second batch of one
+    submission, created after a lost answer while the list lagged, is entered too: what it has done is billed. A batch
+    that a live run is submitting is left to that run. Raises SubmissionError if the API does not return the list or a
+    batch.
     """
-    known = submissions.known_batches(database)
+    api, database, data_folder = submitter.api, submitter.database, submitter.data_folder
+    known = known_batches.known_batches(database)
     given_up = {submission.batch_id: submission for submission in submissions.given_up(database, data_folder)}
     recovered = 0
-    for batch in list(_listed(client, api.now() - RESULTS_ARE_KEPT)):  # all of it is read before the first is taken in
+    for batch in list(_listed(submitter.client, api.now() - RESULTS_ARE_KEPT)):  # the whole list, then the first entry
+        is_ours = batch.metadata.get(WAREHOUSE) == submitter.warehouse_id
         if batch.id in given_up and not is_elsewhere(given_up[batch.id].api, api):
-            recovered += _see_again(database, given_up[batch.id], data_folder)
-        elif batch.metadata.get(WAREHOUSE) == warehouse_id and batch.id not in known and _may_have_results(batch):
-            recovered += _recover(database, client, api, batch, data_folder, is_run_alive)
+            recovered += _see_again(submitter, given_up[batch.id])
+        elif is_ours and batch.id not in known and _may_have_results(batch):
+            recovered += _recover(submitter, batch, is_run_alive)
     return recovered
 
 
@@ -128,35 +125,31 @@ def _may_have_results(batch: RemoteBatch) -> bool:
     return not batch.has_ended or batch.output_file_id is not None or batch.error_file_id is not None
 
 
-def _see_again(database: Database, submission: Submission, data_folder: Path) -> bool:
-    logger.warning("%s of %s was given up, and is there again: it is collected.", submission.batch_id, submission.day)
-    withdrawn = batch_transitions.see_again(database, submission)
+def _see_again(submitter: Submitter, submission: Submission) -> bool:
+    logger.warning(
+        "%s of %s was given up, and the API lists it again: it is collected.", submission.batch_id, submission.day
+    )
+    withdrawn = batch_transitions.see_again(submitter.database, submission)
     for path in withdrawn or ():
-        (data_folder / path).unlink(missing_ok=True)
+        (submitter.data_folder / path).unlink(missing_ok=True)
     return withdrawn is not None
 
 
-def _recover(
-    database: Database,
-    client: openai.OpenAI,
-    api: ApiIdentity,
-    batch: RemoteBatch,
-    data_folder: Path,
-    is_run_alive: Callable[[str], bool],
-) -> bool:
-    submission = submissions.by_id(database, batch.metadata.get(SUBMISSION, ""), data_folder)
+def _recover(submitter: Submitter, batch: RemoteBatch, is_run_alive: Callable[[str], bool]) -> bool:
+    database = submitter.database
+    submission = submissions.by_id(database, batch.metadata.get(SUBMISSION, ""), submitter.data_folder)
     if submission is not None and submission.state is State.CLAIMED:
         if submission.owner_run is not None and is_run_alive(submission.owner_run):
             return False  # that run enters it
         return transitions.submit(database, submission, batch)
-    logger.warning("%s was made from this database, and the ledger does not know it: it is taken in.", batch.id)
+    logger.warning("%s was created from this database, and the ledger does not know it: it is entered.", batch.id)
     if submission is not None and submission.state in UNSENT:
-        return transitions.recover(database, submission, batch, api)
+        return transitions.recover(database, submission, batch, submitter.api)
     try:
-        enter_batch(database, client, api, batch, data_folder)
+        enter_batch(database, submitter.client, submitter.api, batch, submitter.data_folder, submitter.timing)
     except AdoptionError as error:
-        logger.warning("%s could not be taken in: %s", batch.id, error)
+        logger.warning("%s could not be entered: %s", batch.id, error)
         return False
-    except openai.OpenAIError as error:  # nothing may be bought before it is known what this batch has
-        raise unreachable(f"give the request file of {batch.id}", error) from error
+    except openai.OpenAIError as error:  # a run may buy nothing before it knows which requests this batch has
+        raise unreachable(f"return the request file of {batch.id}", error) from error
     return True

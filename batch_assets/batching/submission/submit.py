@@ -1,8 +1,8 @@
 """Request files into batches, exactly once.
 
-A submission costs money, and an answer may get lost after OpenAI has taken it. So each is claimed in the ledger before
-anything leaves, its batch bears the token of the claim, and a run searches for it before it tries again. A run that
-takes over after a crash searches first, too.
+A submission costs money, and an answer may get lost after OpenAI has created the batch. So a run claims each submission
+in the ledger before it sends anything. The batch carries the token of the claim, and a run searches for it before it
+creates one. A run that takes over after a crash searches first, too.
 """
 
 import threading
@@ -12,32 +12,26 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 import openai
 
-from batch_assets.batching.ledger import claims, submissions, transitions
-from batch_assets.batching.ledger.claims import Limits
-from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger import claims, owners, submissions, transitions, withdrawal
+from batch_assets.batching.ledger.claims import ClaimResult
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
 from batch_assets.batching.provider.batches import RemoteBatch
-from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
-from batch_assets.batching.submission.create import (
-    SubmissionError,
-    create,
-    find_batch,
-    taken_over,
-    unreachable,
-    upload,
-)
+from batch_assets.batching.submission.create import Outcome, create
+from batch_assets.batching.submission.errors import SubmissionError, taken_over, unreachable
+from batch_assets.batching.submission.find import find_batch
 from batch_assets.batching.submission.reconcile import refresh, search_for_unknown_batches
+from batch_assets.batching.submission.submitter import Submitter
+from batch_assets.batching.submission.upload import upload
+from batch_assets.batching.timing import Timing
 
-SHARDS_AT_ONCE = 4
-LEFT_TO_OTHERS_SECONDS = 600.0  # how long to wait for another live run that submits what we need too
-WAIT_FOR_OTHERS_SECONDS = 1.0
+FILES_AT_ONCE = 4
 
 logger = logger_without_secrets(__name__)
 
@@ -46,9 +40,10 @@ logger = logger_without_secrets(__name__)
 class Submitted:
     """What `submit_day` did.
 
-    `batch_ids` are all batches that hold requests the day still waits for. `deferred` shards found no room in a limit;
-    `next_attempt_at` (UTC, without zone) is when to try at the latest. `recovered` batches of this database were at
-    the API, and the ledger, restored from a backup perhaps, did not know them. `api` is where all of this is.
+    `batch_ids` are all batches with requests that the day waits for. `deferred` request files found no capacity in a
+    limit; `next_attempt_at` (UTC, without zone) is when to try again at the latest. `recovered` batches of this
+    database were at the API, and the ledger, restored from a backup perhaps, did not know them. `api` is where all of
+    this is.
     """
 
     api: str = ""
@@ -62,72 +57,48 @@ class Submitted:
 
 
 @dataclass(frozen=True)
-class Submitter:
-    """What a run submits with."""
+class FileResult:
+    """What became of one submission. `wait_until`: it is deferred, until then at the latest (UTC, without zone)."""
 
-    database: Database
-    client: openai.OpenAI
-    data_folder: Path
-    run_id: str
-    warehouse_id: str
-    api: ApiIdentity
-    limits: Limits
-
-
-def identify_api(database: Database, client: openai.OpenAI) -> ApiIdentity:
-    """Which API and account would get the batches. Raises SubmissionError where none answers."""
-    try:
-        return identify(client, database.warehouse_id())
-    except openai.OpenAIError as error:
-        raise unreachable("answer", error) from error
+    outcome: Outcome = Outcome.NOTHING
+    wait_until: datetime | None = None
 
 
 def submit_day(
-    database: Database,
-    client: openai.OpenAI,
-    *,
-    day: str,
-    data_folder: Path,
-    run_id: str,
-    is_run_alive: Callable[[str], bool],
-    limits: Limits | None = None,
-    api: ApiIdentity | None = None,
-    only_begun: bool = False,
+    submitter: Submitter, day: str, *, is_run_alive: Callable[[str], bool], only_begun: bool = False
 ) -> Submitted:
-    """Make sure that every shard with a request that the day waits for is a batch at OpenAI, once.
+    """Make sure that every request file that the day waits for is a batch at the API, once.
 
-    `is_run_alive` tells whether the run of an earlier claim may still be at work on it; if so, it is left alone and
-    waited for. What finds no room in `limits` is left waiting. `api` is whom the client talks to; None: it is asked.
-    `only_begun`: nothing new goes out; what a run has begun is taken to its end. Raises SubmissionError; what was
-    submitted until then is in the ledger.
+    `is_run_alive` tells whether the run of an earlier claim may still work on it. If so, this run waits for it. A file
+    that finds no capacity in the limits is deferred. `only_begun`: the run begins no new submission, and finishes those
+    that were begun. Raises SubmissionError; what was submitted until then is in the ledger.
     """
-    warehouse_id = database.warehouse_id()
-    api = api or identify_api(database, client)
-    submitter = Submitter(database, client, data_folder, run_id, warehouse_id, api, limits or Limits())
-    report = Submitted(api=api.name)
-    report.requeued = refresh(database, client, api, data_folder)
-    deadline = time.monotonic() + LEFT_TO_OTHERS_SECONDS
-    waits: dict[str, datetime] = {}
+    database, data_folder, timing = submitter.database, submitter.data_folder, submitter.timing
+    report = Submitted(api=submitter.api.name)
+    report.requeued = refresh(submitter)
+    deferred: dict[str, datetime] = {}  # submission_id → when to try again
+    deadline = time.monotonic() + timing.other_run_timeout_seconds
 
     def left_to_submit() -> list[Submission]:
-        found = [s for s in submissions.unsubmitted(database, day, data_folder) if s.id not in waits]
-        return [s for s in found if s.state is State.CLAIMED] if only_begun else found
+        left = [s for s in submissions.unsubmitted(database, day, data_folder) if s.id not in deferred]
+        return [s for s in left if s.state is State.CLAIMED] if only_begun else left
 
     if any(submission.state in UNSENT for submission in left_to_submit()):
-        report.recovered = search_for_unknown_batches(database, client, api, warehouse_id, data_folder, is_run_alive)
+        report.recovered = search_for_unknown_batches(submitter, is_run_alive)
     while left := left_to_submit():
-        theirs = [s for s in left if _is_at_work(s, run_id, is_run_alive)]
-        _submit_all(submitter, [s for s in left if s not in theirs], report, waits)
+        theirs = [submission for submission in left if _is_at_work(submission, submitter.run_id, is_run_alive)]
+        ours = [submission for submission in left if submission not in theirs]
+        for submission, result in zip(ours, _submit_all(submitter, ours), strict=True):
+            report.created += result.outcome is Outcome.CREATED
+            report.adopted += result.outcome is Outcome.FOUND
+            if result.wait_until is not None:
+                deferred[submission.id] = result.wait_until
         if theirs:
             if time.monotonic() > deadline:
-                raise SubmissionError(
-                    f"Another run ({theirs[0].owner_run}) has been submitting requests of {day} for "
-                    f"{LEFT_TO_OTHERS_SECONDS:.0f} s. Wait for it or terminate it, then materialize "
-                    "`openai_batch` again: nothing was sent twice."
-                )
-            time.sleep(WAIT_FOR_OTHERS_SECONDS)
-    report.deferred = len(waits)
-    report.next_attempt_at = min(waits.values(), default=None)
+                raise _other_run_takes_too_long(theirs[0], timing)
+            time.sleep(timing.other_run_poll_seconds)
+    report.deferred = len(deferred)
+    report.next_attempt_at = min(deferred.values(), default=None)
     report.batch_ids = submissions.batches_waited_for(database, day, data_folder)
     return report
 
@@ -138,62 +109,73 @@ def _is_at_work(submission: Submission, run_id: str, is_run_alive: Callable[[str
     return submission.state is State.CLAIMED and owner is not None and owner != run_id and is_run_alive(owner)
 
 
-def _submit_all(
-    submitter: Submitter, to_submit: Sequence[Submission], report: Submitted, waits: dict[str, datetime]
-) -> None:
-    """Submit some at a time, each on its own way from the claim to the batch. Notes in `waits` what found no room.
+def _other_run_takes_too_long(submission: Submission, timing: Timing) -> SubmissionError:
+    return SubmissionError(
+        f"Another run ({submission.owner_run}) has been submitting requests of {submission.day} for "
+        f"{timing.other_run_timeout_seconds:.0f} s. Wait for it or terminate it, then materialize `openai_batch` "
+        "again: nothing was sent twice."
+    )
 
-    After a failure, or when the run is terminated, nothing more is begun, and what is under way goes on to its end.
-    Raises the first SubmissionError.
+
+def _submit_all(submitter: Submitter, to_submit: Sequence[Submission]) -> list[FileResult]:
+    """Submit these, some at a time. Returns the result of each, in their order.
+
+    After a failure, or when the run is terminated, the threads begin no further submission, and finish those that they
+    have begun. Raises the first SubmissionError.
     """
-    failed = threading.Event()
+    has_failed = threading.Event()
 
-    def submit(submission: Submission) -> bool | None:
-        """Whether a batch was made, rather than found; None if neither."""
-        if failed.is_set():
-            return None
+    def submit(submission: Submission) -> FileResult:
+        if has_failed.is_set():
+            return FileResult()
         try:
-            return _claim_and_submit(submitter, submission, waits)
+            return _submit(submitter, submission)
         except BaseException:
-            failed.set()
+            has_failed.set()
             raise
 
-    with ThreadPoolExecutor(SHARDS_AT_ONCE, "shards") as threads:
+    with ThreadPoolExecutor(FILES_AT_ONCE, "submissions") as threads:
         try:
-            results = [threads.submit(submit, submission) for submission in to_submit]
-            wait(results)
+            futures = [threads.submit(submit, submission) for submission in to_submit]
+            wait(futures)
         except BaseException:
-            failed.set()
+            has_failed.set()
             raise
-    for result in results:
-        was_made = result.result()
-        report.created += was_made is True
-        report.adopted += was_made is False
+    return [future.result() for future in futures]
 
 
-def _claim_and_submit(submitter: Submitter, submission: Submission, waits: dict[str, datetime]) -> bool | None:
+def _submit(submitter: Submitter, submission: Submission) -> FileResult:
+    """One submission, from the claim to the batch."""
     if not submission.is_wanted and submission.state is not State.CLAIMED:
-        transitions.withdraw(submitter.database, submission)
-        return None
+        withdrawal.withdraw(submitter.database, submission)
+        return FileResult()
     _stop_if_begun_by_another_account(submitter, submission)
     try:
-        claim = claims.claim(submitter.database, submission, submitter.run_id, submitter.limits, submitter.api)
+        claim = claims.claim(
+            submitter.database,
+            submission,
+            submitter.run_id,
+            submitter.limits,
+            submitter.api,
+            submitter.timing.budget_retry,
+        )
     except StaleSubmissionError as error:
         raise SubmissionError(str(error), is_final=True) from error
-    if claim.over_budget is not None:
-        raise SubmissionError(f"{claim.over_budget} Nothing of {submission.path.name} was sent.", is_final=True)
-    if claim.is_withdrawn:
+    if claim.result is ClaimResult.OVER_BUDGET:
+        raise SubmissionError(f"{claim.message} The run sent nothing of {submission.path.name}.", is_final=True)
+    if claim.result is ClaimResult.WITHDRAWN:
         submission.path.unlink(missing_ok=True)
-    if claim.wait_until is not None:
-        waits[submission.id] = claim.wait_until
-    return None if claim.submission is None else _submit(submitter, claim.submission, was_begun=claim.was_begun)
+    if claim.submission is None:
+        return FileResult(wait_until=claim.wait_until)
+    was_begun = claim.result is ClaimResult.TAKEN_OVER
+    return FileResult(_submit_claimed(submitter, claim.submission, was_begun=was_begun))
 
 
 def _stop_if_begun_by_another_account(submitter: Submitter, submission: Submission) -> None:
-    """Raise SubmissionError if a dead run has begun it with another key, and that key's account is not the present one.
+    """Raise SubmissionError if an earlier run has begun it with the key of another account.
 
-    Only that account can tell whether its batch exists. It is the same one if it knows the uploaded file; before the
-    upload is in the ledger, no batch can exist. A day that the user has cancelled is looked for in any account.
+    Only that account can tell whether its batch exists. It is the present one if it knows the uploaded file. Before
+    the upload is in the ledger, no batch can exist. A day that the user has cancelled is searched in any account.
     """
     api = submitter.api
     is_same_key = submission.key_fingerprint == api.key_fingerprint and submission.api == api.name
@@ -213,42 +195,43 @@ def _stop_if_begun_by_another_account(submitter: Submitter, submission: Submissi
         raise unreachable(f"tell whether it has the file of {submission.path.name}", error) from error
 
 
-def _submit(submitter: Submitter, submission: Submission, *, was_begun: bool) -> bool | None:
-    """Take a claimed submission the rest of its way: whether its batch was made, rather than found; None: withdrawn."""
-    database, client, warehouse_id = submitter.database, submitter.client, submitter.warehouse_id
+def _submit_claimed(submitter: Submitter, submission: Submission, *, was_begun: bool) -> Outcome:
+    """A claimed submission to its batch: found, or created after the upload."""
     if was_begun:
-        found = find_batch(client, submission, warehouse_id)
+        found = find_batch(submitter.client, submission, submitter.warehouse_id, submitter.timing)
         if found is not None:
             _record(submitter, submission, found)
-            return False
+            return Outcome.FOUND
         if submission.is_cancelled:
-            transitions.withdraw(database, submission, because=transitions.CANCELLED_BY_USER)
-            return None
-        if not submission.is_wanted:  # its prompt or text has changed since, and nothing was made of it
-            transitions.withdraw(database, submission)
-            return None
+            withdrawal.withdraw(submitter.database, submission, because=CANCELLED_BY_USER)
+            return Outcome.NOTHING
+        if not submission.is_wanted:  # its prompt or article has changed since, and no batch of it exists
+            withdrawal.withdraw(submitter.database, submission)
+            return Outcome.NOTHING
     if submission.file_id is None:
-        submission = upload(database, client, submission, warehouse_id, may_exist=was_begun, nothing_sent=not was_begun)
-    batch, was_found = create(database, client, submission, warehouse_id, was_begun=was_begun)
+        submission = upload(submitter, submission, may_exist=was_begun, nothing_sent=not was_begun)
+    batch, outcome = create(submitter, submission, was_begun=was_begun)
     _record(submitter, submission, batch)
-    return not was_found
+    return outcome
 
 
 def _record(submitter: Submitter, submission: Submission, batch: RemoteBatch) -> None:
-    """Enter the batch into the ledger; cancel it if another run has made one too, or the submission is withdrawn.
+    """Enter the batch into the ledger; cancel it if another run has one too, or the submission is withdrawn.
 
-    That takes a run that Dagster gave up although it was alive, in the middle of a POST. What such a batch has done
-    until then is billed, so it is entered as one that was taken in.
+    That happens if Dagster reports a run as ended that is in the middle of a POST. What such a batch has done is
+    billed, so it enters the ledger as an adopted one. Raises SubmissionError unless the batch is in the ledger.
     """
     if transitions.submit(submitter.database, submission, batch):
         return
-    owner = submissions.owner_of(submitter.database, submission)
+    owner = owners.owner_of(submitter.database, submission)
     if owner.batch_id == batch.id:
         return  # another run has seen it in the list, and entered it
     if owner.batch_id is not None or owner.state is State.WITHDRAWN:
         logger.warning("%s is cancelled: its requests were withdrawn, or are in %s as well.", batch.id, owner)
-        with suppress(openai.OpenAIError):  # it has ended already, or can't be reached: nothing can be saved then
+        with suppress(openai.OpenAIError):  # it has ended, or the API does not answer: there is nothing to save then
             submitter.client.with_options(max_retries=0).batches.cancel(batch.id)
         with suppress(openai.OpenAIError, AdoptionError):  # the next search for unknown batches finds it
-            enter_batch(submitter.database, submitter.client, submitter.api, batch, submitter.data_folder)
+            enter_batch(
+                submitter.database, submitter.client, submitter.api, batch, submitter.data_folder, submitter.timing
+            )
     raise taken_over(submission)

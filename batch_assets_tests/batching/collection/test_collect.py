@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ import pytest
 from openai.types import Batch
 
 from batch_assets.batching.collection import collect
-from batch_assets.batching.collection.collect import Collected, CollectionError
-from batch_assets.batching.collection.load import EndedBatch, Loaded, load_results
+from batch_assets.batching.collection.collect import Collected
+from batch_assets.batching.collection.ended_batches import EndedBatch
+from batch_assets.batching.collection.fetch import CollectionError, Fetched
+from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.ledger import batch_transitions, submissions
-from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch, read_batch
 from batch_assets_tests.batching.conftest import (
@@ -152,7 +152,7 @@ def store_and_do_not_load(workspace: Workspace, client: openai.OpenAI) -> str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "load_results", full_disk)
-        with pytest.raises(CollectionError, match="They are stored"):
+        with pytest.raises(CollectionError, match="The files stay"):
             workspace.collect(client)
     ((batch_id, state),) = workspace.rows("SELECT batch_id, state FROM openai_batch")
     assert state == "ended"
@@ -249,16 +249,16 @@ def test_a_stored_file_that_is_gone_before_it_is_loaded_is_fetched_again(submitt
 
 
 def test_a_stored_file_that_cannot_be_entered_holds_up_no_batch_that_is_still_at_the_api(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, api: LocalApi
 ) -> None:
-    first, second = two_batches(workspace, api, monkeypatch)
+    first, second = two_batches(workspace, api)
     (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
     path = workspace.folder / "results" / f"{key}-1_output.jsonl"
     path.mkdir(parents=True)  # what DuckDB can't read
-    with proxy(api.url, without(second)) as client, pytest.raises(CollectionError, match="could not be entered"):
+    with proxy(api.url, without(second)) as client, pytest.raises(CollectionError, match="could not be loaded"):
         workspace.collect(client)
     assert workspace.column("SELECT state FROM openai_batch WHERE batch_id = ?", [first]) == ["ended"]
-    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
+    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be loaded"):
         workspace.collect(api.client)
     assert workspace.column("SELECT batch_id FROM completion") == [second]
 
@@ -309,15 +309,15 @@ def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Work
     def cut_downloads(call: Call) -> Reply | None:
         return CUT if "/content" in call.path else call.forward()
 
-    with proxy(api.url, cut_downloads) as client, pytest.raises(CollectionError, match="nothing is lost at OpenAI"):
+    with proxy(api.url, cut_downloads) as client, pytest.raises(CollectionError, match="OpenAI keeps the results"):
         submitted.collect(client)
     assert stored(submitted) == []
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-def two_batches(workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def two_batches(workspace: Workspace, api: LocalApi) -> list[str]:
     """A day of two articles, a and b, each in a batch of its own that has ended."""
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace = workspace.with_file_limits(max_requests=1)
     workspace.ingest({"a": f"one of {workspace.folder.name}", "b": f"two of {workspace.folder.name}"})
     workspace.plan()
     batch_ids = workspace.submit(api.client).batch_ids
@@ -329,8 +329,7 @@ def two_batches(workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyP
 def test_groups_that_were_loaded_before_a_kill_stay_loaded(
     workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch_ids = two_batches(workspace, api, monkeypatch)
-    monkeypatch.setattr("batch_assets.batching.collection.load.BYTES_AT_ONCE", 1)
+    batch_ids = two_batches(workspace, api)
 
     def break_at_the_second(connection: Any, batches: list[EndedBatch], *prices: Any) -> dict[str, Loaded]:
         if batches[0].batch_id == batch_ids[1]:
@@ -340,32 +339,28 @@ def test_groups_that_were_loaded_before_a_kill_stay_loaded(
     with monkeypatch.context() as broken:
         broken.setattr(collect, "load_results", break_at_the_second)
         with pytest.raises(KeyboardInterrupt):
-            workspace.collect(api.client)
+            workspace.collect(api.client, bytes_at_once=1)
     assert workspace.rows("SELECT batch_id FROM completion") == [(batch_ids[0],)]
     report = workspace.collect(api.client)
     assert list(report.batches) == [batch_ids[1]]
     assert report.requests == {"answered": 2}
 
 
-def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = two_batches(workspace, api, monkeypatch)
+def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(workspace: Workspace, api: LocalApi) -> None:
+    first, second = two_batches(workspace, api)
 
     def hide_second(call: Call) -> Reply:
         return Reply.of({"error": {"message": "Down"}}, 500) if second in call.path else call.forward()
 
-    with proxy(api.url, hide_second) as client, pytest.raises(CollectionError, match=f"{second} .*Down"):
+    with proxy(api.url, hide_second) as client, pytest.raises(CollectionError, match=f"{second}: Down"):
         workspace.collect(client)
     assert workspace.column("SELECT batch_id FROM completion") == [first]
     assert list(workspace.collect(api.client).batches) == [second]
     assert statuses(workspace) == {"a": "answered", "b": "answered"}
 
 
-def test_a_batch_that_cannot_be_had_holds_up_no_other(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def test_a_batch_that_cannot_be_had_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+    workspace = workspace.with_file_limits(max_requests=1)
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcdef"})
     workspace.plan()
     first, *others = workspace.submit(api.client).batch_ids
@@ -375,31 +370,27 @@ def test_a_batch_that_cannot_be_had_holds_up_no_other(
     def hide_first(call: Call) -> Reply:
         return Reply.of({"error": {"message": "Down"}}, 500) if first in call.path else call.forward()
 
-    with proxy(api.url, hide_first) as client, pytest.raises(CollectionError, match=f"{first} .*Down"):
+    with proxy(api.url, hide_first) as client, pytest.raises(CollectionError, match=f"{first}: Down"):
         workspace.collect(client)
     assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
     assert list(workspace.collect(api.client).batches) == [first]
     assert workspace.statuses() == {"answered": 6}
 
 
-def test_a_file_that_cannot_be_entered_holds_up_no_other(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = two_batches(workspace, api, monkeypatch)
+def test_a_file_that_cannot_be_entered_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+    first, second = two_batches(workspace, api)
     (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
     path = workspace.folder / "results" / f"{key}-1_output.jsonl"
     path.mkdir(parents=True)  # what DuckDB can't read
-    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be entered"):
+    with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be loaded"):
         workspace.collect(api.client)
     assert workspace.column("SELECT batch_id FROM completion") == [second]
     path.rmdir()
     assert workspace.collect(api.client).requests == {"answered": 2}
 
 
-def test_an_answer_that_is_no_batch_holds_up_no_other(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = two_batches(workspace, api, monkeypatch)
+def test_an_answer_that_is_no_batch_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+    first, second = two_batches(workspace, api)
 
     def confuse(call: Call) -> Reply:
         if call.path.endswith(first) or ("/content" not in call.path and "/files/" in call.path):
@@ -416,7 +407,9 @@ def test_a_running_batch_is_left_running_and_a_cancelled_one_is_pending(workspac
         workspace.ingest({"a": "one", "b": "two"})
         workspace.plan()
         (batch_id,) = workspace.submit(slow.client).batch_ids
-        assert workspace.collect(slow.client) == Collected(still_running=[batch_id], requests={"in_flight": 2})
+        assert workspace.collect(slow.client) == Collected(
+            fetched=Fetched(still_running=[batch_id]), requests={"in_flight": 2}
+        )
         assert statuses(workspace) == {"a": "in_flight", "b": "in_flight"}
         assert workspace.rows("SELECT collected_at, ended_at FROM openai_batch") == [(None, None)]
 
@@ -536,11 +529,9 @@ def test_an_article_that_came_after_the_plan_is_pending(submitted: Workspace, ap
     assert statuses(submitted) == {"a": "answered", "new": "pending"}
 
 
-def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
-    submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(submitted: Workspace, api: LocalApi) -> None:
     """It may be the wrong key, or a passing fault; bought again at once, all of it would be paid twice."""
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
+    submitted = submitted.with_timing(lost_after=timedelta(hours=25))
 
     def forget(call: Call) -> Reply:
         return Reply.of({"error": {"message": "No batch found"}}, 404)
@@ -550,10 +541,8 @@ def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-def test_a_completed_batch_without_its_output_file_is_waited_for(
-    submitted: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
+def test_a_completed_batch_without_its_output_file_is_waited_for(submitted: Workspace, api: LocalApi) -> None:
+    submitted = submitted.with_timing(lost_after=timedelta(hours=25))
 
     def without_file(call: Call) -> Reply:
         reply = call.forward()
@@ -586,10 +575,10 @@ def test_a_batch_that_is_missing_is_said_and_not_asked_again_while_its_account_s
     with proxy(api.url, forget) as client:
         for _ in range(2):
             collected = submitted.collect(client)
-            assert (collected.missing, collected.requests) == ([batch_id], {"in_flight": 2})
+            assert (collected.fetched.missing, collected.requests) == ([batch_id], {"in_flight": 2})
     ((state, message),) = submitted.rows("SELECT state, message FROM openai_batch")
     assert state == "missing"
-    assert f"{batch_id} of {DAY} is not found with the present key. Which organization and project" in message
+    assert f"does not find {batch_id} of {DAY} with the present key. Which organization and project" in message
     assert submitted.plan().shards == []
     assert submitted.collect(api.client).requests == {"answered": 2}
 
@@ -637,12 +626,11 @@ def with_usage_alone(batch: dict[str, Any]) -> None:
 def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran(
     submitted: Workspace,
     api: LocalApi,
-    monkeypatch: pytest.MonkeyPatch,
     what_is_there: Callable[[dict[str, Any]], None],
     requests: dict[str, int],
     through: str,
 ) -> None:
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
+    submitted = submitted.with_timing(lost_after=timedelta(hours=25))
     error = {
         "code": "token_limit_exceeded",
         "message": "ValidationCancelledError: enqueued token limit.",
@@ -668,7 +656,7 @@ def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran
             assert (submitted.submit(client).requeued, submitted.submit(client).created) == (0, 0)
         if what_is_there is with_answers_whose_file_comes_later:
             collected = submitted.collect(client)
-            assert (collected.requeued, collected.requests) == ([], {"in_flight": 2})
+            assert (collected.fetched.requeued, collected.requests) == ([], {"in_flight": 2})
             file_is_there = True
         assert submitted.collect(client).requests == requests
     assert submitted.column("SELECT sum(input_tokens) FROM spending") == [5_000]
@@ -692,7 +680,7 @@ def test_a_batch_that_found_no_room_goes_out_again_with_its_file(
         (first,) = workspace.submit(client).batch_ids
         api.wait(first)
         collected = workspace.collect(client)
-        assert (collected.requeued, collected.requests) == ([first], {"in_flight": 2})
+        assert (collected.fetched.requeued, collected.requests) == ([first], {"in_flight": 2})
         waiting = workspace.submit(client)
         assert (waiting.created, waiting.deferred, waiting.batch_ids) == (0, 1, [])
         assert waiting.next_attempt_at is not None

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from batch_assets.batching.submission.adoption import adopt_batch
-from batch_assets_tests.batching.conftest import DAY, Call, Reply, Workspace, proxy
+from batch_assets_tests.batching.conftest import DAY, SHORT, Call, Reply, Workspace, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
 NASTY = [
@@ -122,5 +122,5 @@ def test_an_id_of_which_no_url_can_be_made_is_an_error_of_the_api(
     from batch_assets.batching.provider.download import download
 
     with pytest.raises(openai.OpenAIError, match="no file can be asked for"):
-        download(api.client, file_id, workspace.folder / "results" / "x.jsonl")
+        download(api.client, file_id, workspace.folder / "results" / "x.jsonl", SHORT)
     assert not (workspace.folder / "results" / "x.jsonl").exists()

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching.collection import load
-from batch_assets.batching.collection.load import EndedBatch, Loaded, load_results
+from batch_assets.batching.collection import ended_batches
+from batch_assets.batching.collection.ended_batches import EndedBatch
+from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.collection.result_lines import _has_a_longer_line
 from batch_assets.batching.ledger.database import transaction
 from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
@@ -501,11 +502,8 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
     assert batch.outcome("a") == "Earlier."
 
 
-@pytest.mark.parametrize("bytes_at_once", [1, load.BYTES_AT_ONCE])
-def test_batches_that_are_loaded_together_are_told_apart(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
-) -> None:
-    monkeypatch.setattr(load, "BYTES_AT_ONCE", bytes_at_once)
+@pytest.mark.parametrize("bytes_at_once", [1, ended_batches.BYTES_AT_ONCE])
+def test_batches_that_are_loaded_together_are_told_apart(batch: Batch, bytes_at_once: int) -> None:
     lines = {
         "a": jsonl(batch.answer("a"), batch.answer("b", "A stranger in this file.")),
         "b": jsonl(refused(batch.ids["b"], 500)),
@@ -528,7 +526,7 @@ def test_batches_that_are_loaded_together_are_told_apart(
     ended[1] = replace(ended[1], cancelled_by_user=True)
     ended[2] = replace(ended[2], model="mistral-small", status="expired")
     loaded: dict[str, Loaded] = {}
-    for group in load.in_groups(ended):
+    for group in ended_batches.in_groups(ended, bytes_at_once):
         loaded |= load_results(batch.connection, group)
     assert loaded == {
         "batch_a": Loaded(1, 0, 1),

@@ -6,13 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from batch_assets.batching.ledger import batch_transitions, submissions, transitions
-from batch_assets.batching.ledger.claims import Claim, Limits, claim
+from batch_assets.batching.ledger import batch_transitions, submissions, transitions, withdrawal
+from batch_assets.batching.ledger.claims import Claim, ClaimResult, Limits, claim
+from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError, now_utc
 from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.timing import Timing
 from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, Workspace
 
 IDENTITY = ApiIdentity(API)
@@ -37,14 +39,14 @@ def claimed(workspace: Workspace, day: str = DAY, limits: Limits | None = None) 
     return claim(workspace.database, the_submission(workspace, day), "run", limits or Limits(), IDENTITY)
 
 
-def fly(workspace: Workspace, batch_id: str, day: str = DAY) -> Submission:
+def submit_without_api(workspace: Workspace, batch_id: str, day: str = DAY) -> Submission:
     """Submit without an API."""
     submission = claimed(workspace, day).submission
     assert submission is not None
     batch = RemoteBatch(batch_id, "validating", input_file_id="file-in")
     transitions.submit(workspace.database, submission, batch)
-    (flying,) = submissions.uncollected(workspace.database, day, workspace.folder)
-    return flying
+    (in_flight,) = submissions.uncollected(workspace.database, day, workspace.folder)
+    return in_flight
 
 
 def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
@@ -63,44 +65,50 @@ def failed(batch_id: str, *errors: RemoteError) -> RemoteBatch:
         ("unknown", "", False),
     ],
 )
-def test_what_passes_goes_back(code: str, message: str, is_requeued: bool) -> None:
+def test_a_batch_that_openai_had_no_capacity_for_is_requeued(code: str, message: str, is_requeued: bool) -> None:
     error = RemoteError(code, message)
-    assert batch_transitions.must_requeue(failed("b", error)) is is_requeued
-    assert batch_transitions.must_requeue(failed("b", RemoteError("other", "Bad line.", 1), error)) is is_requeued
-    assert not batch_transitions.must_requeue(RemoteBatch("b", "completed", errors=(error,)))
+    assert must_requeue(failed("b", error)) is is_requeued
+    assert must_requeue(failed("b", RemoteError("other", "Bad line.", 1), error)) is is_requeued
+    assert not must_requeue(RemoteBatch("b", "completed", errors=(error,)))
 
 
 def test_of_two_runs_that_saw_the_same_only_one_gets_it(planned: Workspace) -> None:
     seen = the_submission(planned)
     assert claim(planned.database, seen, "one", Limits(), IDENTITY).submission is not None
-    assert claim(planned.database, seen, "other", Limits(), IDENTITY) == Claim()
+    assert claim(planned.database, seen, "other", Limits(), IDENTITY) == Claim(ClaimResult.CHANGED)
 
 
 def test_what_was_requeued_since_it_was_read_is_read_again(planned: Workspace) -> None:
     seen = the_submission(planned)
-    assert batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
-    assert claim(planned.database, seen, "run", Limits(), IDENTITY) == Claim()
+    assert batch_transitions.requeue(
+        planned.database, submit_without_api(planned, "b1"), failed("b1", NO_ROOM), Timing()
+    )
+    assert claim(planned.database, seen, "run", Limits(), IDENTITY) == Claim(ClaimResult.CHANGED)
 
 
 def test_a_requeued_submission_keeps_its_file_and_waits(planned: Workspace) -> None:
-    assert batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    assert batch_transitions.requeue(
+        planned.database, submit_without_api(planned, "b1"), failed("b1", NO_ROOM), Timing()
+    )
     waiting = the_submission(planned)
     assert (waiting.attempt, waiting.file_id, waiting.batch_id) == (2, "file-in", None)
     assert (waiting.earlier_batch_ids, waiting.owner_run, waiting.state) == (("b1",), None, State.DEFERRED)
-    assert claimed(planned) == Claim(wait_until=waiting.not_before)
+    assert claimed(planned) == Claim(ClaimResult.DEFERRED, wait_until=waiting.not_before)
 
 
 def test_a_batch_is_requeued_once(planned: Workspace) -> None:
-    flying = fly(planned, "b1")
-    assert batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
-    assert not batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
+    in_flight = submit_without_api(planned, "b1")
+    assert batch_transitions.requeue(planned.database, in_flight, failed("b1", NO_ROOM), Timing())
+    assert not batch_transitions.requeue(planned.database, in_flight, failed("b1", NO_ROOM), Timing())
     assert the_submission(planned).attempt == 2
 
 
 def test_pauses_grow_to_an_hour(planned: Workspace) -> None:
     minutes = []
     for attempt in range(1, 9):
-        batch_transitions.requeue(planned.database, fly(planned, f"b{attempt}"), failed(f"b{attempt}", NO_ROOM))
+        batch_transitions.requeue(
+            planned.database, submit_without_api(planned, f"b{attempt}"), failed(f"b{attempt}", NO_ROOM), Timing()
+        )
         not_before = the_submission(planned).not_before
         assert not_before is not None
         minutes.append(round((not_before - now_utc()) / timedelta(minutes=1)))
@@ -110,17 +118,17 @@ def test_pauses_grow_to_an_hour(planned: Workspace) -> None:
 
 def test_a_file_that_is_not_found_twice_is_uploaded_anew(planned: Workspace) -> None:
     not_found = RemoteError("invalid_request", "Cannot find file file-in, or …")
-    batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", not_found))
+    batch_transitions.requeue(planned.database, submit_without_api(planned, "b1"), failed("b1", not_found), Timing())
     planned.end_pauses()
     assert the_submission(planned).file_id == "file-in"
-    batch_transitions.requeue(planned.database, fly(planned, "b2"), failed("b2", not_found))
+    batch_transitions.requeue(planned.database, submit_without_api(planned, "b2"), failed("b2", not_found), Timing())
     assert the_submission(planned).file_id is None
 
 
 def test_what_somebody_cancelled_does_not_go_back(planned: Workspace) -> None:
-    flying = fly(planned, "b1")
-    transitions.record_cancel_request(planned.database, flying)
-    assert not batch_transitions.requeue(planned.database, flying, failed("b1", NO_ROOM))
+    in_flight = submit_without_api(planned, "b1")
+    transitions.record_cancel_request(planned.database, in_flight)
+    assert not batch_transitions.requeue(planned.database, in_flight, failed("b1", NO_ROOM), Timing())
     assert submissions.unsubmitted(planned.database, DAY, planned.folder) == []
     assert planned.column("SELECT code FROM failed_request") == ["cancelled_by_user"]
     assert planned.plan(resume_cancelled=False).requests == {"cancelled": 1}
@@ -131,22 +139,22 @@ def test_what_somebody_cancelled_does_not_go_back(planned: Workspace) -> None:
 def test_what_another_run_has_claimed_is_not_withdrawn(planned: Workspace) -> None:
     seen = the_submission(planned)
     claimed(planned)
-    assert not transitions.withdraw(planned.database, seen)
+    assert not withdrawal.withdraw(planned.database, seen)
     assert the_submission(planned).owner_run == "run"
-    assert transitions.withdraw(planned.database, the_submission(planned, NEXT_DAY))
+    assert withdrawal.withdraw(planned.database, the_submission(planned, NEXT_DAY))
 
 
 def test_what_has_a_batch_is_not_withdrawn(planned: Workspace) -> None:
-    flying = fly(planned, "batch_1")
+    in_flight = submit_without_api(planned, "batch_1")
     with pytest.raises(StaleSubmissionError, match="is not submitted: it cannot be withdrawn"):
-        transitions.withdraw(planned.database, flying)
-    assert flying.path.exists()
+        withdrawal.withdraw(planned.database, in_flight)
+    assert in_flight.path.exists()
     assert submissions.batches_waited_for(planned.database, DAY, planned.folder) == ["batch_1"]
 
 
 def test_the_budget_is_shared_by_all_days(planned: Workspace) -> None:
     tokens = the_submission(planned).estimated_input_tokens
-    fly(planned, "b1")
+    submit_without_api(planned, "b1")
     waiting = claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=2 * tokens - 1))
     assert waiting.submission is None
     assert waiting.wait_until is not None
@@ -155,7 +163,7 @@ def test_the_budget_is_shared_by_all_days(planned: Workspace) -> None:
 
 def test_a_budget_is_per_model(planned: Workspace) -> None:
     tokens = the_submission(planned).estimated_input_tokens
-    fly(planned, "b1")
+    submit_without_api(planned, "b1")
     planned.plan(day=NEXT_DAY, task=Task("gpt-4.1-mini"))
     assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=tokens)).submission is not None
 
@@ -168,19 +176,19 @@ def test_what_is_larger_than_the_budget_goes_out_alone(planned: Workspace) -> No
 
 @pytest.mark.parametrize("status", ["completed", "cancelled"])
 def test_the_tokens_of_an_ended_batch_are_free(planned: Workspace, status: str) -> None:
-    flying = fly(planned, "b1")
-    batch_transitions.record_progress(planned.database, flying, RemoteBatch("b1", status))
+    in_flight = submit_without_api(planned, "b1")
+    batch_transitions.record_progress(planned.database, in_flight, RemoteBatch("b1", status))
     assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
 
 
 def test_the_tokens_of_a_requeued_batch_are_free(planned: Workspace) -> None:
-    batch_transitions.requeue(planned.database, fly(planned, "b1"), failed("b1", NO_ROOM))
+    batch_transitions.requeue(planned.database, submit_without_api(planned, "b1"), failed("b1", NO_ROOM), Timing())
     assert claimed(planned, NEXT_DAY, Limits(max_enqueued_tokens=1)).submission is not None
 
 
 def test_more_batches_than_an_hour_allows_wait_for_the_first_to_be_an_hour_old(planned: Workspace) -> None:
     limits = Limits(max_batches_an_hour=1)
-    fly(planned, "b1")
+    submit_without_api(planned, "b1")
     wait_until = claimed(planned, NEXT_DAY, limits).wait_until
     assert wait_until is not None
     assert timedelta(minutes=59) < wait_until - now_utc() <= timedelta(hours=1)
@@ -195,8 +203,8 @@ def test_what_its_run_has_taken_up_again_is_not_withdrawn(planned: Workspace) ->
     assert transitions.release(planned.database, claimed, "no")
     refused = the_submission(planned)
     assert claim(planned.database, refused, "run", Limits(), IDENTITY).submission is not None  # the step's retry
-    assert not transitions.withdraw(planned.database, refused)
-    assert transitions.withdraw(planned.database, the_submission(planned))
+    assert not withdrawal.withdraw(planned.database, refused)
+    assert withdrawal.withdraw(planned.database, the_submission(planned))
 
 
 def test_an_intent_is_taken_over_whatever_the_limits(planned: Workspace) -> None:

@@ -13,7 +13,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.submissions import unsubmitted
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch
-from batch_assets.batching.submission.create import is_of
+from batch_assets.batching.submission.find import is_of
 from batch_assets_tests.batching.conftest import Workspace
 from batch_assets_tests.batching.ledger.first_edition import (
     ADOPTED,

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,11 @@ from batch_assets.batching.ledger.spending import (
     used_in_month,
     used_on_day,
 )
-from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
 from batch_assets.batching.submission.adoption import adopt_batch
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import Submitted
 from batch_assets_tests.batching.conftest import (
     API,
@@ -332,8 +330,8 @@ def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: Loca
 # --- budgets
 
 
-def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def one_request_per_file(workspace: Workspace) -> Workspace:
+    return workspace.with_file_limits(max_requests=1)
 
 
 def expected_cost(workspace: Workspace) -> float:
@@ -354,10 +352,8 @@ def limits(*, day: float | None = None, month: float | None = None) -> Limits:
 
 @pytest.mark.parametrize("period", ["day", "month"])
 @pytest.mark.parametrize("runs", [2, 4])
-def test_runs_at_once_never_pass_a_budget_together(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, period: str, runs: int
-) -> None:
-    one_request_per_file(monkeypatch)
+def test_runs_at_once_never_pass_a_budget_together(workspace: Workspace, api: LocalApi, period: str, runs: int) -> None:
+    workspace = one_request_per_file(workspace)
     days = [DAY] if period == "day" else [DAY, NEXT_DAY]
     for day in days:
         workspace.ingest({str(n): f"{n} of {day} {workspace.folder.name}" for n in range(4)}, day=day)
@@ -405,12 +401,10 @@ def submit_in_a_process(folder: Path, database: str, url: str, day: str, run_id:
     return None
 
 
-def test_processes_at_once_never_pass_a_budget_together(
-    tmp_path: Path, new_database: Path, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one_request_per_file(monkeypatch)
+def test_processes_at_once_never_pass_a_budget_together(tmp_path: Path, new_database: Path, api: LocalApi) -> None:
     path = str(shutil.copy(new_database, tmp_path))
-    workspace = Workspace(tmp_path, Database(path, lock_timeout_seconds=30))  # not kept open: each process has its turn
+    # not kept open: the processes take turns
+    workspace = one_request_per_file(Workspace(tmp_path, Database(path, lock_timeout_seconds=30)))
     workspace.be_another_warehouse()
     days = [DAY, NEXT_DAY]
     for day in days:
@@ -445,7 +439,7 @@ def test_everything_that_was_spent_on_the_day_counts(workspace: Workspace, api: 
         workspace.plan(refresh=kind == "a refresh", task=replace(TASK, temperature=0.5) if "prompt" in kind else TASK)
         spent = 2 * COST
     created = api.stats()["batches_created"]
-    with pytest.raises(SubmissionError, match=r"Nothing of .* was sent") as said:
+    with pytest.raises(SubmissionError, match=r"sent nothing of") as said:
         workspace.submit(api.client, limits=limits(day=max(spent, cost)))
     assert f"${spent:.4f} is spent" in str(said.value)
     assert api.stats()["batches_created"] == created

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import openai
@@ -13,9 +12,8 @@ import pytest
 
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.operations.cancel import Cancelled, cancel_day, stop_submitting
-from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
@@ -60,8 +58,8 @@ def batch_by_hand(client: openai.OpenAI, path: Path) -> str:
     return client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h").id
 
 
-def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def one_request_per_file(workspace: Workspace) -> Workspace:
+    return workspace.with_file_limits(max_requests=1)
 
 
 def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_asked(
@@ -98,8 +96,8 @@ def test_cancelling_costs_no_round(workspace: Workspace, slow: LocalApi) -> None
         assert "failed" not in workspace.statuses()
 
 
-def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_request_per_file(monkeypatch)
+def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi) -> None:
+    workspace = one_request_per_file(workspace)
     workspace.ingest(texts(workspace, "abc"))
     workspace.plan()
     submitted = workspace.submit(slow.client, limits=Limits(max_enqueued_tokens=1))
@@ -172,7 +170,7 @@ def test_a_batch_that_the_api_does_not_know_is_not_said_to_have_ended(workspace:
         with proxy(slow.url, without(batch_id)) as client:
             done = cancel(workspace, client)
             assert done == Cancelled(not_found=[batch_id])
-            assert f"{batch_id} is not found with the present key, and may go on and cost" in str(done)
+            assert f"does not find {batch_id} with the present key: it may go on and cost" in str(done)
             workspace.collect(client)
     assert cancel(workspace, slow.client) == Cancelled(stopped=1)
     slow.wait(batch_id)
@@ -367,10 +365,10 @@ def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspac
 
 
 def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, api: LocalApi
 ) -> None:
     """Of four files one is a batch, one may be a batch and is, one may be and isn't, and one was never begun."""
-    one_request_per_file(monkeypatch)
+    workspace = one_request_per_file(workspace)
     workspace.ingest(texts(workspace, "abcd"))
     workspace.plan()
     workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
@@ -476,11 +474,11 @@ def test_a_batch_is_adopted_once_and_our_own_never(workspace: Workspace, api: Lo
     for _ in range(2):  # the sensor may not have heard of it the first time
         assert adopt(workspace, api.client, by_hand) == [DAY]
     assert len(workspace.column("SELECT 1 FROM openai_batch WHERE batch_id = ?", [by_hand])) == 1
-    with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
+    with pytest.raises(AdoptionError, match=f"A run made {own}, for {DAY}"):
         adopt(workspace, api.client, own)
     # nor while the ledger does not know it yet, since the answer to its creation was lost
     workspace.execute("UPDATE openai_batch SET state = 'claimed', batch_id = NULL WHERE batch_id = ?", [own])
-    with pytest.raises(AdoptionError, match=f"{own} was made by a run of ours, for {DAY}"):
+    with pytest.raises(AdoptionError, match=f"A run made {own}, for {DAY}"):
         adopt(workspace, api.client, own)
 
 
@@ -494,7 +492,7 @@ def test_a_foreign_batch_is_not_adopted(workspace: Workspace, api: LocalApi, con
     path = workspace.folder / "foreign.jsonl"
     path.write_bytes(content)
     foreign = batch_by_hand(api.client, path)
-    with pytest.raises(AdoptionError, match=r"None of the requests of .* unchanged, and under the present prompt\?"):
+    with pytest.raises(AdoptionError, match=r"No request of .* unchanged file .* under the present prompt\?"):
         adopt(workspace, api.client, foreign)
     assert workspace.rows("SELECT state, batch_id FROM openai_batch") == [("planned", None)]
     assert workspace.submit(api.client).created == 1

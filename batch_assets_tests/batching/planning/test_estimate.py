@@ -13,7 +13,7 @@ from batch_assets.batching.ledger.spending import Budget
 from batch_assets.batching.planning.estimate import Estimate, estimate_day
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, ModelPrice, batch_rates
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
     DAY,

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batch_assets.batching.planning import request_lines
 from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, PRICES, TASK, Workspace, database_in
@@ -44,10 +42,6 @@ def needed(workspace: Workspace, day: str = DAY) -> dict[str, str]:
 
 def planned_ids(workspace: Workspace) -> list[str]:
     return sorted(request["custom_id"] for request in workspace.requests())
-
-
-def limit_files(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, **limits))
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,8 +118,8 @@ def test_the_cost_of_a_model_without_a_price_is_unknown(workspace: Workspace) ->
     assert workspace.column("SELECT max_cost_usd FROM batch_request_file") == [None]
 
 
-def test_files_keep_to_their_limits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit_files(monkeypatch, max_requests=2)
+def test_files_keep_to_their_limits(workspace: Workspace) -> None:
+    workspace = workspace.with_file_limits(max_requests=2)
     workspace.ingest({str(number): f"text {number}" for number in range(5)})
     plan = workspace.plan()
     assert [shard.requests for shard in plan.shards] == [2, 2, 1]
@@ -136,15 +130,12 @@ def test_files_keep_to_their_limits(workspace: Workspace, monkeypatch: pytest.Mo
     assert in_shards == [(1,), (2,), (2,)]
 
 
-def test_a_day_that_is_read_in_stretches_is_written_in_its_order(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_day_that_is_read_in_several_ranges_is_written_in_its_order(workspace: Workspace) -> None:
     workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})
     workspace.ingest({"other": "Of another day."}, day=NEXT_DAY)
     workspace.ingest({f"{number}": f"Text {number % 7}." for number in range(20)})  # other rows than the first time
     whole = [shard.path.read_bytes() for shard in workspace.plan().shards]
-    monkeypatch.setattr(request_lines, "ROWS_AT_ONCE", 3)
-    assert [shard.path.read_bytes() for shard in workspace.plan().shards] == whole
+    assert [shard.path.read_bytes() for shard in workspace.plan(rows_at_once=3).shards] == whole
     assert len(planned_ids(workspace)) == 7
 
 
@@ -242,10 +233,8 @@ def test_a_changed_prompt_leaves_submitted_files_alone(workspace: Workspace, api
     assert workspace.request_files() == sorted([submitted, plan.shards[0].path])
 
 
-def test_a_request_that_fits_no_file_fails_and_the_others_go_out(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_files(monkeypatch, max_bytes=2_000)
+def test_a_request_that_fits_no_file_fails_and_the_others_go_out(workspace: Workspace) -> None:
+    workspace = workspace.with_file_limits(max_bytes=2_000)
     workspace.ingest({"a": "small", "b": "large " * 1_000, "c": "small too"})
     workspace.plan()
     assert len(workspace.requests()) == 2
@@ -296,7 +285,7 @@ class BreaksOnThirdLine(ShardWriter):
 
 @pytest.mark.parametrize(
     ("place", "replacement"),
-    [("ShardWriter", BreaksOnThirdLine), ("max_cost_usd", lambda *_, **__: 1 / 0)],
+    [("pending_requests.ShardWriter", BreaksOnThirdLine), ("plan.max_cost_usd", lambda *_, **__: 1 / 0)],
     ids=["while the lines are written", "after the files are in place"],
 )
 def test_a_plan_that_breaks_leaves_everything_as_it_was(
@@ -307,7 +296,7 @@ def test_a_plan_that_breaks_leaves_everything_as_it_was(
     files, pending = workspace.request_files(), workspace.rows("SELECT * FROM in_flight_request")
     workspace.ingest({"a": "one", "b": "two", "c": "three"})
     with monkeypatch.context() as broken:
-        broken.setattr(f"batch_assets.batching.planning.plan.{place}", replacement)
+        broken.setattr(f"batch_assets.batching.planning.{place}", replacement)
         with pytest.raises((OSError, ZeroDivisionError)):
             workspace.plan()
     assert workspace.request_files() == files
@@ -320,7 +309,8 @@ def test_a_plan_that_breaks_leaves_everything_as_it_was(
 PLAN = """
 import pathlib, sys
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.planning.plan import PlanOptions, plan_day
+from batch_assets.batching.planning.plan import plan_day
+from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
 folder = pathlib.Path(sys.argv[1])
 database, options = Database(str(folder / "test.duckdb")), PlanOptions(max_rounds=3)

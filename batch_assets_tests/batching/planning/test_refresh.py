@@ -13,7 +13,7 @@ import pytest
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import Budget
 from batch_assets.batching.operations.cancel import cancel_day
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
     DAY,
     NEXT_DAY,

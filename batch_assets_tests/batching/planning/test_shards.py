@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from batch_assets.batching.planning.shards import (
     MAX_BYTES_PER_FILE,
     MAX_REQUESTS_PER_FILE,
+    FileLimits,
     ShardWriter,
     lines_without,
 )
@@ -45,7 +46,7 @@ def test_shards_hold_all_lines_in_order_and_as_many_as_fit(
     lines: list[bytes], max_requests: int, max_bytes: int, fill_bytes: int | None, block_sizes: list[int]
 ) -> None:
     with TemporaryDirectory() as folder:
-        writer = ShardWriter(Path(folder), max_requests=max_requests, max_bytes=max_bytes, fill_bytes=fill_bytes)
+        writer = ShardWriter(Path(folder), FileLimits(max_requests, max_bytes, fill_bytes))
         for block in cut(lines, block_sizes):
             writer.add(block)
         shards = writer.close()
@@ -72,7 +73,7 @@ def test_unwanted_lines_are_taken_out_and_the_files_with_them(
 ) -> None:
     unwanted = data.draw(st.sets(st.integers(0, max(len(lines) - 1, 0))))
     with TemporaryDirectory() as folder:
-        writer = ShardWriter(Path(folder), max_requests=max_requests)
+        writer = ShardWriter(Path(folder), FileLimits(max_requests))
         writer.add(lines)
         kept = [line for block in lines_without(writer.close(), sorted(unwanted)) for line in block]
         assert list(Path(folder).iterdir()) == []

@@ -10,7 +10,6 @@ import openai
 import pytest
 from openai.types import Batch
 
-from batch_assets.batching.provider import batches
 from batch_assets.batching.provider.batches import (
     MISSING,
     RemoteBatch,
@@ -114,10 +113,7 @@ def test_an_error_speaks_in_the_apis_words(api: LocalApi) -> None:
 
 @pytest.mark.parametrize("lacking", [(), ("has_more",), ("has_more", "created_at")], ids=str)
 @pytest.mark.parametrize("ignores_after", [False, True])
-def test_every_page_is_read_once(
-    local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...], ignores_after: bool
-) -> None:
-    monkeypatch.setattr(batches, "PAGE", 2)
+def test_every_page_is_read_once(local_api: LocalApi, lacking: tuple[str, ...], ignores_after: bool) -> None:
     made = make_batches(local_api, 5)
     pages: list[Reply] = []
 
@@ -129,7 +125,7 @@ def test_every_page_is_read_once(
                 holder.pop(key, None)
         return Reply.of(page)
 
-    with proxy(local_api.url, answer) as client:
+    with proxy(local_api.url, answer, page_size=2) as client:
         listed = [batch.id for batch in list_batches(client, since=now_utc() - timedelta(hours=1))]
     assert listed == made[:2:-1] if ignores_after else made[::-1]
     assert len(pages) <= 4
@@ -168,9 +164,8 @@ def test_a_time_that_cannot_be_is_not_known_and_hides_no_other_batch(api: LocalA
         assert [batch.id for batch in list_batches(client, since=MOMENT_UTC)] == ["batch_x", "batch_y"]
 
 
-def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi) -> None:
     """A list is not promised to be in order; only a page of nothing but older ones, newest first, is the end."""
-    monkeypatch.setattr(batches, "PAGE", 2)
     made = make_batches(local_api, 4)
 
     def age(call: Call) -> Reply:
@@ -179,7 +174,7 @@ def test_older_batches_between_newer_ones_end_nothing(local_api: LocalApi, monke
             batch["created_at"] -= 86_400 if batch["id"] in made[1:3] else 0
         return Reply.of(page)
 
-    with proxy(local_api.url, age) as client:
+    with proxy(local_api.url, age, page_size=2) as client:
         found = [batch.id for batch in list_batches(client, since=now_utc() - timedelta(hours=1))]
     assert found == [made[3], made[0]]
 

@@ -139,7 +139,7 @@ def test_a_thousand_days_take_ten_calls(monkeypatch: pytest.MonkeyPatch) -> None
         seen = poll_batches(client, days, since=RECENTLY, deadline=40.0)
     assert len(complete_days(days, seen)) == 1000
     assert listing.calls == 10
-    assert seen.place == PollCursor()
+    assert seen.cursor == PollCursor()
 
 
 @pytest.mark.parametrize("keeps_its_place", [True, False])
@@ -154,10 +154,10 @@ def test_a_slow_api_is_gone_on_with_where_the_time_was_up(
     with proxy("", listing) as client:
         for _ in range(4):
             start = listing.now
-            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, place=place)
+            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, cursor=place)
             assert listing.now <= start + 44
             looked_up |= complete_days(days, seen)
-            place = seen.place if keeps_its_place else None
+            place = seen.cursor if keeps_its_place else None
     assert len(looked_up) == 1000 if keeps_its_place else 400 < len(looked_up) < 1000
 
 
@@ -168,9 +168,9 @@ def test_without_a_list_each_batch_gets_its_turn(monkeypatch: pytest.MonkeyPatch
     place = None
     with proxy("", listing) as client:
         for _ in range(9):
-            seen = poll_batches(client, days, since=RECENTLY, deadline=listing.now + 40.0, place=place)
+            seen = poll_batches(client, days, since=RECENTLY, deadline=listing.now + 40.0, cursor=place)
             looked_up |= complete_days(days, seen)
-            place = seen.place
+            place = seen.cursor
     assert len(looked_up) > 30
 
 
@@ -187,7 +187,7 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
     days = days_of_batches(3, 2)
     listing = Listing([name for day in days for name in day], monkeypatch)
     with proxy("", listing) as client:
-        seen = poll_batches(client, days, since=RECENTLY, deadline=40.0, place=PollCursor("batch_gone", "batch_gone"))
+        seen = poll_batches(client, days, since=RECENTLY, deadline=40.0, cursor=PollCursor("batch_gone", "batch_gone"))
     assert len(complete_days(days, seen)) == 3
 
 
@@ -195,13 +195,12 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
 def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -> None:
     recorder = Recorder({"/v1/batches?": status})
     with proxy(api.url, recorder) as client, pytest.raises(openai.APIStatusError):
-        poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon(), place=PollCursor("batch_y"))
+        poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon(), cursor=PollCursor("batch_y"))
     assert len(recorder.paths) == 1
 
 
 @pytest.mark.parametrize("hangs", ["list", "batch"])
-def test_a_server_that_never_answers_is_left(api: LocalApi, monkeypatch: pytest.MonkeyPatch, hangs: str) -> None:
-    monkeypatch.setattr("batch_assets.batching.provider.polling.GRACE_SECONDS", 0.5)
+def test_a_server_that_never_answers_is_left(api: LocalApi, hangs: str) -> None:
     (made,) = make_batches(api, 1)
     over = threading.Event()
 
@@ -214,10 +213,10 @@ def test_a_server_that_never_answers_is_left(api: LocalApi, monkeypatch: pytest.
     with proxy(api.url, answer) as client:
         if hangs == "list":
             with pytest.raises(openai.OpenAIError, match="too long"):
-                poll_batches(client, [[made]], since=RECENTLY, deadline=time.monotonic(), place=place)
+                poll_batches(client, [[made]], since=RECENTLY, deadline=time.monotonic(), cursor=place)
         else:
-            seen = poll_batches(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, place=place)
-            assert (set(seen.batches), seen.place) == ({made}, place)
+            seen = poll_batches(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, cursor=place)
+            assert (set(seen.batches), seen.cursor) == ({made}, place)
         over.set()
 
 

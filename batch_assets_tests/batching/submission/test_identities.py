@@ -10,20 +10,17 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from batch_assets.batching.collection import collect
 from batch_assets.batching.ledger.aliases import move_api
-from batch_assets.batching.ledger.submissions import real_apis
+from batch_assets.batching.ledger.known_batches import real_apis
 from batch_assets.batching.operations.cancel import Cancelled, cancel_day
-from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.provider.identity import identify
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
@@ -225,11 +222,11 @@ def drop_metadata_of_others(call: Call) -> Reply:
 @pytest.mark.parametrize("answer", [Call.forward, drop_metadata_of_others], ids=["as it is", "among others"])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_copy_that_was_not_renamed_shares_the_batches_and_buys_nothing(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Call], Reply], shards: int
+    workspace: Workspace, api: LocalApi, answer: Callable[[Call], Reply], shards: int
 ) -> None:
     """It cannot be told from a backup that was put back."""
     if shards == 2:
-        one_request_per_file(monkeypatch)
+        workspace = one_request_per_file(workspace)
     plan_equal_days(workspace)
     with copied(workspace, is_renamed=False) as copy:
         workspace.submit(api.client)
@@ -244,8 +241,8 @@ def test_a_copy_that_was_not_renamed_shares_the_batches_and_buys_nothing(
     assert api.stats() == {**api.stats(), "batches_created": shards, "requests_executed": 2}
 
 
-def one_request_per_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def one_request_per_file(workspace: Workspace) -> Workspace:
+    return workspace.with_file_limits(max_requests=1)
 
 
 # --- the key of another account
@@ -296,7 +293,7 @@ def test_a_batch_that_is_not_found_is_lost_only_if_its_account_shows_others(
     with proxy(api.url, without(batch_id)) as client:
         for key in ("another", "ours"):
             collected = workspace.collect(with_key(client, key))
-        assert collected.missing == ([] if is_lost else [batch_id])
+        assert collected.fetched.missing == ([] if is_lost else [batch_id])
         assert collected.requests == ({"pending": 2} if is_lost else {"in_flight": 2})
         plan = workspace.plan()
         assert sum(shard.requests for shard in plan.shards) == (2 if is_lost else 0)
@@ -332,7 +329,7 @@ def test_a_batch_that_the_same_key_made_in_another_organization_or_project_is_no
     with proxy(api.url, without(batch_id)) as client:
         blind = with_key(client.with_options(organization="org-A", project="proj_A"), api.client.api_key)
         for _ in range(3):
-            assert workspace.collect(change(blind)).missing == [batch_id]
+            assert workspace.collect(change(blind)).fetched.missing == [batch_id]
             assert workspace.plan().shards == []
     assert workspace.collect(ours).requests == {"answered": 2}
     assert api.stats()["batches_created"] == 2
@@ -367,10 +364,10 @@ def days_ago(workspace: Workspace, column: str, days: int) -> None:
 
 
 def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_take(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, api: LocalApi
 ) -> None:
     """However old it is: one answer of 404 says nothing."""
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
+    workspace = workspace.with_timing(lost_after=timedelta(hours=25))
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
@@ -379,7 +376,7 @@ def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_t
     with proxy(api.url, without(batch_id)) as client:
         for days in (0, 1):
             days_ago(workspace, "missing_since", days)
-            assert workspace.collect(with_key(client, "ours")).missing == [batch_id]
+            assert workspace.collect(with_key(client, "ours")).fetched.missing == [batch_id]
             assert workspace.plan().shards == []
         days_ago(workspace, "missing_since", 1)
         assert workspace.collect(with_key(client, "ours")).requests == {"pending": 2}
@@ -388,9 +385,9 @@ def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_t
 
 @pytest.mark.parametrize("through", ["submit", "collect"])
 def test_the_time_for_which_a_batch_is_missing_begins_anew_when_it_was_found_meanwhile(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, through: str
+    workspace: Workspace, api: LocalApi, through: str
 ) -> None:
-    monkeypatch.setattr(collect, "LOST_AFTER", timedelta(hours=25))
+    workspace = workspace.with_timing(lost_after=timedelta(hours=25))
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     client = with_key(api.client, "ours")
@@ -437,7 +434,7 @@ def test_a_batch_is_not_lost_unless_a_whole_list_without_it_was_seen(
     with proxy(api.url, make_answer(batch_id)) as client:
         for _ in range(3):
             collected = workspace.collect(with_key(client, "ours"))
-            assert (collected.missing, collected.requests) == ([batch_id], {"in_flight": 2})
+            assert (collected.fetched.missing, collected.requests) == ([batch_id], {"in_flight": 2})
     assert states(workspace)[0] == "missing"
 
 
@@ -451,10 +448,10 @@ def test_another_accounts_key_is_said_at_once_and_buys_nothing_again(workspace: 
         stranger = with_key(client, "another")
         for _ in range(3):
             assert workspace.submit(stranger).created == 0
-            assert workspace.collect(stranger).missing == [batch_id]
+            assert workspace.collect(stranger).fetched.missing == [batch_id]
             assert workspace.plan().shards == []
     (message,) = workspace.column("SELECT message FROM openai_batch WHERE state = 'missing'")
-    assert "is not found with the present key" in message
+    assert "does not find" in message
     assert workspace.collect(with_key(api.client, "ours")).requests == {"answered": 2}
     assert api.stats() == {**api.stats(), "batches_created": 2, "requests_executed": 3}
 
@@ -564,7 +561,7 @@ def test_a_batch_at_another_api_waits_for_it_and_says_so(workspace: Workspace, a
         for _ in range(2):
             collected = workspace.collect(client)
             assert collected.requests == {"in_flight": 2}
-            (sentence,) = collected.elsewhere
+            (sentence,) = collected.fetched.elsewhere
             assert f"{batch_id} of {DAY} was made at {API}, and the API is {ELSEWHERE} now." in sentence
             assert f"batch-assets move-api {API} {ELSEWHERE}" in sentence
             assert workspace.plan(api=ELSEWHERE).shards == []
@@ -597,7 +594,9 @@ def test_a_claim_at_another_api_is_said_and_not_made_again(workspace: Workspace,
     plan_equal_days(workspace)
     a_lost_claim(workspace, api.client)
     with proxy(api.url, called(ELSEWHERE)) as client:
-        with pytest.raises(SubmissionError, match=rf"was begun at {API.replace('+', '.')}, and the API is") as said:
+        with pytest.raises(
+            SubmissionError, match=rf"A run began .* at {API.replace('+', '.')}, and the API is"
+        ) as said:
             workspace.submit(client, run_id="later")
         assert said.value.is_final
         assert f"batch-assets move-api {API} {ELSEWHERE}" in str(said.value)
@@ -614,11 +613,11 @@ def test_an_api_that_has_moved_is_the_same_one(workspace: Workspace, api: LocalA
     assert move_api(workspace.database, API, ELSEWHERE) == 2
     with proxy(api.url, called(ELSEWHERE)) as client:
         collected = workspace.collect(client)
-        assert (collected.elsewhere, collected.requests) == ([], {"answered": 2})
+        assert (collected.fetched.elsewhere, collected.requests) == ([], {"answered": 2})
         assert workspace.collect(client, day=NEXT_DAY).requests == {"answered": 1}
     for table in ("openai_batch", "completion", "spending", "summaries"):
         assert workspace.column(f"SELECT DISTINCT api FROM {table}") == [ELSEWHERE]
-    assert workspace.collect(api.client).elsewhere == []
+    assert workspace.collect(api.client).fetched.elsewhere == []
     assert move_api(workspace.database, "https://never.example/v1", "https://x.example/v1") == 0
 
 

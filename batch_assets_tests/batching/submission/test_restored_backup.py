@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import openai
 import pytest
 
-from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.provider.batches import retrieve_batch
 from batch_assets.batching.provider.identity import identify
 from batch_assets.batching.submission.adoption import enter_batch
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets_tests.batching.conftest import (
     CUT,
@@ -70,13 +68,12 @@ def make_the_batches(workspace: Workspace, api: LocalApi, stage: str) -> Path:
 def test_a_backup_that_is_put_back_buys_nothing_again(
     workspace: Workspace,
     api: LocalApi,
-    monkeypatch: pytest.MonkeyPatch,
     stage: str,
     files: int,
     is_planned_again: bool,
 ) -> None:
     if files > 1:
-        monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+        workspace = workspace.with_file_limits(max_requests=1)
     backup = make_the_batches(workspace, api, stage)
     before = workspace.column("SELECT batch_id FROM openai_batch ORDER BY batch_id")
     with workspace.restore(backup) as restored:
@@ -263,10 +260,7 @@ def test_what_was_requeued_since_the_backup_is_not_sent_a_third_time(
 
 
 def search(workspace: Workspace, client: openai.OpenAI, is_alive: bool = False) -> int:
-    identity = workspace.database.warehouse_id()
-    return search_for_unknown_batches(
-        workspace.database, client, identify(client, identity), identity, workspace.folder, lambda run_id: is_alive
-    )
+    return search_for_unknown_batches(workspace.submitter(client), lambda run_id: is_alive)
 
 
 def test_the_search_enters_the_batch_of_a_dead_runs_claim_and_leaves_a_live_runs(

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,17 +21,18 @@ from batch_assets.batching.ledger import submissions
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.planning.shards import ShardWriter
-from batch_assets.batching.provider import batches
-from batch_assets.batching.provider.batches import list_batches, now_utc, utc
-from batch_assets.batching.provider.identity import fingerprint, identify
+from batch_assets.batching.provider.batches import RemoteBatch, list_batches, now_utc, utc
+from batch_assets.batching.provider.identity import fingerprint
 from batch_assets.batching.submission import create, reconcile, submit
-from batch_assets.batching.submission.create import SubmissionError, find_batch
+from batch_assets.batching.submission.errors import SubmissionError
+from batch_assets.batching.submission.find import CLAIM, find_batch
+from batch_assets.batching.submission.upload import upload_name
 from batch_assets_tests.batching.conftest import (
     API,
     CUT,
     DAY,
     NEXT_DAY,
+    SHORT,
     Call,
     FailsFirst,
     Reply,
@@ -85,14 +85,14 @@ def the_clients_key(workspace: Workspace) -> str:
 
 
 def make_batch(client: openai.OpenAI, token: str | None = None, file_id: str = "file-none") -> str:
-    metadata = None if token is None else {create.CLAIM: token}
+    metadata = None if token is None else {CLAIM: token}
     return client.batches.create(
         input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", metadata=metadata
     ).id
 
 
 def name_of_upload(workspace: Workspace) -> str:
-    return create.upload_name(the_submission(workspace), workspace.database.warehouse_id())
+    return upload_name(the_submission(workspace), workspace.database.warehouse_id())
 
 
 def upload(workspace: Workspace, client: openai.OpenAI) -> str:
@@ -142,10 +142,8 @@ def test_submitting_again_makes_nothing(planned: Workspace, api: LocalApi) -> No
     assert api.stats()["batches_created"] == api.stats()["files_created"] == 1
 
 
-def test_several_shards_become_a_batch_each(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def test_several_shards_become_a_batch_each(workspace: Workspace, api: LocalApi) -> None:
+    workspace = workspace.with_file_limits(max_requests=1)
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
     workspace.plan()
     submitted = workspace.submit(api.client)
@@ -191,8 +189,8 @@ def test_a_retry_of_the_same_run_looks_first(planned: Workspace, api: LocalApi) 
     assert planned.submit(api.client, run_id="run", is_run_alive=lambda run_id: True).batch_ids == [made]
 
 
-def test_a_live_runs_intent_is_left_alone(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "LEFT_TO_OTHERS_SECONDS", 0.0)
+def test_a_live_runs_intent_is_left_alone(planned: Workspace, api: LocalApi) -> None:
+    planned = planned.with_timing(other_run_timeout_seconds=0.0)
     intend(planned, "alive")
     with pytest.raises(SubmissionError, match=r"Another run \(alive\).*nothing was sent twice"):
         planned.submit(api.client, is_run_alive=lambda run_id: run_id == "alive")
@@ -232,10 +230,8 @@ def test_a_run_that_was_not_so_dead_is_not_submitted_for(planned: Workspace, api
     assert api.stats()["batches_created"] == 0
 
 
-def test_of_two_followers_of_a_dead_run_the_first_goes_on(
-    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(submit, "LEFT_TO_OTHERS_SECONDS", 0.0)
+def test_of_two_followers_of_a_dead_run_the_first_goes_on(planned: Workspace, api: LocalApi) -> None:
+    planned = planned.with_timing(other_run_timeout_seconds=0.0)
     intend(planned, "dead")
 
     def is_followed(run_id: str) -> bool:
@@ -285,9 +281,9 @@ def test_a_refusal_is_raised_and_kept_in_openais_words(planned: Workspace, api: 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 504])
 def test_a_gateways_word_after_the_batch_was_made_buys_no_second_one(
-    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, status: int
+    planned: Workspace, api: LocalApi, status: int
 ) -> None:
-    monkeypatch.setattr(create, "RATE_LIMIT_SECONDS", 0.0)
+    planned = planned.with_timing(rate_limit_seconds=0.0)
 
     def lose(call: Call) -> Reply:
         made = call.forward()
@@ -355,9 +351,9 @@ def test_a_batch_whose_submission_was_withdrawn_meanwhile_is_cancelled(planned: 
 
 
 def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, api: LocalApi
 ) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace = workspace.with_file_limits(max_requests=1)
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcd"})
     workspace.plan()
     together = threading.Barrier(4)
@@ -375,10 +371,8 @@ def test_shards_go_out_side_by_side_and_one_that_is_refused_holds_up_no_other(
     assert api.stats()["files_created"] == 4
 
 
-def test_what_was_submitted_before_a_refusal_stays_submitted(
-    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+def test_what_was_submitted_before_a_refusal_stays_submitted(workspace: Workspace, api: LocalApi) -> None:
+    workspace = workspace.with_file_limits(max_requests=1)
     workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "ab"})
     workspace.plan()
     answers: list[Callable[[Call], Reply]] = [lambda call: call.forward(), lambda call: Reply.of(OPENAI_REFUSES, 400)]
@@ -524,7 +518,7 @@ def test_an_api_that_is_down_is_asked_three_times_whatever_the_client_would_do(
 
 
 def test_a_rate_limit_is_waited_out(planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(create, "LOOK_AFTER_SECONDS", ())
+    planned = planned.with_timing(find_batch_pauses_seconds=())
     pauses: list[float] = []
     monkeypatch.setattr(create, "time", SimpleNamespace(sleep=pauses.append, monotonic=lambda: 0.0))
     replies = [Reply.of({"error": {"message": "Slow down"}}, 429)] * 2
@@ -548,7 +542,7 @@ def test_while_the_list_cannot_be_had_nothing_is_made_again(planned: Workspace, 
         return forward_and_lose(CUT)(call)
 
     with proxy(api.url, answer) as client:
-        with pytest.raises(SubmissionError, match=r"isn't known whether the batch .* It was not made again"):
+        with pytest.raises(SubmissionError, match=r"not known whether the batch .* The run created no other one"):
             planned.submit(client, run_id="one")
         with pytest.raises(SubmissionError, match="OpenAI did not answer: Down"):
             planned.submit(client, run_id="two")
@@ -639,29 +633,26 @@ LISTS = {
 
 
 @pytest.mark.parametrize("kind", LISTS)
-def test_a_batch_is_found_on_any_page(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(batches, "PAGE", 2)
+def test_a_batch_is_found_on_any_page(local_api: LocalApi, kind: str) -> None:
     made = [make_batch(local_api.client, None if number == 3 else f"key {number}") for number in range(6)]
-    with proxy(local_api.url, LISTS[kind]) as client:
-        found = [find_batch(client, wanted(f"key {number}"), "a warehouse") for number in (0, 1, 5)]
+    with proxy(local_api.url, LISTS[kind], page_size=2) as client:
+        found = [find_batch(client, wanted(f"key {number}"), "a warehouse", SHORT) for number in (0, 1, 5)]
         assert [batch and batch.id for batch in found] == [made[0], made[1], made[5]]
-        assert find_batch(client, wanted("key 3"), "a warehouse") is None
-        assert find_batch(client, wanted("key 9"), "a warehouse") is None
+        assert find_batch(client, wanted("key 3"), "a warehouse", SHORT) is None
+        assert find_batch(client, wanted("key 9"), "a warehouse", SHORT) is None
 
 
 @pytest.mark.parametrize("change", [nothing, without_has_more])
 def test_a_list_that_ignores_where_to_go_on_ends(
-    local_api: LocalApi, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], object]
+    local_api: LocalApi, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    monkeypatch.setattr(batches, "PAGE", 2)
     made = [make_batch(local_api.client, f"key {number}") for number in range(3)]
-    with proxy(local_api.url, reshaped(change, ignores_after=True)) as client:
-        assert find_batch(client, wanted("key 0"), "a warehouse") is None
+    with proxy(local_api.url, reshaped(change, ignores_after=True), page_size=2) as client:
+        assert find_batch(client, wanted("key 0"), "a warehouse", SHORT) is None
         assert [batch.id for batch in list_batches(client, since=LONG_AGO)] == [made[2], made[1]]
 
 
-def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "PAGE", 1)
+def test_looking_back_ends_at_the_intent(local_api: LocalApi) -> None:
     for number in range(3):
         make_batch(local_api.client, f"key {number}")
     calls: list[Call] = []
@@ -674,26 +665,28 @@ def test_looking_back_ends_at_the_intent(local_api: LocalApi, monkeypatch: pytes
         return Reply.of(page)
 
     now = datetime.now(UTC).replace(tzinfo=None)
-    with proxy(local_api.url, age_all_but_the_newest) as client:
+    with proxy(local_api.url, age_all_but_the_newest, page_size=1) as client:
         assert [batch.metadata for batch in list_batches(client, since=now - timedelta(minutes=1))] == [
-            {create.CLAIM: "key 2"}
+            {CLAIM: "key 2"}
         ]
     assert len(calls) == 2
 
 
-def test_the_first_of_the_list_are_looked_at_however_old_they_say_they_are(
-    local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_the_list_are_looked_at_however_old_they_say_they_are(local_api: LocalApi) -> None:
     made = make_batch(local_api.client, "key")
     make_batch(local_api.client, "another")
     now = datetime.now(UTC).replace(tzinfo=None)
     for hours in (1, 4, 1000):
-        found = find_batch(local_api.client, wanted("key", now + timedelta(hours=hours)), "a warehouse")
+        found = find_batch(local_api.client, wanted("key", now + timedelta(hours=hours)), "a warehouse", SHORT)
         assert found is not None
         assert found.id == made
-    monkeypatch.setattr(create, "ALWAYS_LOOKED_AT", 0)
-    assert find_batch(local_api.client, wanted("key", now + timedelta(hours=2)), "a warehouse") is not None
-    assert find_batch(local_api.client, wanted("key", now + timedelta(hours=4)), "a warehouse") is None
+
+    def find_newer(hours: int) -> RemoteBatch | None:
+        submission = wanted("key", now + timedelta(hours=hours))
+        return find_batch(local_api.client, submission, "a warehouse", SHORT, always_read=0)
+
+    assert find_newer(2) is not None
+    assert find_newer(4) is None
 
 
 def test_the_submitted_lines_are_answered(planned: Workspace, api: LocalApi) -> None:
@@ -756,7 +749,7 @@ def test_a_killed_runs_batch_is_adopted_with_or_without_metadata(
         return CUT if died else reply
 
     died: list[Reply] = []
-    with proxy(api.url, die_after_create) as client, pytest.raises(SubmissionError, match="isn't known whether"):
+    with proxy(api.url, die_after_create) as client, pytest.raises(SubmissionError, match="not known whether"):
         planned.submit(client, run_id="killed")
     submitted = planned.submit(api.client, run_id="follower")
     assert (submitted.batch_ids, submitted.adopted) == ([died[0].json["id"]], 1)
@@ -825,7 +818,7 @@ def test_after_a_requeue_and_a_new_plan_a_list_that_lags_offers_the_failed_batch
     with proxy(api.url, lag) as client:
         (failed,) = planned.submit(client).batch_ids
         api.wait(failed)
-        assert planned.collect(client).requeued == [failed]
+        assert planned.collect(client).fetched.requeued == [failed]
         assert planned.plan().requests == {"pending": 2}
         again = planned.submit(client, run_id="later")
     assert len(looks) == 2
@@ -939,7 +932,7 @@ def test_a_file_that_is_gone_at_openai_is_found_out_by_the_batch_and_uploaded_ag
     for attempt in (1, 2):
         (batch_id,) = planned.submit(api.client).batch_ids
         assert api.wait(batch_id).status == "failed"
-        assert planned.collect(api.client).requeued == [batch_id]
+        assert planned.collect(api.client).fetched.requeued == [batch_id]
         assert ledger(planned, "attempt") == [(attempt + 1,)]
         planned.end_pauses()
     api.wait(planned.submit(api.client).batch_ids[0])
@@ -950,7 +943,7 @@ def test_a_file_that_is_gone_at_openai_is_found_out_by_the_batch_and_uploaded_ag
 def test_the_requests_of_a_file_that_is_gone_are_pending_and_written_again(planned: Workspace, api: LocalApi) -> None:
     planned.request_files()[0].unlink()
     with pytest.raises(
-        SubmissionError, match=r"is gone; nothing of it was sent, and its requests are pending again"
+        SubmissionError, match=r"is gone. The run sent nothing of it, and its requests are pending again"
     ) as e:
         planned.submit(api.client)
     assert e.value.is_final
@@ -964,9 +957,9 @@ SHARDS_A_DAY = 3
 
 
 @pytest.fixture
-def two_days(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def two_days(workspace: Workspace) -> Workspace:
     """Two days of three shards, all of the same size."""
-    monkeypatch.setattr("batch_assets.batching.planning.plan.ShardWriter", partial(ShardWriter, max_requests=1))
+    workspace = workspace.with_file_limits(max_requests=1)
     for day in (DAY, NEXT_DAY):
         workspace.ingest({str(n): f"text {n} of {day}" for n in range(SHARDS_A_DAY)}, day=day)
         workspace.plan(day=day)
@@ -1026,9 +1019,9 @@ def test_the_list_is_read_only_until_all_that_is_in_flight_was_seen(planned: Wor
         return Reply.of({**reply.json, "has_more": True})
 
     with proxy(api.url, endless) as client:
-        identity = identify(client, planned.database.warehouse_id())
+        submitter = planned.submitter(client)
         pages.clear()
-        reconcile.refresh(planned.database, client, identity, planned.folder)
+        reconcile.refresh(submitter)
     assert len(pages) == 1
 
 

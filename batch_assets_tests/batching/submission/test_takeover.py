@@ -12,7 +12,7 @@ import pytest
 
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.provider.identity import identify
-from batch_assets.batching.submission.create import SubmissionError
+from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import CUT, DAY, Call, Reply, Workspace, called, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -171,7 +171,7 @@ def test_a_request_file_that_was_changed_since_it_was_planned_is_not_paid_for(
     workspace.ingest(texts(workspace))
     (shard,) = workspace.plan().shards
     shard.path.write_bytes(change(shard.path.read_bytes()))
-    with pytest.raises(SubmissionError, match="was changed after it was planned; nothing of it was sent"):
+    with pytest.raises(SubmissionError, match=r"was changed after it was planned\. The run sent nothing of it"):
         workspace.submit(api.client)
     assert api.stats()["files_created"] == 0
     workspace.plan()

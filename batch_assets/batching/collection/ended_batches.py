@@ -1,0 +1,102 @@
+"""Batches that have ended, as values and as rows of the temp table `ended_batch`, by which their results are loaded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from batch_assets.batching.collection.token_costs import RATE_COLUMNS, RATE_COLUMNS_DDL, rate_values
+from batch_assets.batching.planning.model_options import OPENAI_API
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+
+MISSING_LINE = "missing_from_results"
+BATCH_STATUS_CODES = {"expired": "batch_expired", "cancelled": "batch_cancelled", "failed": "batch_failed"}
+# Batches are loaded together, so that DuckDB can use all cores; but not more than fit into memory.
+BYTES_AT_ONCE = 400_000_000
+
+CREATE_BATCHES = f"""
+    CREATE OR REPLACE TEMP TABLE ended_batch (
+        batch INTEGER, submission_id VARCHAR, batch_id VARCHAR, model VARCHAR, ended_at TIMESTAMP,
+        api VARCHAR, is_simulated BOOLEAN, max_output_tokens BIGINT, is_refresh BOOLEAN,
+        code VARCHAR, message VARCHAR,                                 -- of a request without a line of its own
+        cancelled_by_user BOOLEAN,
+        {RATE_COLUMNS_DDL}     -- USD per token; NULL if not known
+    )
+"""
+ENTER_BATCH = f"""
+    INSERT INTO ended_batch (
+        batch, submission_id, batch_id, model, ended_at, api, is_simulated, max_output_tokens, is_refresh, code,
+        message, cancelled_by_user, {", ".join(RATE_COLUMNS)}
+    )
+    VALUES ({", ".join("?" * (12 + len(RATE_COLUMNS)))})
+"""
+
+
+@dataclass(frozen=True)
+class EndedBatch:
+    """A batch that has ended, with its result files on disk.
+
+    `api` is the name of the API that made it; `max_output_tokens` the limit of an answer that was in force, None if it
+    is not known; `is_refresh`: its answers replace earlier ones; `planned_at` when its file was written. `reasons` has
+    the requests that OpenAI refused before it ran any: custom_id → (code, message). `reason` is its reason to fail the
+    batch as a whole. `cancelled_by_user`: its requests without an answer wait until the user plans them again.
+    """
+
+    submission_id: str
+    batch_id: str
+    model: str
+    status: str
+    ended_at: datetime
+    files: list[Path]
+    api: str | None = None
+    max_output_tokens: int | None = None
+    is_refresh: bool = False
+    reasons: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    reason: tuple[str, str] | None = None
+    cancelled_by_user: bool = False
+    planned_at: datetime | None = None
+
+
+def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:
+    """The batches in groups, one for each transaction.
+
+    A transaction keeps in memory what it reads, until its end.
+    """
+    group: list[EndedBatch] = []
+    group_bytes = 0
+    for batch in batches:
+        batch_bytes = sum(path.stat().st_size for path in batch.files)
+        if group and group_bytes + batch_bytes > bytes_at_once:
+            yield group
+            group, group_bytes = [], 0
+        group.append(batch)
+        group_bytes += batch_bytes
+    if group:
+        yield group
+
+
+def enter_batches(
+    connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch], own_prices: tuple[ModelPrice, ...]
+) -> None:
+    """Fill the temp tables `ended_batch`, numbered in this order, and `refused` (custom_id, code, message)."""
+    connection.execute(CREATE_BATCHES)
+    rows = [_row(number, batch, own_prices) for number, batch in enumerate(batches)]
+    connection.executemany(ENTER_BATCH, rows)
+    connection.execute("CREATE OR REPLACE TEMP TABLE refused (custom_id VARCHAR, code VARCHAR, message VARCHAR)")
+    if refused := [(custom_id, *why) for batch in batches for custom_id, why in batch.reasons.items()]:
+        connection.executemany("INSERT INTO refused (custom_id, code, message) VALUES (?, ?, ?)", refused)
+
+
+def _row(number: int, batch: EndedBatch, own_prices: tuple[ModelPrice, ...]) -> tuple[object, ...]:
+    code, message = batch.reason or (
+        BATCH_STATUS_CODES.get(batch.status, MISSING_LINE),
+        f"The batch ended as {batch.status}, and neither of its result files has a line for this request.",
+    )
+    return (
+        number, batch.submission_id, batch.batch_id, batch.model, batch.ended_at, batch.api,
+        batch.api == BUILT_IN_ENGINE, batch.max_output_tokens, batch.is_refresh, code, message, batch.cancelled_by_user,
+        *rate_values(batch_rates(batch.model, api=batch.api or OPENAI_API, own_prices=own_prices)),
+    )  # fmt: skip

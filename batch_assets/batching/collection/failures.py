@@ -1,0 +1,137 @@
+"""Requests without an answer into `failed_request`, each with its reason."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from batch_assets.batching.collection.ended_batches import EndedBatch
+from batch_assets.batching.collection.token_costs import COST_USD_SQL
+from batch_assets.batching.ledger.aliases import refuse_option
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, RETRYABLE_CLIENT_ERRORS
+from batch_assets.batching.planning.model_options import OPTIONAL_PARAMETERS
+from batch_assets.batching.safety.secrets import HIDDEN, known_secrets_pattern
+
+REFUSED_OPTION = "refused_option"
+
+FAILED_LINES = f"""
+    -- a line that was chosen for its request, and that is no answer
+    CREATE OR REPLACE TEMP VIEW failed_line AS
+    SELECT
+        batch, custom_id, code, message, status_code AS http_status,
+        code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
+            status_code BETWEEN 400 AND 499 AND status_code NOT IN {RETRYABLE_CLIENT_ERRORS}, false
+        ) AS retryable,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens
+    FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome);
+
+    -- a request that no line names: OpenAI refused it before it ran any, or the batch ended before
+    CREATE OR REPLACE TEMP VIEW missing_line AS
+    SELECT
+        batch, custom_id, refused.code, refused.message, NULL AS http_status, refused.custom_id IS NULL AS retryable,
+        NULL AS input_tokens, NULL AS cached_input_tokens, NULL AS cache_write_tokens, NULL AS output_tokens,
+        NULL AS reasoning_tokens
+    FROM outcome LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL;
+"""
+# An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
+REDACTED = f"""
+    CREATE OR REPLACE TEMP MACRO redacted(said, secrets) AS
+    coalesce(regexp_replace(said, secrets, '{HIDDEN}', 'gi'), said)
+"""
+INSERT_FAILURES = f"""
+    INSERT INTO failed_request (
+        custom_id, batch_id, code, message, http_status, retryable, superseded, api, max_output_tokens, input_tokens,
+        cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd, simulated_cost_usd,
+        failed_at
+    )
+    WITH failure AS (SELECT * FROM failed_line UNION ALL SELECT * FROM missing_line),
+    judged AS (
+        SELECT
+            * REPLACE (
+                redacted(code, $secrets::VARCHAR) AS code, redacted(message, $secrets::VARCHAR) AS message
+            ),
+            coalesce(len(list_filter($options::VARCHAR[], lambda option: contains(message, option))) > 0, false)
+                OR (code IS NULL AND list_contains($batches_not_run::INTEGER[], batch)) AS is_refused_option
+        FROM failure
+    )
+    SELECT
+        custom_id, batch_id,
+        CASE
+            WHEN is_refused_option THEN '{REFUSED_OPTION}'
+            WHEN retryable AND cancelled_by_user THEN '{CANCELLED_BY_USER}'
+            ELSE coalesce(judged.code, ended_batch.code)
+        END,
+        CASE WHEN judged.code IS NULL THEN ended_batch.message ELSE judged.message END,
+        http_status, retryable OR is_refused_option, is_refused_option, api, max_output_tokens,
+        input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+        CASE WHEN NOT is_simulated THEN {COST_USD_SQL} END, CASE WHEN is_simulated THEN {COST_USD_SQL} END, ended_at
+    FROM judged JOIN ended_batch USING (batch)
+"""
+# A refresh asked again: earlier failures count no longer.
+SUPERSEDE_FAILURES = """
+    UPDATE failed_request SET superseded = true
+    WHERE custom_id IN (SELECT custom_id FROM requested JOIN ended_batch USING (batch) WHERE is_refresh)
+"""
+# Refused by a line that was executed, or by the validation of the whole batch, which then ran none of its requests.
+FIND_REFUSED_OPTION = """
+    SELECT batch, message, false AS is_of_validation
+    FROM result_line WHERE status_code = 400 AND contains(message, $option)
+    UNION ALL
+    SELECT batch, refused.message, true
+    FROM refused JOIN requested USING (custom_id) WHERE contains(refused.message, $option)
+    UNION ALL
+    SELECT batch, message, true FROM ended_batch WHERE contains(message, $option)
+"""
+
+
+class Refusal(NamedTuple):
+    """A batch, by its number, whose API refused an optional parameter."""
+
+    batch: int
+    message: str
+    is_of_validation: bool
+
+
+class RefusedOptions(NamedTuple):
+    """The optional parameters that the API refused in these batches, and the numbers of those that it did not run."""
+
+    options: list[str]
+    batches_not_run: list[int]
+
+
+def load_failures(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> None:
+    """Insert the requests of `requested` that have no answer, with code and message.
+
+    Reads the temp tables `result_line`, `outcome`, `refused` and `ended_batch`.
+    """
+    if any(batch.is_refresh for batch in batches):
+        connection.execute(SUPERSEDE_FAILURES)
+    refused = _record_refused_options(connection, batches)
+    connection.execute(FAILED_LINES)
+    connection.execute(REDACTED)
+    connection.execute(INSERT_FAILURES, {**refused._asdict(), "secrets": known_secrets_pattern()})
+
+
+def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> RefusedOptions:
+    """Record the optional parameters that an API refused for a model: they are not sent again, and cost no round.
+
+    A parameter that was refused before the request file was written is not in its requests, so it is no reason.
+    """
+    options: list[str] = []
+    not_run: set[int] = set()
+    for option in OPTIONAL_PARAMETERS:
+        refusals = [Refusal(*row) for row in connection.execute(FIND_REFUSED_OPTION, {"option": option}).fetchall()]
+        first_messages = {refusal.batch: refusal.message for refusal in reversed(refusals)}
+        newly_refused = {
+            number
+            for number, message in first_messages.items()
+            if _record_refused_option(connection, batches[number], option, message)
+        }
+        if newly_refused:
+            options.append(option)
+        not_run |= {refusal.batch for refusal in refusals if refusal.is_of_validation} & newly_refused
+    return RefusedOptions(options, sorted(not_run))
+
+
+def _record_refused_option(connection: duckdb.DuckDBPyConnection, batch: EndedBatch, option: str, message: str) -> bool:
+    return refuse_option(connection, batch.api or "", batch.model, option, message, batch.planned_at)

@@ -1,0 +1,199 @@
+"""The batches of a day as the API shows them now: results onto this disk, every other state into the ledger."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import openai
+
+from batch_assets.batching.collection.stored_results import is_stored, result_files
+from batch_assets.batching.ledger import batch_transitions, known_batches, submissions
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.outcomes import must_requeue
+from batch_assets.batching.ledger.states import State
+from batch_assets.batching.ledger.submissions import Submission
+from batch_assets.batching.provider.batches import (
+    ENDED,
+    MISSING,
+    RemoteBatch,
+    error_message,
+    list_batches,
+    now_utc,
+    retrieve_batch,
+)
+from batch_assets.batching.provider.download import RESULTS_FOLDER, store_results
+from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
+from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
+from batch_assets.batching.timing import Timing
+
+BATCHES_AT_ONCE = 4
+
+logger = logger_without_secrets(__name__)
+
+
+class CollectionError(Exception):
+    """Results could not be collected now; the message says which and why."""
+
+
+@dataclass
+class Fetched:
+    """The batches of a day that have no results to load.
+
+    `still_running`, `requeued` (the API had no capacity; a run sends the file again) and `missing` (the API does not
+    find it with this key) are batch ids. `elsewhere` are sentences about batches that another API made. `failures` are
+    the batches and files that the API did not return.
+    """
+
+    still_running: list[str] = field(default_factory=list)
+    requeued: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    failures: list[CollectionError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """What a run fetches with."""
+
+    database: Database
+    client: openai.OpenAI
+    data_folder: Path
+    api: ApiIdentity
+    timing: Timing
+
+
+def fetch_day(fetcher: Fetcher, day: str) -> Fetched:
+    """Store the results of the day's batches that have ended, and record the state of all of them in the ledger."""
+    fetched = Fetched()
+    answers: list[tuple[Submission, Future[tuple[RemoteBatch, dict[str, Path] | None]]]] = []
+    with ThreadPoolExecutor(BATCHES_AT_ONCE, "results") as threads:
+        for submission in submissions.uncollected(fetcher.database, day, fetcher.data_folder):
+            if is_stored(submission, fetcher.data_folder):
+                continue
+            if is_elsewhere(submission.api, fetcher.api):
+                fetched.elsewhere.append(_elsewhere(submission, fetcher.api))
+            else:
+                answers.append((submission, threads.submit(fetch_batch, fetcher, submission)))
+        for submission, answer in answers:
+            try:
+                batch, files = answer.result()
+            except openai.OpenAIError as error:  # an error for one batch must not hold up the others
+                fetched.failures.append(download_error(submission, error, fetcher.data_folder))
+                continue
+            if submission.state is State.ENDED and batch.status == MISSING:
+                fetched.failures.append(results_are_gone(submission, fetcher.data_folder))
+                continue
+            # an earlier version did not record the API: it is the one that knows the batch
+            _record(fetcher, replace(submission, api=submission.api or fetcher.api.name), batch, files, fetched)
+    return fetched
+
+
+def fetch_batch(fetcher: Fetcher, submission: Submission) -> tuple[RemoteBatch, dict[str, Path] | None]:
+    """The batch as it is now and, if it has ended, its result files on this disk. Raises openai.OpenAIError."""
+    batch = retrieve_batch(fetcher.client, submission.batch_id or "")
+    is_late = _is_late(submission, batch, fetcher.timing)
+    if must_requeue(batch) or not batch.has_ended or batch.status == MISSING or is_late:
+        return batch, None
+    return batch, store_results(fetcher.client, submission, batch, fetcher.data_folder, fetcher.timing)
+
+
+def _is_late(submission: Submission, batch: RemoteBatch, timing: Timing) -> bool:
+    """Whether a batch with answers names no file of them yet: later runs ask again, until its 24 hours are over."""
+    if batch.status not in ENDED or not batch.completed or batch.output_file_id:
+        return False
+    ended_at = batch.ended_at or submission.ended_at
+    return ended_at is None or now_utc() - ended_at < timing.lost_after
+
+
+def _record(
+    fetcher: Fetcher, submission: Submission, batch: RemoteBatch, files: dict[str, Path] | None, fetched: Fetched
+) -> None:
+    """Record the state of the batch in the ledger, and in `fetched` if there is nothing to load."""
+    database = fetcher.database
+    if submission.state is State.MISSING and batch.status != MISSING:
+        batch_transitions.find(database, submission)
+        submission = replace(submission, state=State.SUBMITTED)
+    if files is not None:
+        # relative to the data folder, which may be moved or mounted elsewhere
+        stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
+        batch_transitions.end(database, submission, batch, stored)
+    elif must_requeue(batch):
+        if batch_transitions.requeue(database, submission, batch, fetcher.timing):
+            fetched.requeued.append(batch.id)
+    elif batch.status == MISSING:
+        _record_missing(fetcher, submission, fetched)
+    else:
+        batch_transitions.record_progress(database, submission, batch)
+        fetched.still_running.append(batch.id)
+
+
+def _record_missing(fetcher: Fetcher, submission: Submission, fetched: Fetched) -> None:
+    """A batch that the API does not find: another account made it, or it is lost.
+
+    It counts as lost only if an earlier run did not find it either, for longer than a batch may take, and the account
+    that made it shows other batches of this database. Otherwise the key may belong to another account, and no run buys
+    its requests again.
+    """
+    batch_id = submission.batch_id or ""
+    if submission.state is State.MISSING and _is_lost(fetcher, submission):
+        message = f"{batch_id} is lost: its account shows other batches, not this one."
+        if batch_transitions.lose(fetcher.database, submission, message):
+            logger.warning("%s of %s is lost. A run asks its requests again.", batch_id, submission.day)
+            return
+    message = (
+        f"The API does not find {batch_id} of {submission.day} with the present key. Which organization and project "
+        "does OPENAI_API_KEY belong to? Another one made the batch, or the API has lost it. No run sends its requests "
+        "again meanwhile."
+    )
+    if submission.state is State.SUBMITTED:
+        batch_transitions.miss(fetcher.database, submission, message)
+    logger.warning(message)
+    fetched.missing.append(batch_id)
+
+
+def _is_lost(fetcher: Fetcher, submission: Submission) -> bool:
+    since = submission.missing_since
+    if since is None or now_utc() - since <= fetcher.timing.lost_after:
+        return False
+    others = known_batches.batches_of_account(fetcher.database, submission)
+    if not others:
+        return False
+    try:
+        listed = {batch.id for batch in list_batches(fetcher.client, since=None)}
+    except openai.OpenAIError as error:  # a list that ends with an error proves nothing
+        logger.warning("The API did not return its list of batches: %s", error_message(error))
+        return False
+    return submission.batch_id not in listed and not listed.isdisjoint(others)
+
+
+def _elsewhere(submission: Submission, api: ApiIdentity) -> str:
+    return elsewhere_message(
+        f"{submission.batch_id} of {submission.day} was made",
+        submission.api,
+        api,
+        what_then="It is collected when OPENAI_BASE_URL and OPENAI_API_KEY lead there again.",
+    )
+
+
+def download_error(submission: Submission, error: openai.OpenAIError, data_folder: Path) -> CollectionError:
+    """The sentence for results that the API did not return."""
+    if submission.state is State.ENDED and isinstance(error, openai.NotFoundError):
+        failure = results_are_gone(submission, data_folder)
+    else:
+        failure = CollectionError(
+            f"The API did not return the results of {submission.batch_id}: {error_message(error)}. What was loaded "
+            "stays loaded, and OpenAI keeps the results for 30 days. Materialize `summaries` again."
+        )
+    failure.__cause__ = error
+    return failure
+
+
+def results_are_gone(submission: Submission, data_folder: Path) -> CollectionError:
+    """The sentence for a batch whose results were on this disk, and are neither here nor at the API."""
+    missing = [str(path) for path in result_files(submission, data_folder) if not path.exists()]
+    return CollectionError(
+        f"{submission.batch_id} of {submission.day} has ended, but its result file {' and '.join(missing)} is gone, "
+        "and the API does not find it with the present key. Restore the file from a backup of the data folder, or "
+        "set the OPENAI_API_KEY that made the batch. Then materialize `summaries` again."
+    )

@@ -1,0 +1,42 @@
+"""Which run has a submission now: what a run asks before each step that costs money."""
+
+from typing import NamedTuple
+
+import duckdb
+
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.states import State
+from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+
+
+class Owner(NamedTuple):
+    """Which run has a submission, in which state, and the batch that was made of it, if any."""
+
+    run_id: str | None
+    state: State
+    claim_token: str | None
+    batch_id: str | None
+
+
+def owner_of(database: Database, submission: Submission) -> Owner:
+    """The run that has the submission now. Raises StaleSubmissionError if the ledger does not know the submission."""
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT owner_run, state, claim_token, batch_id FROM openai_batch WHERE submission_id = ?", [submission.id]
+        ).fetchone()
+    if row is None:
+        raise StaleSubmissionError(f"The ledger does not know the submission {submission.id}.")
+    run_id, state, claim_token, batch_id = row
+    return Owner(run_id, State(state), claim_token, batch_id)
+
+
+def is_cancelled(connection: duckdb.DuckDBPyConnection, submission: Submission) -> bool:
+    """Whether the user has cancelled it: no run sends it until the user plans the day again."""
+    statement = "SELECT 1 FROM openai_batch WHERE submission_id = ? AND cancel_requested_at IS NOT NULL"
+    return connection.execute(statement, [submission.id]).fetchone() is not None
+
+
+def is_claimed_by(database: Database, submission: Submission) -> bool:
+    """Whether the run that claimed it still has it."""
+    owner = owner_of(database, submission)
+    return owner == (submission.owner_run, State.CLAIMED, submission.claim_token, None)

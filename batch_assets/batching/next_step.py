@@ -1,0 +1,92 @@
+"""A day and its batches → the step that comes next. Pure: it reads no event log, no table and no API."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from batch_assets.batching.ledger.outcomes import must_requeue
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch
+from batch_assets.batching.timing import Timing
+
+
+class Step(StrEnum):
+    """What comes next for a day."""
+
+    WAIT = "wait"
+    COLLECT = "collect"  # its batches have ended: materialize `summaries`
+    COLLECT_PART = "collect_part"  # one batch ended long ago, others are late: `summaries` loads what there is
+    SUBMIT = "submit"  # deferred request files may find room now: materialize `openai_batch`
+    NEXT_ROUND = "next_round"  # requests came back without an answer: `batch_request_file` and `openai_batch`
+
+
+@dataclass(frozen=True)
+class Day:
+    """What the event log says of a day: its newest `openai_batch`, and its newest `summaries` if that is newer.
+
+    `is_collected`: `summaries` is newer, and requests came back without an answer. `was_room_made`: whether a day was
+    collected after this one was submitted. `api` made its batches.
+    """
+
+    day: str
+    storage_id: int
+    at: datetime
+    batch_ids: tuple[str, ...] = ()
+    api: str | None = None
+    deferred: int = 0
+    next_attempt_at: datetime | None = None
+    was_room_made: bool = False
+    is_collected: bool = False
+
+    def batches(self, polled: Mapping[str, RemoteBatch]) -> list[RemoteBatch]:
+        """Those of its batches that are among the polled ones."""
+        return [polled[batch_id] for batch_id in self.batch_ids if batch_id in polled]
+
+
+def next_step(
+    day: Day, polled: Mapping[str, RemoteBatch], now: datetime, last_end: datetime | None, timing: Timing
+) -> Step:
+    """The step that the day is ready for. A batch that was not polled counts as running.
+
+    `last_end`: when the last batch of any day ended, and made room for others.
+    """
+    if day.is_collected:
+        return Step.NEXT_ROUND if now >= day.at + timing.next_round_pause else Step.WAIT
+    batches = day.batches(polled)
+    if any(must_requeue(batch) for batch in batches):
+        return Step.SUBMIT
+    if day.deferred:
+        return Step.SUBMIT if _may_find_room(day, now, last_end) else Step.WAIT
+    if len(batches) == len(day.batch_ids) and all(batch.has_ended for batch in batches):
+        return Step.COLLECT
+    return Step.WAIT
+
+
+def _may_find_room(day: Day, now: datetime, last_end: datetime | None) -> bool:
+    """Whether the deferred request files of the day are due, or a batch has ended since they were deferred."""
+    is_due = day.next_attempt_at is not None and now >= day.next_attempt_at
+    # the API rounds the end down to a second
+    has_one_ended = last_end is not None and last_end >= day.at - timedelta(seconds=1)
+    return is_due or has_one_ended or day.was_room_made
+
+
+def has_overdue_answers(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing: Timing) -> bool:
+    """Whether `summaries` of the day should be materialized before all of its batches have ended.
+
+    A batch with answers ended long ago: OpenAI deletes them after 30 days. Or a batch has been missing for long: the
+    run finds out whether it is lost. An earlier run may have loaded these answers; only the database knows.
+    """
+    if day.is_collected:
+        return False
+    batches = day.batches(polled)
+    if any(batch.status == MISSING for batch in batches) and now - day.at > timing.lost_after:
+        return True
+    ends = [batch.ended_at or batch.created_at for batch in batches if batch.has_ended and batch.output_file_id]
+    return any(end is not None and now - end.replace(tzinfo=UTC) > timing.overdue_after for end in ends)
+
+
+def last_end_of(batches: Iterable[RemoteBatch]) -> datetime | None:
+    """When the last of these batches ended; None if none has."""
+    ends = (batch.ended_at for batch in batches if batch.has_ended and batch.ended_at is not None)
+    last = max(ends, default=None)
+    return None if last is None else last.replace(tzinfo=UTC)

@@ -1,0 +1,181 @@
+"""The day's pending requests onto the lines of request files, in a hidden folder.
+
+A day that was never planned is written while its requests are named: Python hashes what it writes anyway. Requests that
+turn out to be answered, in flight or equal to another are then taken out again; mostly there are few of them. Any other
+day is named by DuckDB first, and only its pending requests are written, of which there are few, too.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
+from batch_assets.batching.ledger.requests import DayStates, Question, find_states
+from batch_assets.batching.planning.old_names import keep_old_names
+from batch_assets.batching.planning.plan_options import PlanOptions
+from batch_assets.batching.planning.request_lines import (
+    FETCH_ROWS,
+    RequestLineBuilder,
+    article_messages,
+    article_rowid_ranges,
+    name_requests,
+)
+from batch_assets.batching.planning.shards import FileLimits, Shard, ShardWriter, lines_without
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.prices import BYTES_PER_TOKEN
+
+READ_REQUEST_INDEX = """
+    CREATE OR REPLACE TEMP TABLE request_index AS
+    SELECT * FROM read_csv(
+        ?, auto_detect = false, delim = ',', header = false,
+        columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
+    )
+"""
+# A view: a table of a million ids would take much memory.
+REQUESTS_TO_SEND = """
+    CREATE OR REPLACE TEMP VIEW request_to_send AS
+    SELECT custom_id FROM unanswered_request WHERE state = 'pending'
+"""
+REQUESTS_TO_SEND_AND_RESUME = """
+    CREATE OR REPLACE TEMP VIEW request_to_send AS
+    SELECT custom_id FROM unanswered_request WHERE state IN ('pending', 'cancelled')
+"""
+# A refresh asks for all requests, answered or failed, except those in flight.
+REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
+FIND_REQUESTS_TO_REFRESH = """
+    CREATE OR REPLACE TEMP TABLE request_to_refresh AS
+    SELECT DISTINCT custom_id FROM day_request($day) ANTI JOIN in_flight USING (custom_id)
+"""
+ENTER_REQUEST_INDEX = """
+    INSERT INTO batch_request (partition_date, article_id, custom_id)
+    SELECT partition_date, article_id, custom_id FROM request_index JOIN raw_articles ON raw_articles.rowid = row
+    WHERE row BETWEEN $1 AND $2 AND raw_articles.rowid BETWEEN $1 AND $2
+"""
+# Each request to be sent has at least one article. So if there are as many of both, each article has its own request.
+IS_EACH_LINE_WANTED = """
+    SELECT
+        (SELECT count(*) FROM request_index) = (SELECT count(line) FROM request_index)
+        AND (SELECT count(*) FROM request_index) = (SELECT count(*) FROM request_to_send)
+"""
+FIND_WANTED_LINES = """
+    CREATE OR REPLACE TEMP TABLE wanted_line AS
+    SELECT min(line) AS line, custom_id FROM request_index JOIN request_to_send USING (custom_id)
+    WHERE line IS NOT NULL GROUP BY custom_id
+"""
+UNWANTED_LINES = """
+    SELECT line FROM request_index ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line
+"""
+# Which request is on which line of all shards together, from 0.
+LINE_POSITIONS = "CREATE OR REPLACE TEMP VIEW line_positions AS SELECT custom_id, line AS place FROM request_index"
+LINE_POSITIONS_OF_WANTED_LINES = """
+    CREATE OR REPLACE TEMP VIEW line_positions AS
+    SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM wanted_line
+"""
+
+
+def write_pending(
+    connection: duckdb.DuckDBPyConnection, task: Task, folder: Path, day: str, options: PlanOptions
+) -> tuple[list[Shard], DayStates]:
+    """Name the day's requests in `batch_request`, derive their states, and write the pending ones to shards.
+
+    Fills the temp tables and views `request_to_send` (custom_id), `request_index` (row, line, custom_id) and
+    `line_positions` (custom_id, place).
+    """
+    if _was_planned(connection, day):
+        _name_requests(connection, task, day)
+        states = _find_requests_to_send(connection, day, task, options)
+        old_names = old_names_of_pending(connection)
+        shards = _write_lines(connection, task, folder, day, options, old_names, only_pending=True)
+    else:
+        shards = _write_lines(connection, task, folder, day, options, {}, only_pending=False)
+        for rowid_range in article_rowid_ranges(connection, day, options.rows_at_once):
+            connection.execute(ENTER_REQUEST_INDEX, rowid_range)
+        states = _find_requests_to_send(connection, day, task, options)
+    return _only_wanted_lines(connection, shards, folder, options), states
+
+
+def _was_planned(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    """Whether the day has requests already, or may have old names, which need them."""
+    statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
+    return has_aliases(connection) or connection.execute(statement, [day]).fetchone() is not None
+
+
+def _name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
+    """Enter the requests of the day's articles as they are now; those of an earlier version keep their names."""
+    keep_old_names(connection, task, day)
+    connection.execute("DELETE FROM batch_request WHERE partition_date = CAST(? AS DATE)", [day])
+    name_requests(connection, task, day)
+    use_old_names(connection, day)
+
+
+def _find_requests_to_send(
+    connection: duckdb.DuckDBPyConnection, day: str, task: Task, options: PlanOptions
+) -> DayStates:
+    states = find_states(connection, day, Question(options.api, task.max_output_tokens, options.max_rounds))
+    if options.refresh:
+        connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
+        connection.execute(REQUESTS_TO_REFRESH)
+    else:
+        connection.execute(REQUESTS_TO_SEND_AND_RESUME if options.resume_cancelled else REQUESTS_TO_SEND)
+    return states
+
+
+def _write_lines(
+    connection: duckdb.DuckDBPyConnection,
+    task: Task,
+    folder: Path,
+    day: str,
+    options: PlanOptions,
+    old_names: Mapping[str, str],
+    *,
+    only_pending: bool,
+) -> list[Shard]:
+    """Write a line for each article, or for each pending request, and read the index of these lines."""
+    writer = ShardWriter(folder / "all", _file_limits(options))
+    index_path = folder / "index.csv"  # on disk, beside the shards: a million ids would take much memory
+    sent_options = _accepted_options(connection, task, options)
+    with index_path.open("w", encoding="ascii") as index:
+        builder = RequestLineBuilder(task, index, writer.max_bytes, options=sent_options, old_names=old_names)
+        messages = article_messages(connection, task, day, only_pending=only_pending, rows_at_once=options.rows_at_once)
+        for block in messages:
+            writer.add(builder.lines(block))
+    shards = writer.close()
+    connection.execute(READ_REQUEST_INDEX, [str(index_path)])
+    return shards
+
+
+def _accepted_options(connection: duckdb.DuckDBPyConnection, task: Task, options: PlanOptions) -> dict[str, Any]:
+    """The optional parameters, without those that this API has refused for the model."""
+    refused = refused_options(connection, options.api, task.model)
+    return {name: value for name, value in (options.optional_parameters or {}).items() if name not in refused}
+
+
+def _only_wanted_lines(
+    connection: duckdb.DuckDBPyConnection, shards: list[Shard], folder: Path, options: PlanOptions
+) -> list[Shard]:
+    """The shards with one line for each request to be sent, and no other line."""
+    if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
+        connection.execute(LINE_POSITIONS)
+        return shards
+    connection.execute(FIND_WANTED_LINES)
+    connection.execute(LINE_POSITIONS_OF_WANTED_LINES)
+    unwanted = _column(connection.execute(UNWANTED_LINES))
+    writer = ShardWriter(folder / "wanted", _file_limits(options))
+    for lines in lines_without(shards, unwanted):
+        writer.add(lines)
+    return writer.close()
+
+
+def _file_limits(options: PlanOptions) -> FileLimits:
+    """So small that two files fit into the limit of enqueued tokens."""
+    limit = options.max_enqueued_tokens
+    fill_bytes = None if limit is None else limit // 2 * BYTES_PER_TOKEN
+    return replace(options.file_limits, fill_bytes=fill_bytes)
+
+
+def _column(rows: duckdb.DuckDBPyConnection) -> Iterator[int]:
+    while block := rows.fetchmany(FETCH_ROWS):
+        yield from (value for (value,) in block)

@@ -1,0 +1,35 @@
+"""How a day is planned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batch_assets.batching.planning.request_lines import ROWS_AT_ONCE
+from batch_assets.batching.planning.shards import FileLimits
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import ModelPrice
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Everything about a plan but the task.
+
+    max_rounds: how often a request may come back without an answer before it counts as failed.
+    api: the name of the API that is configured; answers of the built-in engine count only for itself.
+    max_enqueued_tokens: keeps files so small that two of them fit into that limit.
+    refresh: ask for everything again, answered or not; the old answers stay until the new ones are loaded.
+    resume_cancelled: whether to send what the user has cancelled.
+    optional_parameters: parameters that this API takes for this model, and that do not change the question.
+    own_prices: the user's, which win over the published ones.
+    rows_at_once: how many articles a statement reads; bounds the memory.
+    """
+
+    max_rounds: int
+    api: str = BUILT_IN_ENGINE
+    max_enqueued_tokens: int | None = None
+    refresh: bool = False
+    resume_cancelled: bool = True
+    optional_parameters: Mapping[str, Any] | None = None
+    own_prices: tuple[ModelPrice, ...] = ()
+    file_limits: FileLimits = field(default_factory=FileLimits)
+    rows_at_once: int = ROWS_AT_ONCE

@@ -1,0 +1,3 @@
+"""The endpoint that every request is sent to, in a batch."""
+
+ENDPOINT = "/v1/chat/completions"

@@ -1,0 +1,77 @@
+"""How long the code waits for an API, for other runs and for Dagster. Tests pass shorter times."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Every pause and timeout of submission, collection and the sensor.
+
+    Creation of a batch
+        upload_timeout_seconds, create_timeout_seconds: of one HTTP call.
+        upload_retry_seconds: the pause after an upload whose answer was lost.
+        rate_limit_seconds: the pause after a 429; it doubles with each attempt.
+        file_not_found_pauses_seconds: OpenAI may not find a file that was just uploaded. A pause before each retry.
+        find_batch_pauses_seconds: the list of batches may lag behind a creation whose answer was lost. A pause before
+            each search, a minute in all: the case is rare, and a second batch would cost money.
+
+    Submission of a day
+        other_run_timeout_seconds, other_run_poll_seconds: for another live run that submits the same requests.
+        budget_retry: until the next attempt of a submission that finds no room in a budget, at the latest. The sensor
+            sees sooner that a batch ended.
+        first_requeue_pause, longest_requeue_pause: of a submission that the API had no capacity for. The pause
+            doubles with each attempt.
+
+    Collection
+        download_pauses_seconds: a pause before each retry of a download.
+        lost_after: a batch that is missing for longer may be lost, and a result file that contradicts the counts of
+            its batch is final.
+        file_is_gone_after: OpenAI keeps result files for 30 days. A file that is not found sooner after the end of
+            its batch may be late.
+
+    The sensor
+        poll_grace_seconds: after the deadline of a tick, for the HTTP call that is under way.
+        next_round_pause: before requests that came back without an answer are asked again.
+        overdue_after: how long results stay at OpenAI because other batches of their day are late. OpenAI deletes
+            them after 30 days.
+        max_run_attempts: how often the sensor requests a run that fails.
+        first_run_pause, longest_run_pause: between two of these runs. The pause doubles with each.
+    """
+
+    upload_timeout_seconds: float = 600.0
+    create_timeout_seconds: float = 60.0
+    upload_retry_seconds: float = 1.0
+    rate_limit_seconds: float = 5.0
+    file_not_found_pauses_seconds: tuple[float, ...] = (1.0, 2.0, 4.0)
+    find_batch_pauses_seconds: tuple[float, ...] = (0.0, 1.0, 4.0, 10.0, 20.0, 25.0)
+
+    other_run_timeout_seconds: float = 600.0
+    other_run_poll_seconds: float = 1.0
+    budget_retry: timedelta = timedelta(minutes=5)
+    first_requeue_pause: timedelta = timedelta(minutes=1)
+    longest_requeue_pause: timedelta = timedelta(hours=1)
+
+    download_pauses_seconds: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
+    lost_after: timedelta = timedelta(hours=25)
+    file_is_gone_after: timedelta = timedelta(days=1)
+
+    poll_grace_seconds: float = 10.0
+    next_round_pause: timedelta = timedelta(seconds=60)
+    overdue_after: timedelta = timedelta(days=1)
+    max_run_attempts: int = 5
+    first_run_pause: timedelta = timedelta(seconds=30)
+    longest_run_pause: timedelta = timedelta(minutes=10)
+
+    def requeue_pause(self, attempt: int) -> timedelta:
+        """The pause after this attempt, which the API had no capacity for."""
+        return _doubled(self.first_requeue_pause, attempt - 1, self.longest_requeue_pause)
+
+    def run_pause(self, runs: int) -> timedelta:
+        """The pause after so many runs of the same step."""
+        return _doubled(self.first_run_pause, runs - 1, self.longest_run_pause)
+
+
+def _doubled(pause: timedelta, times: int, longest: timedelta) -> timedelta:
+    doublings: int = min(times, 10)
+    return min(pause * (1 << doublings), longest)
