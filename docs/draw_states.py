@@ -2,7 +2,7 @@
 
     python docs/draw_states.py
 
-What is between the two markers of the page is replaced. A test fails where the page and the code differ.
+It replaces the text between the two markers of the page. A test fails if the page and the code differ.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from batch_assets.batching.ledger.states import MEANING, MOVES, REQUEST_MEANING,
 PAGE = Path(__file__).parent / "how-it-works.md"
 BEGIN = "<!-- states: made by `python docs/draw_states.py` -->"
 END = "<!-- end of states -->"
-# The order of the questions by which a request's state is derived: the first that holds.
-QUESTIONS = {
+# The conditions of a request's states, in this order: the first that holds.
+CONDITIONS = {
     RequestState.IN_FLIGHT: "in an open submission",
     RequestState.ANSWERED: "otherwise, an answer counts",
-    RequestState.FAILED: "otherwise, failed for good, or too often",
+    RequestState.FAILED: "otherwise, failed permanently, or too often",
     RequestState.CANCELLED: "otherwise, cancelled by the user",
     RequestState.PENDING: "otherwise",
 }
 
 
-def drawn() -> str:
-    """Both machines: a Mermaid diagram and a table of meanings each."""
+def draw() -> str:
+    """Both state machines: a Mermaid diagram and a table of meanings each."""
     return "\n".join(
         [
             "A submission, which is a request file on its way to the API and back:",
@@ -35,9 +35,9 @@ def drawn() -> str:
             "",
             *_table("step", {move.name: move.meaning for move in MOVES}),
             "",
-            "A request of a day. Its state is not stored: one statement derives it, by the first of these that holds.",
+            "A request of a day. Its state is not stored: one statement derives it, by the first condition that holds.",
             "",
-            *_diagram([f"[*] --> {state}: {question}" for state, question in QUESTIONS.items()]),
+            *_diagram([f"[*] --> {state}: {condition}" for state, condition in CONDITIONS.items()]),
             "",
             *_table("state", REQUEST_MEANING),
         ]
@@ -45,18 +45,18 @@ def drawn() -> str:
 
 
 def with_states(page: str) -> str:
-    """The page with what is drawn between its markers. Raises ValueError if it has none."""
+    """The page with both state machines between its markers. Raises ValueError if it has no markers."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"The page has no markers. Put {BEGIN} and {END} on lines of their own.")
-    return f"{before}{begin}\n\n{drawn()}\n\n{end}{after}"
+    return f"{before}{begin}\n\n{draw()}\n\n{end}{after}"
 
 
 def _submission_lines() -> list[str]:
-    ways = [f"{source} --> {move.target}: {move.name}" for move in MOVES for source in move.sources or ("[*]",)]
+    moves = [f"{source} --> {move.target}: {move.name}" for move in MOVES for source in move.sources or ("[*]",)]
     left = {source for move in MOVES for source in move.sources}
-    return [*ways, *(f"{state} --> [*]" for state in State if state not in left)]
+    return [*moves, *(f"{state} --> [*]" for state in State if state not in left)]
 
 
 def _diagram(lines: list[str]) -> list[str]:

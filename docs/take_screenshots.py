@@ -1,7 +1,7 @@
-"""Takes the pictures of the docs: a day goes from articles to summaries in the real UI, by real clicks.
+"""Takes the pictures of the docs: clicks in the real UI bring a day from articles to summaries.
 
-`make screenshots` runs it, on 127.0.0.1 and in a temporary folder; nothing stays behind but `docs/images/*.png`.
-It ends with an error, and changes no picture, when the UI doesn't do what a reader is told that it does.
+`make screenshots` runs it, on 127.0.0.1 and in a temporary folder; it leaves only `docs/images/*.png`. If the UI does
+not work as the docs say, it ends with an error and changes no picture.
 """
 
 import os
@@ -34,23 +34,23 @@ BROWSER_FLAGS = (
 )
 BATCH_SECONDS = 30.0  # long enough for its progress to be seen
 CLICK_SECONDS = 30.0
-PATIENCE_SECONDS = 240.0
+WAIT_SECONDS = 240.0
 
 Found = TypeVar("Found")
 
 
 def main() -> None:
     browser = find_browser()
-    # What a shell starts in the background ignores SIGINT, and so would Dagster, which then ignores SIGTERM as well.
+    # A process that a shell starts in the background ignores SIGINT. So would Dagster, which then ignores SIGTERM too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ValidationCancelledError."))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped by SIGTERM."))
     expect.set_options(timeout=CLICK_SECONDS * 1000)
     with tempfile.TemporaryDirectory(prefix="batch-assets-") as temporary:
         pictures, data, log = (Path(temporary) / name for name in ("pictures", "data", "dev.log"))
         api = slow_batch_api(data / "local_api")
         with api, running_dev(data, log) as group_url, open_page(browser, group_url) as page:
             materialize(page, group_url, pictures)
-            wait_until(lambda: events(page, "summaries"), PATIENCE_SECONDS, "the sensor has not brought `summaries`")
+            wait_until(lambda: events(page, "summaries"), WAIT_SECONDS, "the sensor has not materialized `summaries`")
             picture_of_graph(page, group_url, pictures)
             picture_of_sensor(page, pictures)
             picture_of_progress(page, pictures)
@@ -61,7 +61,7 @@ def main() -> None:
             print(f"{IMAGES / picture.name}  {picture.stat().st_size / 1000:.0f} kB")
 
 
-# What runs beside us
+# The processes
 
 
 def find_browser() -> str:
@@ -78,14 +78,14 @@ def find_browser() -> str:
 
 @contextmanager
 def slow_batch_api(folder: Path) -> Iterator[None]:
-    """The local Batch API of a data folder, taking its time; `batch-assets dev` of that folder uses it."""
+    """A slow local Batch API of a data folder, which `batch-assets dev` of that folder uses."""
     ready, stop = threading.Event(), threading.Event()
     options = {"batch_seconds": BATCH_SECONDS, "ready": lambda _url: ready.set(), "stop": stop}
     server = threading.Thread(target=serve, args=(folder,), kwargs=options, daemon=True)
     server.start()
     try:
-        if not ready.wait(PATIENCE_SECONDS):
-            sys.exit("The local Batch API did not start; its words are above.")
+        if not ready.wait(WAIT_SECONDS):
+            sys.exit("The local Batch API did not start; its output is above.")
         yield
     finally:
         stop.set()
@@ -94,7 +94,7 @@ def slow_batch_api(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def running_dev(data: Path, log: Path) -> Iterator[str]:
-    """`batch-assets dev` for as long as the `with`; gives the address that it prints when it is ready."""
+    """`batch-assets dev`, which runs inside the `with`; yields the address that it prints when it is ready."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
     environment |= {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -111,21 +111,21 @@ def running_dev(data: Path, log: Path) -> Iterator[str]:
         return found and found.group(1)
 
     try:
-        url = wait_until(address, PATIENCE_SECONDS, "`batch-assets dev` is not ready")
+        url = wait_until(address, WAIT_SECONDS, "`batch-assets dev` is not ready")
         print(f"`batch-assets dev` was ready after {time.monotonic() - started:.0f} s")
         yield url
     except BaseException:
-        print(f"The end of what `batch-assets dev` said:\n{log.read_text()[-3000:]}", file=sys.stderr)
+        print(f"The end of the output of `batch-assets dev`:\n{log.read_text()[-3000:]}", file=sys.stderr)
         raise
     finally:
         dev.send_signal(signal.SIGINT)  # as Ctrl-C does
-        dev.wait(PATIENCE_SECONDS)
+        dev.wait(WAIT_SECONDS)
         time.sleep(2)  # Dagster's code server ends a moment later, and uses the folder until then
 
 
 @contextmanager
 def open_page(browser: str, base_url: str) -> Iterator[Page]:
-    """A page in a fresh profile. Raises AssertionError at the end if the UI reported an error meanwhile."""
+    """A page in a new profile. Raises AssertionError at the end if the UI reported an error meanwhile."""
     errors: list[str] = []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER_FLAGS)
@@ -133,21 +133,24 @@ def open_page(browser: str, base_url: str) -> Iterator[Page]:
             page = chromium.new_page(base_url=base_url, color_scheme="light", device_scale_factor=1.25, locale="en-GB")
             page.set_default_timeout(CLICK_SECONDS * 1000)
             page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-            page.on("response", lambda got: errors.append(f"{got.status} {got.url}") if got.status >= 400 else None)
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on(
+                "response",
+                lambda answer: errors.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None,
+            )
             yield page
         finally:
             chromium.close()
     assert not errors, f"The UI reported errors: {errors}"
 
 
-# What a reader does, and sees
+# What a reader does and sees
 
 
 def materialize(page: Page, group_url: str, pictures: Path) -> None:
     """Select the three upstream assets in the graph, and materialize the day."""
     page.goto(group_url)
-    page.get_by_role("button", name="Hide navigation").click()  # it stays hidden, and leaves room for what matters
+    page.get_by_role("button", name="Hide navigation").click()  # it stays hidden, for a larger graph
     open_graph(page, group_url)
     for name in UPSTREAM:
         page.get_by_text(name, exact=True).first.click(modifiers=["Shift"])
@@ -184,7 +187,7 @@ def picture_of_sensor(page: Page, pictures: Path) -> None:
 
 
 def picture_of_progress(page: Page, pictures: Path) -> None:
-    """The events of `openai_batch`, one from the middle of the batch's way selected."""
+    """The events of `openai_batch`, with one from the middle of the batch selected."""
     shown = [event for event in events(page, "openai_batch") if event["description"]]
     assert len(shown) > 2, f"The sensor showed little progress: {shown}"
     halfway = shown[len(shown) // 2]
@@ -216,7 +219,7 @@ def take(what: Page | Locator, file: Path) -> None:
 
 
 def settle(page: Page) -> None:
-    """Until nothing moves any more."""
+    """Wait until the page is drawn."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1500)  # charts and live status are drawn after the last answer
 
@@ -235,7 +238,7 @@ def events(page: Page, asset: str) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], Found | None], seconds: float, otherwise: str) -> Found:
-    """What `condition` gives once it is true."""
+    """Wait for a true value of `condition`, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():

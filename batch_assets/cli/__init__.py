@@ -1,4 +1,5 @@
-"""The command `batch-assets`: `main` has its commands, `demo` and `dev` are the longer ones, `by_hand` what the
-user does beside a running Dagster. `dagster_home` starts and ends the processes of a Dagster home, `local_daemon`
-runs sensors and runs in this process, `terminal` draws progress.
+"""The command `batch-assets`. `main` is its entry point; each command has a file of its own name.
+
+`common` has what the commands share, `terminal` what is printed there. `demo_day` runs the day of `demo`,
+`local_daemon` evaluates the sensor and executes runs in this process. `dagster_home` has the processes of `dev`.
 """

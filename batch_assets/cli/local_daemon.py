@@ -1,21 +1,23 @@
-"""Dagster's daemon in one process: materialize days, and do what the sensor asks for.
+"""What Dagster's daemon does, in this process: evaluate the sensor, and execute the runs that it requests.
 
-For `batch-assets demo` and for tests. Runs are like any others in the persistent instance, except that no daemon
-watches over them: so they bear the process that they live in, and those of a killed one are buried by the next.
+For `batch-assets demo` and for tests. The runs are in the persistent instance, like any others, but no daemon monitors
+them. So each has the tag PROCESS_TAG, and the next process marks the runs of a killed process as failed.
 """
 
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.days import read_days
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
-from batch_assets.sensors import openai_batch_sensor, read_days
+from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import Settings
 
 PROCESS_TAG = "batch_assets/process"  # host:pid
@@ -37,7 +39,7 @@ def materialize(
     tags: Mapping[str, str] | None = None,
     run_config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run these assets for the day in this process. A failure is returned, not raised: see `reasons`."""
+    """Run these assets for the day in this process. A failure is returned, not raised: see `failure_message`."""
     job = defs().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
@@ -49,23 +51,23 @@ def materialize(
     )
 
 
-def reasons(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed steps said, fit to be shown: an error's own words, without its stack trace."""
-    said = []
+def failure_message(result: dg.ExecuteInProcessResult) -> str:
+    """The messages of the failed steps, printable and without stack traces."""
+    messages = []
     for event in result.get_step_failure_events():
         failure = event.step_failure_data
         if failure.user_failure_data and failure.user_failure_data.description:
-            said.append(failure.user_failure_data.description)
+            messages.append(failure.user_failure_data.description)
         elif failure.error:
-            said.append((failure.error.cause or failure.error).message.strip())
+            messages.append((failure.error.cause or failure.error).message.strip())
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.blocking and evaluation.description:
-            said.append(evaluation.description)
-    return as_message(" ".join(said))
+            messages.append(evaluation.description)
+    return as_message(" ".join(messages))
 
 
 class Sensor:
-    """The real sensor, evaluated here; it keeps its cursor from one tick to the next."""
+    """The real sensor, evaluated in this process. It keeps its cursor from one tick to the next."""
 
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self._instance = instance
@@ -74,7 +76,7 @@ class Sensor:
         self._cursor: str | None = None
 
     def tick(self) -> tuple[Sequence[dg.RunRequest], list[dg.AssetObservation]]:
-        """What it asks for, and the progress that it shows, which is reported as the daemon does."""
+        """Evaluate the sensor: the runs that it requests, and the observations, which are reported to the instance."""
         with dg.build_sensor_context(
             instance=self._instance, cursor=self._cursor, resources=self._resources, definitions=self._definitions
         ) as context:
@@ -90,23 +92,23 @@ def is_done(instance: dg.DagsterInstance, day: str) -> bool:
     return day not in {unfinished.day for unfinished in read_days(instance)}
 
 
-def fail_orphaned_runs(instance: dg.DagsterInstance, *, of_a_daemon: bool = False) -> None:
-    """Mark runs of killed processes of this machine as failed, so that nobody waits for them.
+def fail_orphaned_runs(instance: dg.DagsterInstance, *, include_daemon_runs: bool = False) -> None:
+    """Mark runs of killed processes of this machine as failed, so that the sensor does not wait for them.
 
-    `of_a_daemon`: also those that a daemon had started, by somebody who knows that none is running.
+    include_daemon_runs: also the runs that a daemon started. Only for a caller who knows that no daemon runs.
     """
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
-        if of_a_daemon and not host and run.status is not dg.DagsterRunStatus.QUEUED:
-            instance.report_run_failed(run, "It was left unfinished when Dagster was killed.")
+        if include_daemon_runs and not host and run.status is not dg.DagsterRunStatus.QUEUED:
+            instance.report_run_failed(run, "Dagster was killed before the run finished.")
         elif host == socket.gethostname() and process.isdecimal() and not _is_running(int(process)):
-            instance.report_run_failed(run, "Its process was killed.")
+            instance.report_run_failed(run, "The process of the run was killed.")
 
 
 @contextmanager
-def opened_instance(home: str) -> Iterator[dg.DagsterInstance]:
-    """The persistent instance of a Dagster home, without the dead."""
-    with dg.DagsterInstance.from_config(home) as instance:
+def open_instance(dagster_home: Path) -> Iterator[dg.DagsterInstance]:
+    """The persistent instance of a Dagster home. Runs of killed processes are marked as failed first."""
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
         fail_orphaned_runs(instance)
         yield instance
 

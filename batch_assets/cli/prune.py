@@ -1,115 +1,60 @@
-"""`batch-assets cancel`, `adopt` and `prune`: what people do from a terminal, beside a running Dagster."""
+"""`batch-assets prune`: show what is older than its retention, and delete it if the user says so."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
-import dagster as dg
-import openai
 
-from batch_assets.assets.openai_batch import openai_batch
-from batch_assets.batching.ledger.aliases import move_api
-from batch_assets.batching.ledger.database import Database, DatabaseBusyError
-from batch_assets.batching.ledger.schema import create_warehouse_id
-from batch_assets.batching.operations.cancel import cancel_day
-from batch_assets.batching.operations.prune import RetentionPolicy, delete_remote_files, plan_pruning, prune
-from batch_assets.batching.provider.batches import error_message
-from batch_assets.batching.provider.identity import identify
-from batch_assets.batching.safety.outside_text import printable
-from batch_assets.batching.submission.adoption import AdoptionError, adopt_batch
-from batch_assets.cli.dagster_home import StartError, dagster_home, local_api
-from batch_assets.day_events import DEFAULT_LOCATION, Origin
-from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
-from batch_assets.partitions import daily_partitions
-from batch_assets.runless_events import report_of_submission
+from batch_assets.cli.common import checked_settings, counted, errors_in_one_sentence, open_client
 from batch_assets.settings import Settings
 
-
-def cancel_by_hand(settings: Settings, day: str) -> None:
-    """Cancel the day's batches, and say what became of them. Raises click.ClickException."""
-    if not daily_partitions.has_partition_key(day):
-        raise click.ClickException(f"There is no day {day!r}.")
-    with _said_in_a_sentence(), _client(settings) as client:
-        done = cancel_day(Database(settings.database), client, day=day, data_folder=settings.data_folder)
-    click.echo(str(done))
+if TYPE_CHECKING:
+    from batch_assets.batching.operations.prune import RetentionPolicy
 
 
-def adopt_by_hand(settings: Settings, batch_id: str) -> None:
-    """Enter the batch into the ledger, and tell the sensor to watch it. Raises click.ClickException."""
-    database = Database(settings.database)
-    with _said_in_a_sentence():
-        with _client(settings) as client:
-            days = adopt_batch(database, client, batch_id=batch_id, data_folder=settings.data_folder)
-            api = identify(client, database.warehouse_id())
-        origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
-        with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
-            for day in days:
-                now = datetime.now(UTC)
-                event = report_of_submission(
-                    openai_batch.key, database, settings.data_folder, origin, day, now, batches_adopted=1
-                )
-                instance.report_runless_asset_event(event)
-    click.echo(
-        f"{printable(batch_id)} belongs to {', '.join(days)} now; the sensor brings `summaries` when it has ended."
+@click.command()
+@click.option("--keep-days", type=click.IntRange(min=0), default=90, show_default=True, help="How old files may get.")
+@click.option(
+    "--compress-days", type=click.IntRange(min=0), default=7, show_default=True, help="Older result files are gzipped."
+)
+@click.option("--tables", is_flag=True, help="Also delete the articles and requests of the old days in the tables.")
+@click.option("--answers", is_flag=True, help="With --tables: also delete answers that no other day needs.")
+@click.option("--remote", is_flag=True, help="Also delete OpenAI's copies of the old files.")
+@click.option("--yes", is_flag=True, help="Delete. Without it, the command only shows what it would delete.")
+def prune(keep_days: int, compress_days: int, tables: bool, answers: bool, remote: bool, yes: bool) -> None:
+    """Delete old request and result files. Unfinished days and `summaries` are never touched."""
+    if answers and not tables:
+        raise click.UsageError("--answers goes with --tables.")
+    settings = checked_settings()
+    from batch_assets.batching.operations.prune import RetentionPolicy
+
+    policy = RetentionPolicy(
+        compress_after_days=compress_days, keep_days=keep_days, tables=tables, answers=answers, remote=remote
     )
+    with errors_in_one_sentence():
+        _prune(settings, policy, delete=yes)
 
 
-def prune_by_hand(settings: Settings, policy: RetentionPolicy, *, really: bool) -> None:
-    """Say what has outlived its life and, if `really`, delete it. Raises click.ClickException."""
+def _prune(settings: Settings, policy: "RetentionPolicy", *, delete: bool) -> None:
+    """Print what is older than the policy allows and, if `delete`, delete it. Raises DatabaseBusyError, OpenAIError."""
+    from batch_assets.batching.ledger.database import Database
+    from batch_assets.batching.operations import prune as operation
+
     database, today = Database(settings.database), datetime.now(UTC).date()
     kept: list[str] = []
-    with _said_in_a_sentence():
-        found = plan_pruning(database, data_folder=settings.data_folder, policy=policy, today=today)
-        if not found.lines:
-            click.echo(f"Nothing to do: no day that is done has anything older than {policy.keep_days} days.")
-            return
-        if not really:
-            click.echo("Would go, of days that are done (--yes does it):")
-        else:
-            found = prune(database, data_folder=settings.data_folder, policy=policy, today=today)
-            if found.remote_files:
-                with _client(settings) as client:
-                    kept = delete_remote_files(database, client, found)
-            click.echo("Gone, of days that are done:")
-        for line in found.lines:
-            click.echo(f"  {line}")
-        for sentence in kept:
-            click.echo(sentence)
-
-
-def move_api_by_hand(settings: Settings, old: str, new: str) -> None:
-    """Note that an API has another address now. Raises click.ClickException."""
-    with _said_in_a_sentence():
-        moved = move_api(Database(settings.database), old, new)
-    if not moved:
-        raise click.ClickException(f"No submission was made at {old}. `openai_batch.api` names the APIs.")
-    click.echo(f"{moved} submissions that were made at {old} are looked for at {new} now.")
-
-
-def new_warehouse_id_by_hand(settings: Settings) -> None:
-    """Give a copied database an identity of its own. Raises click.ClickException."""
-    with _said_in_a_sentence(), Database(settings.database).writing() as connection:
-        create_warehouse_id(connection)
-    click.echo("The database has a new identity. Batches that are in flight belong to the database it was copied from.")
-
-
-@contextmanager
-def _client(settings: Settings) -> Iterator[openai.OpenAI]:
-    with local_api(settings) as url:
-        if url is not None:
-            client = openai.OpenAI(api_key=local_api_key(settings.local_api_folder), base_url=url)
-        else:  # the client reads OPENAI_BASE_URL, and the key if there is one, by itself
-            client = openai.OpenAI(api_key=None if settings.has_key else NO_KEY)
-        with client:
-            yield client
-
-
-@contextmanager
-def _said_in_a_sentence() -> Iterator[None]:
-    try:
-        yield
-    except (AdoptionError, DatabaseBusyError, StartError) as error:
-        raise click.ClickException(str(error)) from error
-    except openai.OpenAIError as error:
-        raise click.ClickException(f"OpenAI says: {error_message(error)}") from error
+    found = operation.plan_pruning(database, data_folder=settings.data_folder, policy=policy, today=today)
+    if not found.lines:
+        click.echo(f"Nothing to delete: no finished day has anything older than {counted(policy.keep_days, 'day')}.")
+        return
+    if not delete:
+        click.echo("Would be deleted or compressed, of finished days (--yes does it):")
+    else:
+        found = operation.prune(database, data_folder=settings.data_folder, policy=policy, today=today)
+        if found.remote_files:
+            with open_client(settings) as client:
+                kept = operation.delete_remote_files(database, client, found)
+        click.echo("Deleted or compressed, of finished days:")
+    for line in found.lines:
+        click.echo(f"  {line}")
+    for sentence in kept:
+        click.echo(sentence)

@@ -1,4 +1,4 @@
-"""What goes to the terminal: outside text as it is, never as rich's markup, and failures in a sentence."""
+"""What goes to the terminal: text of others without effect, never as rich's markup, and failures in a sentence."""
 
 import errno
 import os
@@ -14,25 +14,25 @@ from batch_assets.batching.safety.clean_errors import without_secrets_in
 from batch_assets.batching.safety.outside_text import as_message, as_shown, printable
 from batch_assets.batching.safety.secrets import without_secrets
 
-LONGEST_MESSAGE = 600
+MAX_MESSAGE_CHARACTERS = 600
 
 
-def shown(text: str) -> Text:
-    """A title or an answer for rich, which reads no markup, emoji codes or numbers into it."""
+def as_rich_text(text: str) -> Text:
+    """A title or an answer for rich, without markup, emoji codes or highlighted numbers."""
     return Text(as_shown(text, lines=True))
 
 
 class CommandLine(click.Group):
-    """Ends in one sentence and exit code 1 where a disk is full, a folder can't be written, or a database can't be had.
+    """Ends with one sentence and exit code 1 if a disk is full, or a folder or a database cannot be used.
 
-    Whatever it says is printable and without secrets, tracebacks of our own mistakes included.
+    All that it prints is printable and without secrets, tracebacks of our own mistakes included.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises click.ClickException."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # what can't be written is to be known here, and not when Python ends
+            sys.stdout.flush()  # an error of the output is raised here, and not when Python ends
             return result
         except click.ClickException as error:
             error.message = without_secrets(printable(error.message, lines=True))  # type: ignore[misc]
@@ -43,7 +43,7 @@ class CommandLine(click.Group):
 
 
 def _failure(error: Exception) -> BaseException:
-    """What is to be raised in place of the error."""
+    """The exception to raise in place of the error."""
     if isinstance(error, BrokenPipeError):  # the program that reads our output has ended
         _give_up_output()
         return SystemExit(1)
@@ -58,42 +58,43 @@ def _failure(error: Exception) -> BaseException:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What happened and what to do; None where it is a mistake of ours, whose traceback is needed."""
-    after = "What was submitted is in the ledger: fix the cause, and run the command again."
+    """What happened and what to do; None if it is a mistake of ours, whose traceback is needed."""
+    what_to_do = "Fix the cause, and run the command again: the ledger has what was submitted."
     if isinstance(error, OSError) and error.strerror:
         where = f" ({as_message(str(error.filename))})" if error.filename is not None else ""
         what = (
             "what it prints could not be written" if _is_about_output(error) else "a file or folder could not be used"
         )
-        return f"The command stopped, since {what}: {as_message(error.strerror)}{where}. {after}"
-    import duckdb  # only here: `--help` needs none of them
+        return f"The command stopped, since {what}: {as_message(error.strerror)}{where}. {what_to_do}"
+    import duckdb  # here, since `--help` needs none of them
     import httpx2
     import yaml  # type: ignore[import-untyped]  # Dagster reads its dagster.yaml with it
     from dagster import DagsterError
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    for kinds, whose in (
+    for kinds, what in (
         ((SQLAlchemyError, sqlite3.Error), "Dagster's own database could not be used"),
         ((duckdb.Error,), "DuckDB could not use the database or a file"),
-        ((DagsterError,), "Dagster could not go on"),
+        ((DagsterError,), "Dagster reported an error"),
         ((yaml.YAMLError,), "`dagster.yaml` could not be read"),
-        ((httpx2.InvalidURL,), "the address in OPENAI_BASE_URL is none"),
+        ((httpx2.InvalidURL,), "the address in OPENAI_BASE_URL is not valid"),
         ((OSError,), "a file or folder could not be used"),
     ):
         if isinstance(error, kinds):
-            said = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            return f"The command stopped, since {whose}: {as_message(str(said))[:LONGEST_MESSAGE].rstrip('.')}. {after}"
+            reason = error.orig if isinstance(error, DBAPIError) and error.orig else error
+            message = as_message(str(reason))[:MAX_MESSAGE_CHARACTERS].rstrip(".")
+            return f"The command stopped, since {what}: {message}. {what_to_do}"
     return None
 
 
 def _is_about_output(error: Exception) -> bool:
-    """Whether it was standard output that could not be written: such an error names no file."""
+    """Whether standard output could not be written: such an error names no file."""
     return (
         isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
     )
 
 
 def _give_up_output() -> None:
-    """Let Python end without trying again to write what it still has for standard output."""
-    with suppress(OSError, ValueError):  # it may be no file
+    """Redirect standard output to /dev/null, so that Python does not try to write the rest at its end."""
+    with suppress(OSError, ValueError):  # standard output may be no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

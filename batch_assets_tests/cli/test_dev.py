@@ -1,4 +1,4 @@
-"""`batch-assets dev` before it starts anything: who may reach the UI, and what is said where it cannot start."""
+"""`batch-assets dev` before it starts a process: access to the UI, and the sentence if `dev` cannot start."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ def test_other_machines_need_a_password(host: str, password: str | None, monkeyp
         make_ui(host, None)
 
 
-def test_the_password_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_is_removed_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("127.0.0.1", "localhost", "0.0.0.0"):
         monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
         assert make_ui(host, 0).password == "secret"
@@ -29,8 +29,8 @@ def test_the_password_is_taken_out_of_the_environment(monkeypatch: pytest.Monkey
     assert make_ui("127.0.0.1", 0).password is None
 
 
-def test_a_port_that_is_taken_is_said_and_the_usual_one_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken from the moment on that another `dev` begins to start: its webserver is there seconds later."""
+def test_a_taken_port_is_an_error_and_a_taken_usual_port_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another `dev` takes its port when it begins to start; its webserver starts seconds later."""
     with make_ui("127.0.0.1", 0).listener as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"cannot listen on 127.0.0.1, port {port}: Address already in use"):
@@ -39,14 +39,14 @@ def test_a_port_that_is_taken_is_said_and_the_usual_one_is_replaced(monkeypatch:
         assert make_ui("127.0.0.1", None).port not in (0, port)
 
 
-def test_an_address_that_is_not_of_this_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_of_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
     with pytest.raises(StartError, match=r"The UI cannot listen on 192\.0\.2\.1"):
         make_ui("192.0.2.1", None)
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1"), ("0.0.0.0", "http://127.0.0.1")])
-def test_the_address_that_is_shown_can_be_opened(host: str, url: str) -> None:
+def test_the_printed_address_can_be_opened(host: str, url: str) -> None:
     with socket.create_server((host, 0)) as listener:
         assert Ui(host, listener, None).url == f"{url}:{listener.getsockname()[1]}"
 
@@ -57,7 +57,7 @@ def test_dev_does_not_start_for_other_machines_without_a_password(tmp_path: Path
     assert refused.stderr.startswith("Error: The UI on 0.0.0.0 would let other machines start runs")
 
 
-def test_what_keeps_dev_from_writing_is_its_last_sentence(tmp_path: Path) -> None:
+def test_dev_ends_with_a_sentence_when_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     blocked = run_command(tmp_path / "file", "dev")
     assert blocked.returncode == 1

@@ -1,16 +1,16 @@
-"""Our own clients of the local Batch API send its key, and what they make is closed to other users."""
+"""Our own clients of the local Batch API send its key, and other users cannot read the files that they make."""
 
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
-from batch_assets.cli.by_hand import adopt_by_hand
-from batch_assets.cli.dagster_home import dagster_home, local_api
+from batch_assets.cli.dagster_home import local_api, make_dagster_home
+from batch_assets.cli.main import main
 from batch_assets.resources import openai_resource
 from batch_assets.settings import Settings, read_settings
 from batch_assets_tests.conftest import serving
@@ -19,7 +19,7 @@ from batch_assets_tests.local_api_client import LocalApi
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """Of a data folder that does not exist yet, on a system that leaves everything open."""
+    """Settings with a data folder that does not exist yet, and a umask that lets all users read."""
     monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("DAGSTER_HOME", "")
     before = os.umask(0o022)
@@ -29,12 +29,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
 
 @pytest.fixture
 def closed_api(settings: Settings) -> Iterator[LocalApi]:
-    """The local Batch API of the data folder, which demands its key."""
+    """The local Batch API of the data folder, which needs its key."""
     with serving(settings.local_api_folder, without_key=False) as api:
         yield api
 
 
-def test_the_assets_send_the_key_of_the_folder(settings: Settings, closed_api: LocalApi) -> None:
+def test_the_assets_send_the_key_in_the_folder(settings: Settings, closed_api: LocalApi) -> None:
     with (
         dg.build_resources({"openai": openai_resource(settings)}) as resources,
         resources.openai.get_client(dg.build_op_context()) as client,
@@ -43,32 +43,33 @@ def test_the_assets_send_the_key_of_the_folder(settings: Settings, closed_api: L
         assert list(client.batches.list()) == []
 
 
-def test_commands_send_the_key_of_the_folder(settings: Settings, closed_api: LocalApi) -> None:
-    with pytest.raises(click.ClickException, match="knows no batch batch_none"):
-        adopt_by_hand(settings, "batch_none")
+def test_the_commands_send_the_key_in_the_folder(settings: Settings, closed_api: LocalApi) -> None:
+    done = CliRunner().invoke(main, ["adopt", "batch_none"])
+    assert done.exit_code == 1
+    assert "knows no batch batch_none" in done.output
 
 
-def test_a_server_that_runs_is_found_without_its_key(settings: Settings, closed_api: LocalApi) -> None:
+def test_a_running_server_is_found_without_its_key(settings: Settings, closed_api: LocalApi) -> None:
     with local_api(settings) as url:
         assert url == closed_api.url
 
 
-def test_the_data_folder_and_the_home_of_dagster_are_closed_to_others(settings: Settings) -> None:
-    home = dagster_home(settings)
-    assert [mode_of(path) for path in (settings.data_folder, home)] == [0o700, 0o700]
-    settings.data_folder.chmod(0o755)  # as an earlier version has left it
-    dagster_home(settings)
+def test_other_users_cannot_read_the_data_folder_and_the_dagster_home(settings: Settings) -> None:
+    dagster_home = make_dagster_home(settings)
+    assert [mode_of(path) for path in (settings.data_folder, dagster_home)] == [0o700, 0o700]
+    settings.data_folder.chmod(0o755)  # as an earlier version made it
+    make_dagster_home(settings)
     assert mode_of(settings.data_folder) == 0o700
 
 
-def test_a_home_of_the_users_own_stays_as_it_is(
+def test_the_mode_of_the_users_dagster_home_stays_unchanged(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir(mode=0o755)
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    assert dagster_home(settings) == home
-    assert mode_of(home) == 0o755
+    dagster_home = tmp_path / "dagster_home"
+    dagster_home.mkdir(mode=0o755)
+    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
+    assert make_dagster_home(settings) == dagster_home
+    assert mode_of(dagster_home) == 0o755
 
 
 def mode_of(path: Path) -> int:

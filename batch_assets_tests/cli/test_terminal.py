@@ -1,4 +1,4 @@
-"""What reaches a terminal: outside text as it is and nothing that acts, and failures in one sentence."""
+"""What reaches a terminal: texts of others without control characters, and failures in one sentence."""
 
 import errno
 import io
@@ -17,16 +17,16 @@ from sqlalchemy.exc import OperationalError
 
 from batch_assets.batching.collection.report import DayReport
 from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.cli import demo
+from batch_assets.cli import demo_day
 from batch_assets.cli.dagster_home import StartError, local_api_log, wait_for_local_api
-from batch_assets.cli.local_daemon import reasons
+from batch_assets.cli.local_daemon import failure_message
 from batch_assets.cli.main import main
 from batch_assets.cli.terminal import CommandLine
 from batch_assets.settings import read_settings
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 
 KEY = "sk-proj-0123456789"
-ACTS = set(ESCAPES) & {
+CONTROLS = set(ESCAPES) & {
     chr(code) for code in [*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0xFEFF, 0xE0041]
 }
 PASSWORD = "pass-word-of-mine"
@@ -40,28 +40,28 @@ def key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def printed(preview: list[tuple[str, str, str, str]]) -> str:
-    """What the demo's report prints on a wide terminal, without the styles that rich itself adds."""
-    written = io.StringIO()
-    console = Console(file=written, width=400, force_terminal=True, color_system=None)
-    demo._print_report(console, DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], preview), read_settings())
-    return written.getvalue()
+    """The report of the demo on a wide terminal, without the styles that rich itself adds."""
+    output = io.StringIO()
+    console = Console(file=output, width=400, force_terminal=True, color_system=None)
+    demo_day._print_report(console, DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], preview), read_settings())
+    return output.getvalue()
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_markup_in_a_title_an_answer_or_a_message_is_text(text: str) -> None:
+def test_markup_in_a_title_an_answer_or_a_message_is_printed_as_text(text: str) -> None:
     for row in (("a", text, "answered", "x"), ("a", "", "answered", text), (text, "", "failed", text)):
         assert text in printed([row])
 
 
-def test_nothing_that_acts_reaches_the_terminal_and_no_key() -> None:
+def test_no_control_character_and_no_key_reaches_the_terminal() -> None:
     nasty = f"before{ESCAPES}after {KEY}"
     shown = printed([(nasty, nasty, "answered", nasty), (nasty, "", "failed", nasty)])
     assert shown.count("before[2J[31m]0;title]52;c;YmFpdA==2J0;xgnp.exeafter …") == 4
-    assert not set(shown) & ACTS
+    assert not set(shown) & CONTROLS
     assert KEY not in shown
 
 
-def test_what_settings_hold_is_shown_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_printed_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={PASSWORD}")
     assert "md:ours?motherduck_token=…" in printed([])
     assert PASSWORD not in printed([])
@@ -74,10 +74,10 @@ def test_what_settings_hold_is_shown_without_its_secrets(monkeypatch: pytest.Mon
         "": "OpenAI",
     }.items():
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        assert demo.api_name() == name
+        assert demo_day.api_name() == name
 
 
-def test_the_end_of_the_servers_log_has_no_secret_and_nothing_that_acts(tmp_path: Path) -> None:
+def test_the_end_of_the_servers_log_has_no_secret_and_no_control_character(tmp_path: Path) -> None:
     class Ended:
         def poll(self) -> int:
             return 1
@@ -88,7 +88,7 @@ def test_the_end_of_the_servers_log_has_no_secret_and_nothing_that_acts(tmp_path
     with pytest.raises(StartError) as raised:
         wait_for_local_api(Ended(), read_settings())  # type: ignore[arg-type]
     assert not any(KEY[start:] in str(raised.value) for start in range(len(KEY) - 6))
-    assert not set(str(raised.value)) & ACTS
+    assert not set(str(raised.value)) & CONTROLS
 
 
 def command_that_raises(error: BaseException) -> CommandLine:
@@ -115,18 +115,18 @@ def command_that_raises(error: BaseException) -> CommandLine:
         ),
         (sqlite3.OperationalError("unable to open database file"), "unable to open database file"),
         (duckdb.IOException(f"Could not write to file {KEY}{ESCAPES}"), "Could not write to file …[2J"),
-        (DagsterInvariantViolationError("DAGSTER_HOME is none"), "Dagster could not go on: DAGSTER_HOME is none"),
+        (DagsterInvariantViolationError("DAGSTER_HOME is none"), "Dagster reported an error: DAGSTER_HOME is none"),
         (click.ClickException(f"said {KEY}{ESCAPES}"), "said …[2J"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_a_disk_or_a_database_that_fails_is_said_in_a_sentence(error: BaseException, sentence: str) -> None:
+def test_an_error_of_a_disk_or_a_database_is_one_sentence(error: BaseException, sentence: str) -> None:
     done = CliRunner().invoke(command_that_raises(error), ["fail"])
     assert done.exit_code == 1
     assert sentence in done.output
     assert len(done.output.splitlines()) == 1
     assert KEY not in done.output
-    assert not set(done.output) & ACTS
+    assert not set(done.output) & CONTROLS
 
 
 def test_a_mistake_of_ours_has_its_traceback_without_secrets() -> None:
@@ -135,7 +135,7 @@ def test_a_mistake_of_ours_has_its_traceback_without_secrets() -> None:
     assert str(done.exception) == "wrong: …"
 
 
-def test_a_reader_that_has_seen_enough_is_told_nothing() -> None:
+def test_a_closed_pipe_is_no_message() -> None:
     done = CliRunner().invoke(command_that_raises(BrokenPipeError(errno.EPIPE, "Broken pipe")), ["fail"])
     assert (done.exit_code, done.output) == (1, "")
 
@@ -145,10 +145,10 @@ def test_a_reader_that_has_seen_enough_is_told_nothing() -> None:
     [["demo"], ["serve"], ["cancel", "2026-01-05"], ["adopt", "batch_x"], ["prune", "--keep-days", "0"]],
     ids=str,
 )
-def test_a_data_folder_that_cannot_be_made_is_said_in_a_sentence(
+def test_a_data_folder_that_cannot_be_made_is_one_sentence(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path below a file: root, too, can't write there."""
+    """A path below a file: not even root can write there."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "file" / "data"))
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -160,7 +160,7 @@ def test_a_data_folder_that_cannot_be_made_is_said_in_a_sentence(
     assert "Traceback" not in done.output
 
 
-def test_why_a_run_failed_is_said_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_of_a_failed_run_has_no_secret_and_no_control_character() -> None:
     @dg.op
     def fail() -> None:
         raise dg.Failure(f"refused {KEY}{ESCAPES}")
@@ -169,16 +169,16 @@ def test_why_a_run_failed_is_said_without_secrets(monkeypatch: pytest.MonkeyPatc
     def failing() -> None:
         fail()
 
-    said = reasons(failing.execute_in_process(raise_on_error=False))
-    assert said.startswith("refused …[2J")
-    assert not set(said) & ACTS
+    message = failure_message(failing.execute_in_process(raise_on_error=False))
+    assert message.startswith("refused …[2J")
+    assert not set(message) & CONTROLS
 
 
-def test_the_demo_names_its_source_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_prints_its_source_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"http://me:{PASSWORD}@127.0.0.1:9/a.parquet?sig={PASSWORD}")
-    monkeypatch.setattr(demo, "local_api", lambda settings: nullcontext("http://127.0.0.1:9/v1"))
-    monkeypatch.setattr(demo, "_checked_day", lambda day: day)
+    monkeypatch.setattr("batch_assets.cli.dagster_home.local_api", lambda _: nullcontext("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr("batch_assets.cli.demo.check_day", lambda day: day)
     monkeypatch.setenv("COLUMNS", "300")
     done = CliRunner().invoke(main, ["demo"])
     assert "from http://…@127.0.0.1:9/a.parquet?sig=…" in done.stdout

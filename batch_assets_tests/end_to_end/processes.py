@@ -1,4 +1,4 @@
-"""`batch-assets` as a user runs it: real processes on a temporary data folder, asked over HTTP."""
+"""`batch-assets` as a user runs it: real processes on a temporary data folder, queried over HTTP."""
 
 import json
 import os
@@ -8,21 +8,23 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from batch_assets.local_api.serving.keys import local_api_key
 
-START_SECONDS = 120.0
+# For every wait: on a slow CI machine runs stay QUEUED for minutes. A module that waits several times in a test raises
+# pytest's timeout (300 s).
+WAIT_SECONDS = 280.0
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
 COMMAND = [sys.executable, "-m", "batch_assets.cli.main"]
 
 
 def environment(data: Path, **variables: str) -> dict[str, str]:
-    """The user's environment, without anything that would lead to OpenAI or to another project."""
+    """Our environment, without the variables that name an API or another project."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -32,16 +34,36 @@ def environment(data: Path, **variables: str) -> dict[str, str]:
 
 
 def run_command(data: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """`batch-assets …` to its end."""
+    """Run `batch-assets …` to its end."""
+    return run_program([*COMMAND, *arguments], data, variables)
+
+
+def run_program(
+    command: Sequence[str],
+    data: Path,
+    variables: Mapping[str, str] | None = None,
+    *,
+    stdout: IO[str] | int = subprocess.PIPE,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in the environment of a data folder."""
     return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(data, **variables),
+        command,
+        env=environment(data, **(variables or {})),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=WAIT_SECONDS,
         check=False,
     )
+
+
+def wait_until(condition: Callable[[], bool], failure: Callable[[], object] = str) -> None:
+    """Wait until the condition holds. Fails the test after WAIT_SECONDS, with what `failure` gives."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.1)
 
 
 @dataclass
@@ -54,7 +76,7 @@ class Dev:
     data: Path
 
     def stats(self) -> Mapping[str, int]:
-        """What the local Batch API has done so far."""
+        """The counts of the local Batch API."""
         request = urllib.request.Request(
             f"{self.api_url.removesuffix('/v1')}/stats",
             headers={"Authorization": f"Bearer {local_api_key(self.data / 'local_api')}"},
@@ -75,10 +97,8 @@ class Dev:
         data: dict[str, Any] = found["data"]
         return data
 
-    def materialize(
-        self, day: str, assets: Sequence[str] = ("raw_articles", "batch_request_file", "openai_batch")
-    ) -> str:
-        """What the button Materialize does; returns the run's id."""
+    def materialize(self, day: str, assets: Sequence[str] = UPSTREAM) -> str:
+        """Do what the button Materialize does; returns the run's id."""
         launched = self.graphql(
             """
             mutation ($day: String!, $assets: [AssetKeyInput!]!) {
@@ -106,7 +126,7 @@ class Dev:
         return run_id
 
     def backfill(self, days: Sequence[str]) -> str:
-        """A backfill of the job `submit_batches`; returns its id."""
+        """Launch a backfill of the job `submit_batches`; returns its id."""
         launched = self.graphql(
             """
             mutation ($days: [String!]!) {
@@ -155,7 +175,7 @@ class Dev:
         return runs
 
     def process_of(self, run_id: str) -> int:
-        """The process that a run lives in, as it says in its log."""
+        """The id of the run's process, from the run's log."""
         found = self.graphql(
             """
             query ($run: ID!) {
@@ -165,18 +185,18 @@ class Dev:
             run=run_id,
         )["logsForRun"]
         messages = " ".join(event.get("message", "") for event in found["events"])
-        return int(_found(r"Executing steps in process \(pid: (\d+)\)", messages))
+        return int(_match(r"Executing steps in process \(pid: (\d+)\)", messages))
 
     def terminate(self, run_id: str) -> None:
-        """What the button Terminate does."""
+        """Do what the button Terminate does."""
         ended = self.graphql(
             "mutation ($run: String!) { terminateRun(runId: $run, terminatePolicy: SAFE_TERMINATE) { __typename } }",
             run=run_id,
         )["terminateRun"]
         assert ended["__typename"] == "TerminateRunSuccess", ended
 
-    def wait_for(self, asset: str, days: Sequence[str], *, seconds: float) -> dict[str, float]:
-        """Until the asset is materialized for all of these days; fails the test after so many seconds."""
+    def wait_for(self, asset: str, days: Sequence[str], *, seconds: float = WAIT_SECONDS) -> dict[str, float]:
+        """Wait until the asset is materialized for all of these days; fails the test after so many seconds."""
         deadline = time.monotonic() + seconds
         while not set(days) <= (found := self.materializations(asset)).keys():
             assert time.monotonic() < deadline, f"{sorted(set(days) - found.keys())} missing; runs: {self.runs()}"
@@ -187,9 +207,9 @@ class Dev:
 
 @contextmanager
 def running_dev(data: Path, **variables: str) -> Iterator[Dev]:
-    """`batch-assets dev` on a free port, ended as a user ends it: by Ctrl-C."""
+    """`batch-assets dev` on a free port. At the end it gets SIGINT, as by Ctrl-C."""
     data.mkdir(parents=True, exist_ok=True)
-    log = data / "dev.log"  # a pipe that nobody reads would fill up, and stop every run that logs
+    log = data / "dev.log"  # a pipe that no process reads would fill up, and block every run that logs
     with log.open("w") as output:
         process = subprocess.Popen(
             [*COMMAND, "dev"],
@@ -199,26 +219,44 @@ def running_dev(data: Path, **variables: str) -> Iterator[Dev]:
             stderr=output,
         )
     try:
-        said = _read_until_ready(process, log)
-        yield Dev(process, _found(r"Ready: (http://[^/]+)", said), _found(r"Batch API +(\S+)", said), data)
+        output_text = _read_until_ready(process, log)
+        ui_url, api_url = _match(r"Ready: (http://[^/]+)", output_text), _match(r"Batch API +(\S+)", output_text)
+        yield Dev(process, ui_url, api_url, data)
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(45)
+            process.wait(WAIT_SECONDS)
         finally:
             process.kill()
 
 
 def _read_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while "Ready:" not in (said := log.read_text()):
-        assert process.poll() is None, f"batch-assets dev ended: {said}"
-        assert time.monotonic() < deadline, said
+    def is_ready() -> bool:
+        assert process.poll() is None, f"batch-assets dev ended: {log.read_text()}"
+        return "Ready:" in log.read_text()
+
+    wait_until(is_ready, log.read_text)
+    return log.read_text()
+
+
+def processes_of(folder: Path) -> str:
+    """The processes of this data folder that still run, by their environment. Waits until none does; "" then."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while running := [process.name for process in Path("/proc").glob("[0-9]*") if _mentions(process, folder)]:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.2)
-    return said
+    return ", ".join(running)
 
 
-def _found(pattern: str, text: str) -> str:
+def _mentions(process: Path, folder: Path) -> bool:
+    try:
+        return str(folder).encode() in (process / "environ").read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
+def _match(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     assert match, text
     return match.group(1)

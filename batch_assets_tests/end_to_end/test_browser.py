@@ -1,11 +1,10 @@
-"""Texts that others wrote, in Dagster's real UI and a real browser: they are seen, and nothing comes of them."""
+"""Texts of others in Dagster's real UI and a real browser: the user sees them, and they have no effect."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +14,16 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Dialog, Page
 
-from batch_assets.cli.dagster_home import shipped
+from batch_assets.cli.dagster_home import packaged_file
 from batch_assets_tests.browser import open_page
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.end_to_end.processes import environment
+from batch_assets_tests.end_to_end.processes import WAIT_SECONDS, environment, wait_until
 from batch_assets_tests.hostile_day import DEAR_DAY, REFUSED_DAY, run_hostile_days
 from batch_assets_tests.nasty_texts import BAIT, TEXTS
 from batch_assets_tests.project import DAY, Project
 
-pytestmark = pytest.mark.end_to_end
-START_SECONDS = 120.0
-# Whatever loads something, runs something or leads somewhere, and was made from one of the texts.
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+# Each element that loads, executes or links to something, and was made from one of the texts.
 MADE_OF_A_TEXT = """() => [...document.querySelectorAll(
     'img, script, iframe, object, embed, link, style, a, area, svg, use, video, audio, source, form, input, meta, base'
 )].map(node => node.outerHTML.slice(0, 500)).filter(html => /bait|alert\\(1\\)/.test(html))"""
@@ -37,35 +35,36 @@ RENDERED = """() => [...document.querySelectorAll('.dagster-markdown')].map(node
 
 
 @contextmanager
-def webserver(home: Path, data: Path) -> Iterator[str]:
-    """Dagster's webserver on this home, with our definitions; gives its address."""
+def webserver(dagster_home: Path, data: Path) -> Iterator[str]:
+    """Dagster's webserver on this Dagster home, with our definitions; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    log = home / "webserver.log"
+    log = dagster_home / "webserver.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster_webserver", "-w", str(shipped("workspace.yaml")), "-p", str(port)],
-            env={**environment(data), "DAGSTER_HOME": str(home)},
+            [sys.executable, "-m", "dagster_webserver", "-w", str(packaged_file("workspace.yaml")), "-p", str(port)],
+            env={**environment(data), "DAGSTER_HOME": str(dagster_home)},
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{url}/server_info", timeout=5):
+                return True
+        except OSError:
+            return False
+
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{url}/server_info", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
+        wait_until(answers, log.read_text)
         yield url
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(WAIT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -75,14 +74,14 @@ def webserver(home: Path, data: Path) -> Iterator[str]:
 def hostile_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """The address of a UI that shows the hostile days, and their runs."""
     folder = tmp_path_factory.mktemp("hostile")
-    home = folder / "home"
-    home.mkdir()
-    shutil.copy(shipped("dagster.yaml"), home)
+    dagster_home = folder / "dagster_home"
+    dagster_home.mkdir()
+    shutil.copy(packaged_file("dagster.yaml"), dagster_home)
     with pytest.MonkeyPatch.context() as patch, serving(folder / "local_api") as api:
         patch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
             runs = run_hostile_days(Project(folder, api, instance, ""))
-    with webserver(home, folder / "data") as url:
+    with webserver(dagster_home, folder / "data") as url:
         yield url, runs
 
 
@@ -96,12 +95,12 @@ PAGES = {
     "event of batch_request_file": (f"/assets/batch_request_file?view=events&partition={DEAR_DAY}", "![image]"),
     "run that collected": ("/runs/{collected}", "ASSET_MATERIALIZATION"),
     "run that was refused": ("/runs/{refused}", "STEP_FAILURE"),
-    "run that was too dear": ("/runs/{dear}", "ASSET_CHECK_EVALUATION"),
+    "run that was over budget": ("/runs/{dear}", "ASSET_CHECK_EVALUATION"),
 }
 
 
-def look_everywhere(page: Page) -> None:
-    """Let what is on the page draw itself, and open the dialogs that it offers."""
+def open_all_dialogs(page: Page) -> None:
+    """Wait until the page is drawn, and open each dialog that shows a text."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1500)
     for label in ("[Show Markdown]", "[Show JSON]", "View full message"):
@@ -114,9 +113,9 @@ def look_everywhere(page: Page) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_texts_are_seen_and_nothing_is_made_of_them(hostile_ui: tuple[str, dict[str, str]], name: str) -> None:
+def test_the_ui_shows_the_texts_and_makes_no_html_of_them(hostile_ui: tuple[str, dict[str, str]], name: str) -> None:
     url, runs = hostile_ui
-    path, is_seen = PAGES[name]
+    path, visible_text = PAGES[name]
     alerts: list[str] = []
     with open_page(url) as (page, requests):
 
@@ -126,8 +125,8 @@ def test_the_texts_are_seen_and_nothing_is_made_of_them(hostile_ui: tuple[str, d
 
         page.on("dialog", note_alert)
         page.goto(path.format(**runs))
-        page.get_by_text(is_seen).first.wait_for()
-        look_everywhere(page)
+        page.get_by_text(visible_text).first.wait_for()
+        open_all_dialogs(page)
         assert page.evaluate(MADE_OF_A_TEXT) == []
         assert not [html for html in page.evaluate(RENDERED) if "bait" in html]
     assert not alerts
@@ -135,8 +134,8 @@ def test_the_texts_are_seen_and_nothing_is_made_of_them(hostile_ui: tuple[str, d
     assert not [request for request in requests if "bait" in request]
 
 
-def test_the_browser_would_have_shown_it(hostile_ui: tuple[str, dict[str, str]]) -> None:
-    """That these tests can fail: a page in which the texts are HTML does all that they look for."""
+def test_these_tests_notice_texts_that_became_html(hostile_ui: tuple[str, dict[str, str]]) -> None:
+    """In a page with the texts as HTML, the browser makes elements and requests of them, and the tests see both."""
     url, _ = hostile_ui
     with open_page(url) as (page, requests):
         page.goto("/runs")

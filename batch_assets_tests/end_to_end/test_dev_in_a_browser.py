@@ -1,4 +1,4 @@
-"""Dagster's UI behind our gate, in a real Chromium: it works for its user, and for no other page."""
+"""Dagster's UI with our check of access, in a real Chromium: it works for its user, and for no other page."""
 
 import http.server
 import json
@@ -15,15 +15,15 @@ from playwright.sync_api import Page, WebSocket, expect, sync_playwright
 from batch_assets_tests.end_to_end.processes import UPSTREAM, Dev, running_dev
 from batch_assets_tests.project import DAY
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
-EVIL = "evil.example"  # its DNS leads to this machine
+EVIL = "evil.example"  # its DNS name resolves to this machine
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"),
 )
 WIPE = 'mutation { wipeAssets(assetPartitionRanges: [{assetKey: {path: ["raw_articles"]}}]) { __typename } }'
-# Each way by which a page can send a request; resolves to what the page learnt.
+# Each way in which a page can send a request; resolves to what the page can read of the answers.
 ATTACK = """
 async ([target, query]) => {
     const url = target + '/graphql', body = JSON.stringify({query}), learnt = [];
@@ -76,7 +76,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
 
         page.on("websocket", watch)
         materialize_by_clicks(page, dev)
-        dev.wait_for("summaries", [DAY], seconds=120)
+        dev.wait_for("summaries", [DAY])
         assert sockets, "the UI opened no WebSocket"
         assert any('"data"' in frame for frame in frames), "no live event came"
 
@@ -89,7 +89,7 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
             assert {told.split(": ", 1)[1] for told in learnt if not told.startswith(("simple", "report", "form"))} == {
                 "refused"
             }
-            # what such a request answers cannot be read by the page; that nothing was done is seen below
+            # the page cannot read the other answers; the materializations and runs below show that nothing was done
         rebound = f"http://{EVIL}:{urlsplit(target).port}"
         page.goto(rebound)
         expect(page.locator("body")).to_contain_text("for this machine only")
@@ -100,11 +100,11 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
         assert {run["runId"] for run in dev.runs()} == runs
 
         page.goto(f"http://{EVIL}:{port}")
-        page.evaluate("url => { location.href = url; }", f"{target}/runs")  # a link to a page may be followed
+        page.evaluate("url => { location.href = url; }", f"{target}/runs")  # a link to a page
         page.wait_for_url(f"{target}/runs*")
-        expect(page.get_by_text("Runs", exact=True).first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Runs", exact=True).first).to_be_visible(timeout=280_000)
         page.goto(f"{target}/graphql?query={quote(WIPE)}")
-        expect(page.locator(".graphiql-container").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".graphiql-container").first).to_be_visible(timeout=280_000)
         assert dev.materializations("raw_articles") == before["raw_articles"]
 
         page.goto(target)
@@ -113,14 +113,14 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
                 method: 'POST', body, headers: {'Content-Type': 'application/json'}})).text()""",
             json.dumps({"query": WIPE}),
         )
-        assert "AssetWipeSuccess" in answered  # it is the attack that was harmless, not its query
+        assert "AssetWipeSuccess" in answered  # the query works: the attacks were refused
         assert dev.materializations("raw_articles") == {}
 
 
 def materialize_by_clicks(page: Page, dev: Dev) -> None:
-    """What the user does with the assets of a day; the browser shows the run's events as they come."""
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    """Do what the user does with the assets of a day, and wait until the browser shows the events of the run."""
+    page.set_default_timeout(280_000)
+    expect.set_options(timeout=280_000)
     page.goto(f"{dev.ui_url}/locations/batch_assets/asset-groups/articles/lineage")
     for name in UPSTREAM:
         page.get_by_text(name, exact=True).first.click(modifiers=["Shift"])
@@ -153,7 +153,7 @@ def chromium() -> Iterator[Page]:
 
 @contextmanager
 def another_site() -> Iterator[int]:
-    """An empty page on a port of its own, whatever name leads there."""
+    """An empty page on its own port, for any host name."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,7 +1,8 @@
-"""A Dagster home that persists, and the local Batch API beside it: what `demo` and `dev` stand on.
+"""The persistent Dagster home of `demo` and `dev`, the local Batch API beside it, and the processes of `dev`.
 
-`processes` starts children that end with us, which `guardian` sees to and `child` reports to; `lock` lets one `dev`
-run on a home.
+`supervisor` starts the services (`services`, `dagster_services`) and restarts those that end. `processes` starts
+child processes: each runs in `run_child`, and `process_reaper` ends them when we end. `lock` allows one `dev` for each
+Dagster home. `ui` is where Dagster's UI listens, `webserver` serves it, `ui_access` refuses requests of other sites.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.safety.secrets import without_secrets
-from batch_assets.cli.dagster_home.processes import Family, Process, family
+from batch_assets.cli.dagster_home.processes import ChildProcesses, Process, child_processes
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.local_api.storage.private import make_private_folder
 from batch_assets.settings import Settings, make_data_folder
@@ -23,39 +24,39 @@ SERVER_START_SECONDS = 60.0
 
 
 class StartError(Exception):
-    """Something that we need did not come up; the message says what, and what it printed."""
+    """A service did not start. The message names it, and has the end of what it printed."""
 
 
-def shipped(name: str) -> Path:
-    """Our `dagster.yaml` or `workspace.yaml`: in an installed package beside this file, in a checkout at the top."""
+def packaged_file(name: str) -> Path:
+    """Our `dagster.yaml` or `workspace.yaml`: beside this file in an installed package, at the top of a checkout."""
     installed = HERE / name
     return installed if installed.exists() else HERE.parents[2] / name
 
 
-def dagster_home(settings: Settings) -> Path:
-    """The user's DAGSTER_HOME, or ours in the data folder, with our `dagster.yaml` in it if it has none.
+def make_dagster_home(settings: Settings) -> Path:
+    """The user's DAGSTER_HOME, or ours in the data folder. Adds our `dagster.yaml` if it has none. Raises OSError.
 
-    Raises OSError. Afterwards the file is there whole, or as it was.
+    Whenever this stops, the file is either complete or as it was before.
     """
-    named = os.environ.get("DAGSTER_HOME")
-    home = Path(named).expanduser().absolute() if named else settings.dagster_home
+    variable = os.environ.get("DAGSTER_HOME")
+    dagster_home = Path(variable).expanduser().absolute() if variable else settings.dagster_home
     make_data_folder(settings)
-    make_private_folder(home)
-    ours = shipped("dagster.yaml").read_bytes()
-    target = (home / "dagster.yaml").resolve()
+    make_private_folder(dagster_home)
+    ours = packaged_file("dagster.yaml").read_bytes()
+    target = (dagster_home / "dagster.yaml").resolve()
     if not target.exists() or is_unfinished(target.read_bytes(), ours):
         write_whole(target, ours)
-    os.environ["DAGSTER_HOME"] = str(home)
-    return home
+    os.environ["DAGSTER_HOME"] = str(dagster_home)
+    return dagster_home
 
 
 def is_unfinished(found: bytes, ours: bytes) -> bool:
-    """Whether a file is what a full disk or a crash left of ours: nothing, zeros, or its beginning."""
+    """Whether a full disk or a crash cut our file short: it is empty, zeros, or only the beginning."""
     return not found.strip(b"\0 \t\r\n") or (len(found) < len(ours) and ours.startswith(found))
 
 
 def write_whole(target: Path, content: bytes) -> None:
-    """Write a file so that no crash and no full disk leaves a part of it under its name. Raises OSError."""
+    """Write a file atomically: a crash or a full disk leaves no part of it under its name. Raises OSError."""
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     partial = Path(name)
     try:
@@ -71,24 +72,24 @@ def write_whole(target: Path, content: bytes) -> None:
 
 @contextmanager
 def local_api(settings: Settings) -> Iterator[str | None]:
-    """The URL of the local Batch API, which runs inside the `with`; None where a real one is configured.
+    """The URL of the local Batch API, which runs inside the `with`; None where another API is configured.
 
-    One that runs already, for another `demo` or `dev` of the same data folder, is used and left running.
+    If one already runs for the same data folder, it is used, and goes on after the `with`.
     """
     url = None if settings.has_remote_api else running_url(settings.local_api_folder)
     if settings.has_remote_api or url is not None:
         yield url
         return
-    with family() as children:
+    with child_processes() as children:
         yield wait_for_local_api(start_local_api(settings, children), settings)
 
 
 def local_api_log(settings: Settings) -> Path:
-    """What the local Batch API prints goes there."""
+    """The file that the local Batch API prints to."""
     return settings.local_api_folder / "server.log"
 
 
-def start_local_api(settings: Settings, children: Family) -> Process:
+def start_local_api(settings: Settings, children: ChildProcesses) -> Process:
     """Start the local Batch API. Raises OSError."""
     make_data_folder(settings)
     make_private_folder(settings.local_api_folder)
@@ -96,7 +97,7 @@ def start_local_api(settings: Settings, children: Family) -> Process:
 
 
 def wait_for_local_api(server: Process | None, settings: Settings) -> str:
-    """The URL of a local Batch API that is starting, or was there already. Raises StartError."""
+    """The URL of a local Batch API that is starting or already runs. Raises StartError."""
     deadline = time.monotonic() + SERVER_START_SECONDS
     while time.monotonic() < deadline:
         url = running_url(settings.local_api_folder)
@@ -107,6 +108,6 @@ def wait_for_local_api(server: Process | None, settings: Settings) -> str:
         time.sleep(0.05)
     log = local_api_log(settings)
     content = log.read_bytes()[-100_000:].decode(errors="replace") if log.exists() else ""
-    # cleaned before it is cut: half of a secret could not be told from other text
-    said = without_secrets(printable(content, lines=True))[-2000:] or "(nothing, as when the disk is full)"
-    raise StartError(f"The local Batch API did not start. The end of {log}:\n{said}")
+    # secrets are removed before the text is cut: half of a secret could not be recognized
+    output = without_secrets(printable(content, lines=True))[-2000:] or "(nothing: the disk may be full)"
+    raise StartError(f"The local Batch API did not start. The end of {log}:\n{output}")

@@ -1,4 +1,4 @@
-"""Dagster's code server, daemon and webserver, each started as `dagster dev` starts them, but as children of ours."""
+"""Dagster's code server, daemon and webserver, started as `dagster dev` starts them, but as our child processes."""
 
 import json
 from collections.abc import Mapping
@@ -11,21 +11,24 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.client import DagsterGrpcClient
 
 from batch_assets.cli.dagster_home import StartError
-from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, Family, Process
-from batch_assets.cli.dagster_home.services import Looks, Service
+from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, ChildProcesses, Process
+from batch_assets.cli.dagster_home.services import HealthCheck, Service
 from batch_assets.cli.dagster_home.ui import Ui
 from batch_assets.cli.local_daemon import fail_orphaned_runs
 
 PING_SECONDS = 2
-MOST_MISSES = 3
+MAX_FAILED_PINGS = 3
 # As `dagster dev` does: the error of a code location then begins with the user's own code.
 AS_DAGSTER_DEV = {"DAGSTER_IS_DEV_CLI": "1", "DAGSTER_verbose": ""}
 
 
-def code_servers(workspace: Path, folder: Path, home: Path, children: Family) -> tuple[list[Service], Path]:
+def code_servers(
+    workspace: Path, temporary_folder: Path, dagster_home: Path, children: ChildProcesses
+) -> tuple[list[Service], Path]:
     """Start a server for each code location of a `workspace.yaml`. Raises StartError.
 
-    Returns them, and the `workspace.yaml` by which daemon and webserver find them. Their sockets are in `folder`.
+    Returns the servers, and the `workspace.yaml` by which daemon and webserver find them. `temporary_folder` holds that
+    file and the sockets of the servers.
     """
     services: list[Service] = []
     entries: list[Mapping[str, object]] = []
@@ -36,19 +39,20 @@ def code_servers(workspace: Path, folder: Path, home: Path, children: Family) ->
             isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin)
             and not origin.loadable_target_origin.executable_path
         ):
-            services.append(_code_server(origin, folder / f"code{number}", home, children))
-            entries.append(_entry(_served(origin, folder / f"code{number}")))
+            socket = temporary_folder / f"code{number}"
+            services.append(_code_server(origin, socket, dagster_home, children))
+            entries.append(_entry(_served(origin, socket)))
         else:
             raise StartError(
                 f"{workspace}: `batch-assets dev` cannot start the code location {origin.location_name}. Start its "
                 "server with `dagster code-server start`, and name that under `grpc_server`."
             )
-    found = folder / "workspace.yaml"
-    found.write_text(json.dumps({"load_from": entries}))  # JSON is YAML
-    return services, found
+    served = temporary_folder / "workspace.yaml"
+    served.write_text(json.dumps({"load_from": entries}))  # JSON is YAML
+    return services, served
 
 
-def daemon(workspace: Path, children: Family) -> Service:
+def daemon(workspace: Path, children: ChildProcesses) -> Service:
     """Start the daemon: sensors, schedules, backfills, the queue of runs."""
 
     def start() -> Process:
@@ -58,14 +62,14 @@ def daemon(workspace: Path, children: Family) -> Service:
     return Service("The daemon", start, process=start())
 
 
-def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
-    """Start the webserver, with our gate before it. The password is in its environment, and in no other's."""
-    secret = {} if ui.password is None else {PASSWORD_VARIABLE: ui.password}
+def webserver(workspace: Path, ui: Ui, children: ChildProcesses) -> Service:
+    """Start the webserver, which refuses requests from elsewhere. Only its environment has the password."""
+    password = {} if ui.password is None else {PASSWORD_VARIABLE: ui.password}
 
     def start() -> Process:
         listener = ui.listener.fileno()
         arguments = ("--workspace", str(workspace), "--host", ui.host, "--listener", str(listener))
-        variables = {**AS_DAGSTER_DEV, **secret}
+        variables = {**AS_DAGSTER_DEV, **password}
         return children.start(
             "batch_assets.cli.dagster_home.webserver", *arguments, variables=variables, files=[listener]
         )
@@ -74,7 +78,7 @@ def webserver(workspace: Path, ui: Ui, children: Family) -> Service:
 
 
 def answers(socket: Path) -> bool:
-    """Whether the code server of this socket is there, and has a process that loads the code behind it."""
+    """Whether the code server of this socket answers, and has a process that loads the code. A busy one counts."""
     try:
         DagsterGrpcClient(socket=str(socket)).get_server_id(timeout=PING_SECONDS)
     except DagsterUserCodeUnreachableError as error:
@@ -83,14 +87,16 @@ def answers(socket: Path) -> bool:
     return True
 
 
-def _code_server(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, home: Path, children: Family) -> Service:
-    """One that loads the code again when the user asks for it in the UI, and starts the runs."""
+def _code_server(
+    origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, dagster_home: Path, children: ChildProcesses
+) -> Service:
+    """A code server. It starts the runs, and reloads the code when the user asks for it in the UI."""
 
-    been_there = False
+    has_answered = False
 
     def start() -> Process:
-        nonlocal been_there
-        been_there = False
+        nonlocal has_answered
+        has_answered = False
         socket.unlink(missing_ok=True)
         return children.start(
             *("dagster", "code-server", "start", "--socket", str(socket), "--location-name", origin.location_name),
@@ -100,30 +106,30 @@ def _code_server(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, h
         )
 
     def start_again() -> Process:
-        fail_orphaned_runs_of(home)  # they lived in processes of the last server
+        fail_runs_of_ended_servers(dagster_home)  # they ran in processes of the server that has ended
         return start()
 
-    def is_missed() -> bool:
-        nonlocal been_there
-        there = answers(socket)
-        been_there = been_there or there
-        return been_there and not there  # one that is starting is not missed
+    def is_failing() -> bool:
+        nonlocal has_answered
+        is_answering = answers(socket)
+        has_answered = has_answered or is_answering
+        return has_answered and not is_answering  # a server that is starting does not fail
 
-    # The child only hands on to a process that loads the code. That one's death is seen by looking alone.
-    looks = Looks(is_missed, most_misses=MOST_MISSES)
+    # The child passes calls on to a process that loads the code. Only a call shows that this process has ended.
+    health = HealthCheck(is_failing, max_failures=MAX_FAILED_PINGS)
     return Service(
         "The code server",
         start_again,
-        is_there=lambda: answers(socket),
-        is_lost=looks.have_missed,
+        is_ready=lambda: answers(socket),
+        has_failed=health.has_failed_repeatedly,
         process=start(),
     )
 
 
-def fail_orphaned_runs_of(home: Path) -> None:
-    """Mark the runs of code servers that are gone as failed."""
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        fail_orphaned_runs(instance, of_a_daemon=True)
+def fail_runs_of_ended_servers(dagster_home: Path) -> None:
+    """Mark the runs of code servers that have ended as failed. Call it only while no code server runs."""
+    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
+        fail_orphaned_runs(instance, include_daemon_runs=True)
 
 
 def _served(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path) -> GrpcServerCodeLocationOrigin:

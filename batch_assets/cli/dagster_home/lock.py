@@ -1,4 +1,4 @@
-"""One `dev` for a Dagster home: two daemons on it would fight over its sensors."""
+"""One `dev` for each Dagster home: two daemons on one would both evaluate its sensors."""
 
 import fcntl
 import os
@@ -15,17 +15,17 @@ class AlreadyRunningError(Exception):
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[int]:
-    """Hold the lock of this file; yields its descriptor, for children that are to hold it as well.
+def exclusive_lock(path: Path) -> Iterator[int]:
+    """Hold the lock of this file; yields its descriptor, which children inherit to hold the lock as well.
 
-    The lock is free when each process that inherited the descriptor has ended. Where the process that took the lock is
-    gone, and its children are still ending, this waits for them. Raises AlreadyRunningError, and OSError.
+    The lock is free when each process that inherited the descriptor has ended. If the process that took the lock has
+    ended, and its children are still ending, this waits for them. Raises AlreadyRunningError, and OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + ENDING_SECONDS
-        while not _taken(descriptor):
-            if _holder_lives(descriptor) or time.monotonic() > deadline:
+        while not _try_to_lock(descriptor):
+            if _holder_is_running(descriptor) or time.monotonic() > deadline:
                 raise AlreadyRunningError
             time.sleep(0.1)
         os.ftruncate(descriptor, 0)
@@ -35,7 +35,7 @@ def only_one(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+def _try_to_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -43,10 +43,10 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def _holder_lives(descriptor: int) -> bool:
+def _holder_is_running(descriptor: int) -> bool:
     holder = os.pread(descriptor, 20, 0)
     if not holder.isdigit():
-        return True  # it has only just taken the lock
+        return True  # it has just taken the lock, and has not written its process id yet
     try:
         os.kill(int(holder), 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Processes that end when this one ends, for any reason."""
+"""Child processes that end when this process ends, for any reason."""
 
 import os
 import signal
@@ -9,24 +9,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from batch_assets.cli.dagster_home import guardian
+from batch_assets.cli.dagster_home import process_reaper
 
 PASSWORD_VARIABLE = "BATCH_ASSETS_UI_PASSWORD"  # noqa: S105 (the name of it)
 END_SECONDS = 6.0  # from SIGTERM to SIGKILL
-GUARDIAN_SECONDS = 10.0
+REAPER_SECONDS = 10.0
 
 Process = subprocess.Popen[bytes]
 
 
-class Family:
-    """Our child processes, each the leader of a session and process group of its own, and their guardian."""
+class ChildProcesses:
+    """Our child processes, each the leader of its own session and process group, and the reaper that ends them."""
 
     def __init__(self, *, lock: int | None = None, folder: Path | None = None) -> None:
-        """lock: file descriptor of a lock that they all hold. folder: deleted when the last of them has ended."""
+        """lock: file descriptor of a lock that each child holds. folder: deleted when the last child has ended."""
         self._locks = () if lock is None else (lock,)
         self._folder = folder
         self._children: list[Process] = []
-        self._guardian = self._start_guardian()
+        self._reaper = self._start_reaper()
 
     def start(
         self,
@@ -38,21 +38,21 @@ class Family:
     ) -> Process:
         """Start `python -m module arguments`. Raises OSError.
 
-        output: a file that what it prints is appended to; without one, it prints where we print.
-        variables: added to our environment, of which the password of the UI is left out.
-        files: descriptors that it inherits.
+        output: the file that the child's output is appended to; without one, the child prints where we print.
+        variables: added to our environment, which the child inherits without the password of the UI.
+        files: descriptors that the child inherits.
         """
         inherited = {name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE}
         log = None if output is None else os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "batch_assets.cli.dagster_home.child", str(self._pipe), module, *arguments],
+                [sys.executable, "-m", "batch_assets.cli.dagster_home.run_child", str(self._pipe), module, *arguments],
                 env={**inherited, **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._pipe, *self._locks, *files),
-                start_new_session=True,  # a Ctrl-C is for us; we end the children in order
+                start_new_session=True,  # Ctrl-C reaches us only; we end the children in order
             )
         finally:
             if log is not None:
@@ -61,40 +61,40 @@ class Family:
         return child
 
     def end(self, children: Iterable[Process], *, seconds: float = END_SECONDS) -> None:
-        """End these, with all that they have started: by SIGTERM, and what is left after the seconds by SIGKILL."""
+        """End these, with all that they have started: by SIGTERM, and after `seconds` by SIGKILL."""
         ending = list(children)
-        guardian.end_groups(
+        process_reaper.end_groups(
             [child.pid for child in ending], grace_seconds=seconds, reap=lambda: [child.poll() for child in ending]
         )
         for child in ending:
             self._children.remove(child)
-            self._tell(f"-{child.pid}")
+            self._send_to_reaper(f"-{child.pid}")
 
-    def keep_guardian(self) -> None:
-        """Start the guardian again if it has ended."""
-        if self._guardian.poll() is not None:
-            self._guardian = self._start_guardian()
+    def ensure_reaper(self) -> None:
+        """Start the reaper again if it has ended."""
+        if self._reaper.poll() is not None:
+            self._reaper = self._start_reaper()
             for child in self._children:
-                self._tell(f"+{child.pid}")
+                self._send_to_reaper(f"+{child.pid}")
 
     def close(self) -> None:
-        """End all, and return when the guardian has."""
+        """End all children, then the reaper."""
         self.end(list(self._children))
-        assert self._guardian.stdin is not None
+        assert self._reaper.stdin is not None
         with suppress(BrokenPipeError):
-            self._guardian.stdin.close()
+            self._reaper.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            self._guardian.wait(GUARDIAN_SECONDS)
+            self._reaper.wait(REAPER_SECONDS)
 
     @property
     def _pipe(self) -> int:
-        assert self._guardian.stdin is not None
-        return self._guardian.stdin.fileno()
+        assert self._reaper.stdin is not None
+        return self._reaper.stdin.fileno()
 
-    def _start_guardian(self) -> Process:
+    def _start_reaper(self) -> Process:
         folders = [] if self._folder is None else [str(self._folder)]
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guardian.__file__, *folders],
+            [sys.executable, "-I", "-S", process_reaper.__file__, *folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -103,26 +103,26 @@ class Family:
             env={name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE},
         )
 
-    def _tell(self, line: str) -> None:
-        with suppress(BrokenPipeError):  # it was killed: the next one is told
+    def _send_to_reaper(self, line: str) -> None:
+        with suppress(BrokenPipeError):  # the reaper was killed: `ensure_reaper` tells the next one
             os.write(self._pipe, f"{line}\n".encode())
 
 
 @contextmanager
-def family(*, lock: int | None = None, folder: Path | None = None) -> Iterator[Family]:
-    """A family whose members have ended when the `with` is left."""
-    members = Family(lock=lock, folder=folder)
+def child_processes(*, lock: int | None = None, folder: Path | None = None) -> Iterator[ChildProcesses]:
+    """Child processes that have ended when the `with` ends."""
+    children = ChildProcesses(lock=lock, folder=folder)
     try:
-        yield members
+        yield children
     finally:
-        members.close()
+        children.close()
 
 
 def interrupt_on_signals() -> None:
-    """Let each signal that asks us to end raise KeyboardInterrupt once; the next ones do not disturb the ending."""
-    # SIGINT too: a shell that starts us in the background ignores it
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once. Later ones are ignored, so that we end in order."""
+    # SIGINT too: a process that a shell starts in the background ignores it
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` wants us to outlive the terminal
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` has started us
         numbers.append(signal.SIGHUP)
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Where the UI of `dev` listens, and whether it is there."""
+"""Where the UI of `dev` listens, and whether it answers."""
 
 import base64
 import errno
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from batch_assets.cli.dagster_home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
-from batch_assets.cli.dagster_home.ui_gate import is_local
+from batch_assets.cli.dagster_home.ui_access import is_local
 
 USUAL_PORT = 3000
 BACKLOG = 100
@@ -26,19 +26,19 @@ class Ui:
 
     @property
     def port(self) -> int:
-        found: int = self.listener.getsockname()[1]
-        return found
+        port: int = self.listener.getsockname()[1]
+        return port
 
     @property
     def url(self) -> str:
-        """Where this machine's browsers reach it, also when it listens on every interface."""
+        """The address for browsers on this machine, also when the UI listens on every interface."""
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
 
-    def is_there(self) -> bool:
-        """Whether it answers."""
+    def is_ready(self) -> bool:
+        """Whether the UI answers."""
         try:
-            self._ask("/server_info", None, seconds=2)
+            self._fetch("/server_info", None, seconds=2)
         except (OSError, ValueError):
             return False
         return True
@@ -51,29 +51,29 @@ class Ui:
             } } } } }
         """
         try:
-            answer = self._ask("/graphql", json.dumps({"query": query}).encode(), seconds=60)
+            answer = self._fetch("/graphql", json.dumps({"query": query}).encode(), seconds=60)
             entries = json.loads(answer)["data"]["workspaceOrError"]["locationEntries"]
         except (OSError, ValueError, KeyError, TypeError):
             return ""
         return "\n".join((entry["locationOrLoadError"] or {}).get("message", "") for entry in entries).strip()
 
-    def _ask(self, path: str, body: bytes | None, *, seconds: float) -> bytes:
-        """What it answers to a GET, or to a POST of JSON. Raises OSError."""
-        request = urllib.request.Request(  # noqa: S310 - our own
+    def _fetch(self, path: str, body: bytes | None, *, seconds: float) -> bytes:
+        """The body of the answer to a GET, or to a POST of JSON. Raises OSError."""
+        request = urllib.request.Request(  # noqa: S310 - our own URL
             f"{self.url}{path}", body, {"Content-Type": "application/json"}
         )
         if self.password is not None:
             token = base64.b64encode(f"dev:{self.password}".encode()).decode()
             request.add_header("Authorization", f"Basic {token}")
         with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310
-            answered: bytes = answer.read()
-        return answered
+            content: bytes = answer.read()
+        return content
 
 
 def make_ui(host: str, port: int | None) -> Ui:
-    """Listen: on the port, or on the usual one, or on any free one. Raises StartError.
+    """Listen on the port; without one, on the usual port or any free one. Raises StartError.
 
-    The password is taken out of our environment, so that no child inherits it by accident.
+    The password is removed from our environment, so that no child inherits it by accident.
     """
     password = os.environ.pop(PASSWORD_VARIABLE, "")
     if not is_local(host) and not password.strip():
@@ -86,7 +86,7 @@ def make_ui(host: str, port: int | None) -> Ui:
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """A socket that listens from now on. The webserver is there seconds later, and another `dev` must not be before."""
+    """A socket that listens from now on. The webserver starts seconds later, and no other `dev` may take the port."""
     try:
         return _listener(host, USUAL_PORT if port is None else port)
     except OSError as error:

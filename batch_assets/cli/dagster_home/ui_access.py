@@ -1,10 +1,10 @@
-"""What stands before Dagster's UI, which itself checks neither who asks nor from where, and executes mutations by GET.
+"""Access to Dagster's UI. Dagster itself does not check who sends a request, and executes mutations by GET.
 
-Any page in the user's browser can send requests to 127.0.0.1. So a request is let in only if
-* it names this machine: a page that lets its own name lead to 127.0.0.1 (DNS rebinding) is refused by the header Host;
-* it comes from the UI itself: another site, another port of this machine included, is refused by the headers Origin and
-  Sec-Fetch-Site, which browsers set and pages cannot change. A link to a page of the UI may be followed;
-* it acts by a POST of JSON, which no image, link or form can send, and by nothing in its URL;
+Any page in the user's browser can send requests to 127.0.0.1. So a request is accepted only if
+* its header Host names this machine. This refuses a page whose own name resolves to 127.0.0.1 (DNS rebinding);
+* the UI itself sends it. The headers Origin and Sec-Fetch-Site, which browsers set and pages cannot change, show
+  another site or another port of this machine. Links from there to a page of the UI are accepted;
+* a change is a POST of JSON, which no image, link or form can send, and the URL holds no part of it;
 * it has the password, if there is one.
 
 An ASGI middleware: plain functions of a request's headers, and no Dagster.
@@ -30,24 +30,24 @@ HOST = re.compile(NAME)
 ORIGIN = re.compile(rf"(?P<scheme>https?)://{NAME}")
 USUAL_PORTS = {"http": 80, "https": 443}
 GRAPHQL = "/graphql"
-# Everything else that GET has is a page, or a file that belongs to the UI.
+# Every other path is a page, or a file of the UI.
 NOT_PAGES = re.compile(r"/(graphql|server_info|dagit|logs/|notebook|download_debug/|report_)")
 REFUSED_WEBSOCKET = 1008  # "policy violation"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What is answered in place of Dagster."""
+    """The answer to a request that does not reach Dagster."""
 
     status: int
     reason: str
 
 
-class UiGate:
-    """Lets requests through to `app`, or answers them with 4xx and a sentence."""
+class UiAccessMiddleware:
+    """Passes requests on to `app`, or answers them with 4xx and a sentence."""
 
     def __init__(self, app: App, *, password: str | None, local_only: bool) -> None:
-        """password: demanded by HTTP Basic authentication, with any user name. local_only: the Host must be local."""
+        """password: asked for by HTTP Basic authentication, with any user name. local_only: the Host must be local."""
         self._app = app
         self._password = password
         self._local_only = local_only
@@ -58,7 +58,7 @@ class UiGate:
             return
         refusal = self._refusal(scope)
         if refusal is None:
-            await self._app(_without_operation(scope), receive, _unframed(send))
+            await self._app(_without_operation(scope), receive, _with_frame_options(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": REFUSED_WEBSOCKET, "reason": refusal.reason})
         else:
@@ -70,16 +70,16 @@ class UiGate:
         if parts is None:
             return Refusal(400, "The request needs one header Host, which names this server.")
         if self._local_only and not is_local(parts["name"]):
-            return Refusal(403, f"This UI is for this machine only, and is not to be reached as {host}.")
-        if not _is_from_here(scope, host):
-            return Refusal(403, "Another site may not use this UI. Its own pages may, and links to them.")
+            return Refusal(403, f"This UI is for this machine only, and not for requests to {host}.")
+        if not _is_same_site(scope, host):
+            return Refusal(403, "Another site may not use this UI. Only its own pages, and links to them, may.")
         if self._password is not None and not _has_password(_only(scope, b"authorization"), self._password):
-            return Refusal(401, "The UI has a password: that in BATCH_ASSETS_UI_PASSWORD. Any user name will do.")
+            return Refusal(401, "The UI asks for the password in BATCH_ASSETS_UI_PASSWORD. Any user name is accepted.")
         return _refused_method(scope) if scope["type"] == "http" else None
 
 
 def is_local(name: str) -> bool:
-    """Whether a host name, or an address (IPv6: with or without brackets), means this machine, whatever DNS says."""
+    """Whether a host name or an address (IPv6: with or without brackets) means this machine. DNS is not asked."""
     name = name.lower().removesuffix(".").removeprefix("[").removesuffix("]")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -89,10 +89,10 @@ def is_local(name: str) -> bool:
         return False
 
 
-def _is_from_here(scope: Scope, host: str) -> bool:
-    """Whether it was sent by a page of the UI, by no page, or follows a link to one."""
+def _is_same_site(scope: Scope, host: str) -> bool:
+    """Whether a page of the UI or no page sent the request, or it follows a link to a page of the UI."""
     origins = _values(scope, b"origin")
-    if len(origins) > 1 or (origins and not _is_same(origins[0], host)):
+    if len(origins) > 1 or (origins and not _is_same_origin(origins[0], host)):
         return False
     if all(site in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")):
         return True
@@ -106,7 +106,7 @@ def _is_from_here(scope: Scope, host: str) -> bool:
     )
 
 
-def _is_same(origin: str, host: str) -> bool:
+def _is_same_origin(origin: str, host: str) -> bool:
     sender, receiver = ORIGIN.fullmatch(origin), HOST.fullmatch(host)
     if sender is None or receiver is None:  # `null`, for example
         return False
@@ -121,9 +121,9 @@ def _refused_method(scope: Scope) -> Refusal | None:
     if scope["method"] in ("GET", "HEAD"):
         return None
     if scope["method"] != "POST":
-        return Refusal(405, "The UI is read by GET and acts by POST.")
+        return Refusal(405, "The UI accepts GET and POST only.")
     if scope["query_string"] and scope["path"] != GRAPHQL:
-        return Refusal(400, "What a POST is to do belongs into its body, not into its URL.")
+        return Refusal(400, "A POST must have its parameters in its body, not in its URL.")
     if _only(scope, b"content-type").partition(";")[0].strip().lower() != "application/json":
         return Refusal(415, "The body of a POST must be JSON, with the header Content-Type: application/json.")
     return None
@@ -139,9 +139,9 @@ def _has_password(authorization: str, password: str) -> bool:
 
 
 def _without_operation(scope: Scope) -> Scope:
-    """Dagster finds no operation in the URL of /graphql: not that of a GET, which shows the playground, nor of a POST.
+    """Remove the query from the URL of /graphql, so that Dagster executes no operation from it, by GET or by POST.
 
-    The UI itself puts a name there, `?op=…`, for readers of a log.
+    The UI itself puts only a name there, `?op=…`, for logs.
     """
     return {**scope, "query_string": b""} if scope["path"] == GRAPHQL else scope
 
@@ -151,13 +151,13 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 
 
 def _only(scope: Scope, name: bytes) -> str:
-    """The value of a header that is there once; empty otherwise."""
+    """The value of a header that the request has once; empty otherwise."""
     values = _values(scope, name)
     return values[0] if len(values) == 1 else ""
 
 
-def _unframed(send: Send) -> Send:
-    """No page of another site shows the UI in a frame, where a click could be led astray."""
+def _with_frame_options(send: Send) -> Send:
+    """Let no page of another site show the UI in a frame, where it could trick the user into a click."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,6 +1,6 @@
-"""Dagster's webserver with our gate before it: `dagster dev` starts one that cannot be told to have any.
+"""Dagster's webserver with our check of access, which the webserver of `dagster dev` cannot have.
 
-The password comes by the variable BATCH_ASSETS_UI_PASSWORD; `dev` gives it to this process only.
+The password comes from the variable BATCH_ASSETS_UI_PASSWORD, which `dev` gives to this process only.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
-from batch_assets.cli.dagster_home.ui_gate import UiGate, is_local
+from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware, is_local
 
 LIVE_DATA_POLL_MILLISECONDS = 2000  # the values of `dagster dev`
 STATEMENT_MILLISECONDS = 15_000
@@ -27,15 +27,15 @@ POOL_RECYCLE_SECONDS = 3600
 POOL_MAX_OVERFLOW = 20
 
 
-class GatedWebserver(DagsterWebserver):
-    """Dagster's webserver; each request goes through our gate first."""
+class ProtectedWebserver(DagsterWebserver):
+    """Dagster's webserver, in which each request goes through UiAccessMiddleware first."""
 
     def __init__(self, context: WorkspaceProcessContext, *, password: str | None, local_only: bool) -> None:
-        self._gate = Middleware(UiGate, password=password, local_only=local_only)
+        self._access = Middleware(UiAccessMiddleware, password=password, local_only=local_only)
         super().__init__(context, live_data_poll_rate=LIVE_DATA_POLL_MILLISECONDS)
 
     def build_middleware(self) -> list[Middleware]:
-        return [self._gate, *super().build_middleware()]
+        return [self._access, *super().build_middleware()]
 
 
 def main() -> None:
@@ -56,11 +56,11 @@ def main() -> None:
             workspace_load_target=WorkspaceFileTarget([arguments.workspace]),
             code_server_log_level="warning",
         ) as context:
-            server = GatedWebserver(context, password=password, local_only=is_local(arguments.host))
+            server = ProtectedWebserver(context, password=password, local_only=is_local(arguments.host))
             config = uvicorn.Config(
                 server.create_asgi_app(),
                 log_level="warning",
-                http="h11",  # it bounds headers and URLs
+                http="h11",  # it limits the size of headers and URLs
                 proxy_headers=False,
             )
             with suppress(KeyboardInterrupt):

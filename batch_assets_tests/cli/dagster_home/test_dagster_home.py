@@ -1,4 +1,4 @@
-"""`dagster.yaml` of the Dagster home: whole or not there, and never taken from the user."""
+"""`dagster.yaml` of the Dagster home: it is complete or absent, and the user's own file is never changed."""
 
 import resource
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.cli.dagster_home import dagster_home, is_unfinished, shipped, write_whole
+from batch_assets.cli.dagster_home import is_unfinished, make_dagster_home, packaged_file, write_whole
 from batch_assets.settings import Settings, read_settings
 
-OURS = shipped("dagster.yaml").read_bytes()
+OURS = packaged_file("dagster.yaml").read_bytes()
 
 
 @pytest.fixture
@@ -21,20 +21,20 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def written(settings: Settings, content: bytes) -> bytes:
-    """What becomes of a file with this content."""
+    """The content of `dagster.yaml` after `make_dagster_home`, if it was this before."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     (settings.dagster_home / "dagster.yaml").write_bytes(content)
-    dagster_home(settings)
+    make_dagster_home(settings)
     return (settings.dagster_home / "dagster.yaml").read_bytes()
 
 
-def test_a_new_home_gets_our_file_and_nothing_else(settings: Settings) -> None:
-    home = dagster_home(settings)
-    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
-    assert (home / "dagster.yaml").read_bytes() == OURS
+def test_a_new_dagster_home_has_our_file_and_no_other(settings: Settings) -> None:
+    dagster_home = make_dagster_home(settings)
+    assert [path.name for path in dagster_home.iterdir()] == ["dagster.yaml"]
+    assert (dagster_home / "dagster.yaml").read_bytes() == OURS
 
 
-def test_every_beginning_of_our_file_counts_as_unfinished_and_only_those() -> None:
+def test_only_a_beginning_of_our_file_is_unfinished() -> None:
     for length in range(len(OURS)):
         assert is_unfinished(OURS[:length], OURS)
         assert not is_unfinished(OURS[:length] + b"\xff", OURS)
@@ -43,7 +43,7 @@ def test_every_beginning_of_our_file_counts_as_unfinished_and_only_those() -> No
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\t\r\n", b"\0" * len(OURS), OURS[:1], OURS[: len(OURS) // 2], OURS[:-1]])
-def test_what_a_full_disk_or_a_crash_left_is_repaired(settings: Settings, content: bytes) -> None:
+def test_a_file_that_a_full_disk_or_a_crash_cut_is_repaired(settings: Settings, content: bytes) -> None:
     assert written(settings, content) == OURS
 
 
@@ -59,28 +59,28 @@ def test_what_a_full_disk_or_a_crash_left_is_repaired(settings: Settings, conten
         b"not: [closed",
     ],
 )
-def test_the_users_own_file_is_never_touched(settings: Settings, content: bytes) -> None:
+def test_the_users_own_file_is_never_changed(settings: Settings, content: bytes) -> None:
     assert written(settings, content) == content
 
 
-def test_a_link_of_the_user_stays_one(settings: Settings, tmp_path: Path) -> None:
+def test_a_symbolic_link_of_the_user_stays_a_link(settings: Settings, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_bytes(b"")
     settings.dagster_home.mkdir(parents=True)
     (settings.dagster_home / "dagster.yaml").symlink_to(elsewhere)
-    dagster_home(settings)
+    make_dagster_home(settings)
     assert (settings.dagster_home / "dagster.yaml").is_symlink()
     assert elsewhere.read_bytes() == OURS
 
 
 def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
-    """Full after a thousand bytes: a limit on the size of files, which the system keeps as it keeps that of a disk."""
+    """The limit on the size of files is 1,000 bytes: a write beyond it fails, as on a full disk."""
     script = (
         "from batch_assets.cli.dagster_home import *; from batch_assets.settings import *; "
-        "dagster_home(read_settings())"
+        "make_dagster_home(read_settings())"
     )
     environment = {"BATCH_ASSETS_DATA_DIR": str(settings.data_folder), "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-B", "-c", script]  # no half module may stay in the cache of Python
+    command = [sys.executable, "-B", "-c", script]  # so that Python writes no part of a module to its cache
     full = subprocess.run(
         command,
         env=environment,
@@ -95,8 +95,8 @@ def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
     assert (settings.dagster_home / "dagster.yaml").read_bytes() == OURS
 
 
-def test_a_kill_before_the_name_is_given_leaves_no_part_of_the_file(tmp_path: Path) -> None:
-    """The process dies, as by kill -9, at the moment when everything is written, and the name is not given."""
+def test_a_kill_before_the_rename_leaves_no_part_of_the_file(tmp_path: Path) -> None:
+    """SIGKILL ends the process when the content is written and the file is not yet renamed."""
     script = (
         "import os, pathlib, signal; from batch_assets.cli.dagster_home import write_whole; "
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "

@@ -1,6 +1,6 @@
-"""A child for tests: it starts one of its own, writes both process ids to a file, and stays.
+"""A child process for tests: it starts a child of its own, writes the id of that to a file, and runs on.
 
-`FILE [obey]`: without `obey`, both ignore every signal that can be ignored, as a step does that hangs in a library.
+`FILE [obey]`: without `obey`, both ignore every signal that a process can ignore, as a step that hangs in a library.
 """
 
 import signal
@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 IGNORE = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; "
-STAY = "import time; time.sleep(300)"
+RUN_ON = "import time; time.sleep(300)"
 
 
 def main() -> None:
-    stubborn = sys.argv[2:] != ["obey"]
-    if stubborn:
+    ignores = sys.argv[2:] != ["obey"]
+    if ignores:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-    grandchild = subprocess.Popen([sys.executable, "-c", IGNORE + STAY if stubborn else STAY])
+    grandchild = subprocess.Popen([sys.executable, "-c", IGNORE + RUN_ON if ignores else RUN_ON])
     Path(sys.argv[1]).write_text(str(grandchild.pid))
     time.sleep(300)
 

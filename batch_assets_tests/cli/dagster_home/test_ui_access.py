@@ -1,4 +1,4 @@
-"""What the gate before Dagster's UI lets in, asked as browsers and attackers ask: Dagster's own webserver over HTTP."""
+"""Access to Dagster's UI: requests as browsers and attackers send them, to Dagster's own webserver over HTTP."""
 
 import asyncio
 import base64
@@ -20,8 +20,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from batch_assets.cli.dagster_home.ui_gate import UiGate, is_local
-from batch_assets.cli.dagster_home.webserver import GatedWebserver
+from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware, is_local
+from batch_assets.cli.dagster_home.webserver import ProtectedWebserver
 
 LOCAL = "127.0.0.1:3000"
 JSON = ("Content-Type", "application/json")
@@ -29,7 +29,7 @@ LAUNCH = json.dumps({"query": "mutation { setNuxSeen }"})
 PASSWORD = "correct horse: battery ✓"
 
 
-def gated(
+def status_of(
     method: str,
     path: str,
     *headers: tuple[str, str],
@@ -39,7 +39,7 @@ def gated(
     password: str | None = None,
     local_only: bool = True,
 ) -> int:
-    """The status that the gate answers with; 200 where the application behind it was reached."""
+    """The status of the answer; 200 if the request reached the application."""
     sent: list[dict[str, Any]] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -59,7 +59,7 @@ def gated(
         "query_string": query.encode(),
         "headers": [(b"host", host.encode("latin-1")), *raw] if host is not None else raw,
     }
-    asyncio.run(UiGate(application, password=password, local_only=local_only)(scope, receive, send))
+    asyncio.run(UiAccessMiddleware(application, password=password, local_only=local_only)(scope, receive, send))
     if sent[0]["type"] == "websocket.close":
         return 403
     status: int = sent[0]["status"]
@@ -67,7 +67,7 @@ def gated(
 
 
 def basic(password: str) -> tuple[str, str]:
-    return ("Authorization", "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode())
+    return ("Authorization", "Basic " + base64.b64encode(f"user:{password}".encode()).decode())
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def basic(password: str) -> tuple[str, str]:
         "[::1]:3000",
     ],
 )
-def test_names_of_this_machine_are_let_in(host: str) -> None:
-    assert gated("GET", "/", host=host) == 200
+def test_names_of_this_machine_are_accepted(host: str) -> None:
+    assert status_of("GET", "/", host=host) == 200
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_names_of_this_machine_are_let_in(host: str) -> None:
         *("10.0.0.1:3000", "192.168.0.7", "[fe80::1]:3000", "notlocalhost", "127.0.0.1evil"),
     ],
 )
-def test_a_name_that_was_led_to_this_machine_is_refused(host: str) -> None:
+def test_another_name_that_resolves_to_this_machine_is_refused(host: str) -> None:
     for kind, path in (("http", "/"), ("http", "/graphql"), ("websocket", "/graphql"), ("http", "/logs/a/out")):
-        assert gated("GET", path, host=host, kind=kind) == 403
-        assert gated("GET", path, ("Origin", f"http://{host}"), host=host, kind=kind) == 403
+        assert status_of("GET", path, host=host, kind=kind) == 403
+        assert status_of("GET", path, ("Origin", f"http://{host}"), host=host, kind=kind) == 403
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_a_name_that_was_led_to_this_machine_is_refused(host: str) -> None:
     ],
 )
 def test_a_malformed_host_is_refused(host: str) -> None:
-    assert gated("GET", "/", host=host) == 400
-    assert gated("GET", "/graphql", ("Origin", "http://[::1"), host=host, kind="websocket") == 403
+    assert status_of("GET", "/", host=host) == 400
+    assert status_of("GET", "/graphql", ("Origin", "http://[::1"), host=host, kind="websocket") == 403
 
 
-def test_a_missing_host_and_two_of_them_are_refused() -> None:
-    assert gated("GET", "/", host=None) == 400
-    assert gated("GET", "/", ("Host", "evil.example")) == 400
+def test_a_missing_host_and_two_hosts_are_refused() -> None:
+    assert status_of("GET", "/", host=None) == 400
+    assert status_of("GET", "/", ("Host", "evil.example")) == 400
 
 
 @pytest.mark.parametrize(
@@ -143,39 +143,39 @@ def test_a_missing_host_and_two_of_them_are_refused() -> None:
         "chrome-extension://abc",
     ],
 )
-def test_another_origin_is_refused_whatever_it_asks(origin: str) -> None:
+def test_every_request_of_another_origin_is_refused(origin: str) -> None:
     for kind in ("http", "websocket"):
         for path in ("/", "/graphql", "/server_info", "/logs/a/out", "/download_debug/a", "/notebook"):
-            assert gated("GET", path, ("Origin", origin), kind=kind) == 403
-    assert gated("POST", "/graphql", ("Origin", origin), JSON) == 403
-    assert gated("POST", "/report_asset_materialization/a", ("Origin", origin), JSON) == 403
+            assert status_of("GET", path, ("Origin", origin), kind=kind) == 403
+    assert status_of("POST", "/graphql", ("Origin", origin), JSON) == 403
+    assert status_of("POST", "/report_asset_materialization/a", ("Origin", origin), JSON) == 403
 
 
 def test_two_origins_are_refused() -> None:
-    assert gated("POST", "/graphql", ("Origin", f"http://{LOCAL}"), ("Origin", f"http://{LOCAL}"), JSON) == 403
+    assert status_of("POST", "/graphql", ("Origin", f"http://{LOCAL}"), ("Origin", f"http://{LOCAL}"), JSON) == 403
 
 
-def test_the_uis_own_origin_is_let_in() -> None:
+def test_the_origin_of_the_ui_is_accepted() -> None:
     own = ("Origin", f"http://{LOCAL}")
-    assert gated("POST", "/graphql", own, JSON, ("Sec-Fetch-Site", "same-origin")) == 200
-    assert gated("GET", "/graphql", own, kind="websocket") == 200
-    assert gated("GET", "/", ("Origin", "http://localhost"), host="localhost:80") == 200
+    assert status_of("POST", "/graphql", own, JSON, ("Sec-Fetch-Site", "same-origin")) == 200
+    assert status_of("GET", "/graphql", own, kind="websocket") == 200
+    assert status_of("GET", "/", ("Origin", "http://localhost"), host="localhost:80") == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
-def test_a_link_to_a_page_may_be_followed_and_nothing_else_of_another_site(site: str) -> None:
+def test_another_site_may_only_link_to_a_page(site: str) -> None:
     headers = [("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
-    assert gated("GET", "/", *headers) == 200
-    assert gated("GET", "/assets/summaries", *headers) == 200
-    assert gated("POST", "/", JSON, *headers) == 403
-    assert gated("GET", "/", *headers, ("Origin", "null")) == 403
-    assert gated("GET", "/", ("Sec-Fetch-Site", site)) == 403  # an image, for example
-    assert gated("GET", "/", *headers[:2], ("Sec-Fetch-Dest", "iframe")) == 403
-    assert gated("GET", "/graphql", *headers, kind="websocket") == 403
+    assert status_of("GET", "/", *headers) == 200
+    assert status_of("GET", "/assets/summaries", *headers) == 200
+    assert status_of("POST", "/", JSON, *headers) == 403
+    assert status_of("GET", "/", *headers, ("Origin", "null")) == 403
+    assert status_of("GET", "/", ("Sec-Fetch-Site", site)) == 403  # an image, for example
+    assert status_of("GET", "/", *headers[:2], ("Sec-Fetch-Dest", "iframe")) == 403
+    assert status_of("GET", "/graphql", *headers, kind="websocket") == 403
 
 
-def test_only_pages_and_files_of_the_ui_can_be_reached_by_a_link(webserver: GatedWebserver) -> None:
-    """Whatever else Dagster's table of routes has, or gets in a later version, is to be listed as no page."""
+def test_another_site_may_link_to_pages_and_files_of_the_ui_only(webserver: ProtectedWebserver) -> None:
+    """Each other route of Dagster, in a later version too, must be in NOT_PAGES."""
     headers = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
     refused = set()
     for route in webserver.build_routes():  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ def test_only_pages_and_files_of_the_ui_can_be_reached_by_a_link(webserver: Gate
             continue
         kind = "websocket" if isinstance(route, WebSocketRoute) else "http"
         path = route.path.replace("{", "").replace("}", "").replace(":path", "").replace(":str", "")
-        assert gated("GET", path, *headers, kind=kind) == 403, route
+        assert status_of("GET", path, *headers, kind=kind) == 403, route
         refused.add(path)
     assert {"/graphql", "/server_info", "/logs/path", "/notebook", "/report_asset_check/asset_key"} <= refused
 
@@ -204,22 +204,22 @@ def test_only_pages_and_files_of_the_ui_can_be_reached_by_a_link(webserver: Gate
     ],
 )
 @pytest.mark.parametrize("path", ["/graphql", "/report_asset_materialization/a", "/report_asset_check/a", "/other"])
-def test_what_acts_is_a_post_of_json(path: str, content_type: str, status: int) -> None:
-    assert gated("POST", path, ("Content-Type", content_type)) == status
-    assert gated("POST", path) == 415
-    assert gated("POST", path, JSON, JSON) == 415
-    assert gated("POST", path, JSON, query="partition=2026-01-05") == (200 if path == "/graphql" else 400)
+def test_only_a_post_of_json_is_accepted(path: str, content_type: str, status: int) -> None:
+    assert status_of("POST", path, ("Content-Type", content_type)) == status
+    assert status_of("POST", path) == 415
+    assert status_of("POST", path, JSON, JSON) == 415
+    assert status_of("POST", path, JSON, query="partition=2026-01-05") == (200 if path == "/graphql" else 400)
     for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "GET2"):
-        assert gated(method, path, JSON) == 405
+        assert status_of(method, path, JSON) == 405
 
 
-def test_the_password_is_demanded_of_every_request() -> None:
+def test_every_request_needs_the_password() -> None:
     for kind, path in (("http", "/"), ("http", "/server_info"), ("http", "/graphql"), ("websocket", "/graphql")):
         for local_only in (True, False):
             options: dict[str, Any] = {"kind": kind, "password": PASSWORD, "local_only": local_only}
-            assert gated("GET", path, basic(PASSWORD), **options) == 200
-            assert gated("GET", path, **options) in (401, 403)
-            assert gated("GET", path, basic("wrong"), **options) in (401, 403)
+            assert status_of("GET", path, basic(PASSWORD), **options) == 200
+            assert status_of("GET", path, **options) in (401, 403)
+            assert status_of("GET", path, basic("wrong"), **options) in (401, 403)
 
 
 @pytest.mark.parametrize(
@@ -230,16 +230,16 @@ def test_the_password_is_demanded_of_every_request() -> None:
         *(basic(part)[1] for part in ("", PASSWORD[:-1], PASSWORD + " ", PASSWORD.upper(), "correct horse")),
     ],
 )
-def test_only_the_whole_password_is_one(authorization: str) -> None:
-    assert gated("GET", "/", ("Authorization", authorization), password=PASSWORD) == 401
-    assert gated("GET", "/", basic(PASSWORD), basic(PASSWORD), password=PASSWORD) == 401
+def test_only_the_whole_password_is_accepted(authorization: str) -> None:
+    assert status_of("GET", "/", ("Authorization", authorization), password=PASSWORD) == 401
+    assert status_of("GET", "/", basic(PASSWORD), basic(PASSWORD), password=PASSWORD) == 401
 
 
-def test_with_a_password_any_host_is_let_in_where_the_ui_is_for_other_machines() -> None:
+def test_a_ui_for_other_machines_accepts_any_host_with_the_password() -> None:
     open_to_all: dict[str, Any] = {"password": PASSWORD, "local_only": False, "host": "build.example:3000"}
     own = ("Origin", "http://build.example:3000")
-    assert gated("POST", "/graphql", own, JSON, basic(PASSWORD), **open_to_all) == 200
-    assert gated("POST", "/graphql", ("Origin", "http://evil.example"), JSON, basic(PASSWORD), **open_to_all) == 403
+    assert status_of("POST", "/graphql", own, JSON, basic(PASSWORD), **open_to_all) == 200
+    assert status_of("POST", "/graphql", ("Origin", "http://evil.example"), JSON, basic(PASSWORD), **open_to_all) == 403
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_with_a_password_any_host_is_let_in_where_the_ui_is_for_other_machines()
         ("", False),
     ],
 )
-def test_which_addresses_are_of_this_machine(name: str, local: bool) -> None:
+def test_is_local_knows_the_addresses_of_this_machine(name: str, local: bool) -> None:
     assert is_local(name) is local
 
 
@@ -262,7 +262,7 @@ def test_which_addresses_are_of_this_machine(name: str, local: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatedWebserver]:
+def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProtectedWebserver]:
     folder = tmp_path_factory.mktemp("dagster_home")
     with (
         dg.DagsterInstance.local_temp(str(folder)) as instance,
@@ -270,17 +270,17 @@ def webserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatedWebserv
             instance, version="", read_only=False, workspace_load_target=EmptyWorkspaceTarget()
         ) as context,
     ):
-        yield GatedWebserver(context, password=None, local_only=True)
+        yield ProtectedWebserver(context, password=None, local_only=True)
 
 
 @pytest.fixture(scope="module")
-def address(webserver: GatedWebserver) -> Iterator[str]:
+def address(webserver: ProtectedWebserver) -> Iterator[str]:
     with listening(webserver) as served:
         yield served
 
 
 @contextmanager
-def listening(webserver: GatedWebserver) -> Iterator[str]:
+def listening(webserver: ProtectedWebserver) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(webserver.create_asgi_app(), log_config=None, log_level="warning", http="h11")
@@ -294,8 +294,8 @@ def listening(webserver: GatedWebserver) -> Iterator[str]:
         thread.join(20)
 
 
-def ask(address: str, request: str, body: str = "") -> tuple[int, str]:
-    """Send these lines, each header as it is written; returns status and body."""
+def fetch(address: str, request: str, body: str = "") -> tuple[int, str]:
+    """Send the lines of a request unchanged; returns status and body of the answer."""
     lines = [*request.strip().splitlines(), "Connection: close", f"Content-Length: {len(body.encode())}"]
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
@@ -307,27 +307,27 @@ def ask(address: str, request: str, body: str = "") -> tuple[int, str]:
     return int(head.split()[1]), content.decode()
 
 
-def test_a_mutation_is_executed_by_a_post_of_json_and_by_no_other_way(address: str, webserver: GatedWebserver) -> None:
+def test_only_a_post_of_json_executes_a_mutation(address: str, webserver: ProtectedWebserver) -> None:
     mutation = 'mutation { wipeAssets(assetPartitionRanges: [{assetKey: {path: ["a"]}}]) { __typename } }'
     wipe = quote(mutation)
     instance = webserver._process_context.instance
     key = dg.AssetKey("a")
     instance.report_runless_asset_event(dg.AssetMaterialization(key))
     for accept in ("image/avif,image/webp,*/*", "application/json", "text/html"):
-        asked = f"GET /graphql?query={wipe} HTTP/1.1\nHost: {address}\nAccept: {accept}"
-        status, body = ask(address, asked)
+        request_lines = f"GET /graphql?query={wipe} HTTP/1.1\nHost: {address}\nAccept: {accept}"
+        status, body = fetch(address, request_lines)
         assert status == (200 if accept == "text/html" else 400), body
         assert "__typename" not in body
-        assert ask(address, f"{asked}\nSec-Fetch-Site: cross-site")[0] == 403
+        assert fetch(address, f"{request_lines}\nSec-Fetch-Site: cross-site")[0] == 403
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/graphql"):
         for path in ("/graphql", f"/graphql?query={wipe}"):
-            asked = f"POST {path} HTTP/1.1\nHost: {address}\nContent-Type: {content_type}"
-            assert ask(address, asked, json.dumps({"query": mutation}))[0] == 415
-    asked = f"POST /graphql?query={wipe} HTTP/1.1\nHost: {address}\nContent-Type: application/json"
-    assert ask(address, asked, "{}")[0] == 400
+            request_lines = f"POST {path} HTTP/1.1\nHost: {address}\nContent-Type: {content_type}"
+            assert fetch(address, request_lines, json.dumps({"query": mutation}))[0] == 415
+    request_lines = f"POST /graphql?query={wipe} HTTP/1.1\nHost: {address}\nContent-Type: application/json"
+    assert fetch(address, request_lines, "{}")[0] == 400
     assert instance.get_latest_materialization_event(key) is not None
 
-    status, body = ask(
+    status, body = fetch(
         address,
         f"POST /graphql HTTP/1.1\nHost: {address}\nContent-Type: application/json",
         json.dumps({"query": mutation}),
@@ -336,7 +336,7 @@ def test_a_mutation_is_executed_by_a_post_of_json_and_by_no_other_way(address: s
     assert instance.get_latest_materialization_event(key) is None
 
 
-def test_events_are_reported_by_a_post_of_json_only(address: str, webserver: GatedWebserver) -> None:
+def test_only_a_post_of_json_reports_an_event(address: str, webserver: ProtectedWebserver) -> None:
     instance = webserver._process_context.instance
     key = dg.AssetKey("reported")
     for request in (
@@ -346,11 +346,11 @@ def test_events_are_reported_by_a_post_of_json_only(address: str, webserver: Gat
         "POST {path} HTTP/1.1\nContent-Type: application/json\nOrigin: null",
         "POST {path}?partition=b HTTP/1.1\nContent-Type: application/json",
     ):
-        asked = request.format(path="/report_asset_materialization/reported")
-        assert ask(address, f"{asked}\nHost: {address}", "{}")[0] in (400, 403, 415)
+        request_lines = request.format(path="/report_asset_materialization/reported")
+        assert fetch(address, f"{request_lines}\nHost: {address}", "{}")[0] in (400, 403, 415)
     assert instance.get_latest_materialization_event(key) is None
     proper = f"POST /report_asset_materialization/reported HTTP/1.1\nHost: {address}\nContent-Type: application/json"
-    assert ask(address, proper, "{}")[0] == 200
+    assert fetch(address, proper, "{}")[0] == 200
     assert instance.get_latest_materialization_event(key) is not None
 
 
@@ -358,13 +358,13 @@ def test_events_are_reported_by_a_post_of_json_only(address: str, webserver: Gat
     "header",
     ["Host: [::1", "Host: \x7f", "Host:", "X: y", "Origin: [::1", "Sec-Fetch-Site: \x01", "Authorization: Basic é"],
 )
-def test_a_malformed_header_gets_an_answer_other_than_500(address: str, header: str) -> None:
+def test_a_malformed_header_is_never_a_500(address: str, header: str) -> None:
     host = "" if header.startswith(("Host", "X")) else f"\nHost: {address}"
     for line in ("GET / HTTP/1.1", "GET /graphql HTTP/1.1", "POST /graphql HTTP/1.1"):
-        assert ask(address, f"{line}\n{header}{host}")[0] in (200, 400, 403, 415)
+        assert fetch(address, f"{line}\n{header}{host}")[0] in (200, 400, 403, 415)
 
 
-def test_the_websocket_is_for_pages_of_the_ui(address: str) -> None:
+def test_the_websocket_accepts_pages_of_the_ui_only(address: str) -> None:
     protocol = Subprotocol("graphql-ws")
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
         with pytest.raises(InvalidStatus, match="HTTP 403"):
@@ -374,7 +374,7 @@ def test_the_websocket_is_for_pages_of_the_ui(address: str) -> None:
         assert json.loads(own.recv(20))["type"] == "connection_ack"
 
 
-def test_no_other_site_shows_the_ui_in_a_frame(address: str) -> None:
+def test_other_sites_may_not_show_the_ui_in_a_frame(address: str) -> None:
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(f"GET /server_info HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())

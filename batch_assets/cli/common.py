@@ -1,0 +1,74 @@
+"""What the commands share: the settings, a client of the API, and errors as one sentence.
+
+The heavy imports are inside the functions. So `--help` is fast, and the settings are checked before Dagster loads: our
+definitions read the settings too, and would answer a wrong one with a stack trace.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_assets.settings import SettingError, Settings, read_settings
+
+if TYPE_CHECKING:
+    import openai
+
+
+def checked_settings() -> Settings:
+    """The settings of the environment. Raises click.ClickException."""
+    try:
+        return read_settings()
+    except SettingError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def check_day(day: str) -> str:
+    """The day, if it is a partition. Raises click.ClickException."""
+    from batch_assets.partitions import daily_partitions
+
+    if not daily_partitions.has_partition_key(day):
+        first, last = daily_partitions.get_first_partition_key(), daily_partitions.get_last_partition_key()
+        raise click.ClickException(f"There is no day {day!r}: from {first} (BATCH_ASSETS_START_DATE) to {last}.")
+    return day
+
+
+def counted(number: int, unit: str) -> str:
+    """1 day, 2 days."""
+    return f"{number:,} {unit if number == 1 else unit + 's'}"
+
+
+@contextmanager
+def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
+    """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
+    import openai
+
+    from batch_assets.cli.dagster_home import local_api
+    from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
+
+    with local_api(settings) as url:
+        if url is not None:
+            client = openai.OpenAI(api_key=local_api_key(settings.local_api_folder), base_url=url)
+        else:  # the client itself reads OPENAI_BASE_URL, and the key if there is one
+            client = openai.OpenAI(api_key=None if settings.has_key else NO_KEY)
+        with client:
+            yield client
+
+
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Let the errors that a user can do something about be a click.ClickException."""
+    import openai
+
+    from batch_assets.batching.ledger.database import DatabaseBusyError
+    from batch_assets.batching.provider.batches import error_message
+    from batch_assets.batching.submission.adoption import AdoptionError
+    from batch_assets.cli.dagster_home import StartError
+
+    try:
+        yield
+    except (AdoptionError, DatabaseBusyError, StartError) as error:
+        raise click.ClickException(str(error)) from error
+    except openai.OpenAIError as error:
+        raise click.ClickException(f"OpenAI says: {error_message(error)}") from error

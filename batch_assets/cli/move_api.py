@@ -1,0 +1,21 @@
+"""`batch-assets move-api`: an API has a new address."""
+
+import click
+
+from batch_assets.cli.common import checked_settings, counted, errors_in_one_sentence
+
+
+@click.command("move-api")
+@click.argument("old")
+@click.argument("new")
+def move_api(old: str, new: str) -> None:
+    """Look for the batches of the API with the address OLD at its new address NEW."""
+    settings = checked_settings()
+    from batch_assets.batching.ledger import aliases
+    from batch_assets.batching.ledger.database import Database
+
+    with errors_in_one_sentence():
+        moved = aliases.move_api(Database(settings.database), old, new)
+    if not moved:
+        raise click.ClickException(f"No submission was made at {old}. `openai_batch.api` names the APIs.")
+    click.echo(f"{counted(moved, 'submission')} moved from {old} to {new}.")
