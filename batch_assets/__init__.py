@@ -1,3 +1,10 @@
-"""Dagster assets that summarise a daily stream of articles through OpenAI's Batch API."""
+"""Dagster assets that summarize a daily stream of articles with OpenAI's Batch API. Start at `definitions`.
+
+The assets in `assets/` call `batching/`, which knows no Dagster. `sensors` polls the batches and requests the runs that
+come next: `days` reads the event log, whose metadata `day_events` knows, `run_requests` makes the run requests.
+`runless_events` reports days without a run, `same_warehouse` stops a run on the wrong database. `checks`, `jobs`,
+`schedules` and `partitions` are Dagster's; `resources` and `settings` are the configuration. `cli/` is the command
+`batch-assets`, `local_api/` the local Batch API.
+"""
 
 __version__ = "0.1.0"

@@ -1,8 +1,9 @@
-"""What must hold of the tables."""
+"""Asset checks: the budgets before a submission, and the tables after the collection."""
 
 import dagster as dg
 
 from batch_assets.assets import batch_request_file, summaries
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.spending import unattributed_batches
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
@@ -17,15 +18,15 @@ def day_is_within_budget(
     task: dg.ResourceParam[SummaryTask],
     openai: dg.ResourceParam[BatchApi],
 ) -> dg.AssetCheckResult:
-    """A day whose estimate is above a budget goes no further: nothing of it is uploaded.
+    """Blocks a day whose estimate is above a budget: no run uploads its files.
 
     The budgets are BATCH_ASSETS_MAX_COST_USD and BATCH_ASSETS_MAX_COST_USD_PER_MONTH. They count everything that was
-    spent, earlier prompts and refreshes included, and are checked once more when a batch is submitted.
+    spent, earlier prompts and refreshes included. `openai_batch` checks them again before it creates a batch.
     """
     if not context.has_partition_key:
-        return dg.AssetCheckResult(passed=True, description="Looks at the day of a run; executed by itself, at none.")
+        return dg.AssetCheckResult(passed=True, description="Checks the day of a run, and this run has no day.")
     api = openai.identify(context, warehouse)
-    if api.is_assumed:  # its prices may be others; a day that is blocked here would not be tried again
+    if api.is_assumed:  # its prices may differ, and no later run would submit a day that is blocked here
         return dg.AssetCheckResult(
             passed=True, description="The API does not answer; `openai_batch` checks the budgets when it does."
         )
@@ -58,7 +59,7 @@ def every_article_is_accounted_for(
 ) -> dg.AssetCheckResult:
     """Each article has exactly one row in `summaries`: answered, in flight, pending, or failed with a reason.
 
-    Looks at the day of the run; executed by itself, at all days that have summaries.
+    Checks the day of the run or, in a run without a day, all days that have summaries.
     """
     day = context.partition_key if context.has_partition_key else None
     with warehouse.tables.reading() as connection:
@@ -92,19 +93,20 @@ def every_article_is_accounted_for(
 def usage_adds_up(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
-    """What a batch billed is the sum of what the lines that count for its requests used.
+    """The tokens that a batch billed are the sum of the tokens of its requests' lines.
 
-    The rest is in `spending` as `unattributed`: it is billed, but no article shows it.
+    The rest is in `spending` as `unattributed`: OpenAI billed it, and no article shows it.
     """
     day = context.partition_key if context.has_partition_key else None
     with warehouse.tables.reading() as connection:
         rows = unattributed_batches(connection, day)
+    batches = counted(len(rows), "batch", "batches")
     return dg.AssetCheckResult(
         passed=not rows,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(rows)} batches billed more tokens than the lines of their requests." if rows else None,
+        description=f"{batches} billed more tokens than the lines of the requests." if rows else None,
         metadata={
-            # not in the description, which Dagster renders as Markdown: ids are the API's words
+            # not in the description, which Dagster renders as Markdown: an API may return any text as an id
             "batches_off": dg.MetadataValue.json([row.batch_id for row in rows]),
             "input_tokens_more_than_the_lines": sum(row.input_tokens for row in rows),
             "output_tokens_more_than_the_lines": sum(row.output_tokens for row in rows),

@@ -1,8 +1,8 @@
-"""What our events in Dagster's log say of a day: the one place that knows the names of their metadata.
+"""Reads and writes the events of a day in Dagster's event log. Only this module knows the names of their metadata.
 
-Two code locations in one Dagster share the event log, and so may two databases. So each event of ours names its code
-location and its warehouse; the sensor reads those of its own location, and a run stops where the log and its database
-contradict each other.
+Code locations in one Dagster share the event log, and so may databases. So each event has the code location and the
+warehouse id. The sensor reads the events of its own location. A run stops if the log and its database contradict each
+other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,35 +12,35 @@ from typing import Any
 
 import dagster as dg
 
-# Names of metadata, which the UI shows.
+# Names of metadata; the UI shows them.
 BATCH_IDS, DEFERRED_FILES, NEXT_ATTEMPT_AT = "batch_ids", "deferred_files", "next_attempt_at"
 REQUESTS_PENDING = "requests_pending"
 CODE_LOCATION, WAREHOUSE_ID, API = "code_location", "warehouse_id", "api"
-NAMES_OF_THE_FIRST_EDITION = {
+NAMES_OF_THE_FIRST_VERSION = {
     DEFERRED_FILES: "waiting_shards",
     NEXT_ATTEMPT_AT: "look_again_at",
     REQUESTS_PENDING: "requests_owed",
 }
-DEFAULT_LOCATION = "batch_assets"  # of our workspace.yaml, and of runs in the process of `demo`
-EVENTS_AT_ONCE = 50  # of a day that several code locations materialize
+DEFAULT_LOCATION = "batch_assets"  # as in workspace.yaml; also for runs in the process of `demo`
+EVENTS_AT_ONCE = 50  # of a day, which several code locations may materialize
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Whose event it is. `warehouse_id` and `api` are None where an earlier version did not record them."""
+    """Where an event is from. `warehouse_id` and `api` are None if an earlier version did not record them."""
 
     location: str
     warehouse_id: str | None = None
     api: str | None = None
 
     def as_metadata(self) -> dict[str, str]:
-        named = {CODE_LOCATION: self.location, WAREHOUSE_ID: self.warehouse_id, API: self.api}
-        return {name: value for name, value in named.items() if value is not None}
+        metadata = {CODE_LOCATION: self.location, WAREHOUSE_ID: self.warehouse_id, API: self.api}
+        return {name: value for name, value in metadata.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class DayEvent:
-    """A materialization of a day, as far as the sensor and the runs ask for it."""
+    """The fields of a materialization that the sensor and the runs use."""
 
     day: str
     storage_id: int
@@ -67,7 +67,7 @@ def location_of_sensor(context: dg.SensorEvaluationContext) -> str:
 def submission_metadata(
     origin: Origin, batch_ids: Sequence[str], deferred_files: int, next_attempt_at: datetime | None
 ) -> dict[str, Any]:
-    """What the sensor needs to know of a day that was submitted, or of what became of the try."""
+    """The metadata that the sensor needs about a day after a submission, a failed one included."""
     attempt = {} if next_attempt_at is None else {NEXT_ATTEMPT_AT: dg.MetadataValue.timestamp(next_attempt_at)}
     return {
         BATCH_IDS: dg.MetadataValue.json(list(batch_ids)),
@@ -81,17 +81,17 @@ def read_events(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Seq
     """The materializations with these storage ids, a thousand at a time."""
     ids = sorted(storage_ids)
     for start in range(0, len(ids), 1000):
-        some = ids[start : start + 1000]
-        wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=some)
-        yield from _events(instance.fetch_materializations(wanted, limit=len(some)).records)
+        page_ids = ids[start : start + 1000]
+        records_filter = dg.AssetRecordsFilter(asset_key=key, storage_ids=page_ids)
+        yield from _events(instance.fetch_materializations(records_filter, limit=len(page_ids)).records)
 
 
 def newest_event(instance: dg.DagsterInstance, key: dg.AssetKey, day: str, location: str) -> DayEvent | None:
     """The day's newest materialization by this code location; None if there is none."""
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[day])
+    records_filter = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[day])
     cursor: str | None = None
     while True:
-        page = instance.fetch_materializations(wanted, limit=EVENTS_AT_ONCE, cursor=cursor)
+        page = instance.fetch_materializations(records_filter, limit=EVENTS_AT_ONCE, cursor=cursor)
         ours = next((event for event in _events(page.records) if event.origin.location == location), None)
         if ours is not None or not page.has_more:
             return ours
@@ -122,5 +122,5 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
 
 
 def _value(metadata: Mapping[str, dg.MetadataValue], name: str) -> Any:
-    found = metadata.get(name) or metadata.get(NAMES_OF_THE_FIRST_EDITION.get(name, name))
+    found = metadata.get(name) or metadata.get(NAMES_OF_THE_FIRST_VERSION.get(name, name))
     return None if found is None else found.value

@@ -1,4 +1,4 @@
-"""Dagster's event log → the days that have something to do, with a constant number of queries."""
+"""Dagster's event log → the days that need a step, with a constant number of queries."""
 
 from collections.abc import Mapping
 
@@ -10,9 +10,9 @@ from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, re
 
 
 def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) -> list[Day]:
-    """The days with something to do: submitted and not collected, or collected with pending requests.
+    """The days that were submitted and not collected, and the collected days with pending requests.
 
-    Only events of this code location count: another one may define the same assets, with another database.
+    Only events of this code location count: another one may define the same assets with another database.
     """
     submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
     last_collected = max(collected.values(), default=-1)
@@ -42,7 +42,7 @@ def _newest(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, int]
 def _day_of_several_locations(
     instance: dg.DagsterInstance, name: str, location: str, last_collected: int
 ) -> Day | None:
-    """The same for a day whose newest event is another code location's."""
+    """The same for a day whose newest event is of another code location; None if the day needs no step."""
     submitted = newest_event(instance, openai_batch.key, name, location)
     collected = newest_event(instance, summaries.key, name, location)
     if submitted is None:
@@ -61,9 +61,9 @@ def _submitted_day(event: DayEvent, last_collected: int) -> Day:
         api=event.origin.api,
         deferred=event.deferred_files,
         next_attempt_at=event.next_attempt_at,
-        was_room_made=last_collected > event.storage_id,
+        is_capacity_freed=last_collected > event.storage_id,
     )
 
 
 def _collected_day(event: DayEvent) -> Day:
-    return Day(event.day, event.storage_id, event.at, is_collected=True)
+    return Day(event.day, event.storage_id, event.at, needs_next_round=True)

@@ -21,6 +21,6 @@ def defs() -> dg.Definitions:
         schedules=[daily_submission],
         sensors=[openai_batch_sensor],
         resources=all_resources(read_settings()),
-        # one process for a run: a second one for each step would take seconds to start, and gain nothing
+        # one process for a run: a process for each step would need seconds to start
         executor=dg.in_process_executor,
     )

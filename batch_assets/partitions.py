@@ -1,4 +1,4 @@
-"""Days, in UTC. The newest partition is yesterday, since today's articles are still coming in; or the sample's last."""
+"""The partitions: days in UTC. The newest is yesterday, since today is not complete; or the last day of the sample."""
 
 import dagster as dg
 

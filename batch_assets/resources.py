@@ -1,8 +1,8 @@
-"""What the assets work with: the tables, the source, the task, and OpenAI (or its local stand-in).
+"""The resources: the tables, the source, the task, and OpenAI or its stand-in, the local Batch API.
 
-All of them are plain objects, built from the environment of the process: a run's config can set nothing of them.
-Dagster resolves `{"env": "OPENAI_API_KEY"}` in any string that a run's config may set, so a `base_url` or a prompt
-that could be set there would carry the key out. What the environment does not offer is changed in this file.
+They are plain objects, built from the environment variables: a run's config cannot set them. Dagster resolves
+`{"env": "OPENAI_API_KEY"}` in any string of a run's config, so a `base_url` or a prompt there could send the key to
+another server. To set a field that has no environment variable, change this file.
 """
 
 import os
@@ -36,8 +36,8 @@ class Warehouse:
     """The DuckDB database with our tables, and the folder with request and result files.
 
     database: a DuckDB file, or a URL that DuckDB opens.
-    memory_limit: how much memory DuckDB may take in a run. A day of a million articles needs no more than the
-        default; twice as much is a little faster. DuckDB writes what does not fit beside the database file.
+    memory_limit: of DuckDB in a run. A day of a million articles needs no more than the default; twice as much is a
+        little faster. DuckDB writes data that exceeds it beside the database file.
     threads: DuckDB's threads in a run; None: one per core.
     """
 
@@ -48,7 +48,7 @@ class Warehouse:
 
     @property
     def tables(self) -> Database:
-        """Opens connections, for one short piece of work each."""
+        """The database. Open a connection for each short piece of work."""
         return Database(self.database, memory_limit=self.memory_limit, threads=self.threads)
 
     @property
@@ -60,8 +60,8 @@ class Warehouse:
 class ArticleSource:
     """Where a day's articles come from.
 
-    source: a path, glob or URL of JSONL, JSON, CSV or Parquet files. `{partition}` in it is replaced by the day;
-        without it, the column `published_at` selects the day.
+    source: a path, glob or URL of JSONL, JSON, CSV or Parquet files. The run replaces `{partition}` in it by the day.
+        Without it, the column `published_at` selects the day's rows.
     """
 
     source: str
@@ -69,18 +69,18 @@ class ArticleSource:
 
 @dataclass(frozen=True)
 class SummaryTask:
-    """What is asked of the model, for every article. A change makes every request that it changes pending again.
+    """What every request asks the model. A change makes the requests that it changes pending again.
 
     user_template: the user's message, with `{title}`, `{body}`, `{url}` and `{published_at}`.
-    max_output_tokens: the limit of an answer; a reasoning model's thinking counts. It is no part of what is asked:
-        raised, it makes only the answers pending that were cut.
-    temperature, top_p: left out for reasoning models, which refuse them.
+    max_output_tokens: the limit of an answer, with the reasoning of a reasoning model. It does not change the question:
+        a higher limit makes only the requests pending whose answers were cut.
+    temperature, top_p: not sent to reasoning models, which refuse them.
     reasoning_effort: sent to reasoning models only.
-    max_rounds: how often a request may come back without an answer before it counts as failed.
-    max_cost_usd, max_cost_usd_per_month: what may be spent on a day, and in a UTC month, everything counted.
-    prices: the user's own, for models and APIs whose prices are not published.
-    max_enqueued_tokens: the model's limit of enqueued input tokens (OpenAI's page Limits), shared by all days in
-        flight. What does not fit waits, and goes out as batches end.
+    max_rounds: how often a request may end without an answer before it counts as failed.
+    max_cost_usd, max_cost_usd_per_month: the budgets of a day and of a UTC month; they count everything that is spent.
+    prices: of models and APIs whose prices are not published.
+    max_enqueued_tokens: the model's limit of enqueued input tokens (OpenAI's page Limits), for all days in flight
+        together. Request files above it are deferred, and sent when batches end.
     """
 
     model: str
@@ -122,10 +122,10 @@ class SummaryTask:
 
 @dataclass(frozen=True)
 class BatchApi:
-    """The API that batches are sent to.
+    """The API that runs the batches.
 
-    connect: returns Dagster's resource of OpenAI's client, with the address and the key of now. Raises
-        dagster.Failure with what to do if there is none.
+    connect: returns Dagster's resource of OpenAI's client, with the present address and key. Raises dagster.Failure,
+        which says what to do, if there is no API.
     is_stand_in: neither a key nor an address is set, so the local Batch API of the data folder stands in.
     timing: how long runs and the sensor wait for the API.
     """
@@ -136,7 +136,7 @@ class BatchApi:
 
     @contextmanager
     def get_client(self, context: Any) -> Generator[openai.OpenAI, None, None]:
-        """A client, closed at the end. `context` is that of an asset, an op or a sensor."""
+        """A client, which is closed at the end. `context` is that of an asset, an op or a sensor."""
         with (
             self.connect().yield_for_execution(dg.build_init_resource_context()) as resource,
             resource.get_client(context) as client,
@@ -144,7 +144,7 @@ class BatchApi:
             yield client
 
     def identify(self, context: Any, warehouse: Warehouse) -> ApiIdentity:
-        """Which API and account answer. Where none answers, what the configured address says, with a warning."""
+        """The API and the account that answer. If none answers, the configured address, and a warning in the log."""
         try:
             with self.get_client(context) as client:
                 address = ApiIdentity(normalized_url(str(client.base_url)), is_assumed=True)
@@ -160,7 +160,7 @@ class BatchApi:
 
 
 def openai_resource(settings: Settings) -> BatchApi:
-    """OpenAI where a key or a URL is set in the environment; the local Batch API of the data folder otherwise."""
+    """OpenAI if the environment has a key or a URL; otherwise the local Batch API of the data folder."""
     if not settings.has_remote_api:
         return BatchApi(lambda: _local_api(settings.local_api_folder), is_stand_in=True)
     return BatchApi(_remote_api)
@@ -172,7 +172,7 @@ def _remote_api() -> OpenAIResource:
 
 
 def _local_api(folder: Path) -> OpenAIResource:
-    """The local Batch API of this folder, wherever it listens now. Raises dagster.Failure if none runs."""
+    """The local Batch API of this folder, at its present address. Raises dagster.Failure if none runs."""
     url = running_url(folder)
     if url is None:
         raise dg.Failure(
@@ -184,12 +184,12 @@ def _local_api(folder: Path) -> OpenAIResource:
 
 
 def fixed(value: object) -> dg.ResourceDefinition:
-    """A resource that is this object. Dagster refuses a run whose config has anything for it."""
+    """A resource that is this object. Dagster refuses a run whose config sets a part of it."""
     return dg.ResourceDefinition(resource_fn=lambda _: value, config_schema={})
 
 
 def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
-    """Every resource, by the name that assets ask for; none can be configured at launch."""
+    """Every resource, by its name; a run cannot configure them."""
     task = SummaryTask(
         model=settings.model,
         max_rounds=settings.max_rounds,
@@ -205,7 +205,7 @@ def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
     }
     return {
         **{name: fixed(value) for name, value in resources.items()},
-        # Dagster's own would take any folder that a run's config names. Our assets store nothing with it.
+        # Dagster's own IO manager accepts any folder from a run's config. Our assets do not use one.
         "io_manager": dg.IOManagerDefinition(resource_fn=_in_memory, config_schema={}),
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step
 from batch_assets.batching.timing import Timing
 
@@ -24,7 +25,7 @@ ASSETS_OF = {
 
 @dataclass(frozen=True)
 class NextRun:
-    """A step that a day is ready for. Runs with the same `dedup_key` are attempts at the same thing.
+    """A step that a day is ready for. Runs with the same `dedup_key` are attempts of the same step.
 
     `once_on`: the date (UTC) on which one successful run is enough.
     """
@@ -41,29 +42,29 @@ class NextRun:
 def request_runs(
     instance: dg.DagsterInstance, next_runs: Sequence[NextRun], now: datetime, timing: Timing
 ) -> tuple[list[dg.RunRequest], list[str]]:
-    """A run request for each of these steps, unless a run is under way or it is too early for another attempt.
+    """A run request for each of these steps, unless a run is in progress or it is too early for another attempt.
 
-    Also returns a sentence for each day whose runs failed too often. Dagster accepts a run key once, whatever became
-    of its run, so the key ends with the number of the attempt.
+    Also returns a sentence for each day whose runs failed too often. Dagster accepts a run key once, also after its run
+    has failed, so the key ends with the number of the attempt.
     """
     earlier = _earlier_runs(instance, [next_run.dedup_key for next_run in next_runs])
     requests: list[dg.RunRequest] = []
-    given_up: list[str] = []
+    failed_too_often: list[str] = []
     for next_run in next_runs:
         runs = earlier[next_run.dedup_key]
         failures = [run for run in runs if not run.dagster_run.is_success]
         if len(requests) == RUNS_PER_TICK or any(not run.dagster_run.is_finished for run in runs):
             continue
         if len(failures) >= timing.max_run_attempts:
-            given_up.append(_failed_too_often(next_run, failures))
+            failed_too_often.append(_failed_too_often(next_run, failures))
             continue
         if next_run.once_on and len(failures) < len(runs):
             continue
-        # A run that succeeded, and left the day as it was, found that something else has to end first.
+        # A run that succeeded and did not change the day found that another batch or run must end first.
         if runs and now < _ended(runs[0]) + timing.run_pause(len(runs)):
             continue
         requests.append(_run_request(next_run, attempt=len(runs) + 1))
-    return requests, given_up
+    return requests, failed_too_often
 
 
 def _earlier_runs(instance: dg.DagsterInstance, dedup_keys: Collection[str]) -> Mapping[str, list[dg.RunRecord]]:
@@ -83,7 +84,7 @@ def _failed_too_often(next_run: NextRun, failures: Sequence[dg.RunRecord]) -> st
     day, last = next_run.day.day, failures[0].dagster_run.run_id
     names = " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[next_run.step])
     return (
-        f"{day}: {len(failures)} runs for the step {next_run.step} failed, the last is {last}. "
+        f"{day}: {counted(len(failures), 'run')} for the step {next_run.step} failed, the last is {last}. "
         f"Read its error, fix the cause, and materialize {names} of the day."
     )
 
@@ -99,10 +100,10 @@ def _run_request(next_run: NextRun, *, attempt: int) -> dg.RunRequest:
 
 
 def _config_of(step: Step) -> dict[str, Any]:
-    """The next round uses the task that the ledger recorded for the day, whatever the environment says now.
+    """The next round uses the task that the ledger recorded for the day, not the configured one.
 
-    With another task, every request of the day would be pending again, and would cost again. What the user cancelled
-    stays cancelled.
+    With another task, every request of the day would be pending and would cost money again. Requests that the user
+    cancelled stay cancelled.
     """
     if step is not Step.NEXT_ROUND:
         return {}

@@ -1,4 +1,4 @@
-"""Materializations of `openai_batch` made outside of a run of their day, so that the sensor watches the day."""
+"""Materializations of `openai_batch` outside of a run of their day, so that the sensor polls the batches of the day."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,34 +17,34 @@ def report_of_submission(
     origin: Origin,
     day: str,
     next_attempt_at: datetime,
-    **more: str | int,
+    **metadata: str | int,
 ) -> dg.AssetMaterialization:
-    """A materialization of the day that says what the ledger waits for."""
-    batch_ids = submissions.batches_waited_for(database, day, data_folder)
+    """A materialization of the day with the batches and request files that it waits for."""
+    batch_ids = submissions.awaited_batch_ids(database, day, data_folder)
     deferred = len(submissions.unsubmitted(database, day, data_folder))
     return dg.AssetMaterialization(
         key,
         partition=day,
-        metadata={**submission_metadata(origin, batch_ids, deferred, next_attempt_at), **more},
+        metadata={**submission_metadata(origin, batch_ids, deferred, next_attempt_at), **metadata},
     )
 
 
 def announce_days_without_event(
     instance: dg.DagsterInstance, key: dg.AssetKey, database: Database, data_folder: Path, origin: Origin, day: str
 ) -> None:
-    """Report the days, but for `day` itself, that wait for a batch which their events do not name.
+    """Report each day except `day` that waits for a batch which its newest event does not name.
 
-    The sensor knows a day by its events only. A run of one day takes in the batches of all days, a run may be killed
-    between its batch and its event, and a Dagster home may be lost. Compares the ledger with the events, so nothing is
-    left out. A day that another database submitted is left to it.
+    The sensor knows a day only by its events. A run of one day enters the batches of all days, a run may be killed
+    between its batch and its event, and a Dagster home may be lost. So this function compares the ledger with the
+    events. It does not report a day that another database has submitted.
     """
     with_events = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
     days_without_events = set(known_batches.days_with_batches(database)) - with_events.keys()
-    for other in sorted({*known_batches.days_taken_in(database), *days_without_events} - {day}):
+    for other in sorted({*known_batches.days_with_adopted_batches(database), *days_without_events} - {day}):
         event = newest_event(instance, key, other, origin.location)
         if event is not None and event.origin.warehouse_id not in (None, origin.warehouse_id):
             continue
-        waited_for = submissions.batches_waited_for(database, other, data_folder)
+        waited_for = submissions.awaited_batch_ids(database, other, data_folder)
         if event is None or not set(waited_for) <= set(event.batch_ids):
             instance.report_runless_asset_event(
                 report_of_submission(

@@ -1,4 +1,4 @@
-"""A run stops where event log, database and API contradict each other: it never writes an empty green day."""
+"""Stops a run if event log, database and API contradict each other: else it would materialize an empty day."""
 
 import dagster as dg
 
@@ -16,9 +16,9 @@ def stop_if_of_another_warehouse(context: dg.AssetExecutionContext, warehouse: W
     if event is None or event.origin.warehouse_id in (None, ours):
         return
     raise dg.Failure(
-        f"{day} was submitted from another database (warehouse {event.origin.warehouse_id}; this one is {ours}). Its "
-        "batches are known there only. Let BATCH_ASSETS_DATA_DIR and BATCH_ASSETS_DUCKDB name that database on every "
-        f"host. If it is gone for good, wipe the materializations of `{key.to_user_string()}` for {day}.",
+        f"{day} was submitted from another database (warehouse {event.origin.warehouse_id}; this one is {ours}). Only "
+        "that database knows its batches. Set BATCH_ASSETS_DATA_DIR and BATCH_ASSETS_DUCKDB to that database on every "
+        f"host. If it no longer exists, wipe the materializations of `{key.to_user_string()}` for {day}.",
         allow_retries=False,
     )
 
@@ -39,13 +39,13 @@ def stop_if_batches_are_unknown(context: dg.AssetExecutionContext, warehouse: Wa
         raise dg.Failure(
             f"{', '.join(unknown)} of {context.partition_key} are in Dagster's event log, and the ledger does not know "
             "them. Was the database restored from a backup, or is it another one? Materialize "
-            f"`{key.to_user_string()}` of the day, which looks for them at the API and takes them in.",
+            f"`{key.to_user_string()}` of the day, which searches for them at the API and adopts them.",
             allow_retries=False,
         )
 
 
 def stop_if_the_stand_in_was_not_chosen(warehouse: Warehouse, openai: BatchApi, api: ApiIdentity) -> None:
-    """Raise dagster.Failure if the key is missing in a database that has used a real API: no stand-in replaces it."""
+    """Raise dagster.Failure if the key is missing and the database has used a real API, which no stand-in replaces."""
     if not (openai.is_stand_in and api.is_built_in_engine):
         return
     real = real_apis(warehouse.tables)

@@ -1,7 +1,7 @@
 """The sensor: polls the batches of every day in flight, shows their progress, and requests the runs that come next.
 
 It reads Dagster's event log with a constant number of queries. It never opens DuckDB, whose lock belongs to the runs.
-Its cursor holds the progress that was shown last, and where the next poll goes on. It may be lost.
+Its cursor has the progress that it showed last, and where the next poll continues. The cursor may be lost.
 """
 
 import json
@@ -30,12 +30,12 @@ from batch_assets.settings import read_settings
 TICK_SECONDS = 40.0
 HTTP_SECONDS = 10.0
 OBSERVATIONS_PER_TICK = 100  # Dagster takes up to 70 ms for each
-EARLIER = timedelta(days=1)  # a batch may be older than the materialization that names it: an adopted one is
+EARLIER = timedelta(days=1)  # a batch may be older than the materialization that names it, for example an adopted one
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """The progress that was shown for each day (as a short hash), and where the next poll goes on. May be lost."""
+    """The progress that the sensor showed for each day (a short hash), and where the next poll continues."""
 
     shown: Mapping[str, str] = field(default_factory=dict)
     poll: PollCursor = field(default_factory=PollCursor)
@@ -53,7 +53,7 @@ class Progress:
 
     @property
     def as_shown(self) -> str:
-        """A short hash. It changes with a status, and with each tenth of the requests."""
+        """A short hash. It changes with the statuses, and with each tenth of the requests."""
         shown = f"{self.statuses}:{10 * self.done // self.total if self.total else 0}"
         return f"{zlib.crc32(shown.encode()):08x}"
 
@@ -69,7 +69,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     """Polls the batches of every pending day, shows their progress, and requests the run that comes next."""
     now = datetime.now(UTC)
     days = read_days(context.instance, location_of_sensor(context))
-    in_flight = [day for day in days if not day.is_collected]
+    in_flight = [day for day in days if not day.needs_next_round]
     cursor = read_cursor(context.cursor)
     notes: list[str] = []
     try:
@@ -82,15 +82,15 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     elsewhere = [day for day in in_flight if day.api and polled.api and day.api != polled.api]
     here = [day for day in days if day not in elsewhere]
     next_runs = _next_runs(here, polled.batches, now, openai.timing)
-    requests, given_up = request_runs(context.instance, next_runs, now, openai.timing)
-    for sentence in given_up:
+    requests, failed_too_often = request_runs(context.instance, next_runs, now, openai.timing)
+    for sentence in failed_too_often:
         context.log.warning(sentence)
     observations, shown = observe(in_flight, polled.batches, cursor.shown)
 
     notes += [f"{day.day} waits for {day.api}, where its batches are; the API is {polled.api}." for day in elsewhere]
     notes += missing_sentences(here, polled.batches)
     waiting = len(in_flight) - sum(next_run.step is Step.COLLECT for next_run in next_runs)
-    notes += [_days_wait(waiting) if days else "Nothing is pending.", *given_up]
+    notes += [_days_wait(waiting) if days else "Nothing is pending.", *failed_too_often]
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else " ".join(notes),
@@ -107,7 +107,7 @@ def _poll(context: dg.SensorEvaluationContext, openai: BatchApi, days: Sequence[
         return PollResult(cursor=cursor)
     with openai.get_client(context) as client:
         return poll_batches(
-            # no retries: they would wait for as long as the server says, and the next tick polls again
+            # no retries: the server may ask for a long pause, and the next tick polls again
             client.with_options(timeout=HTTP_SECONDS, max_retries=0),
             [day.batch_ids for day in days],
             since=(min(submitted) - EARLIER).replace(tzinfo=None),
@@ -138,7 +138,7 @@ def missing_sentences(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) ->
     """A sentence for each batch that the API does not find with the present key."""
     return [
         f"The API does not find {batch.id} of {day.day} with the present key. Which organization and project does "
-        "OPENAI_API_KEY belong to? The sensor sends no request of it again."
+        "OPENAI_API_KEY belong to? No run sends its requests again."
         for day in days
         for batch in day.batches(polled)
         if batch.status == MISSING
@@ -190,7 +190,7 @@ def progress_of(day: Day, polled: Mapping[str, RemoteBatch]) -> Progress | None:
 
 
 def read_cursor(text: str | None) -> Cursor:
-    """The cursor of an earlier tick. One that the sensor cannot read, of an earlier version, counts as empty."""
+    """The cursor of an earlier tick; an empty one if it is unreadable, for example that of an earlier version."""
     try:
         saved = json.loads(text or "{}")
         return Cursor(dict(saved["shown"]), PollCursor(**saved["poll"]))

@@ -1,6 +1,6 @@
-"""The environment variables, and nothing else: their names, defaults and meaning are a public contract.
+"""The environment variables. Their names, defaults and meanings are a public contract.
 
-Read once, when the definitions load. Whatever else can be configured is a field of a resource.
+They are read once, when the definitions load. All other configuration is a field of a resource.
 """
 
 import os
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from batch_assets.local_api.storage.private import make_private_folder
 
-# Everything that we ever put into a data folder: one that holds nothing else is taken for ours.
+# Everything that any version put into a data folder: a folder with nothing else counts as ours.
 DATA_FOLDER_HOLDS = ("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home")
 SAMPLE = Path(__file__).parent / "sample" / "articles.jsonl"
-SAMPLE_FIRST_DAY, SAMPLE_END = "2026-01-05", "2026-01-10"  # the end is the day after the last
+SAMPLE_FIRST_DAY, SAMPLE_END = "2026-01-05", "2026-01-10"  # the end is the day after the last one
 DEFAULT_MODEL = "gpt-6-luna"
 
 
 class SettingError(ValueError):
-    """An environment variable has a value that can't be meant."""
+    """An environment variable has an invalid value; the message has its name."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says, checked. Paths are absolute: runs may start in another folder."""
+    """The values of the environment variables, checked. Paths are absolute: runs may start in another folder."""
 
     data_folder: Path
     database: str
@@ -36,11 +36,11 @@ class Settings:
     max_enqueued_tokens: int | None
     poll_seconds: int
     has_key: bool
-    has_remote_api: bool  # a key or a URL of OpenAI's: otherwise the local Batch API stands in
+    has_remote_api: bool  # OPENAI_API_KEY or OPENAI_BASE_URL is set; otherwise the local Batch API stands in
 
     @property
     def end(self) -> str | None:
-        """The day after the last one, if there is a last one: the sample has five days, and nobody wants 300 empty."""
+        """The day after the last one; None if there is no last one. The sample has only five days."""
         return SAMPLE_END if self.source == str(SAMPLE) else None
 
     @property
@@ -53,15 +53,15 @@ class Settings:
 
 
 def make_data_folder(settings: Settings) -> None:
-    """The data folder, for this user only (0700), also one that an earlier version has made open to others.
+    """Make the data folder, for this user only (0700). A folder of an earlier version, open to others, becomes private.
 
-    A folder that holds anything that isn't ours is left as it is. Raises OSError.
+    Does not change a folder that has other files. Raises OSError.
     """
     make_private_folder(settings.data_folder, holds=DATA_FOLDER_HOLDS)
 
 
 def read_settings() -> Settings:
-    """Read the environment. Raises SettingError with the variable's name."""
+    """Read the environment variables. Raises SettingError."""
     data_folder = Path(_text("BATCH_ASSETS_DATA_DIR", "data")).expanduser().absolute()
     return Settings(
         data_folder=data_folder,

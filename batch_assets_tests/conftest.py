@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from openai import OpenAI
 
-# Before anything of ours is imported, which reads them: no test may see the project, or the key, of whoever runs it.
+# Before the imports of our modules, which read them: no test may see the project or the key of the user.
 FOR_TESTS = ("BATCH_ASSETS_TEST_THOROUGH",)
 for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_ASSETS_", "DAGSTER_"))]:
     if name not in FOR_TESTS:

@@ -1,4 +1,4 @@
-"""A day whose titles, answers and messages would all act, if they were taken for Markdown, HTML or instructions."""
+"""A day whose titles, answers and messages are Markdown, HTML or instructions, which must have no effect."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
 from batch_assets_tests.project import DAY, UPSTREAM, Project, api_at, write_articles
 
-REFUSED_DAY, DEAR_DAY = "2026-01-06", "2026-01-07"
+REFUSED_DAY, EXPENSIVE_DAY = "2026-01-06", "2026-01-07"
 MESSAGE = f"Refused: ![image]({BAIT}/message) <img src={BAIT}/refusal> https://bait.example/help{ESCAPES}"
 MODEL = f"![image]({BAIT}/model) https://bait.example/model `` ` ``"
 
 
 def hostile_articles() -> list[dict[str, str]]:
-    days = [DAY] * len(TEXTS) + [REFUSED_DAY, DEAR_DAY]
+    days = [DAY] * len(TEXTS) + [REFUSED_DAY, EXPENSIVE_DAY]
     return [
         {
             "id": f"a{number:02}",
@@ -30,7 +30,7 @@ def hostile_articles() -> list[dict[str, str]]:
 
 @contextmanager
 def hostile_api(project: Project) -> Iterator[BatchApi]:
-    """The project's API, with every second answer one of the texts, the others failures that say them."""
+    """The project's API. Each answer is one of the texts, or a failure with one as its message."""
 
     def answer(call: Call) -> Reply:
         if call.creates_batch and REFUSED_DAY in call.body.decode():
@@ -45,7 +45,7 @@ def hostile_api(project: Project) -> Iterator[BatchApi]:
                     result["response"] |= {"status_code": 400, "body": {"error": {"message": text, "code": "no"}}}
             return Reply(200, b"".join(json.dumps(result).encode() + b"\n" for result in results))
         if call.method == "GET" and call.path.startswith("/v1/files/"):
-            return Reply.of({**reply.json, "bytes": None})  # the size of what it would have been
+            return Reply.of({**reply.json, "bytes": None})  # the proxy changes the size
         return reply
 
     with proxy(project.api.url, answer) as client:
@@ -53,7 +53,7 @@ def hostile_api(project: Project) -> Iterator[BatchApi]:
 
 
 def run_hostile_days(project: Project) -> dict[str, str]:
-    """All that the project can do with such texts; returns the runs by what they did."""
+    """Submit, collect, and be refused with such texts; returns run ids by what the runs did."""
     project.source = write_articles(project.folder / "hostile.jsonl", hostile_articles())
     with hostile_api(project) as api:
         project.openai = api
@@ -64,8 +64,8 @@ def run_hostile_days(project: Project) -> dict[str, str]:
         refused = project.materialize(UPSTREAM, REFUSED_DAY)
         assert not refused.success
         project.model, project.max_cost_usd = MODEL, 0.0001
-        dear = project.materialize(UPSTREAM, DEAR_DAY)
-        assert not dear.success
-        assert not project.materialize([openai_batch], DEAR_DAY).success
-    runs = {"submitted": submitted, "collected": collected, "refused": refused, "dear": dear}
+        expensive = project.materialize(UPSTREAM, EXPENSIVE_DAY)
+        assert not expensive.success
+        assert not project.materialize([openai_batch], EXPENSIVE_DAY).success
+    runs = {"submitted": submitted, "collected": collected, "refused": refused, "expensive": expensive}
     return {name: run.run_id for name, run in runs.items()}

@@ -1,4 +1,4 @@
-"""Where a secret could have got to: all that Dagster keeps of an instance, and all tables of a database."""
+"""All places that could store a secret: the events and runs of a Dagster instance, and the tables of a database."""
 
 import json
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import dagster as dg
 
 from batch_assets.batching.ledger.database import Database
 
-EVERY_EVENT = 10_000  # as many as Dagster gives at once
+EVERY_EVENT = 10_000  # the most that Dagster returns at once
 
 
 def kept_by_dagster(instance: dg.DagsterInstance) -> str:
-    """Every event of every run, and those of assets outside of runs, as they are stored; and the runs."""
+    """The stored events of all runs, the stored events of assets outside of runs, and the runs."""
     kept: list[Any] = []
     for record in instance.get_run_records():
         kept += [record.dagster_run, *instance.all_logs(record.dagster_run.run_id)]
@@ -23,7 +23,7 @@ def kept_by_dagster(instance: dg.DagsterInstance) -> str:
 
 
 def tables_of(database: Database) -> Iterator[tuple[str, str]]:
-    """Each table and all that is in it."""
+    """(table, all of its rows as text)."""
     with database.reading() as connection:
         for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
             yield table, repr(connection.execute(f'SELECT * FROM "{table}"').fetchall())

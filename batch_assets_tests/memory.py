@@ -1,4 +1,4 @@
-"""How much memory a process has taken."""
+"""The peak memory of a process."""
 
 import resource
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def peak_bytes() -> int:
-    """The most that this process ever had resident. Not `ru_maxrss` where it can be helped: that counts the parent."""
+    """The highest resident memory of this process. On Linux not from `ru_maxrss`, which counts the parent."""
     status = Path("/proc/self/status")
     if status.exists():
         [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]

@@ -34,7 +34,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass
 class Project:
-    """What a user has: a source, a data folder, a Dagster instance; and an API to count at."""
+    """A user's source, data folder and Dagster instance, and an API that counts."""
 
     folder: Path
     api: LocalApi
@@ -77,7 +77,7 @@ class Project:
     def materialize_from(
         self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY
     ) -> dg.DagsterRun:
-        """The same as a run of this code location, which Dagster notes in the run when it launches one."""
+        """The same as a run of this code location, which Dagster records in the run."""
         job = dg.Definitions(
             [*EVERYTHING], asset_checks=CHECKS, resources=self.resources, executor=dg.in_process_executor
         )
@@ -101,12 +101,12 @@ class Project:
         return self.materialize([summaries], day)
 
     def wait_for_batches(self) -> None:
-        """Until those that are not collected have ended."""
+        """Wait until the uncollected batches have ended."""
         for (batch_id,) in self.rows("SELECT batch_id FROM openai_batch WHERE state IN ('submitted', 'missing')"):
             self.api.wait(batch_id)
 
     def days_seen_from(self, location: str) -> list[Day]:
-        """What the sensor of this code location finds in the event log."""
+        """The days that the sensor of this code location finds in the event log."""
         return read_days(self.instance, location)
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:

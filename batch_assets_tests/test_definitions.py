@@ -1,4 +1,4 @@
-"""What Dagster loads, and which way imports point: `batching` and `local_api` would work without Dagster."""
+"""The definitions that Dagster loads, and the direction of imports: `batching` and `local_api` need no Dagster."""
 
 import ast
 from datetime import UTC, datetime
@@ -70,11 +70,26 @@ def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
     assert request.partition_key == "2026-01-07"
 
 
+BATCHING_STEPS = tuple(
+    f"batch_assets.batching.{step}" for step in ("ingest", "planning", "submission", "collection", "operations")
+)
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
         ("batching", ("dagster", "batch_assets.local_api", "batch_assets.assets", "batch_assets.resources")),
         ("local_api", ("dagster", "duckdb", "openai", "batch_assets.batching", "batch_assets.assets")),
+        *((f"batching/{base}", BATCHING_STEPS) for base in ("ledger", "provider", "safety")),
+        *(
+            (f"batching/{step}", tuple(f"batch_assets.batching.{other}" for other in others))
+            for step, others in {
+                "ingest": ("planning", "submission", "collection", "operations"),
+                "planning": ("ingest", "submission", "collection", "operations"),
+                "submission": ("ingest", "planning", "collection", "operations"),
+                "collection": ("ingest", "planning", "submission", "operations"),
+            }.items()
+        ),
     ],
 )
 def test_imports_point_one_way(folder: str, forbidden: tuple[str, ...]) -> None:
@@ -97,7 +112,7 @@ def test_with_a_key_it_is_openai_and_the_key_is_read_when_a_client_is_made(monke
         assert client.base_url.host == "api.openai.com"
 
 
-def test_dagster_is_told_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagster_gets_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"https://feeds.example/{{partition}}.jsonl?sig={SECRET}")
     monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={SECRET}")

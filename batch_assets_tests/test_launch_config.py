@@ -1,7 +1,7 @@
-"""What a run's config may set: switches only.
+"""A run's config may set switches only.
 
-Dagster resolves `{"env": NAME}` in any string of a resource or op that a run's config may set. So a `base_url` sent the
-key to a foreign server, and a `system_prompt` wrote it into the tables.
+Dagster resolves `{"env": NAME}` in any string of a resource or op in a run's config. In an earlier version, a
+`base_url` could send the key to another server, and a `system_prompt` could write it into the tables.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import pytest
 from batch_assets.definitions import defs
 
 SECRET = "sk-the-key-of-the-user"
-# What the Launchpad could set, and more of the same kind: every field that a resource of ours has or had.
+# Every field that a resource of ours has or had.
 FIELDS = [
     ("openai", "base_url", "http://127.0.0.1:9/v1"),
     ("openai", "api_key", "sk-another"),
@@ -86,7 +86,7 @@ def test_no_string_of_any_run_config_is_resolved_from_the_environment() -> None:
     assert seen == SWITCHES
 
 
-def test_what_an_op_without_switches_is_given_reaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_config_of_an_op_without_a_schema_is_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster lets an op without a config schema have any config, and resolves nothing in it."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     given: list[object] = []

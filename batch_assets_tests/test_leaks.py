@@ -1,6 +1,6 @@
-"""A gateway that repeats the key and the header that it was sent, at each step: neither has it afterwards.
+"""A gateway repeats the key and the header of the request, at each step. Neither may be stored or printed.
 
-So with the secrets of the source's URL, and of the database's, which DuckDB repeats.
+The same for the secrets in the URLs of the source and of the database, which DuckDB repeats.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from batch_assets.assets import openai_batch, raw_articles, summaries
 from batch_assets.resources import ArticleSource, Warehouse
 from batch_assets.sensors import openai_batch_sensor
-from batch_assets_tests.batching.conftest import SHORT, Call, Reply, proxy
+from batch_assets_tests.batching.conftest import SHORT_TIMING, Call, Reply, proxy
 from batch_assets_tests.leaks import kept_by_dagster, tables_of
 from batch_assets_tests.project import UPSTREAM, Project, api_at
 
@@ -37,7 +37,7 @@ def the_users_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def gossip(status: int) -> Reply:
+def repeat_the_key(status: int) -> Reply:
     words = f"Incorrect API key provided: {KEY}\x1b[2J. Request headers: {{'Authorization': 'Bearer {KEY}'}}"
     error = {
         "message": words,
@@ -50,7 +50,7 @@ def gossip(status: int) -> Reply:
 
 
 def use(project: Project, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    openai = api_at(url, KEY, timing=SHORT)
+    openai = api_at(url, KEY, timing=SHORT_TIMING)
     resources = {**project.resources, "openai": openai}
     monkeypatch.setattr(Project, "resources", property(lambda self: resources))
 
@@ -62,8 +62,8 @@ def assert_nowhere(secret: str, project: Project, capfd: pytest.CaptureFixture[s
     assert at < 0, kept[max(0, at - 300) : at + 100]
     for table, rows in tables_of(project.database):
         assert secret not in rows, table
-    said = capfd.readouterr()
-    assert secret not in said.out + said.err
+    printed = capfd.readouterr()
+    assert secret not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
     def answer(call: Call) -> Reply:
         if STEPS[step](call):
             refused.append(call)
-            return gossip(status)
+            return repeat_the_key(status)
         # a list is asked for only where the answer to a creation is lost
-        return gossip(500) if step == "list" and call.creates_batch else call.forward()
+        return repeat_the_key(500) if step == "list" and call.creates_batch else call.forward()
 
     with proxy(project.api.url, answer) as client:
         use(project, str(client.base_url), monkeypatch)
@@ -104,7 +104,7 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
 
 def test_the_sensor_does_not_repeat_what_the_list_says(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     project.materialize(UPSTREAM)
-    with proxy(project.api.url, lambda call: gossip(401)) as client:
+    with proxy(project.api.url, lambda call: repeat_the_key(401)) as client:
         resources = {"openai": api_at(str(client.base_url), KEY)}
         with dg.build_sensor_context(instance=project.instance, resources=resources) as context:
             tick = openai_batch_sensor(context)
@@ -128,7 +128,7 @@ def test_the_sensors_own_error_has_no_secret_in_it(project: Project, monkeypatch
         openai_batch_sensor(context)
 
 
-def test_what_is_said_of_single_requests_and_of_the_batch_is_cleaned(
+def test_messages_about_requests_and_batches_have_no_secrets(
     project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The lines of the result file repeat the key: as an error, as its code, and as a line that can't be read."""
@@ -160,7 +160,7 @@ def test_what_is_said_of_single_requests_and_of_the_batch_is_cleaned(
 
 @contextmanager
 def feed(content: bytes, status: int = 200) -> Iterator[str]:
-    """A server that sends this, or repeats what it was asked for; gives its address, host and port."""
+    """A server that sends this content, or repeats the request; gives its host and port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -206,7 +206,7 @@ def test_the_secrets_of_the_sources_url_are_in_no_event(
 def test_the_secrets_of_the_databases_url_are_in_no_event(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """DuckDB can't open it, and says so, with all of it."""
+    """DuckDB cannot open it, and its error has the whole URL."""
     url = f"nowhere://me:{PASSWORD}@x.org/ours.duckdb?motherduck_token={PASSWORD}"
     resources = {**project.resources, "warehouse": Warehouse(data_dir=str(tmp_path / "data"), database=url)}
     with monkeypatch.context() as patch:

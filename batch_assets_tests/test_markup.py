@@ -1,4 +1,4 @@
-"""Nothing that others wrote gets to a place where Dagster's UI takes text for Markdown, or for a link.
+"""No text of others is stored where Dagster's UI renders Markdown or a link.
 
 It renders as Markdown: metadata of that type, and the descriptions of materializations, observations and checks.
 """
@@ -90,11 +90,11 @@ def test_what_an_api_says_is_stored_without_what_would_act(hostile: Project) -> 
 
 
 def test_a_check_names_batches_in_its_metadata_only(hostile: Project) -> None:
-    """Their ids are the API's words."""
+    """An API may return any text as an id."""
     with hostile.database.writing() as connection:
         connection.execute("UPDATE spending SET batch_id = '![image](x)' WHERE kind = 'unattributed'")
         context = dg.build_asset_check_context()
     result = usage_adds_up(context, hostile.resources["warehouse"])
     assert isinstance(result, dg.AssetCheckResult)
-    assert result.description == "1 batches billed more tokens than the lines of their requests."
+    assert result.description == "1 batch billed more tokens than the lines of the requests."
     assert result.metadata["batches_off"].value == ["![image](x)"]

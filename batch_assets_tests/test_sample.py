@@ -1,4 +1,4 @@
-"""The sample is the first thing that a user sees, and the nastiest feed that we test with. Both must stay true."""
+"""The sample is the first input of a user, and it has the most unusual articles of all tests. Both must stay so."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_awkward_bodies() -> None:
     assert max(len(line) for line in BY_ID["no-title-tide-mill"]["body"].split("\n")) <= 72  # hard-wrapped
 
 
-def test_a_syndicated_report_comes_back_on_another_day() -> None:
+def test_a_syndicated_report_is_also_on_another_day() -> None:
     original, copy = BY_ID["de-agentur-moorbrand"], BY_ID["syndicated-7719"]
 
     assert original["body"] == copy["body"]

@@ -1,6 +1,6 @@
-"""The sensor: stateless in essence, so a lost cursor, a failed run or a dead API may cost time, never a day.
+"""The sensor: a lost cursor, a failed run or an API that is down may delay a day, and never loses one.
 
-Its memory is Dagster's event log, so that is what these tests write; the batches are real ones.
+The sensor reads Dagster's event log, so these tests write events; the batches are real ones.
 """
 
 import json
@@ -55,10 +55,10 @@ def submitted(
     instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
 
 
-def submitted_by_the_first_edition(
+def submitted_by_the_first_version(
     instance: dg.DagsterInstance, *batch_ids: str, waiting: int = 0, look_again_at: datetime | None = None
 ) -> None:
-    """An event with the names of that edition, and without a code location, a database or an API."""
+    """An event with the names of that version, and without a code location, a database or an API."""
     metadata: dict[str, dg.MetadataValue] = {
         "batch_ids": dg.MetadataValue.json(list(batch_ids)),
         "waiting_shards": dg.MetadataValue.int(waiting),
@@ -83,7 +83,7 @@ def request_runs(
 
 
 def ready_day(instance: dg.DagsterInstance) -> NextRun:
-    """The step that comes next for the only day there is."""
+    """The next step of the only day."""
     [day] = read_days(instance)
     return NextRun(day, Step.COLLECT)
 
@@ -108,7 +108,7 @@ def a_batch(api: LocalApi) -> str:
 def tick(
     instance: dg.DagsterInstance, url: str, cursor: str | None = None, *, location: str | None = None
 ) -> dg.SensorResult:
-    """What the sensor of this code location says; None: Dagster does not name one."""
+    """The result of a tick in this code location; None: Dagster names none."""
     resources = {"openai": api_at(url)}
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
         if location is not None:
@@ -128,12 +128,12 @@ def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunSta
 
 
 def test_nothing_submitted_means_nothing_to_do(instance: dg.DagsterInstance) -> None:
-    result = tick(instance, "http://127.0.0.1:9/v1")  # nobody listens there, and nobody is asked
+    result = tick(instance, "http://127.0.0.1:9/v1")  # no server is there, and the sensor sends nothing
     assert not result.run_requests
     assert "Nothing is pending" in str(result.skip_reason)
 
 
-def test_an_ended_batch_brings_summaries_of_its_day_only(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_an_ended_batch_requests_summaries_of_its_day_only(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     with serving(tmp_path, batch_seconds=3) as api:
         submitted(instance, ended := a_batch(api))
         api.wait(ended)
@@ -156,7 +156,7 @@ def test_a_day_that_had_nothing_to_submit_is_ready_at_once(instance: dg.DagsterI
     assert requested(tick(instance, "http://127.0.0.1:9/v1")) == [(DAY, [summaries.key])]
 
 
-def test_a_collected_day_is_left_alone_until_it_is_submitted_again(
+def test_a_collected_day_needs_no_run_until_it_is_submitted_again(
     instance: dg.DagsterInstance, local_api: LocalApi
 ) -> None:
     submitted(instance, batch := a_batch(local_api))
@@ -192,7 +192,7 @@ def test_a_batch_that_the_api_does_not_know_does_not_stop_the_others(
     assert [day for day, _ in requested(tick(instance, local_api.url))] == [NEXT_DAY]
 
 
-def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInstance) -> None:
+def test_an_api_that_is_down_skips_a_tick_without_an_error(instance: dg.DagsterInstance) -> None:
     submitted(instance, "batch_" + "0" * 32)
     result = tick(instance, "http://127.0.0.1:9/v1")
     assert not result.run_requests
@@ -200,7 +200,7 @@ def test_an_api_that_is_down_costs_a_tick_and_no_error(instance: dg.DagsterInsta
 
 
 def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
-    """A retry would sleep for as long as the server says, longer than a tick may take."""
+    """A retry would sleep for as long as the server asks for, which may be longer than a tick."""
     calls: list[Call] = []
 
     def refuse(call: Call) -> Reply:
@@ -213,14 +213,14 @@ def test_a_busy_api_is_asked_once_a_tick(instance: dg.DagsterInstance) -> None:
     assert len(calls) == 1
 
 
-def test_no_second_run_while_one_is_under_way(instance: dg.DagsterInstance) -> None:
+def test_no_second_run_while_one_is_in_progress(instance: dg.DagsterInstance) -> None:
     submitted(instance)
     want = ready_day(instance)
     a_run(instance, want.dedup_key, dg.DagsterRunStatus.STARTED)
     assert request_runs(instance, [want], datetime.now(UTC)) == ([], [])
 
 
-def test_a_failed_run_is_asked_for_again_with_growing_pauses_and_a_new_key_until_given_up(
+def test_a_failed_run_is_requested_again_with_longer_pauses_and_a_new_key_up_to_a_limit(
     instance: dg.DagsterInstance,
 ) -> None:
     submitted(instance)
@@ -242,7 +242,7 @@ def test_a_failed_run_is_asked_for_again_with_growing_pauses_and_a_new_key_until
     assert "materialize `summaries` of the day" in given_up[0]
 
 
-def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterInstance) -> None:
+def test_a_new_submission_restarts_the_count_of_attempts(instance: dg.DagsterInstance) -> None:
     submitted(instance)
     for _ in range(MAX_ATTEMPTS):
         a_run(instance, ready_day(instance).dedup_key, dg.DagsterRunStatus.FAILURE)
@@ -252,7 +252,7 @@ def test_submitting_again_starts_the_count_of_tries_anew(instance: dg.DagsterIns
     assert not given_up
 
 
-def test_pending_requests_bring_another_round_after_a_pause(instance: dg.DagsterInstance) -> None:
+def test_pending_requests_need_another_round_after_a_pause(instance: dg.DagsterInstance) -> None:
     submitted(instance)
     collected(instance, pending=3)
     [day] = read_days(instance)
@@ -260,12 +260,14 @@ def test_pending_requests_bring_another_round_after_a_pause(instance: dg.Dagster
     assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
     [request], _ = request_runs(instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
-    # what the user cancelled does not go out again by itself
+    # the sensor does not send what the user has cancelled
     config = {"resume_cancelled": False, "same_task": True}
     assert request.run_config == {"ops": {"batch_request_file": {"config": config}}}
 
 
-def test_deferred_files_go_out_when_a_batch_has_ended_or_their_time_has_come(instance: dg.DagsterInstance) -> None:
+def test_deferred_files_are_submitted_when_a_batch_has_ended_or_their_pause_is_over(
+    instance: dg.DagsterInstance,
+) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
     submitted(instance, "batch_1", waiting=2, next_attempt_at=soon)
     [day] = read_days(instance)
@@ -273,12 +275,12 @@ def test_deferred_files_go_out_when_a_batch_has_ended_or_their_time_has_come(ins
     before, after = ((day.at + timedelta(seconds=pause)).replace(tzinfo=None) for pause in (-60, 60))
     assert next_step(day, running, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, running, soon) is Step.SUBMIT
-    for ended_at, step in ((before, Step.WAIT), (after, Step.SUBMIT)):  # the first end the submission knew of
+    for ended_at, step in ((before, Step.WAIT), (after, Step.SUBMIT)):  # the submission knew the first end
         seen = {"batch_1": RemoteBatch("batch_1", "completed", ended_at=ended_at)}
         assert next_step(day, seen, datetime.now(UTC), last_end_of(seen.values())) is step
 
 
-def test_deferred_files_go_out_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
+def test_deferred_files_are_submitted_when_another_day_was_collected(instance: dg.DagsterInstance) -> None:
     submitted(instance, waiting=1, next_attempt_at=datetime.now(UTC) + timedelta(minutes=5))
     assert next_step(read_days(instance)[0], {}, datetime.now(UTC)) is Step.WAIT
     submitted(instance, day=NEXT_DAY)
@@ -312,10 +314,10 @@ def test_answers_are_overdue_a_day_after_their_batch_ended(
     assert has_overdue_answers(read_days(instance)[0], seen, datetime.now(UTC)) is is_overdue
 
 
-def test_what_ended_long_ago_is_collected_once_a_day_though_a_shard_waits(
+def test_answers_that_ended_long_ago_are_collected_once_a_day_while_a_file_is_deferred(
     instance: dg.DagsterInstance, local_api: LocalApi
 ) -> None:
-    """Submitting again, every hour and in vain, neither stops nor repeats it."""
+    """A new submission every hour, without success, neither stops nor repeats the collection."""
     local_api.wait(ended := a_batch(local_api))
 
     def long_ago(call: Call) -> Reply:
@@ -334,7 +336,7 @@ def test_what_ended_long_ago_is_collected_once_a_day_though_a_shard_waits(
         assert requested(tick(instance, str(client.base_url))) == [submit]
 
 
-def test_collecting_what_is_overdue_is_tried_again_where_it_failed_and_the_next_day(
+def test_the_collection_of_overdue_answers_is_repeated_after_a_failure_and_the_next_day(
     instance: dg.DagsterInstance,
 ) -> None:
     submitted(instance, "a", "b")
@@ -351,7 +353,7 @@ def test_collecting_what_is_overdue_is_tried_again_where_it_failed_and_the_next_
     assert len(request_runs(instance, [tomorrow], later)[0]) == 1
 
 
-def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.DagsterInstance) -> None:
+def test_a_batch_without_capacity_is_submitted_again(instance: dg.DagsterInstance) -> None:
     submitted(instance, "batch_1")
     error = RemoteError("token_limit_exceeded", "Enqueued token limit reached for gpt-6-luna.")
     seen = {"batch_1": RemoteBatch("batch_1", "failed", errors=(error,))}
@@ -360,7 +362,7 @@ def test_a_batch_that_openai_had_no_room_for_goes_out_again(instance: dg.Dagster
     assert next_step(read_days(instance)[0], seen, datetime.now(UTC)) is Step.COLLECT
 
 
-def test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_says_now(project: Project) -> None:
+def test_another_round_uses_the_task_of_the_plan_not_the_configured_one(project: Project) -> None:
     project.materialize()
     [day] = read_days(project.instance)
     [request], _ = request_runs(project.instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
@@ -393,7 +395,7 @@ def planned_again_with_the_same_task(project: Project) -> dg.ExecuteInProcessRes
     )
 
 
-def test_another_round_of_a_day_without_a_recorded_plan_asks_nothing_anew(project: Project) -> None:
+def test_another_round_of_a_day_without_a_recorded_plan_sends_nothing(project: Project) -> None:
     project.materialize()
     assert not planned_again_with_the_same_task(project).success
     assert project.rows("SELECT DISTINCT model FROM batch_request_file") == [(project.model,)]
@@ -409,8 +411,8 @@ def test_the_plan_of_a_version_that_recorded_it_in_the_event_log_is_found_there(
     assert project.metadata(batch_request_file)["requests_in_new_files"] == 0
 
 
-def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.DagsterInstance) -> None:
-    """Something else had to end first: the day is looked at again, with growing pauses, and never given up."""
+def test_a_successful_run_that_did_not_change_the_day_is_no_failure(instance: dg.DagsterInstance) -> None:
+    """Another batch had to end first: the sensor requests further runs, with longer pauses, without a limit."""
     submitted(instance)
     want = ready_day(instance)
     for _ in range(MAX_ATTEMPTS + 3):
@@ -424,8 +426,8 @@ def test_a_green_run_that_left_the_day_as_it_was_is_no_failure(instance: dg.Dags
     assert len(request_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))[0]) == 1
 
 
-def test_a_missing_batch_is_looked_into_after_its_24_hours(instance: dg.DagsterInstance) -> None:
-    """It may be the wrong key, or a passing fault: what looks lost is not to be bought again at once."""
+def test_a_missing_batch_is_collected_after_its_24_hours(instance: dg.DagsterInstance) -> None:
+    """The key may be wrong, or the fault may pass: no run buys the requests at once."""
     submitted(instance, "batch_1")
     [day] = read_days(instance)
     seen = {"batch_1": RemoteBatch("batch_1", "missing")}
@@ -446,25 +448,27 @@ def test_a_missing_batch_is_named_with_the_account_as_the_likely_cause(
     assert "Which organization and project does OPENAI_API_KEY belong to?" in str(result.skip_reason)
 
 
-def test_a_batch_of_the_first_edition_is_watched_and_collected(
+def test_a_batch_of_the_first_version_is_polled_and_collected(
     instance: dg.DagsterInstance, local_api: LocalApi
 ) -> None:
-    submitted_by_the_first_edition(instance, batch := a_batch(local_api))
+    submitted_by_the_first_version(instance, batch := a_batch(local_api))
     local_api.wait(batch)
     assert requested(tick(instance, local_api.url)) == [(DAY, [summaries.key])]
 
 
-def test_what_waits_since_the_first_edition_goes_out_when_its_time_has_come(instance: dg.DagsterInstance) -> None:
+def test_deferred_files_of_the_first_version_are_submitted_when_their_pause_is_over(
+    instance: dg.DagsterInstance,
+) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
-    submitted_by_the_first_edition(instance, waiting=2, look_again_at=soon)
+    submitted_by_the_first_version(instance, waiting=2, look_again_at=soon)
     [day] = read_days(instance)
     assert day.deferred == 2
     assert next_step(day, {}, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, {}, soon + timedelta(seconds=1)) is Step.SUBMIT
 
 
-def test_what_was_owed_in_the_first_edition_goes_out_in_another_round(instance: dg.DagsterInstance) -> None:
-    submitted_by_the_first_edition(instance)
+def test_requests_owed_in_the_first_version_are_sent_in_another_round(instance: dg.DagsterInstance) -> None:
+    submitted_by_the_first_version(instance)
     instance.report_runless_asset_event(
         dg.AssetMaterialization(summaries.key, partition=DAY, metadata={"requests_owed": 3})
     )

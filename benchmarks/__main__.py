@@ -1,10 +1,10 @@
-"""What our share of a day costs, against what one would write without us and what the disk alone takes.
+"""The time and memory of our part of a day, compared with a simple loop and with the disk alone.
 
     python -m benchmarks            everything: about 20 minutes, and 15 GB of disk for a while
     python -m benchmarks --quick    small sizes: six minutes
 
-Each figure is the median of several runs that take turns with the others, each in a process of its own and after a
-pause of ten seconds. Ratios are what counts: seconds are those of this machine, and of whatever else it does.
+Each figure is the median of several runs that alternate with the others, each in a process of its own and after a
+pause of ten seconds. Compare the ratios: the seconds depend on this machine and on its other processes.
 """
 
 import shutil
@@ -27,7 +27,7 @@ PARTS = ("build", "load", "ticks", "pipeline", "rewrites")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Small sizes, to see that it works.")
+@click.option("--quick", is_flag=True, help="Small sizes, to check that it works.")
 @click.option("--runs", default=3, show_default=True, help="Runs of each measurement; the median counts.")
 @click.option("--articles", type=int, multiple=True, help=f"Sizes of a day.  [default: {SIZES}]")
 @click.option("--only", type=click.Choice(PARTS), multiple=True, help="Only these tables.")
@@ -116,7 +116,7 @@ def _built(day: Path, articles: Path, way: Callable[..., int]) -> Measured:
 
 
 def _in_new_folder(day: Path, way: Callable[..., int], *arguments: Any) -> Measured:
-    """`folder` goes where the way wants it: second."""
+    """Measure a call whose second argument is a new folder."""
     folder = day / "run"
     folder.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""A day's articles into request files: ours, the loop that one would write without us, and the disk alone."""
+"""A day's articles → request files: our code, a simple loop in its place, and the disk alone."""
 
 import csv
 import hashlib
@@ -70,10 +70,10 @@ def raw(sample: Path, folder: Path, written: int) -> int:
     """Write as many bytes of request lines, in as large files, and sync each; nothing else."""
     block, left, shard = sample.read_bytes()[: 8 << 20], written, 0
     while left:
-        file, room = _shard(folder, shard).open("wb", buffering=0), min(left, MAX_BYTES_PER_FILE)
-        left, shard = left - room, shard + 1
-        while room:
-            room -= file.write(block[:room])
+        file, free_bytes = _shard(folder, shard).open("wb", buffering=0), min(left, MAX_BYTES_PER_FILE)
+        left, shard = left - free_bytes, shard + 1
+        while free_bytes:
+            free_bytes -= file.write(block[:free_bytes])
         os.fsync(file.fileno())
         file.close()
     return written

@@ -9,7 +9,7 @@ from batch_assets.batching.planning.task import Task
 
 DAY = "2026-01-05"
 TASK = Task("gpt-6-luna")
-NO_LIMIT = "80%"  # what DuckDB takes if nobody tells it
+NO_LIMIT = "80%"  # DuckDB's default
 WORDS = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which "
     "one you were all her she there would their we him been has when who will no more if out so said what up its about "

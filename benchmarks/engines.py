@@ -1,4 +1,4 @@
-"""What do the engines write, and how fast? The five English reports of the sample's first morning, by each engine.
+"""The summaries and the speed of each engine, for the five English reports of the sample's first morning.
 
     python -m benchmarks.engines                                     # the built-in one and the small model
     python -m benchmarks.engines extractive http://127.0.0.1:11434/v1 --model qwen3
@@ -33,7 +33,7 @@ _MOST_CHARACTERS = 600
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EngineResult:
     seconds: float
     output_tokens: int
     summaries: dict[str, str]
@@ -41,7 +41,7 @@ class Outcome:
 
 @click.command(help=__doc__)
 @click.argument("engines", nargs=-1)
-@click.option("--model", help="Model to ask another server for.  [default: the request's]")
+@click.option("--model", help="Model of another server.  [default: the request's]")
 def main(engines: tuple[str, ...], model: str | None) -> None:
     articles = read_articles()
     outcomes = {
@@ -72,7 +72,7 @@ def read_articles() -> dict[str, dict[str, str]]:
     return {name: found[name] for name in ARTICLES}
 
 
-def summarise(engine: str, articles: dict[str, dict[str, str]], model: str | None) -> Outcome:
+def summarise(engine: str, articles: dict[str, dict[str, str]], model: str | None) -> EngineResult:
     """One batch; the time includes the start of the small model."""
     task = Task(model="gpt-6-luna")
     lines = [request_line(name, body=task.render(article)) for name, article in articles.items()]
@@ -87,7 +87,7 @@ def summarise(engine: str, articles: dict[str, dict[str, str]], model: str | Non
     if errors or batch.usage is None:
         raise click.ClickException(f"{engine} failed: {errors}")
     summaries = {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in output}
-    return Outcome(seconds, batch.usage.output_tokens, summaries)
+    return EngineResult(seconds, batch.usage.output_tokens, summaries)
 
 
 if __name__ == "__main__":

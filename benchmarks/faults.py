@@ -1,40 +1,40 @@
-"""The table of docs/faults.md: one fault at a time, on real processes, counted at the server.
+"""Prints docs/faults.md: one fault at a time, on real processes, counted at the server.
 
     python -m benchmarks.faults > docs/faults.md
 
-Takes about seven minutes. Ends with an error if a row loses or re-buys something.
+Takes about seven minutes. Exits with 1 if a row loses an answer or buys a request twice.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-from batch_assets_tests.faults.scenarios import ARTICLES, LONG_SCENARIOS, SCENARIOS, killed_at_every_point, outcome_of
+from batch_assets_tests.faults.scenarios import ARTICLES, LONG_SCENARIOS, SCENARIOS, counts_of, killed_at_every_point
 
 HEADER = f"""# What breaks, and what it costs
 
 Made by `python -m benchmarks.faults`. Each row is a day of {ARTICLES} articles on a persistent Dagster instance, with
-the real assets and the real sensor in a process of their own, and a proxy before the local Batch API that breaks what
-the row says. Batches and requests are counted at the server. Nobody helps.
+the real assets and the real sensor in a process of their own, and a proxy in front of the local Batch API that
+injects the fault of the row. Batches and requests are counted at the server. No user intervenes.
 
-*Destroyed* are answers that were executed and that the fault made unreadable, or withheld for ever: only these may be
-executed again. *Unaccounted for* are articles without a summary in the end.
+*Destroyed* are executed answers that the fault made unreadable or withheld for ever: only these may be executed again.
+*Unaccounted for* are articles without a summary at the end.
 
-| what breaks | batches made | requests executed | distinct requests | destroyed | unaccounted for |
+| fault | batches created | requests executed | distinct requests | destroyed | unaccounted for |
 |---|---|---|---|---|---|"""
 FOOTER = """
-The points of the last row are found by counting, not listed: before and after each HTTP request, transaction, rename,
+The child process counts the points of the last row: before and after each HTTP request, transaction, rename,
 fsync and materialization. `make test-thorough` plays 300 random schedules of such faults, kills, edits and
 re-materializations over several days as well."""
 
 
 def main() -> None:
-    """Print the page; exit with 1 if a row is not as it should be."""
+    """Print the page; exit with 1 if a row loses an answer or buys a request twice."""
     print(HEADER)
     bad = False
     with tempfile.TemporaryDirectory() as folder:
         for number, scenario in enumerate(SCENARIOS + LONG_SCENARIOS):
-            found = outcome_of(scenario, Path(folder) / str(number))
+            found = counts_of(scenario, Path(folder) / str(number))
             cells = (found.batches, found.executed, found.distinct, scenario.lost, found.unaccounted)
             print(f"| {scenario.name} | {' | '.join(map(str, cells))} |", flush=True)
             bad = bad or found.executed != found.distinct + scenario.lost or found.unaccounted > 0

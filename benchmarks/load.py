@@ -1,4 +1,4 @@
-"""Result files into tables: ours, a loop of `json.loads` into Arrow tables, and reading the files alone."""
+"""Result files → tables: our code, a loop of `json.loads` into Arrow tables, and only reading the files."""
 
 import json
 from datetime import datetime
@@ -12,7 +12,7 @@ from batch_assets.batching.collection.day_summaries import write_summaries
 from batch_assets.batching.collection.ended_batches import EndedBatch, in_groups
 from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.ledger.requests import RequestStateRules
 from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
@@ -77,12 +77,12 @@ def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     for group in in_groups(ended):
         with database.writing() as connection, transaction(connection):
             loaded |= load_results(connection, group)
-    write_summaries(database, DAY, Question())
+    write_summaries(database, DAY, RequestStateRules())
     return sum(batch.answered for batch in loaded.values())
 
 
 def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
-    """The same rows, in one transaction; it trusts every line, and asks of none whether it is known or a second one."""
+    """The same rows, in one transaction; without checks for unknown or repeated lines."""
     answered = 0
     with Database(database_path, memory_limit=NO_LIMIT).writing() as connection:
         connection.execute("BEGIN")
@@ -92,7 +92,7 @@ def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
             for path in paths:
                 with path.open("rb") as file:
                     for line in file:
-                        _sort_in(json.loads(line), f"batch_{key}", completions, failures)
+                        _append_row(json.loads(line), f"batch_{key}", completions, failures)
                         if len(completions) == ROWS_AT_ONCE:
                             answered += _insert(connection, "completion", COMPLETION, completions)
             answered += _insert(connection, "completion", COMPLETION, completions)
@@ -106,7 +106,7 @@ def stdlib(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     return answered
 
 
-def _sort_in(
+def _append_row(
     result: dict[str, Any], batch_id: str, completions: list[tuple[Any, ...]], failures: list[tuple[Any, ...]]
 ) -> None:
     response = result["response"]
@@ -143,7 +143,7 @@ def _insert(
 
 
 def raw(results: list[tuple[str, list[Path]]]) -> int:
-    """Read the same bytes and do nothing; returns how many they are."""
+    """Read the same bytes and do nothing else; returns their number."""
     read = 0
     for _, paths in results:
         for path in paths:

@@ -1,21 +1,18 @@
-"""What the local Batch API itself costs: a full-size batch, with an engine that does nothing.
+"""What the local Batch API itself needs for a full-size batch, with an engine that does nothing.
 
     python -m benchmarks.local_api
 
 Starts the server as a process of its own, uploads a file of 50,000 requests and 200 MB, runs the batch, and
-downloads the results. Beside it, in the same run and on the same disk, a plain loop moves the same bytes: writes
-and syncs them where the server writes, reads them where it reads. Memory is the most that the server ever held
-(VmHWM), so this needs Linux.
+downloads the results. In the same run and on the same disk, a plain loop writes and syncs the bytes that the
+server writes, and reads those that it reads. Memory is the highest resident memory of the server (VmHWM), so this needs
+Linux.
 """
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from openai import OpenAI
 from rich.console import Console
 from rich.table import Table
 
-from batch_assets.local_api.serving.discovery import running_url
+from benchmarks.server import Process, serving_in_process
 
 _CHUNK_BYTES = 1024 * 1024
 _ENDED = ("completed", "failed", "expired", "cancelled")
@@ -34,17 +31,7 @@ _SENTENCE = "The council approved a new bridge over the river on Monday, which w
 @dataclass(frozen=True)
 class Server:
     client: OpenAI
-    pid: int
-
-    def peak_mb(self) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-
-    def processor_seconds(self) -> float:
-        """What the server has used so far: a fairer figure than the clock's where others are at work."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    process: Process
 
 
 @click.command()
@@ -53,8 +40,12 @@ class Server:
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where to work; default: temporary.")
 def main(lines: int, megabytes: int, folder: Path | None) -> None:
     """Measure the local Batch API with one large batch."""
-    with tempfile.TemporaryDirectory(dir=folder) as name, _serving(Path(name) / "local_api") as server:
-        _measure(server, Path(name), lines, megabytes * 1024 * 1024)
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        serving_in_process(Path(name) / "local_api") as (url, process),
+        OpenAI(base_url=url, api_key="unused", max_retries=0) as client,
+    ):
+        _measure(Server(client, process), Path(name), lines, megabytes * 1024 * 1024)
 
 
 def _measure(server: Server, folder: Path, lines: int, size: int) -> None:
@@ -65,11 +56,16 @@ def _measure(server: Server, folder: Path, lines: int, size: int) -> None:
     def add(step: str, seconds: float, processor: float, plain: float) -> None:
         each = (f"{figure / lines * 1e6:.1f}" for figure in (seconds, processor))
         table.add_row(
-            step, f"{seconds:.2f}", *each, f"{plain:.2f}", f"{seconds / plain:.1f}", f"{server.peak_mb():.0f}"
+            step,
+            f"{seconds:.2f}",
+            *each,
+            f"{plain:.2f}",
+            f"{seconds / plain:.1f}",
+            f"{server.process.peak_bytes() / 2**20:.0f}",
         )
 
     server.client.files.list()
-    table.add_row("(started)", "", "", "", "", "", f"{server.peak_mb():.0f}")
+    table.add_row("(started)", "", "", "", "", "", f"{server.process.peak_bytes() / 2**20:.0f}")
     add("upload", *_cost(server, lambda: _upload(server, source)), _seconds(lambda: _copy(source, copy)))
     reading = _seconds(lambda: _read(source))
 
@@ -137,9 +133,9 @@ def _wait(server: Server, batch_id: str, statuses: Sequence[str]) -> None:
 
 def _cost(server: Server, work: Callable[[], object]) -> tuple[float, float]:
     """Seconds by the clock, and of the server's processor time."""
-    before = server.processor_seconds()
+    before = server.process.cpu_seconds()
     seconds = _seconds(work)
-    return seconds, server.processor_seconds() - before
+    return seconds, server.process.cpu_seconds() - before
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -160,27 +156,6 @@ def _read(source: Path) -> None:
     with source.open("rb") as reader:
         while reader.read(_CHUNK_BYTES):
             pass
-
-
-@contextmanager
-def _serving(directory: Path) -> Iterator[Server]:
-    """A server in a process of its own, so that its memory is its own."""
-    program = (
-        "import sys; from pathlib import Path; from batch_assets.local_api.serving.server import serve; "
-        "serve(Path(sys.argv[1]), engine='instant', without_key=True)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program, str(directory)])
-    try:
-        deadline = time.monotonic() + 20
-        while (url := running_url(directory)) is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise click.ClickException("The server did not start.")
-            time.sleep(0.02)
-        with OpenAI(base_url=url, api_key="unused", max_retries=0) as client:
-            yield Server(client, process.pid)
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 if __name__ == "__main__":

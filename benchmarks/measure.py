@@ -1,4 +1,4 @@
-"""Each measurement in a process of its own: wall and CPU time, and the most memory that it ever had resident."""
+"""Measures a call in a process of its own: wall time, CPU time and the highest resident memory."""
 
 import multiprocessing
 import os
@@ -12,8 +12,8 @@ from typing import Any
 from batch_assets_tests.memory import peak_bytes
 
 SECONDS_FOR_A_MEASUREMENT = 1800
-# A virtual machine gives memory back some seconds after it was freed. Who comes sooner finds it warm: to write 2.7 GB
-# took 4.3 s at once after as much had been deleted, 7.2 s three seconds later, 8.4 s after ten.
+# A virtual machine returns freed memory to its host after some seconds, and until then it is faster: to write 2.7 GB
+# took 4.3 s directly after as much had been deleted, 7.2 s three seconds later, 8.4 s after ten.
 REST_SECONDS = 10
 
 
@@ -28,7 +28,7 @@ class Measured:
 
 
 def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """Call it in a new process, and measure only the call. The function's result comes back too."""
+    """Call it in a new process, and measure only the call. Also returns the result of the function."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, function, arguments))
@@ -44,13 +44,13 @@ def measured(function: Callable[..., Any], *arguments: Any) -> Measured:
 
 
 def measured_from_rest(function: Callable[..., Any], *arguments: Any) -> Measured:
-    """The same, after a pause: what ran before is no help to it."""
+    """The same after a pause, so that an earlier process does not make it faster."""
     time.sleep(REST_SECONDS)
     return measured(function, *arguments)
 
 
 def _child(answer: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.sync()  # what was written before is not to be paid for now
+    os.sync()  # so that earlier writes do not count
     cpu, started = _cpu_seconds(), time.perf_counter()
     result = function(*arguments)
     wall = time.perf_counter() - started

@@ -1,7 +1,7 @@
-"""Each guard of docs/security.md, removed in turn, and the test that notices: `python -m benchmarks.mutations`.
+"""Removes each guard of docs/security.md, one at a time; its test must fail: `python -m benchmarks.mutations`.
 
 A guard is removed in a copy of the project, by replacing its source text. The test must pass in an untouched copy, and
-fail in the changed one. None of these tests starts whole processes, so all of it takes some minutes.
+fail in the changed one. None of these tests starts whole processes, so the benchmark takes some minutes.
 """
 
 import os
@@ -155,7 +155,7 @@ GUARDS = (
     Guard(
         "a run without its claim posts no more",
         "batch_assets/batching/submission/create.py",
-        "        check_claim(database, submission)\n        _stop",
+        "        _check_claim(submitter.database, submission)\n        _stop",
         "        _stop",
         "batch_assets_tests/batching/submission/test_submit.py::test_a_run_that_has_lost_its_claim_posts_no_more",
     ),
@@ -175,10 +175,10 @@ GUARDS = (
     ),
     Guard(
         "another round keeps the task",
-        "batch_assets/sensors.py",
+        "batch_assets/run_requests.py",
         '"same_task": True',
         '"same_task": False',
-        "batch_assets_tests/test_sensors.py::test_another_round_asks_with_the_task_of_the_plan_whatever_the_environment_says_now",
+        "batch_assets_tests/test_sensors.py::test_another_round_uses_the_task_of_the_plan_not_the_configured_one",
     ),
     Guard(
         "result files have names of our own",
@@ -245,14 +245,14 @@ GUARDS = (
     ),
     Guard(
         "an unfinished dagster.yaml is repaired",
-        "batch_assets/cli/dagster_home/__init__.py",
+        "batch_assets/cli/dagster_home/home.py",
         "    if not target.exists() or is_unfinished(target.read_bytes(), ours):",
         "    if not target.exists():",
         "batch_assets_tests/cli/dagster_home/test_dagster_home.py::test_a_file_that_a_full_disk_or_a_crash_cut_is_repaired",
     ),
     Guard(
         "dagster.yaml is there whole",
-        "batch_assets/cli/dagster_home/__init__.py",
+        "batch_assets/cli/dagster_home/home.py",
         "        write_whole(target, ours)\n    os.environ",
         "        target.write_bytes(ours)\n    os.environ",
         "batch_assets_tests/cli/dagster_home/test_dagster_home.py::test_a_full_disk_leaves_no_part_of_the_file",
@@ -288,19 +288,19 @@ GUARDS = (
     Guard(
         "outside text is printable",
         "batch_assets/batching/safety/outside_text.py",
-        "    return UNFIT.sub(fit, text)",
+        "    return UNSAFE.sub(safe, text)",
         "    return text",
-        "batch_assets_tests/batching/safety/test_outside_text.py::test_nothing_of_it_acts_and_nothing_else_is_changed",
+        "batch_assets_tests/batching/safety/test_outside_text.py::test_control_characters_are_removed_and_no_others_are_changed",
     ),
     Guard(
         "rich reads no markup",
         "batch_assets/cli/terminal.py",
         "    return Text(as_shown(text, lines=True))",
         "    return Text.from_markup(as_shown(text, lines=True))",
-        "batch_assets_tests/cli/test_terminal.py::test_markup_in_a_title_an_answer_or_a_message_is_text",
+        "batch_assets_tests/cli/test_terminal.py::test_markup_in_a_title_an_answer_or_a_message_is_printed_as_text",
     ),
     Guard(
-        "what an API says is cleaned",
+        "messages of an API have no secrets",
         "batch_assets/batching/safety/outside_text.py",
         "    return without_secrets(printable(text), *settings)",
         "    return printable(text)",
@@ -316,11 +316,11 @@ GUARDS = (
         "batch_assets_tests/test_leaks.py::test_the_sensors_own_error_has_no_secret_in_it",
     ),
     Guard(
-        "a full disk is said in a sentence",
+        "a full disk is reported in a sentence",
         "batch_assets/cli/terminal.py",
         "    if isinstance(error, OSError) and error.strerror:",
         "    if False:",
-        "batch_assets_tests/cli/test_terminal.py::test_a_disk_or_a_database_that_fails_is_said_in_a_sentence",
+        "batch_assets_tests/cli/test_terminal.py::test_an_error_of_a_disk_or_a_database_is_one_sentence",
     ),
 )
 

@@ -1,11 +1,11 @@
-"""What a database file comes to when one day is written again and again."""
+"""The size of a database file after many rewrites of one day."""
 
 from pathlib import Path
 
 from batch_assets.batching.collection.day_summaries import write_summaries
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.ledger.requests import RequestStateRules
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from benchmarks import load
@@ -13,9 +13,9 @@ from benchmarks.data import DAY, TASK
 
 
 def sizes(folder: Path, source: Path, times: int) -> list[int]:
-    """The bytes of the file after a day is done for the first time, and after each of so many rewrites.
+    """The bytes of the file after the first collection of a day, and after each of so many rewrites.
 
-    A rewrite is what materializing the day again comes to: articles, requests and summaries are replaced.
+    A rewrite is a new materialization of the day: it replaces articles, requests and summaries.
     """
     database = Database(str(folder / "rewritten.duckdb"))
     after = []
@@ -24,6 +24,6 @@ def sizes(folder: Path, source: Path, times: int) -> list[int]:
         plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", options=PlanOptions(max_rounds=3))
         if number == 0:
             load.ours(database.path, load.make_results(database.path, folder / "results"))
-        write_summaries(database, DAY, Question())
+        write_summaries(database, DAY, RequestStateRules())
         after.append(Path(database.path).stat().st_size)
     return after

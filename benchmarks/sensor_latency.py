@@ -1,4 +1,4 @@
-"""How long after "the batch has ended" are the summaries there? And: does a month's backfill get through?
+"""The seconds from the end of a batch to its summaries, and the time of a backfill of a month.
 
     python -m benchmarks.sensor_latency latency --runs 10 --poll-seconds 30 --poll-seconds 4
     python -m benchmarks.sensor_latency backfill --days 30
@@ -28,7 +28,7 @@ ARTICLES_A_DAY = 20
 
 @click.group()
 def main() -> None:
-    """Measure the last hop: from OpenAI's word to the tables."""
+    """Measure how long the sensor and the run need after the end of a batch."""
 
 
 @main.command()
@@ -47,7 +47,7 @@ def latency(runs: int, poll_seconds: Sequence[int]) -> None:
 @main.command()
 @click.option("--days", default=30, show_default=True)
 def backfill(days: int) -> None:
-    """A backfill of `submit_batches`, with somebody looking into the tables now and then."""
+    """A backfill of `submit_batches`, while a DuckDB shell opens the database from time to time."""
 
     def measure(dev: Dev, data: Path, wanted: list[str]) -> None:
         started = time.monotonic()

@@ -22,7 +22,7 @@ METADATA = {**dict.fromkeys(("warehouse_id", "submission_id", "claim_token"), "0
 
 @dataclass(frozen=True)
 class Tick:
-    """What a tick with so many days in flight took: the first, and one in which nothing has changed."""
+    """The seconds of the first tick with so many days in flight, and of a tick without changes."""
 
     days: int
     batches: int
@@ -54,7 +54,7 @@ def tick(days: int, shards: int) -> Tick:
         resources = {"openai": BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
         took: list[float] = []
         cursor: str | None = None
-        for _ in range(2 + days // 100):  # until everything was shown
+        for _ in range(2 + days // 100):  # until the sensor has shown all days
             calls.clear()
             started = time.perf_counter()
             with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
@@ -65,8 +65,8 @@ def tick(days: int, shards: int) -> Tick:
 
 @contextmanager
 def listing(batch_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """A server of these batches, all half done, and the paths that it is asked for."""
-    places = {name: number for number, name in enumerate(batch_ids)}
+    """A server of these batches, all half done, and the paths of its requests."""
+    positions = {name: number for number, name in enumerate(batch_ids)}
     calls: list[str] = []
     counts = {"total": 50_000, "completed": 25_000, "failed": 0}
 
@@ -76,7 +76,7 @@ def listing(batch_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
         def do_GET(self) -> None:
             calls.append(self.path)
             after = parse_qs(urlsplit(self.path).query).get("after")
-            start = places[after[0]] + 1 if after else 0
+            start = positions[after[0]] + 1 if after else 0
             data = [
                 {"id": name, "object": "batch", "status": "in_progress", "created_at": int(time.time()),
                  "request_counts": counts, "metadata": METADATA}

@@ -1,4 +1,4 @@
-"""The four assets of the group `articles`, each a reconciler: materialize any of them, any number of times."""
+"""The four assets of the group `articles`, in the order of a day. Each may be materialized any number of times."""
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.assets.openai_batch import openai_batch

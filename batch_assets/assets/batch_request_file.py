@@ -1,34 +1,40 @@
 """The day's pending requests, as JSONL files for OpenAI."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.batching.planning.model_options import known_options
-from batch_assets.batching.planning.plan import plan_day, planned_task
+from batch_assets.batching.planning.plan import Plan, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
+from batch_assets.batching.provider.model_options import known_options
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen
 
+NEW_FILES = dg.TableSchema(
+    [dg.TableColumn("file", "string"), dg.TableColumn("requests", "int"), dg.TableColumn("bytes", "int")]
+)
+
 
 class RequestFileConfig(dg.Config):
-    """What is different in one run; visible in the Launchpad.
+    """The switches of one run, which the Launchpad shows.
 
-    Switches only: Dagster resolves `{"env": …}` in any string that a run may set, so a text could carry the key out.
+    It has no text: Dagster resolves `{"env": …}` in any string of a run's config, so a text could contain the key.
     """
 
     refresh: bool = Field(
         default=False,
-        description="Ask for the whole day anew, answered or not. Every request of it is paid for again; an old "
-        "answer stays until the new one is loaded.",
+        description="Send all requests of the day again, answered or not. All of them cost money again. An old answer "
+        "stays until the new one is loaded.",
     )
-    resume_cancelled: bool = Field(default=True, description="Send what the user cancelled. The sensor does not.")
+    resume_cancelled: bool = Field(default=True, description="Send what the user has cancelled. The sensor does not.")
     same_task: bool = Field(
         default=False,
-        description="Ask with the task of the day's last plan, whatever the environment says now. The sensor does so.",
+        description="Use the task of the day's last plan instead of the configured one. The sensor does.",
     )
 
 
@@ -46,19 +52,20 @@ def batch_request_file(
     task: dg.ResourceParam[SummaryTask],
     openai: dg.ResourceParam[BatchApi],
 ) -> dg.MaterializeResult:
-    """JSONL shards of at most 50,000 requests and 200 MB, for what has no answer yet and isn't on its way.
+    """JSONL files of at most 50,000 requests and 200 MB each, with the day's requests that are pending.
 
-    Each request's `custom_id` is made from what is asked, so an answered one is never asked again.
+    Each request's `custom_id` is made from its content, so no run sends an answered request again.
     """
-    asked = _task_to_ask(context, warehouse, task, same_task=config.same_task)
-    if asked.withheld_parameters:
-        context.log.warning(f"Not sent, since {asked.model} refuses them: {', '.join(asked.withheld_parameters)}.")
+    task_to_ask = _task_to_ask(context, warehouse, task, same_task=config.same_task)
+    if task_to_ask.withheld_parameters:
+        withheld = ", ".join(task_to_ask.withheld_parameters)
+        context.log.warning(f"The run does not send {withheld}: {task_to_ask.model} refuses it.")
     api = openai.identify(context, warehouse)
     stop_if_the_stand_in_was_not_chosen(warehouse, openai, api)
     plan = plan_day(
         warehouse.tables,
         day=context.partition_key,
-        task=asked,
+        task=task_to_ask,
         data_folder=warehouse.files,
         options=PlanOptions(
             max_rounds=task.max_rounds,
@@ -66,44 +73,32 @@ def batch_request_file(
             max_enqueued_tokens=task.max_enqueued_tokens,
             refresh=config.refresh,
             resume_cancelled=config.resume_cancelled,
-            optional_parameters=known_options(asked.model, api.name),
+            optional_parameters=known_options(task_to_ask.model, api.name),
             own_prices=task.prices,
         ),
     )
+    return dg.MaterializeResult(metadata=_metadata(plan, task_to_ask))
+
+
+def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
+    new_files = [
+        dg.TableRecord({"file": shard.path.name, "requests": shard.requests, "bytes": shard.bytes})
+        for shard in plan.shards
+    ]
     cost = {} if plan.max_cost_usd is None else {"max_cost_usd": round(plan.max_cost_usd, 6)}
-    return dg.MaterializeResult(
-        metadata={
-            "articles": plan.articles,
-            "requests": sum(plan.requests.values()),
-            **{f"requests_{state}": plan.requests.get(state, 0) for state in ("answered", "in_flight", "failed")},
-            "plan": plan.plan,
-            "round": plan.round,
-            "model": asked.model,
-            "requests_in_new_files": sum(shard.requests for shard in plan.shards),
-            "bytes_in_new_files": sum(shard.bytes for shard in plan.shards),
-            "estimated_input_tokens": plan.estimated_input_tokens,
-            **cost,
-            "new_files": dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {
-                            "file": shard.path.name,
-                            "requests": shard.requests,
-                            "bytes": shard.bytes,
-                        }
-                    )
-                    for shard in plan.shards
-                ],
-                schema=dg.TableSchema(
-                    [
-                        dg.TableColumn("file", "string"),
-                        dg.TableColumn("requests", "int"),
-                        dg.TableColumn("bytes", "int"),
-                    ]
-                ),
-            ),
-        }
-    )
+    return {
+        "articles": plan.articles,
+        "requests": sum(plan.requests.values()),
+        **{f"requests_{state}": plan.requests.get(state, 0) for state in ("answered", "in_flight", "failed")},
+        "plan": plan.plan,
+        "round": plan.round,
+        "model": task.model,
+        "requests_in_new_files": sum(shard.requests for shard in plan.shards),
+        "bytes_in_new_files": sum(shard.bytes for shard in plan.shards),
+        "estimated_input_tokens": plan.estimated_input_tokens,
+        **cost,
+        "new_files": dg.MetadataValue.table(new_files, schema=NEW_FILES),
+    }
 
 
 def _task_to_ask(
@@ -118,9 +113,9 @@ def _task_to_ask(
         raise dg.Failure(str(error), allow_retries=False) from error
     if planned is None:
         raise dg.Failure(
-            f"The ledger does not know the task that {context.partition_key} was planned with, and another one may ask "
-            "and pay for everything again. Materialize `batch_request_file` and `openai_batch` of the day yourself, "
-            "without `same_task`, if the configured task is right.",
+            f"The ledger does not know the task of the last plan of {context.partition_key}. With another task, all "
+            "requests would cost money again. If the configured task is the right one, materialize "
+            "`batch_request_file` and `openai_batch` of the day without `same_task`.",
             allow_retries=False,
         )
     return planned

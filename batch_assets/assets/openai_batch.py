@@ -1,4 +1,4 @@
-"""The day's batches at OpenAI: this is where money is spent, once."""
+"""The day's batches at OpenAI. Only this asset spends money."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +10,14 @@ import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets.batch_request_file import batch_request_file
+from batch_assets.batching.counting import counted
 from batch_assets.batching.operations.cancel import stop_submitting
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets.batching.submission.submit import Submitted, submit_day
-from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.submission.submitter import Submitter, make_submitter
 from batch_assets.day_events import Origin, location_of_run, submission_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Warehouse
@@ -28,7 +29,7 @@ from batch_assets.same_warehouse import (
 )
 
 PAUSE_WHILE_UNREACHABLE, PAUSE_AFTER_A_REFUSAL = timedelta(minutes=10), timedelta(hours=1)
-PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # before a run searches for a batch whose creation was interrupted
+PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # then a run searches for a batch whose creation was interrupted
 # Safe here: a retry searches for the batch of the first attempt. Dagster waits 10, 30, 70, 150 and 310 s.
 RETRY_POLICY = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 
@@ -47,9 +48,9 @@ def openai_batch(
     openai: dg.ResourceParam[BatchApi],
     task: dg.ResourceParam[SummaryTask],
 ) -> dg.MaterializeResult:
-    """One batch at OpenAI for each request file. Materialized again, it submits only what is not there yet.
+    """One batch at OpenAI for each request file. Each materialization submits only the files without a batch.
 
-    Files that find no capacity in OpenAI's limits are deferred, and submitted as other batches end. The sensor
+    Files for which OpenAI's limits have no capacity are deferred, and submitted when other batches end. The sensor
     `openai_batch_sensor` polls the batches and materializes `summaries` when they have ended.
     """
     stop_if_of_another_warehouse(context, warehouse, openai_batch.key)
@@ -69,12 +70,13 @@ def openai_batch(
                 only_begun=over_budget is not None,
             )
     if over_budget is not None:
-        if submitted.batch_ids:  # they cost money, and the sensor has to know them
+        if submitted.batch_ids:  # they cost money, so the sensor must collect them
             _report_to_sensor(context, warehouse, origin, PAUSE_AFTER_A_REFUSAL, over_budget)
         raise dg.Failure(over_budget, allow_retries=False)
     context.log.info(f"Sent to {submitted.api}.")
     if submitted.deferred:
-        context.log.info(f"{submitted.deferred} files wait for capacity in OpenAI's limits; the sensor submits them.")
+        waiting = counted(submitted.deferred, "request file")
+        context.log.info(f"{waiting} deferred: OpenAI's limits have no capacity. The sensor requests another run.")
     return dg.MaterializeResult(metadata=_metadata(origin, submitted))
 
 
@@ -93,17 +95,21 @@ def _submitter(
     openai: BatchApi,
     task: SummaryTask,
 ) -> Submitter:
-    """What this run submits with. Raises SubmissionError if the API does not answer."""
-    tables = warehouse.tables
-    api = identify_api(tables, client.with_options(timeout=IDENTIFY_SECONDS))
-    return Submitter(
-        tables, client, warehouse.files, context.run.run_id, tables.warehouse_id(), api, task.limits, openai.timing
+    """The submitter of this run. Raises SubmissionError if the API does not answer."""
+    return make_submitter(
+        warehouse.tables,
+        client,
+        warehouse.files,
+        context.run.run_id,
+        limits=task.limits,
+        timing=openai.timing,
+        identify_timeout_seconds=IDENTIFY_SECONDS,
     )
 
 
 @contextmanager
 def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin) -> Iterator[None]:
-    """Turn what ends the submission into a dagster.Failure, and report it to the sensor, which tries again later."""
+    """Raise an error of the submission as dagster.Failure, and report it to the sensor, which tries again later."""
     try:
         yield
     except SubmissionError as error:
@@ -114,16 +120,16 @@ def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse,
     except dg.DagsterExecutionInterruptedError:
         run = context.instance.get_run_by_id(context.run.run_id)
         if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
-            raise  # no user has terminated it: its host shuts down, and Dagster retries the run
+            raise  # its host shuts down, and Dagster retries the run
         stop_submitting(warehouse.tables, day=context.partition_key, data_folder=warehouse.files)
         _report_to_sensor(context, warehouse, origin, PAUSE_AFTER_TERMINATION, "The run was terminated.")
-        # Dagster would treat the interrupt as any other error, and retry the step
+        # Dagster would retry the step after the interrupt, as after any other error
         raise dg.Failure("The run was terminated. It submits nothing more.", allow_retries=False) from None
 
 
 @contextmanager
 def _days_announced(context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin) -> Iterator[None]:
-    """At the end, also after an error, report the other days that this run has entered batches of."""
+    """At the end, also after an error, report the other days of which this run has entered batches."""
     try:
         yield
     finally:
@@ -133,7 +139,7 @@ def _days_announced(context: dg.AssetExecutionContext, warehouse: Warehouse, ori
 
 
 def _recover_unknown_batches(context: dg.AssetExecutionContext, warehouse: Warehouse, submitter: Submitter) -> None:
-    """Enter the batches that the event log names and that a ledger restored from a backup does not know.
+    """Enter the batches that the event log names and that the ledger, restored from a backup, does not know.
 
     Raises dagster.Failure, before the run buys anything, if one of them cannot be entered.
     """
@@ -145,9 +151,10 @@ def _recover_unknown_batches(context: dg.AssetExecutionContext, warehouse: Wareh
         day = context.partition_key
         raise dg.Failure(
             f"Dagster's event log names {', '.join(unknown)} of {day}. The ledger does not know them, and the run "
-            f"could not get them from {submitter.api.name}. Materialize `raw_articles` and `batch_request_file` of the "
-            "day, then this one. Adopt a batch that you made yourself with `batch-assets adopt`. If they are gone for "
-            f"good, wipe the materializations of `{openai_batch.key.to_user_string()}` for {day}. Nothing was sent.",
+            f"could not enter them from {submitter.api.name}. The run sent nothing. Materialize `raw_articles` and "
+            "`batch_request_file` of the day, then this one. Adopt a batch that you created yourself with "
+            "`batch-assets adopt`. If they no longer exist, wipe the materializations of "
+            f"`{openai_batch.key.to_user_string()}` for {day}.",
             allow_retries=False,
         )
 
@@ -155,7 +162,7 @@ def _recover_unknown_batches(context: dg.AssetExecutionContext, warehouse: Wareh
 def _report_to_sensor(
     context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin, pause: timedelta, reason: str
 ) -> None:
-    """Report a submission that is not finished: the sensor collects its batches, and tries the rest again."""
+    """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest."""
     event = report_of_submission(
         openai_batch.key,
         warehouse.tables,

@@ -1,7 +1,8 @@
-"""The day's articles, as the source has them now."""
+"""The day's articles, as they are in the source now."""
 
 import dagster as dg
 
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.articles import SourceError, ingest_day
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.safety.outside_text import as_message
@@ -32,9 +33,9 @@ def raw_articles(
     warehouse: dg.ResourceParam[Warehouse],
     article_source: dg.ResourceParam[ArticleSource],
 ) -> dg.MaterializeResult:
-    """A day of articles from `BATCH_ASSETS_SOURCE`, one row each, in DuckDB.
+    """The day's articles from `BATCH_ASSETS_SOURCE`, one row each.
 
-    Rows without text and second rows of an id go to the table `rejected_article`, with the reason.
+    Rows without text, and second rows of an id, are in the table `rejected_article` with the reason.
     """
     day = context.partition_key
     try:
@@ -44,11 +45,11 @@ def raw_articles(
     if not ingested.articles:
         context.log.warning(f"{as_message(article_source.source)} has no article for {day}.")
     if ingested.rejected:
-        reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in ingested.rejected.items())
-        context.log.warning(f"Set aside in `rejected_article`: {reasons}.")
+        reasons = ", ".join(f"{counted(rows, 'row')} ({reason})" for reason, rows in ingested.rejected.items())
+        context.log.warning(f"Rejected, and stored in `rejected_article`: {reasons}.")
     if ingested.undated:
         context.log.warning(
-            f"{ingested.undated} rows of the source belong to no day: their `published_at` can't be read as a time."
+            f"{counted(ingested.undated, 'row')} of the source without a day: `published_at` cannot be read as a time."
         )
     return dg.MaterializeResult(
         metadata={

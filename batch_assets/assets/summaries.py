@@ -1,6 +1,7 @@
-"""What users read: a summary for each article of the day."""
+"""The table that users read: a summary for each article of the day."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -8,6 +9,7 @@ from batch_assets.assets.openai_batch import openai_batch
 from batch_assets.batching.collection.collect import Collected, collect_day
 from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.collection.report import day_report
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.plan import planned_task
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
@@ -34,22 +36,36 @@ def summaries(
     openai: dg.ResourceParam[BatchApi],
     task: dg.ResourceParam[SummaryTask],
 ) -> Iterator[dg.MaterializeResult]:
-    """One row per article of the day: its summary, or why there is none yet.
+    """One row for each article of the day: its summary, or why there is none yet.
 
-    While batches of the day still run, what has ended is loaded but the asset is not materialized: the run is
-    green, and the sensor comes back. The raw result files stay in `results/` of the data folder.
+    While batches of the day run, the run loads those that have ended and does not materialize the asset. The sensor
+    requests another run when all have ended. The result files stay in `results/` of the data folder.
     """
-    day = context.partition_key
     stop_if_batches_are_unknown(context, warehouse, openai_batch.key)
     if openai.is_stand_in:
         stop_if_the_stand_in_was_not_chosen(warehouse, openai, openai.identify(context, warehouse))
-    planned = planned_task(warehouse.tables, day)
+    collected = _collect(context, warehouse, openai, task)
+    _log(context, collected)
+    in_flight = collected.requests.get("in_flight", 0)
+    still_running = len(collected.fetched.still_running)
+    if in_flight or still_running:
+        context.log.info(
+            f"{counted(in_flight, 'request')} of {context.partition_key} in flight; "
+            f"{counted(still_running, 'batch', 'batches')} still running. The sensor materializes `summaries` when all "
+            "batches have ended."
+        )
+        return
+    yield dg.MaterializeResult(metadata=_metadata(context, warehouse))
+
+
+def _collect(context: dg.AssetExecutionContext, warehouse: Warehouse, openai: BatchApi, task: SummaryTask) -> Collected:
+    planned = planned_task(warehouse.tables, context.partition_key)
     with openai.get_client(context) as client:
         try:
-            collected = collect_day(
+            return collect_day(
                 warehouse.tables,
                 client,
-                day=day,
+                day=context.partition_key,
                 data_folder=warehouse.files,
                 max_rounds=task.max_rounds,
                 max_output_tokens=planned.max_output_tokens if planned else task.max_output_tokens,
@@ -58,56 +74,44 @@ def summaries(
             )
         except CollectionError as error:
             raise dg.Failure(str(error)) from error
-    _log(context, collected)
-    in_flight = collected.requests.get("in_flight", 0)
-    still_running = len(collected.fetched.still_running)
-    if in_flight or still_running:
-        context.log.info(
-            f"{_count(in_flight, 'request')} of {day} in flight; {_count(still_running, 'batch', 'batches')} still "
-            "running. Nothing to do: the sensor materializes `summaries` when they have ended."
-        )
-        return
-    database_bytes = warehouse.tables.file_bytes
-    report = day_report(warehouse.tables, day, preview_rows=PREVIEW_ROWS)
-    yield dg.MaterializeResult(
-        metadata={
-            "dagster/partition_row_count": report.articles,
-            "answered": report.by_status.get("answered", 0),
-            "failed": report.by_status.get("failed", 0),
-            # articles, not requests: one that came after the last plan has no request yet
-            REQUESTS_PENDING: report.by_status.get("pending", 0),
-            "answered_by": ", ".join(report.apis),
-            "input_tokens": report.spending.input_tokens,
-            "output_tokens": report.spending.output_tokens,
-            "reasoning_share": round(report.spending.reasoning_share, 3),
-            **_costs(report.spending),
-            **Origin(location_of_run(context.run), warehouse.tables.warehouse_id()).as_metadata(),
-            **({} if database_bytes is None else {"database_bytes": database_bytes}),
-            # never Markdown: the browser of the user would fetch an image in a title
-            "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
-        }
-    )
 
 
 def _log(context: dg.AssetExecutionContext, collected: Collected) -> None:
     for batch_id, loaded in collected.batches.items():
         context.log.info(f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
         if loaded.quarantined:
-            context.log.warning(f"{batch_id}: {_count(loaded.quarantined, 'line')} put into `quarantined_line`.")
+            context.log.warning(f"{batch_id}: {counted(loaded.quarantined, 'line')} stored in `quarantined_line`.")
     for sentence in collected.fetched.elsewhere:
         context.log.warning(sentence)
     for batch_id in collected.fetched.missing:
-        context.log.warning(f"The API does not find {batch_id} with the present key. Is it another account's?")
+        context.log.warning(f"The API does not find {batch_id} with the present key. Does another account have it?")
     for batch_id in collected.fetched.requeued:
         context.log.warning(f"{batch_id}: OpenAI had no capacity for it. A run sends its requests again.")
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+def _metadata(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dict[str, Any]:
+    report = day_report(warehouse.tables, context.partition_key, preview_rows=PREVIEW_ROWS)
+    database_bytes = warehouse.tables.file_bytes
+    return {
+        "dagster/partition_row_count": report.articles,
+        "answered": report.by_status.get("answered", 0),
+        "failed": report.by_status.get("failed", 0),
+        # articles, not requests: an article that is newer than the last plan has no request yet
+        REQUESTS_PENDING: report.by_status.get("pending", 0),
+        "answered_by": ", ".join(report.apis),
+        "input_tokens": report.spending.input_tokens,
+        "output_tokens": report.spending.output_tokens,
+        "reasoning_share": round(report.spending.reasoning_share, 3),
+        **_costs(report.spending),
+        **Origin(location_of_run(context.run), warehouse.tables.warehouse_id()).as_metadata(),
+        **({} if database_bytes is None else {"database_bytes": database_bytes}),
+        # never Markdown: the browser of the user would fetch an image in a title
+        "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
+    }
 
 
 def _costs(spending: DaySpending) -> dict[str, float]:
-    """In USD: what was billed, unless a price is not known; what the built-in engine simulated, if it did."""
+    """In USD: what was billed, unless a price is not known; and what the built-in engine simulated, if it did."""
     billed = {} if spending.cost_usd is None else {"cost_usd": round(spending.cost_usd, 6)}
     simulated = spending.simulated_cost_usd
     return {**billed, **({"simulated_cost_usd": round(simulated, 6)} if simulated else {})}

@@ -1,7 +1,8 @@
-"""The batch protocol, with no orchestrator in it: one folder for each part of a day's life, in this order.
+"""The batch protocol, without Dagster. A day passes through the first four folders, in this order.
 
-`ingest` (source → rows), `planning` (rows → request files), `submission` (request files → batches, exactly once),
-`collection` (result files → tables). `operations` are what the user does beside them: cancel, prune. All of them
-stand on `ledger` (what was planned, sent, answered and paid for) and `provider` (what an API says). `safety` keeps
-outside text and secrets harmless.
+`ingest` (source → rows), `planning` (rows → request files), `submission` (request files → batches, each created once)
+and `collection` (result files → tables). `operations` has what the user can do in addition: cancel and prune. All of
+them use `ledger` (what was planned, sent, answered and paid for) and `provider` (how to read what an API returns).
+`safety` removes secrets and control characters from the texts of others. `next_step` tells the sensor which step comes
+next for a day, `timing` has all pauses and timeouts, `counting` writes "1 file" and "2 files" in messages.
 """

@@ -1,4 +1,4 @@
-"""A day and its batches → the step that comes next. Pure: it reads no event log, no table and no API."""
+"""A day and its batches → the step that comes next. Pure functions: they read no event log, no table and no API."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ class Step(StrEnum):
 
     WAIT = "wait"
     COLLECT = "collect"  # its batches have ended: materialize `summaries`
-    COLLECT_PART = "collect_part"  # one batch ended long ago, others are late: `summaries` loads what there is
-    SUBMIT = "submit"  # deferred request files may find room now: materialize `openai_batch`
-    NEXT_ROUND = "next_round"  # requests came back without an answer: `batch_request_file` and `openai_batch`
+    COLLECT_PART = "collect_part"  # see `has_overdue_answers`: `summaries` loads what has ended
+    SUBMIT = "submit"  # a batch must be requeued, or deferred files may fit: `openai_batch`
+    NEXT_ROUND = "next_round"  # requests are pending again: `batch_request_file` and `openai_batch`
 
 
 @dataclass(frozen=True)
 class Day:
-    """What the event log says of a day: its newest `openai_batch`, and its newest `summaries` if that is newer.
+    """What the event log has of a day: its newest `openai_batch`, or its newest `summaries` if that is newer.
 
-    `is_collected`: `summaries` is newer, and requests came back without an answer. `was_room_made`: whether a day was
-    collected after this one was submitted. `api` made its batches.
+    `needs_next_round`: `summaries` is newer, and requests are pending. `is_capacity_freed`: another day was collected
+    after this one was submitted. `api` is the name of the API that has its batches.
     """
 
     day: str
@@ -35,8 +35,8 @@ class Day:
     api: str | None = None
     deferred: int = 0
     next_attempt_at: datetime | None = None
-    was_room_made: bool = False
-    is_collected: bool = False
+    is_capacity_freed: bool = False
+    needs_next_round: bool = False
 
     def batches(self, polled: Mapping[str, RemoteBatch]) -> list[RemoteBatch]:
         """Those of its batches that are among the polled ones."""
@@ -48,35 +48,35 @@ def next_step(
 ) -> Step:
     """The step that the day is ready for. A batch that was not polled counts as running.
 
-    `last_end`: when the last batch of any day ended, and made room for others.
+    `last_end`: when the last batch of any day ended, and freed capacity.
     """
-    if day.is_collected:
+    if day.needs_next_round:
         return Step.NEXT_ROUND if now >= day.at + timing.next_round_pause else Step.WAIT
     batches = day.batches(polled)
     if any(must_requeue(batch) for batch in batches):
         return Step.SUBMIT
     if day.deferred:
-        return Step.SUBMIT if _may_find_room(day, now, last_end) else Step.WAIT
+        return Step.SUBMIT if _may_find_capacity(day, now, last_end) else Step.WAIT
     if len(batches) == len(day.batch_ids) and all(batch.has_ended for batch in batches):
         return Step.COLLECT
     return Step.WAIT
 
 
-def _may_find_room(day: Day, now: datetime, last_end: datetime | None) -> bool:
+def _may_find_capacity(day: Day, now: datetime, last_end: datetime | None) -> bool:
     """Whether the deferred request files of the day are due, or a batch has ended since they were deferred."""
     is_due = day.next_attempt_at is not None and now >= day.next_attempt_at
     # the API rounds the end down to a second
     has_one_ended = last_end is not None and last_end >= day.at - timedelta(seconds=1)
-    return is_due or has_one_ended or day.was_room_made
+    return is_due or has_one_ended or day.is_capacity_freed
 
 
 def has_overdue_answers(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing: Timing) -> bool:
     """Whether `summaries` of the day should be materialized before all of its batches have ended.
 
-    A batch with answers ended long ago: OpenAI deletes them after 30 days. Or a batch has been missing for long: the
-    run finds out whether it is lost. An earlier run may have loaded these answers; only the database knows.
+    Either a batch with answers ended long ago: OpenAI deletes them after 30 days. Or a batch has been missing for long:
+    the run finds out whether it is lost. An earlier run may have loaded these answers; only the database knows.
     """
-    if day.is_collected:
+    if day.needs_next_round:
         return False
     batches = day.batches(polled)
     if any(batch.status == MISSING for batch in batches) and now - day.at > timing.lost_after:

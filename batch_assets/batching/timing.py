@@ -18,21 +18,21 @@ class Timing:
 
     Submission of a day
         other_run_timeout_seconds, other_run_poll_seconds: for another live run that submits the same requests.
-        budget_retry: until the next attempt of a submission that finds no room in a budget, at the latest. The sensor
-            sees sooner that a batch ended.
+        capacity_retry: until the next attempt of a submission that a limit has no capacity for, at the latest. If a
+            batch ends earlier, the sensor requests the run earlier.
         first_requeue_pause, longest_requeue_pause: of a submission that the API had no capacity for. The pause
             doubles with each attempt.
 
     Collection
         download_pauses_seconds: a pause before each retry of a download.
-        lost_after: a batch that is missing for longer may be lost, and a result file that contradicts the counts of
-            its batch is final.
-        file_is_gone_after: OpenAI keeps result files for 30 days. A file that is not found sooner after the end of
-            its batch may be late.
+        lost_after: from then on a missing batch may count as lost, and a result file counts as complete although it
+            contradicts the counts of its batch.
+        file_is_gone_after: from then on a result file that the API does not find counts as deleted; before, it may be
+            late. OpenAI keeps result files for 30 days.
 
     The sensor
-        poll_grace_seconds: after the deadline of a tick, for the HTTP call that is under way.
-        next_round_pause: before requests that came back without an answer are asked again.
+        poll_grace_seconds: after the deadline of a tick, for the HTTP call that has begun.
+        next_round_pause: before a run sends requests again that ended without an answer.
         overdue_after: how long results stay at OpenAI because other batches of their day are late. OpenAI deletes
             them after 30 days.
         max_run_attempts: how often the sensor requests a run that fails.
@@ -48,7 +48,7 @@ class Timing:
 
     other_run_timeout_seconds: float = 600.0
     other_run_poll_seconds: float = 1.0
-    budget_retry: timedelta = timedelta(minutes=5)
+    capacity_retry: timedelta = timedelta(minutes=5)
     first_requeue_pause: timedelta = timedelta(minutes=1)
     longest_requeue_pause: timedelta = timedelta(hours=1)
 
@@ -64,11 +64,11 @@ class Timing:
     longest_run_pause: timedelta = timedelta(minutes=10)
 
     def requeue_pause(self, attempt: int) -> timedelta:
-        """The pause after this attempt, which the API had no capacity for."""
+        """The pause after this attempt, for which the API had no capacity."""
         return _doubled(self.first_requeue_pause, attempt - 1, self.longest_requeue_pause)
 
     def run_pause(self, runs: int) -> timedelta:
-        """The pause after so many runs of the same step."""
+        """The pause after this number of runs of the same step."""
         return _doubled(self.first_run_pause, runs - 1, self.longest_run_pause)
 
 

@@ -19,7 +19,7 @@ def adopt(batch_id: str) -> None:
     from batch_assets.batching.provider.identity import identify
     from batch_assets.batching.safety.outside_text import printable
     from batch_assets.batching.submission.adoption import adopt_batch
-    from batch_assets.cli.dagster_home import make_dagster_home
+    from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, Origin
     from batch_assets.runless_events import report_of_submission
 

@@ -44,7 +44,7 @@ def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
     import openai
 
-    from batch_assets.cli.dagster_home import local_api
+    from batch_assets.cli.dagster_home.home import local_api
     from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 
     with local_api(settings) as url:
@@ -64,7 +64,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     from batch_assets.batching.ledger.database import DatabaseBusyError
     from batch_assets.batching.provider.batches import error_message
     from batch_assets.batching.submission.adoption import AdoptionError
-    from batch_assets.cli.dagster_home import StartError
+    from batch_assets.cli.dagster_home.home import StartError
 
     try:
         yield

@@ -16,7 +16,7 @@ from batch_assets.settings import Settings
 def demo(day: str | None, yes: bool) -> None:
     """One day from articles to summaries, in this terminal."""
     settings = checked_settings()
-    from batch_assets.cli.dagster_home import StartError, local_api, make_dagster_home
+    from batch_assets.cli.dagster_home.home import StartError, local_api, make_dagster_home
     from batch_assets.cli.demo_day import run_day
 
     day = check_day(day or settings.first_day)

@@ -26,7 +26,7 @@ def dev(host: str, port: int | None) -> None:
     settings = checked_settings()
     from sqlalchemy.exc import SQLAlchemyError
 
-    from batch_assets.cli.dagster_home import StartError, make_dagster_home
+    from batch_assets.cli.dagster_home.home import StartError, make_dagster_home
     from batch_assets.cli.dagster_home.lock import AlreadyRunningError
     from batch_assets.cli.dagster_home.processes import interrupt_on_signals
     from batch_assets.cli.dagster_home.supervisor import print_line

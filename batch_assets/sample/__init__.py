@@ -1,0 +1,1 @@
+"""The bundled sample of articles, `articles.jsonl`."""

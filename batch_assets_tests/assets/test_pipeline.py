@@ -1,6 +1,6 @@
-"""The four assets together, on a real database and a real Batch API: run twice is run once, and nothing is lost.
+"""The four assets together, with a real database and a real Batch API: a second run buys nothing, and nothing is lost.
 
-What is counted is counted at the server: batches created and requests executed are what a user pays for.
+The tests count at the server: the user pays for created batches and executed requests.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.checks import every_article_is_accounted_for
-from batch_assets_tests.batching.conftest import Call, Reply, called, proxy
+from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.project import (
     CHECKS,
@@ -40,11 +40,11 @@ def test_a_day_of_articles_becomes_a_day_of_summaries(project: Project) -> None:
     assert {row[5:] for row in rows} == {("local", None)}  # no model has answered, and nothing was billed
     assert project.api.stats()["batches_created"] == 1
     assert project.api.stats()["requests_executed"] == 20
-    told = project.metadata(summaries)
+    metadata = project.metadata(summaries)
     [(simulated,)] = project.rows("SELECT sum(simulated_cost_usd) FROM completion")
-    assert (told["answered"], told["answered_by"], told["cost_usd"]) == (20, "local", 0)
+    assert (metadata["answered"], metadata["answered_by"], metadata["cost_usd"]) == (20, "local", 0)
     assert simulated > 0
-    assert told["simulated_cost_usd"] == pytest.approx(simulated, abs=1e-6)
+    assert metadata["simulated_cost_usd"] == pytest.approx(simulated, abs=1e-6)
 
 
 def test_what_a_model_has_answered_costs_what_its_rows_say(project: Project) -> None:
@@ -78,7 +78,7 @@ def test_materializing_again_while_the_batch_runs_makes_no_second_one(project: P
     assert project.api.stats()["requests_executed"] == 20
 
 
-def test_summaries_of_a_running_day_yield_nothing_and_the_run_is_green(project: Project) -> None:
+def test_summaries_of_a_running_day_are_not_materialized_and_the_run_succeeds(project: Project) -> None:
     with serving(project.folder / "slow_api", batch_seconds=60) as slow:
         project.api = slow
         project.materialize()
@@ -125,7 +125,7 @@ def test_another_model_makes_every_request_pending_again(project: Project) -> No
     assert project.rows("SELECT DISTINCT model FROM summaries") == [("gpt-4.1-nano",)]
 
 
-def test_a_day_without_articles_ends_green_and_empty(project: Project) -> None:
+def test_a_day_without_articles_succeeds_and_is_empty(project: Project) -> None:
     assert project.materialize(day=NEXT_DAY).success
     assert project.metadata(openai_batch)["batch_ids"] == []
     assert project.finish(NEXT_DAY).success
@@ -133,7 +133,7 @@ def test_a_day_without_articles_ends_green_and_empty(project: Project) -> None:
     assert project.api.stats()["batches_created"] == 0
 
 
-def test_rows_that_cannot_be_articles_are_set_aside_and_counted(project: Project) -> None:
+def test_rows_that_cannot_be_articles_are_rejected_and_counted(project: Project) -> None:
     articles = generated_articles(3)
     write_articles(
         project.folder / "articles.jsonl", [*articles, {**articles[0], "body": "x"}, {"id": "e", "body": " "}]
@@ -146,7 +146,7 @@ def test_rows_that_cannot_be_articles_are_set_aside_and_counted(project: Project
     ]
 
 
-def test_a_source_without_a_body_column_fails_with_the_columns_it_has(project: Project) -> None:
+def test_a_source_without_a_body_column_fails_with_the_columns_that_it_has(project: Project) -> None:
     write_articles(project.folder / "articles.jsonl", [{"id": "1", "text": "Hello."}])
     result = project.materialize([raw_articles])
     failure = result.failure_data_for_node("raw_articles")
@@ -155,7 +155,7 @@ def test_a_source_without_a_body_column_fails_with_the_columns_it_has(project: P
     assert "id, text" in str(failure.user_failure_data.description)
 
 
-def test_a_request_file_tells_what_it_may_cost(project: Project) -> None:
+def test_a_request_file_has_its_maximum_cost(project: Project) -> None:
     project.materialize([raw_articles, batch_request_file])
     planned = project.metadata(batch_request_file)
     assert planned["requests_in_new_files"] == planned["requests"] == 20
@@ -206,7 +206,7 @@ def test_editing_one_article_of_a_thousand_costs_one_request_and_a_new_prompt_al
         ("our-own-llama", "the price of `our-own-llama` in batches isn't known"),
     ],
 )
-def test_a_day_that_is_too_dear_or_of_unknown_cost_is_stopped_before_anything_is_uploaded(
+def test_a_day_that_is_too_expensive_or_of_unknown_cost_is_stopped_before_an_upload(
     project: Project, model: str, reason: str
 ) -> None:
     project.model, project.max_cost_usd = model, 0.000_001
@@ -221,7 +221,7 @@ def test_a_day_that_is_too_dear_or_of_unknown_cost_is_stopped_before_anything_is
     assert project.materialize().success
 
 
-def test_a_day_within_its_limit_goes_out_and_is_free_to_materialize_again(project: Project) -> None:
+def test_a_day_within_its_budget_is_submitted_and_costs_nothing_again(project: Project) -> None:
     project.max_cost_usd = 0.01
     assert project.materialize().success
     assert project.finish().success
@@ -235,9 +235,9 @@ def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> Non
     result = project.materialize([raw_articles])
     assert not result.success
     events = [*result.all_events, *project.instance.all_logs(result.run_id)]
-    told = " ".join(dg.serialize_value(event) for event in events)
-    assert "there is no file" in told
-    assert "SECRET" not in told
+    stored = " ".join(dg.serialize_value(event) for event in events)
+    assert "there is no file" in stored
+    assert "SECRET" not in stored
 
 
 def refresh(project: Project, assets: Sequence[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
@@ -299,7 +299,7 @@ def test_articles_are_not_written_to_the_cache_where_the_api_is_known_to_allow_i
 ) -> None:
     """A write costs 1.25 times as much as input does, and no article is read a second time."""
     project.model = model
-    with proxy(project.api.url, called(api)) as client:
+    with proxy(project.api.url, with_api_name(api)) as client:
         project.openai = api_at(str(client.base_url))
         assert project.materialize([raw_articles, batch_request_file]).success
     [path] = (project.folder / "data" / "requests" / DAY).iterdir()
@@ -308,7 +308,7 @@ def test_articles_are_not_written_to_the_cache_where_the_api_is_known_to_allow_i
     assert all(line["body"].get("prompt_cache_options") == options for line in lines)
 
 
-def test_refresh_buys_the_day_anew_on_purpose_and_once(project: Project) -> None:
+def test_a_refresh_buys_the_day_again_once(project: Project) -> None:
     project.materialize()
     project.finish()
     assert refresh(project, [batch_request_file]).success
@@ -344,7 +344,7 @@ def test_the_check_notices_articles_that_are_not_accounted_for(project: Project,
     assert evaluation.passed is passes
 
 
-def test_the_check_looks_at_the_day_of_its_run(project: Project) -> None:
+def test_the_check_covers_the_day_of_its_run(project: Project) -> None:
     write_articles(project.folder / "articles.jsonl", generated_articles(4, days=2))
     for day in (DAY, NEXT_DAY):
         project.materialize(day=day)
@@ -357,7 +357,7 @@ def test_the_check_looks_at_the_day_of_its_run(project: Project) -> None:
     assert evaluation.metadata["articles"].value == 2
 
 
-def test_a_usage_that_is_not_the_sum_of_its_lines_is_noticed(project: Project) -> None:
+def test_a_usage_that_is_not_the_sum_of_its_lines_fails_the_check(project: Project) -> None:
     project.materialize()
     project.finish()
     direct = project.api

@@ -1,4 +1,4 @@
-"""A run of one day takes in the batches of other days: the sensor learns of each of them, and collects it."""
+"""A run of one day enters the batches of other days. The sensor reads an event of each of them, and collects it."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ import pytest
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.submission.submit import submit_day
-from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.day_events import newest_event
 from batch_assets.days import read_days
 from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
@@ -23,7 +23,7 @@ DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
 
 @pytest.fixture
 def restored(project: Project) -> Project:
-    """Three days that were submitted, and a database of before: the Dagster home is lost, too."""
+    """Three days that were submitted, with a database of before. The Dagster home is lost, too."""
     project.source = write_articles(project.folder / "three.jsonl", generated_articles(9, days=3))
     for day in DAYS:
         assert project.materialize([raw_articles, batch_request_file], day).success
@@ -45,7 +45,7 @@ def collect_what_is_seen(project: Project) -> None:
         assert project.materialize([summaries], day).success
 
 
-def test_the_sensor_collects_every_day_whose_batch_was_taken_in(restored: Project) -> None:
+def test_the_sensor_collects_every_day_whose_batch_was_adopted(restored: Project) -> None:
     assert restored.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(restored)) == DAYS
     assert all(len(day.batch_ids) == 1 for day in seen(restored).values())
@@ -64,23 +64,23 @@ def test_a_day_is_announced_once(restored: Project) -> None:
     assert {day: after[day] for day in DAYS[1:]} == {day: before[day] for day in DAYS[1:]}
 
 
-def test_a_run_that_died_before_its_announcement_is_made_up_for(
+def test_a_later_run_announces_the_days_of_a_run_that_was_killed_before(
     restored: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise dg.Failure("killed", allow_retries=False)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["batch_assets.assets.openai_batch"], "announce_days_without_event", die)
+        patch.setattr(sys.modules["batch_assets.assets.openai_batch"], "announce_days_without_event", fail)
         assert not restored.materialize([openai_batch], DAYS[0]).success
     assert DAYS[1] not in seen(restored)
     assert restored.materialize([openai_batch], DAYS[0]).success
     assert sorted(seen(restored)) == DAYS
 
 
-def test_a_submission_that_is_refused_announces_the_days_nevertheless(restored: Project, tmp_path: Path) -> None:
+def test_a_refused_submission_announces_the_days_too(restored: Project, tmp_path: Path) -> None:
     restored.source = write_articles(
-        tmp_path / "more.jsonl", [*generated_articles(9, days=3), {"id": "dear", "body": "More of it. " * 50}]
+        tmp_path / "more.jsonl", [*generated_articles(9, days=3), {"id": "expensive", "body": "More of it. " * 50}]
     )
     restored.materialize([raw_articles, batch_request_file], DAYS[0])
     restored.max_cost_usd = 0.0000001
@@ -123,44 +123,42 @@ def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Pro
     assert sorted(seen(restored)) == DAYS
 
 
-def submit_as_a_run_that_dies(project: Project) -> None:
+def submit_as_a_killed_run(project: Project) -> None:
     """Submit the day, and report nothing of it to Dagster."""
-    database, client = project.database, project.api.client
-    api, warehouse_id = identify_api(database, client), database.warehouse_id()
-    submitter = Submitter(database, client, project.folder / "data", "killed", warehouse_id, api)
+    submitter = make_submitter(project.database, project.api.client, project.folder / "data", "killed")
     submit_day(submitter, DAY, is_run_alive=lambda run_id: False)
 
 
 def be_stopped_by_the_budget(project: Project) -> None:
     """Another article comes, and the budget has nothing left for it."""
-    more = [*generated_articles(20), {"id": "dear", "body": "More of it. " * 50}]
+    more = [*generated_articles(20), {"id": "expensive", "body": "More of it. " * 50}]
     project.source = write_articles(project.folder / "more.jsonl", more)
     project.materialize([raw_articles, batch_request_file])
     project.max_cost_usd = 0.0000001
     assert not project.materialize([openai_batch]).success
 
 
-def test_a_day_whose_run_died_before_its_event_is_seen_though_a_budget_stops_it(project: Project) -> None:
+def test_a_day_whose_run_was_killed_before_its_event_is_seen_if_a_budget_stops_it(project: Project) -> None:
     project.materialize([raw_articles, batch_request_file])
-    submit_as_a_run_that_dies(project)
+    submit_as_a_killed_run(project)
     be_stopped_by_the_budget(project)
     [day] = seen(project).values()
     assert len(day.batch_ids) == 1
     assert project.api.stats()["batches_created"] == 1
 
 
-def test_a_claim_from_before_a_budget_is_looked_for_though_the_budget_stops_the_day(
+def test_the_batch_of_an_earlier_claim_is_searched_if_a_budget_stops_the_day(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.materialize([raw_articles, batch_request_file])
 
-    def die(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("batch_assets.batching.submission.submit._record", die)
+        patch.setattr("batch_assets.batching.submission.submit._record_batch", fail)
         with pytest.raises(KeyboardInterrupt):
-            submit_as_a_run_that_dies(project)
+            submit_as_a_killed_run(project)
     be_stopped_by_the_budget(project)
     assert project.rows("SELECT state FROM openai_batch ORDER BY state") == [("planned",), ("submitted",)]
     assert len(seen(project)[DAY].batch_ids) == 1

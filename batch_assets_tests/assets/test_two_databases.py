@@ -1,4 +1,4 @@
-"""Two databases, code locations or APIs that meet in one Dagster: each keeps to its own, and buys nothing again."""
+"""Two databases, code locations or APIs in one Dagster: each uses only its own days, and buys nothing again."""
 
 import shutil
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def test_a_day_of_another_location_alone_is_not_seen(project: Project) -> None:
 
 
 @pytest.mark.parametrize("events", [1, 51, 120])
-def test_however_many_events_of_another_location_hide_no_day_and_no_database(
+def test_many_events_of_another_location_hide_no_day_and_no_database(
     project: Project, other: Project, events: int
 ) -> None:
     project.materialize_from("ours")
@@ -95,12 +95,12 @@ def test_pending_requests_of_another_location_bring_no_round_here(project: Proje
     other.materialize_from("theirs", [raw_articles])
     other.wait_for_batches()
     other.materialize_from("theirs", [summaries])
-    assert [day.is_collected for day in other.days_seen_from("theirs")] == [True]
+    assert [day.needs_next_round for day in other.days_seen_from("theirs")] == [True]
     assert not project.days_seen_from("ours")
 
 
 @pytest.mark.parametrize("asset", [openai_batch, summaries])
-def test_an_empty_database_that_takes_the_place_of_the_right_one_stops_the_run(
+def test_an_empty_database_in_place_of_the_right_one_stops_the_run(
     project: Project, other: Project, asset: dg.AssetsDefinition
 ) -> None:
     project.materialize()
@@ -123,7 +123,7 @@ def test_an_empty_database_that_takes_the_place_of_the_right_one_stops_the_run(
 def test_a_database_that_has_prepared_the_day_itself_stops_too(
     project: Project, other: Project, until: dg.AssetsDefinition, asset: dg.AssetsDefinition
 ) -> None:
-    """Two workers, a data folder each: what one has ingested or planned, the other has submitted."""
+    """Two workers with a data folder each: one has ingested or planned the day, the other has submitted it."""
     assert other.materialize(UPSTREAM[: UPSTREAM.index(until) + 1]).success
     project.materialize()
     result = other.materialize([asset])
@@ -154,13 +154,13 @@ def test_an_event_that_names_no_database_is_known_by_its_batches(project: Projec
     assert project.finish().success
 
 
-def test_a_day_that_this_database_alone_has_is_no_concern_of_the_other(project: Project, other: Project) -> None:
+def test_a_day_of_this_database_only_does_not_stop_the_other(project: Project, other: Project) -> None:
     project.materialize()
     assert other.materialize(day=NEXT_DAY).success
 
 
 @pytest.mark.parametrize("since", ["planned", "ingested"])
-def test_a_ledger_from_a_backup_takes_its_batch_in_and_buys_nothing(project: Project, since: str) -> None:
+def test_a_ledger_from_a_backup_adopts_its_batch_and_buys_nothing(project: Project, since: str) -> None:
     project.materialize([raw_articles, batch_request_file] if since == "planned" else [raw_articles])
     backup = project.folder / "backup.duckdb"
     shutil.copy(project.database.path, backup)
@@ -173,7 +173,7 @@ def test_a_ledger_from_a_backup_takes_its_batch_in_and_buys_nothing(project: Pro
     sentence = sentence_of(stopped, "summaries")
     assert f"{batch_id} of {DAY} are in Dagster's event log, and the ledger does not know them." in sentence
     assert "Materialize `openai_batch`" in sentence
-    if since == "ingested":  # nothing of the requests is known: the batch's cannot be told from others
+    if since == "ingested":  # the ledger has no requests, so it cannot find the days of the batch
         refused = project.materialize([openai_batch])
         assert not refused.success
         assert "Materialize `raw_articles` and `batch_request_file` of the day" in sentence_of(refused, "openai_batch")
@@ -188,7 +188,7 @@ def test_a_ledger_from_a_backup_takes_its_batch_in_and_buys_nothing(project: Pro
     assert project.api.stats()["requests_executed"] == 20
 
 
-def test_a_backup_from_between_the_claim_and_the_batch_goes_on_by_itself(project: Project) -> None:
+def test_a_backup_from_between_the_claim_and_the_batch_continues(project: Project) -> None:
     project.materialize([raw_articles, batch_request_file])
     backup = project.folder / "backup.duckdb"
 
@@ -208,17 +208,17 @@ def test_a_backup_from_between_the_claim_and_the_batch_goes_on_by_itself(project
     assert project.api.stats()["batches_created"] == 1
 
 
-def test_a_batch_that_no_list_has_any_more_stops_the_day_before_it_is_bought_again(project: Project) -> None:
+def test_a_batch_that_the_list_no_longer_has_stops_the_day_before_it_is_bought_again(project: Project) -> None:
     project.materialize([raw_articles, batch_request_file])
-    gone = "batch_" + "0" * 32
-    metadata = {"batch_ids": dg.MetadataValue.json([gone])}
+    missing = "batch_" + "0" * 32
+    metadata = {"batch_ids": dg.MetadataValue.json([missing])}
     project.instance.report_runless_asset_event(
         dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata)
     )
     result = project.materialize([openai_batch])
     assert not result.success
     sentence = sentence_of(result, "openai_batch")
-    assert gone in sentence
+    assert missing in sentence
     assert "wipe the materializations of `openai_batch`" in sentence
     assert project.api.stats()["batches_created"] == 0
 
@@ -248,7 +248,7 @@ def test_after_the_demo_a_real_api_is_asked_and_its_answers_count(project: Proje
 
 
 @pytest.mark.parametrize("is_after_a_demo", [False, True])
-def test_a_day_that_is_too_dear_is_stopped_after_a_demo_as_before_it(
+def test_a_day_that_is_too_expensive_is_stopped_after_a_demo_as_before_it(
     project: Project, model: LocalApi, is_after_a_demo: bool
 ) -> None:
     project.prices = (ModelPrice("gpt-6-luna", 0.05, 0.25),)
@@ -268,7 +268,7 @@ def test_a_day_that_is_too_dear_is_stopped_after_a_demo_as_before_it(
     assert model.stats()["requests_executed"] == 20
 
 
-def test_a_demo_that_is_interrupted_does_not_hold_up_the_real_api(project: Project, model: LocalApi) -> None:
+def test_an_interrupted_demo_does_not_stop_the_real_api(project: Project, model: LocalApi) -> None:
     project.materialize([raw_articles, batch_request_file])  # planned for the stand-in, nothing of it sent
     project.api = model
     project.materialize()

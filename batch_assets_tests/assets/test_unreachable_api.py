@@ -1,4 +1,4 @@
-"""An API that does not answer holds up no planning, and no day is left without an event that the sensor reads."""
+"""An API that does not answer stops no planning, and each day gets an event that the sensor reads."""
 
 import sys
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CLOSED = "http://127.0.0.1:9/v1"
 
 @pytest.fixture(autouse=True)
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first try is the last one: Dagster would wait for ten minutes."""
+    """Without retries, for which Dagster would wait ten minutes."""
     monkeypatch.setitem(QUIET, "execution", {"config": {"retries": {"disabled": {}}}})
     monkeypatch.setattr(sys.modules["batch_assets.assets.openai_batch"], "RETRY_POLICY", dg.RetryPolicy(max_retries=0))
 

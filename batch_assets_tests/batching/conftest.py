@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: a real database, a day's work in a few words, and a faulty network."""
+"""Shared by the tests of the protocol: a real database, the steps of a day, and a proxy that simulates faults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.identity import REPORTED_API
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.submission.submit import Submitted, submit_day
-from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.submission.submitter import Submitter, make_submitter
 from batch_assets.batching.timing import Timing
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
@@ -42,11 +42,12 @@ from batch_assets_tests.local_api_client import LocalApi
 DAY = "2026-11-20"
 NEXT_DAY = "2026-11-21"
 TASK = Task(model="gpt-4.1-nano", max_output_tokens=100)
-API = "local+instant"  # what the shared server says of itself: an engine that counts as a model
-PRICES = (ModelPrice("gpt-4.1-nano", 0.05, 0.2),)  # as OpenAI's, which are not known of other APIs
+API = "local+instant"  # the name that the shared server reports: an engine that counts as a model
+ELSEWHERE = "https://api.elsewhere.example/v1"  # another API
+PRICES = (ModelPrice("gpt-4.1-nano", 0.05, 0.2),)  # as at OpenAI: at other APIs, the prices are not known
 
 
-SHORT = Timing(
+SHORT_TIMING = Timing(
     find_batch_pauses_seconds=(0.0, 0.01, 0.01),
     upload_retry_seconds=0.01,
     file_not_found_pauses_seconds=(0.01, 0.01, 0.01),
@@ -55,15 +56,20 @@ SHORT = Timing(
 )
 
 
+def with_key(client: openai.OpenAI, key: str) -> openai.OpenAI:
+    """The same client with another key, which counts as another account."""
+    return client.with_options(api_key=key)
+
+
 def no_run_is_alive(run_id: str) -> bool:
     return False
 
 
 @dataclass(frozen=True)
-class KeptOpen(Database):
-    """A database file, with its tables, that stays open: opening it costs 15 ms, a dozen times in a test.
+class OpenDatabase(Database):
+    """A database file, with its tables, that stays open: opening it takes 15 ms, a dozen times in a test.
 
-    Everything else, the waiting for one's turn too, is as in use. Other processes can't have the file meanwhile.
+    Everything else is as in use, including the lock. Other processes cannot open the file meanwhile.
     """
 
     connection: duckdb.DuckDBPyConnection | None = None
@@ -86,25 +92,25 @@ def database_in(folder: Path) -> Database:
 
 
 @contextmanager
-def kept_open(folder: Path) -> Iterator[Workspace]:
+def open_workspace(folder: Path) -> Iterator[Workspace]:
     """The workspace in a folder that has a database."""
     path = database_in(folder).path
     with duckdb.connect(path) as connection:
-        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # 10 ms, for a file that nobody opens again
-        yield Workspace(folder, KeptOpen(path, lock_timeout_seconds=20, connection=connection))
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # it takes 10 ms, and no test opens the file again
+        yield Workspace(folder, OpenDatabase(path, lock_timeout_seconds=20, connection=connection))
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A data folder with its database, and the steps of a day with everything but the interesting preset."""
+    """A data folder with its database, and the steps of a day with defaults for all that a test does not set."""
 
     folder: Path
     database: Database
-    timing: Timing = SHORT
+    timing: Timing = SHORT_TIMING
     file_limits: FileLimits = FileLimits()  # noqa: RUF009 (frozen)
 
     def with_timing(self, **changes: Any) -> Workspace:
-        """The same workspace, whose runs wait for other times."""
+        """The same workspace, whose runs have other pauses and timeouts."""
         return replace(self, timing=replace(self.timing, **changes))
 
     def with_file_limits(self, **limits: Any) -> Workspace:
@@ -117,6 +123,10 @@ class Workspace:
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
+
+    def texts(self, names: str = "ab") -> dict[str, str]:
+        """{name: body} for each of these letters. No other test has these bodies, so none shares the requests."""
+        return {name: f"{name} of {self.folder.name}" for name in names}
 
     def ingest(self, bodies: dict[str, str] | Iterable[dict[str, Any]], *, day: str = DAY) -> Ingested:
         """Make these the day's articles: {id: body}, or whole rows."""
@@ -140,8 +150,7 @@ class Workspace:
         return submit_day(self.submitter(client, run_id=run_id, limits=limits), day, is_run_alive=is_run_alive)
 
     def submitter(self, client: openai.OpenAI, *, run_id: str = "run", limits: Limits | None = None) -> Submitter:
-        api, warehouse_id = identify_api(self.database, client), self.database.warehouse_id()
-        return Submitter(self.database, client, self.folder, run_id, warehouse_id, api, limits or Limits(), self.timing)
+        return make_submitter(self.database, client, self.folder, run_id, limits=limits, timing=self.timing)
 
     def collect(
         self,
@@ -175,7 +184,7 @@ class Workspace:
     def send(
         self, client: openai.OpenAI, api: LocalApi, *, day: str = DAY, task: Task = TASK, **options: Any
     ) -> Collected:
-        """Submit, wait at the API behind, collect: what is planned already."""
+        """Submit what is planned, wait at the API behind the client, and collect."""
         for batch_id in self.submit(client, day=day, **options).batch_ids:
             api.wait(batch_id)
         return self.collect(client, day=day, task=task)
@@ -197,35 +206,35 @@ class Workspace:
         return dict(self.rows(statement, [day]))
 
     def end_pauses(self) -> None:
-        """As if the pauses of all deferred submissions were over."""
+        """End the pauses of all deferred submissions."""
         self.execute("UPDATE openai_batch SET not_before = NULL")
 
     def back_up(self, name: str = "backup") -> Path:
-        """A copy of the database file as it is now, with nothing beside it."""
+        """A copy of the database file as it is now, without the files beside it."""
         self.execute("CHECKPOINT")
         return Path(shutil.copy(self.database.path, self.folder.with_name(f"{self.folder.name} {name}")))
 
     @contextmanager
     def restore(self, backup: Path) -> Iterator[Workspace]:
-        """This data folder, in another place, with this copy of the database."""
+        """A copy of this data folder with the database of the backup."""
         folder = self.folder.with_name(f"{backup.name} restored")
         shutil.copytree(self.folder, folder)
         for path in folder.glob("test.duckdb*"):
             path.unlink()
         shutil.copy(backup, database_in(folder).path)
-        with kept_open(folder) as workspace:
+        with open_workspace(folder) as workspace:
             yield replace(workspace, timing=self.timing, file_limits=self.file_limits)
 
     @contextmanager
     def copy(self, folder: Path) -> Iterator[Workspace]:
-        """The same state in another folder and warehouse; this one's database must not be open."""
+        """The same state in another folder and warehouse; the database of this one must not be open."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        with kept_open(folder) as workspace:
-            workspace.be_another_warehouse()
+        with open_workspace(folder) as workspace:
+            workspace.renew_warehouse_id()
             yield replace(workspace, timing=self.timing, file_limits=self.file_limits)
 
-    def be_another_warehouse(self) -> None:
-        """Another database than the one that this is a copy of: it shares a server with others."""
+    def renew_warehouse_id(self) -> None:
+        """Give the copied database an id of its own, since the copies of all tests share a server."""
         with self.database.writing() as connection:
             create_warehouse_id(connection)
 
@@ -233,13 +242,13 @@ class Workspace:
         return sorted(path for path in (self.folder / "requests").rglob("*") if path.is_file())
 
     def requests(self) -> list[dict[str, Any]]:
-        """What all request files hold, by the standard parser."""
+        """The lines of all request files, by the standard parser."""
         return [json.loads(line) for path in self.request_files() for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with our tables, empty: copying it is ten times faster than making one."""
+    """An empty database with the tables: a copy of it is ten times faster than a new one."""
     path = tmp_path_factory.mktemp("new") / "test.duckdb"
     with Database(str(path)).writing():
         return path
@@ -248,8 +257,8 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, new_database: Path) -> Iterator[Workspace]:
     shutil.copy(new_database, tmp_path)
-    with kept_open(tmp_path) as workspace:
-        workspace.be_another_warehouse()
+    with open_workspace(tmp_path) as workspace:
+        workspace.renew_warehouse_id()
         yield workspace
 
 
@@ -259,14 +268,14 @@ def second(tmp_path: Path, new_database: Path) -> Iterator[Workspace]:
     folder = tmp_path / "second"
     folder.mkdir()
     shutil.copy(new_database, folder)
-    with kept_open(folder) as workspace:
-        workspace.be_another_warehouse()
+    with open_workspace(folder) as workspace:
+        workspace.renew_warehouse_id()
         yield workspace
 
 
 @dataclass(frozen=True)
 class SharedApi(LocalApi):
-    """A local Batch API that other tests use too; what they did before is not counted."""
+    """A local Batch API that other tests use, too. Its counts do not include what earlier tests did."""
 
     before: dict[str, int]
 
@@ -282,8 +291,22 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalApi
 
 @pytest.fixture
 def api(shared_server: LocalApi) -> LocalApi:
-    """A local Batch API that answers at once. Use texts of the test's own, so that no two tests share a key."""
+    """A local Batch API that answers at once. Each test needs texts of its own, so that no two share a custom_id."""
     return SharedApi(shared_server.url, shared_server.client, shared_server.directory, shared_server.stats())
+
+
+def make_batches(api: LocalApi, count: int) -> list[str]:
+    """Completed batches of one request each; returns their ids, the oldest first."""
+    line = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": '
+    line += b'{"model": "gpt-4.1-nano", "messages": [{"role": "user", "content": "Text."}]}}\n'
+    file_id = api.client.files.create(file=("a.jsonl", line), purpose="batch").id
+    made = [
+        api.client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h").id
+        for _ in range(count)
+    ]
+    for batch_id in made:
+        api.wait(batch_id)
+    return made
 
 
 @dataclass(frozen=True)
@@ -292,7 +315,7 @@ class Reply:
     content: bytes
     content_type: str = "application/json"
     sent_bytes: int | None = None  # of the content, before the connection is cut; None: all
-    api: str | None = API  # what the API says of itself, in a header
+    api: str | None = API  # the name that the API reports in a header
     date: str | None = "now"  # the header of the same name
 
     @property
@@ -314,7 +337,7 @@ class Call:
     send: Callable[[bytes], Reply]
 
     def forward(self, body: bytes | None = None) -> Reply:
-        """Send it on to the API behind, or another body in its place."""
+        """Send the call, or one with another body, to the API behind the proxy."""
         return self.send(self.body if body is None else body)
 
     @property
@@ -334,11 +357,11 @@ class Call:
         return self.path.endswith("/content")
 
 
-CUT = None  # instead of a reply: the connection is cut without one
+CUT = None  # instead of a reply: the proxy closes the connection
 
 
 class FailsFirst:
-    """An API whose first `times` batches are made, and fail a moment later, before anything ran, with these words."""
+    """An API whose first `times` batches fail just after their creation, before any request ran, with this error."""
 
     def __init__(self, code: str, message: str, *, times: int = 1) -> None:
         self.error = {"code": code, "message": message, "param": None, "line": None}
@@ -364,11 +387,11 @@ class FailsFirst:
 
 
 def changed_lines(change: Callable[[dict[str, Any]], object]) -> Callable[[Call], Reply]:
-    """An API whose result lines are changed in place; one for which `change` returns False is left out."""
+    """An API whose result lines `change` changes in place. It leaves out the lines for which `change` returns False."""
 
     def answer(call: Call) -> Reply:
         if call.method == "GET" and call.path.startswith("/v1/files/") and not call.downloads:
-            return Reply.of({"error": {"message": "not told, since it would be another size"}}, 404)
+            return Reply.of({"error": {"message": "no size, since the changed file has another one"}}, 404)
         reply = call.forward()
         if not call.downloads or reply.status != 200:
             return reply
@@ -379,7 +402,7 @@ def changed_lines(change: Callable[[dict[str, Any]], object]) -> Callable[[Call]
     return answer
 
 
-def without(*batch_ids: str) -> Callable[[Call], Reply]:
+def hiding_batches(*batch_ids: str) -> Callable[[Call], Reply]:
     """The API as another account sees it, or after it has lost these batches."""
 
     def answer(call: Call) -> Reply:
@@ -405,8 +428,10 @@ def still_running(call: Call) -> Reply:
     return Reply.of(shown, reply.status)
 
 
-def called(name: str | None, answer: Callable[[Call], Reply | None] = Call.forward) -> Callable[[Call], Reply | None]:
-    """The same at an API that says this name; None: it says nothing, and is known by its address."""
+def with_api_name(
+    name: str | None, answer: Callable[[Call], Reply | None] = Call.forward
+) -> Callable[[Call], Reply | None]:
+    """The same at an API that reports this name; None: it reports none, so its address identifies it."""
 
     def rename(call: Call) -> Reply | None:
         reply = answer(call)
@@ -417,9 +442,9 @@ def called(name: str | None, answer: Callable[[Call], Reply | None] = Call.forwa
 
 @contextmanager
 def proxy(url: str, answer: Callable[[Call], Reply | None], *, page_size: int | None = None) -> Iterator[openai.OpenAI]:
-    """A client of a real HTTP server in front of the API at `url`; `answer` decides what comes back.
+    """A client of a real HTTP server in front of the API at `url`; `answer` returns the reply.
 
-    `page_size`: the most that a page of a list holds, whatever the client asks for.
+    `page_size`: the maximum of a page of a list, even if the client asks for more.
     """
 
     class Handler(BaseHTTPRequestHandler):

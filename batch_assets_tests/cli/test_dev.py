@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
 from batch_assets.cli.dagster_home.ui import Ui, make_ui
 from batch_assets_tests.end_to_end.processes import run_command

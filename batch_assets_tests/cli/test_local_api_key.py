@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from batch_assets.cli.dagster_home import local_api, make_dagster_home
+from batch_assets.cli.dagster_home.home import local_api, make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.resources import openai_resource
 from batch_assets.settings import Settings, read_settings

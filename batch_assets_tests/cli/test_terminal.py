@@ -15,10 +15,10 @@ from dagster import DagsterInvariantViolationError
 from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
-from batch_assets.batching.collection.report import DayReport
+from batch_assets.batching.collection.report import DayReport, PreviewRow
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.cli import demo_day
-from batch_assets.cli.dagster_home import StartError, local_api_log, wait_for_local_api
+from batch_assets.cli.dagster_home.home import StartError, local_api_log, wait_for_local_api
 from batch_assets.cli.local_daemon import failure_message
 from batch_assets.cli.main import main
 from batch_assets.cli.terminal import CommandLine
@@ -43,7 +43,8 @@ def printed(preview: list[tuple[str, str, str, str]]) -> str:
     """The report of the demo on a wide terminal, without the styles that rich itself adds."""
     output = io.StringIO()
     console = Console(file=output, width=400, force_terminal=True, color_system=None)
-    demo_day._print_report(console, DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], preview), read_settings())
+    report = DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], [PreviewRow(*row) for row in preview])
+    demo_day._print_report(console, report, read_settings())
     return output.getvalue()
 
 
@@ -177,7 +178,7 @@ def test_the_message_of_a_failed_run_has_no_secret_and_no_control_character() ->
 def test_the_demo_prints_its_source_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"http://me:{PASSWORD}@127.0.0.1:9/a.parquet?sig={PASSWORD}")
-    monkeypatch.setattr("batch_assets.cli.dagster_home.local_api", lambda _: nullcontext("http://127.0.0.1:9/v1"))
+    monkeypatch.setattr("batch_assets.cli.dagster_home.home.local_api", lambda _: nullcontext("http://127.0.0.1:9/v1"))
     monkeypatch.setattr("batch_assets.cli.demo.check_day", lambda day: day)
     monkeypatch.setenv("COLUMNS", "300")
     done = CliRunner().invoke(main, ["demo"])

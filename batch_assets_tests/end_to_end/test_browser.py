@@ -14,11 +14,11 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Dialog, Page
 
-from batch_assets.cli.dagster_home import packaged_file
+from batch_assets.cli.dagster_home.home import packaged_file
 from batch_assets_tests.browser import open_page
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.end_to_end.processes import WAIT_SECONDS, environment, wait_until
-from batch_assets_tests.hostile_day import DEAR_DAY, REFUSED_DAY, run_hostile_days
+from batch_assets_tests.hostile_day import EXPENSIVE_DAY, REFUSED_DAY, run_hostile_days
 from batch_assets_tests.nasty_texts import BAIT, TEXTS
 from batch_assets_tests.project import DAY, Project
 
@@ -92,10 +92,10 @@ PAGES = {
     "checks of summaries": ("/assets/summaries?view=checks", "usage_adds_up"),
     "checks of batch_request_file": ("/assets/batch_request_file?view=checks", "would cost an unknown amount"),
     "events of openai_batch": (f"/assets/openai_batch?view=events&partition={REFUSED_DAY}", "Refused: ![image]"),
-    "event of batch_request_file": (f"/assets/batch_request_file?view=events&partition={DEAR_DAY}", "![image]"),
+    "event of batch_request_file": (f"/assets/batch_request_file?view=events&partition={EXPENSIVE_DAY}", "![image]"),
     "run that collected": ("/runs/{collected}", "ASSET_MATERIALIZATION"),
     "run that was refused": ("/runs/{refused}", "STEP_FAILURE"),
-    "run that was over budget": ("/runs/{dear}", "ASSET_CHECK_EVALUATION"),
+    "run that was over budget": ("/runs/{expensive}", "ASSET_CHECK_EVALUATION"),
 }
 
 

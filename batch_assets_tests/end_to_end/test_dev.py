@@ -18,7 +18,7 @@ from batch_assets_tests.end_to_end.processes import (
     wait_until,
 )
 from batch_assets_tests.faults.proxy import Fault
-from batch_assets_tests.faults.scenarios import a_world
+from batch_assets_tests.faults.scenarios import running_world
 from batch_assets_tests.project import DAY, generated_articles, write_articles
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -49,7 +49,7 @@ def test_a_click_materializes_summaries_and_a_backfill_every_day(tmp_path: Path)
 def test_dagster_retries_a_killed_run_and_the_sensor_collects_the_batch_of_a_terminated_run(tmp_path: Path) -> None:
     """Both end while they create a batch: OpenAI has created it, and has not answered yet."""
     killed, terminated = DAY, "2026-01-06"
-    with a_world(tmp_path, articles=20, days=2) as world:
+    with running_world(tmp_path, articles=20, days=2) as world:
         data = tmp_path / "data"
         variables = {"BATCH_ASSETS_POLL_SECONDS": "4", "BATCH_ASSETS_SOURCE": world.source}
         with running_dev(data, OPENAI_BASE_URL=world.proxy.url, **variables) as dev:

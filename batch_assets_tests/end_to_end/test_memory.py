@@ -11,7 +11,7 @@ from batch_assets.batching.collection.ended_batches import EndedBatch, in_groups
 from batch_assets.batching.collection.load import load_results
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.ledger.requests import RequestStateRules
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
@@ -91,7 +91,7 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
         with database.writing() as connection, transaction(connection):
             answered += sum(batch.answered for batch in load_results(connection, group).values())
     assert answered == ARTICLES
-    assert write_summaries(database, DAY, Question()) == {"answered": ARTICLES}
+    assert write_summaries(database, DAY, RequestStateRules()) == {"answered": ARTICLES}
     peak.put(peak_bytes())
 
 

@@ -1,8 +1,8 @@
 """Random histories of two databases, three accounts and a user who changes everything, from a seed.
 
-The laws, after every collection: what is in `spending`, plus what the uncollected batches used, is what the servers
-billed for this database, to the cent; no submission has two batches that ran; an answered request is not planned again.
-In the end every article has an answer or a reason.
+The invariants after every collection: the costs in `spending`, plus those of the uncollected batches, are what the
+servers billed for this database, to the cent; no submission has two batches that ran; an answered request is not
+planned again. In the end every article has an answer or a reason.
 """
 
 import random
@@ -22,17 +22,17 @@ from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.requests import Question, find_states
+from batch_assets.batching.ledger.requests import RequestStateRules, find_states
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
-from batch_assets.batching.submission.submitter import Submitter, identify_api
+from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.batching.timing import Timing
-from batch_assets_tests.batching.conftest import kept_open
-from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, Unkind
+from batch_assets_tests.batching.conftest import open_workspace
+from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, PlannedFaults
 from batch_assets_tests.project import write_articles
 
 DAYS = ("2026-01-05", "2026-01-06")
@@ -40,11 +40,11 @@ ARTICLES = 5
 STEPS = 14
 MAX_ROUNDS = 3
 PROMPTS = ("Say what it says.", "Say it in one word.")
-LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
+OUTPUT_LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
 WORDS = "the harbour of a town reopened after a storm and all ships are waiting outside of it"
 
 
-SHORT = Timing(
+TIMING = Timing(
     upload_retry_seconds=0.0,
     find_batch_pauses_seconds=(0.0, 0.0, 0.0),
     first_requeue_pause=timedelta(0),
@@ -59,7 +59,9 @@ class Warehouse:
     folder: Path
     articles: list[dict[str, Any]]
     database: Database
-    task: Task = field(default_factory=lambda: Task(MODEL, system_prompt=PROMPTS[0], max_output_tokens=LIMITS[1]))
+    task: Task = field(
+        default_factory=lambda: Task(MODEL, system_prompt=PROMPTS[0], max_output_tokens=OUTPUT_LIMITS[1])
+    )
 
     def rows(self, statement: str, parameters: list[object] | None = None) -> list[tuple[Any, ...]]:
         with self.database.reading() as connection:
@@ -67,14 +69,14 @@ class Warehouse:
 
 
 class History:
-    """One history; `dice` decides."""
+    """One history; the random generator `dice` decides."""
 
     def __init__(self, seed: int, folder: Path, apis: Apis, stack: ExitStack) -> None:
         self.dice, self.apis = random.Random(seed), apis
         self.stack = stack
         self.warehouses = [self._warehouse(folder / name, seed, name) for name in ("one", "two")]
         self.clients = {key: stack.enter_context(_client(apis.url, key)) for key in apis.accounts}
-        apis.start_anew()
+        apis.forget_batches()
         self.key = "key-one"
         self.runs = 0
 
@@ -88,10 +90,10 @@ class History:
         ]
         with Database(str(folder / "test.duckdb")).writing():
             pass  # makes the tables
-        return Warehouse(folder, articles, self.stack.enter_context(kept_open(folder)).database)
+        return Warehouse(folder, articles, self.stack.enter_context(open_workspace(folder)).database)
 
     def play(self) -> None:
-        """All steps, with the laws checked after each collection, and then to the end."""
+        """Take all steps, check the invariants after each collection, and finish all days."""
         for warehouse in self.warehouses:
             self._ingest(warehouse)
         for _ in range(STEPS):
@@ -99,9 +101,9 @@ class History:
         self._finish()
 
     def _step(self, warehouse: Warehouse, day: str) -> None:
-        self.apis.unkind.clock_offset_seconds = self.dice.choice([0, 0, 7200, -7200, 61])
+        self.apis.faults.clock_offset_seconds = self.dice.choice([0, 0, 7200, -7200, 61])
         action = self.dice.choices(
-            ["plan", "submit", "collect", "edit", "prompt", "limit", "refresh", "account", "cancel", "unkind"],
+            ["plan", "submit", "collect", "edit", "prompt", "limit", "refresh", "account", "cancel", "fault"],
             [5, 8, 8, 1, 1, 2, 1, 2, 1, 5],
         )[0]
         match action:
@@ -119,7 +121,7 @@ class History:
             case "prompt":
                 warehouse.task = self._task(prompt=self.dice.choice(PROMPTS), limit=warehouse.task.max_output_tokens)
             case "limit":
-                warehouse.task = self._task(prompt=warehouse.task.system_prompt, limit=self.dice.choice(LIMITS))
+                warehouse.task = self._task(prompt=warehouse.task.system_prompt, limit=self.dice.choice(OUTPUT_LIMITS))
             case "refresh":
                 self._plan(warehouse, day, refresh=True)
                 if self.dice.random() < 0.6:
@@ -128,23 +130,23 @@ class History:
                 self.key = self.dice.choice(list(self.apis.accounts))
             case "cancel":
                 self._cancel(warehouse, day)
-            case "unkind":
-                self._be_unkind()
+            case "fault":
+                self._plan_a_fault()
 
     def _task(self, *, prompt: str, limit: int) -> Task:
         return Task(MODEL, system_prompt=prompt, max_output_tokens=limit)
 
-    def _be_unkind(self) -> None:
-        unkind = self.apis.unkind
+    def _plan_a_fault(self) -> None:
+        faults = self.apis.faults
         match self.dice.randrange(4):
             case 0:
-                unkind.lose_creations, unkind.hide_for_listings = 1, self.dice.choice([0, 1, 2])
+                faults.lose_creations, faults.hide_for_listings = 1, self.dice.choice([0, 1, 2])
             case 1:
-                unkind.lose_uploads = 1
+                faults.lose_uploads = 1
             case 2:
-                unkind.refuse_room = 1
+                faults.refuse_capacity = 1
             case 3:
-                unkind.hide_for_listings = self.dice.choice([0, 1])
+                faults.hide_for_listings = self.dice.choice([0, 1])
 
     @property
     def _account(self) -> Account:
@@ -160,7 +162,7 @@ class History:
             ingest_day(warehouse.database, source=source, day=day)
 
     def _plan(self, warehouse: Warehouse, day: str, *, refresh: bool = False) -> None:
-        question = Question(self._account.api, warehouse.task.max_output_tokens, MAX_ROUNDS)
+        rules = RequestStateRules(self._account.api, warehouse.task.max_output_tokens, MAX_ROUNDS)
         plan_day(
             warehouse.database,
             day=day,
@@ -179,11 +181,11 @@ class History:
         )
         assert not [custom_id for custom_id, times in in_flight.items() if times > 1], "in two files at once"
         if not refresh:
-            self._assert_nothing_answered_is_planned(warehouse, day, question)
+            self._assert_nothing_answered_is_planned(warehouse, day, rules)
 
-    def _assert_nothing_answered_is_planned(self, warehouse: Warehouse, day: str, question: Question) -> None:
+    def _assert_nothing_answered_is_planned(self, warehouse: Warehouse, day: str, rules: RequestStateRules) -> None:
         with warehouse.database.writing() as connection:
-            find_states(connection, day, question)
+            find_states(connection, day, rules)
             planned = connection.execute(
                 """
                 SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
@@ -193,22 +195,20 @@ class History:
                     AND NOT (finish_reason = 'length'
                         AND answer.max_output_tokens < batch_request_file.request_max_output_tokens)
                 """,
-                {"api": question.api, "day": day},
+                {"api": rules.api, "day": day},
             ).fetchall()
         assert planned == [], "answered, and planned again"
 
     def _submit(self, warehouse: Warehouse, day: str) -> None:
         self.runs += 1
-        with suppress(SubmissionError):  # said, and tried again later
-            submitter = Submitter(
+        with suppress(SubmissionError):  # a later step submits again
+            submitter = make_submitter(
                 warehouse.database,
                 self._client,
                 warehouse.folder,
                 f"run-{self.runs}",
-                warehouse.database.warehouse_id(),
-                identify_api(warehouse.database, self._client),
-                Limits(own_prices=PRICES),
-                SHORT,
+                limits=Limits(own_prices=PRICES),
+                timing=TIMING,
             )
             submit_day(submitter, day, is_run_alive=lambda run_id: False)
 
@@ -222,15 +222,15 @@ class History:
                 max_rounds=MAX_ROUNDS,
                 max_output_tokens=warehouse.task.max_output_tokens,
                 own_prices=PRICES,
-                timing=SHORT,
+                timing=TIMING,
             )
-        self._assert_every_cent_is_there(warehouse)
+        self._assert_every_cent_is_recorded(warehouse)
 
     def _cancel(self, warehouse: Warehouse, day: str) -> None:
         with suppress(openai.OpenAIError):
             cancel_day(warehouse.database, self._client, day=day, data_folder=warehouse.folder)
 
-    def _assert_every_cent_is_there(self, warehouse: Warehouse) -> None:
+    def _assert_every_cent_is_recorded(self, warehouse: Warehouse) -> None:
         self.apis.wait()
         identity = warehouse.database.warehouse_id()
         recorded = dict(
@@ -257,8 +257,8 @@ class History:
         assert set(recorded) <= collected
 
     def _finish(self) -> None:
-        """Without faults, at every account in turn: each day ends, or says what it waits for."""
-        self.apis.unkind.__dict__.update(Unkind().__dict__)
+        """Without faults, at each account in turn: every day ends."""
+        self.apis.faults.__dict__.update(PlannedFaults().__dict__)
         for _ in range(MAX_ROUNDS + 2):
             for key in ("key-local", "key-two", "key-one"):
                 self.key = key
@@ -277,10 +277,10 @@ class History:
                 "SELECT count(*) FROM summaries WHERE status = 'failed' AND error_code IS NULL"
             )
             assert unexplained == [(0,)]
-            open_ones = warehouse.rows(
+            unfinished = warehouse.rows(
                 "SELECT state, count(*) FROM openai_batch GROUP BY state HAVING state NOT IN ('collected', 'withdrawn')"
             )
-            assert open_ones == [], open_ones
+            assert unfinished == [], unfinished
 
     def _is_done(self, warehouse: Warehouse) -> bool:
         is_open = "SELECT 1 FROM openai_batch WHERE state NOT IN ('collected', 'withdrawn')"

@@ -1,4 +1,4 @@
-"""An HTTP proxy before the local Batch API that breaks what it is told to break: real sockets, real losses."""
+"""An HTTP proxy in front of the local Batch API that injects the planned faults, on real sockets."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from typing import Any
 from batch_assets.batching.provider.identity import REPORTED_API
 
 Body = bytes
-FORWARDED = ("Content-Type", "Date", REPORTED_API)  # headers of the API's answers: by these it is known
+FORWARDED = ("Content-Type", "Date", REPORTED_API)  # headers of the API's answers, by which a run identifies it
 Rewrite = Callable[[Body], Body]
 
 
@@ -23,8 +23,8 @@ Rewrite = Callable[[Body], Body]
 class Fault:
     """What happens to the first `times` requests of a method whose path ends in, or contains, `path`.
 
-    `forward`: whether the request reaches the API before. Then the client gets a status of ours, or no answer at all
-    (`cut`), or half of one (`truncate`), or the API's own after `rewrite` has been at it, or after `delay_seconds`.
+    `forward`: whether the request reaches the API. The client then gets the status `status`, no answer (`cut`), half of
+    the answer (`truncate`), or the API's answer after `rewrite` has changed it, or after `delay_seconds`.
     """
 
     method: str
@@ -37,7 +37,9 @@ class Fault:
     error: dict[str, Any] | None = None
     rewrite: Rewrite | None = None
     delay_seconds: float = 0.0
-    fake_batch_errors: list[dict[str, Any]] | None = None  # answer with a batch of ours, which fails with these
+    fake_batch_errors: list[dict[str, Any]] | None = (
+        None  # answer with a batch that the API does not have, which fails with these
+    )
     seen: int = 0
 
     def takes(self, method: str, path: str) -> bool:
@@ -49,9 +51,10 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """A running proxy; `down` refuses everything.
+    """A running proxy; `down`: it answers nothing.
 
-    `batch_ids` are those that it saw made; the API seems not to know those in `vanished`. `fakes` it made up itself.
+    `batch_ids`: batches whose creation it has forwarded. `vanished`: batches that it hides. `fakes`: batches that only
+    the proxy has.
     """
 
     url: str
@@ -64,7 +67,7 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fake_batch(self, request: Body, errors: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch that OpenAI takes at first, and fails before it runs anything."""
+        """A batch that OpenAI accepts, and fails before it runs a request."""
         now = int(time.time())
         batch = {
             "id": f"batch_fake{len(self.fakes)}",
@@ -80,7 +83,7 @@ class Proxy:
         return batch
 
     def edit(self, path: str, status: int, answer: Body) -> tuple[int, Body]:
-        """What the API says of batches, with our fakes in it and without what has vanished."""
+        """The API's answer about batches, with the fakes and without the vanished ones."""
         where = path.split("?")[0].removeprefix("/v1")
         name = where.removeprefix("/batches/")
         if name in self.fakes:

@@ -1,8 +1,8 @@
-"""Everything that may break between us and OpenAI, and what it costs: counted at the server, on real processes.
+"""The faults between a run and OpenAI, and what each costs: counted at the server, on real processes.
 
-A scenario is a day of articles on a persistent Dagster instance, one fault, and nobody who helps. Afterwards every
-article must have its summary, and the API must have executed each distinct request once, plus once more for each
-answer that the fault destroyed after it was paid for.
+A scenario is a day of articles on a persistent Dagster instance, with one fault and no action of a user. Afterwards
+every article must have its summary. The API must have executed each distinct request once, plus once more for each
+answer that the fault destroyed after OpenAI had billed it.
 """
 
 import json
@@ -19,14 +19,14 @@ from typing import Any
 import duckdb
 
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.faults.driver import Drive, drive
+from batch_assets_tests.faults.driver import DaysToDrive, drive
 from batch_assets_tests.faults.proxy import Fault, Proxy, proxying
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, generated_articles, write_articles
 
 ARTICLES = 20
 NEXT_DAY = "2026-01-06"
-NO_ROOM = {
+NO_CAPACITY = {
     "code": "token_limit_exceeded",
     "message": "Enqueued token limit reached for gpt-6-luna in organization org-x. Limit: 2,000,000 enqueued tokens. "
     "Please try again once some in_progress batches have been completed.",
@@ -46,8 +46,9 @@ class World:
     source: str
 
     def drive(self, *days: str, kill_at: int | None = None, **variables: str) -> int:
-        """Submit the days and follow the sensor to the end, in a process of its own."""
-        return drive(Drive(self.folder / "data", self.proxy.url, self.source, days, kill_at, tuple(variables.items())))
+        """Submit and collect the days in a child process; returns how many points it passed, or -1 if it was killed."""
+        data, url = self.folder / "data", self.proxy.url
+        return drive(DaysToDrive(data, url, self.source, days, kill_at, tuple(variables.items())))
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with duckdb.connect(str(self.folder / "data" / "batch_assets.duckdb"), read_only=True) as connection:
@@ -55,7 +56,7 @@ class World:
 
 
 @contextmanager
-def a_world(folder: Path, *, articles: int = ARTICLES, days: int = 1, **options: Any) -> Iterator[World]:
+def running_world(folder: Path, *, articles: int = ARTICLES, days: int = 1, **options: Any) -> Iterator[World]:
     folder.mkdir(parents=True, exist_ok=True)
     source = write_articles(folder / "articles.jsonl", generated_articles(articles, days=days))
     with serving(folder / "api", **options) as api, proxying(api.url) as proxy:
@@ -64,19 +65,19 @@ def a_world(folder: Path, *, articles: int = ARTICLES, days: int = 1, **options:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fault. `batches` is how many are to be made, `lost` how many paid answers it destroys."""
+    """A fault. `batches`: how many must be created. `lost`: how many billed answers it destroys."""
 
     name: str
     faults: Callable[[], list[Fault]] = list
     batches: int = 1
     lost: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    play: Callable[[World], None] = lambda world: none_killed(world.drive(DAY))
+    play: Callable[[World], None] = lambda world: assert_not_killed(world.drive(DAY))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What it came to."""
+class Counts:
+    """Batches and requests at the server, distinct requests, and articles without a summary."""
 
     batches: int
     executed: int
@@ -84,31 +85,31 @@ class Outcome:
     unaccounted: int
 
 
-def outcome_of(scenario: Scenario, folder: Path) -> Outcome:
-    """Play a scenario."""
-    with a_world(folder, **scenario.options) as world:
+def counts_of(scenario: Scenario, folder: Path) -> Counts:
+    """Play a scenario; returns the counts at its end."""
+    with running_world(folder, **scenario.options) as world:
         world.proxy.faults = scenario.faults()
         scenario.play(world)
         stats = world.api.stats()
         [(summarised,)] = world.rows("SELECT count(*) FROM summaries WHERE status = 'answered' AND summary IS NOT NULL")
         [(distinct,)] = world.rows("SELECT count(DISTINCT custom_id) FROM batch_request")
-    return Outcome(stats["batches_created"], stats["requests_executed"], distinct, ARTICLES - summarised)
+    return Counts(stats["batches_created"], stats["requests_executed"], distinct, ARTICLES - summarised)
 
 
-def killed_at_every_point(folder: Path, *, step: int = 1) -> tuple[int, Outcome]:
-    """Each day is done by a process that is killed at another point, and one that isn't; also the number of points."""
+def killed_at_every_point(folder: Path, *, step: int = 1) -> tuple[int, Counts]:
+    """Kill a process of each day at another point, and finish the day in a second one; returns (points, counts)."""
     days = [(date.fromisoformat(DAY) + timedelta(days=number)).isoformat() for number in range(80)]
-    with a_world(folder, articles=3 * len(days), days=len(days)) as world:
-        world.drive()  # makes Dagster's home, whose file is written once
+    with running_world(folder, articles=3 * len(days), days=len(days)) as world:
+        world.drive()  # makes the Dagster home, whose file is written once
         points, done = world.drive(DAY), 1
         for number, day in list(zip(range(points), days[1:], strict=False))[::step]:
             assert world.drive(day, kill_at=number) == -1
-            none_killed(world.drive(day))
+            assert_not_killed(world.drive(day))
             done += 1
         stats = world.api.stats()
         [(summarised,)] = world.rows("SELECT count(*) FROM summaries WHERE status = 'answered'")
         [(distinct,)] = world.rows("SELECT count(DISTINCT custom_id) FROM batch_request")
-    return points, Outcome(
+    return points, Counts(
         batches=stats["batches_created"],
         executed=stats["requests_executed"],
         distinct=distinct,
@@ -116,15 +117,15 @@ def killed_at_every_point(folder: Path, *, step: int = 1) -> tuple[int, Outcome]
     )
 
 
-def none_killed(points: int) -> None:
+def assert_not_killed(points: int) -> None:
     assert points > 0
 
 
 def two_at_once(world: World) -> None:
-    world.drive()  # makes Dagster's home, which is not what two should do at once
+    world.drive()  # makes the Dagster home, which two processes must not make at once
     with ThreadPoolExecutor() as threads:
         for points in threads.map(world.drive, [DAY, DAY]):
-            none_killed(points)
+            assert_not_killed(points)
 
 
 def cancelled_half_way(world: World) -> None:
@@ -135,7 +136,7 @@ def cancelled_half_way(world: World) -> None:
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    none_killed(world.drive(DAY))
+    assert_not_killed(world.drive(DAY))
     thread.join()
 
 
@@ -150,16 +151,16 @@ def down_for(seconds: float) -> Callable[[World], None]:
 
         thread = threading.Thread(target=fail)
         thread.start()
-        none_killed(world.drive(DAY))
+        assert_not_killed(world.drive(DAY))
         thread.join()
 
     return play
 
 
 def vanishing(world: World) -> None:
-    """Lost for good only since the account shows another batch, that of the second day."""
+    """The batch counts as lost only since the account shows another one, that of the second day."""
     world.proxy.vanish_first_batch = True
-    none_killed(world.drive(DAY, NEXT_DAY))
+    assert_not_killed(world.drive(DAY, NEXT_DAY))
 
 
 def on_create(**what: Any) -> Callable[[], list[Fault]]:
@@ -175,7 +176,7 @@ def on_download(**what: Any) -> Callable[[], list[Fault]]:
 
 
 def with_status(*statuses: int | None) -> Callable[[bytes], bytes]:
-    """A result file in which the lines have these statuses in turn; None: the line is missing; 200: left alone."""
+    """A result file whose lines have these statuses in turn; None: the line is missing; 200: it is unchanged."""
 
     def rewrite(content: bytes) -> bytes:
         kept = []
@@ -193,7 +194,7 @@ def with_status(*statuses: int | None) -> Callable[[bytes], bytes]:
 
 
 def corrupted(content: bytes) -> bytes:
-    """Of ten lines one is cut, one empty, one of another batch. Not UTF-8, and a BOM: these can be mended."""
+    """Of ten lines, one is cut, one empty, one of another batch. Repairable: one not UTF-8, one with a BOM."""
     lines = content.splitlines()
     for start in range(0, len(lines), 10):
         lines[start] = lines[start][: len(lines[start]) // 2]
@@ -208,7 +209,7 @@ SCENARIOS = [
     Scenario("nothing"),
     Scenario("answer to the creation of the batch lost: connection cut", on_create(cut=True)),
     Scenario("answer to the creation lost: 500 after creating", on_create(status=500)),
-    Scenario("answer to the creation lost: it comes after our time-out", on_create(delay_seconds=4)),
+    Scenario("answer to the creation lost: it arrives after the timeout", on_create(delay_seconds=4)),
     Scenario("creation fails with 500, twice, before creating", on_create(status=500, forward=False, times=2)),
     Scenario("creation is rate-limited (429), twice", on_create(status=429, forward=False, times=2)),
     Scenario("answer to the upload lost: connection cut", on_upload(cut=True)),
@@ -217,10 +218,10 @@ SCENARIOS = [
         "file not found right after its upload, twice", on_create(status=400, forward=False, times=2, error=NO_FILE)
     ),
     Scenario("two runs of the day at once", play=two_at_once),
-    Scenario("token_limit_exceeded, twice", on_create(fake_batch_errors=[NO_ROOM], times=2)),
+    Scenario("token_limit_exceeded, twice", on_create(fake_batch_errors=[NO_CAPACITY], times=2)),
     Scenario("expired half-way", batches=2, options={"completion_window_seconds": 3, "latency_seconds": 0.7}),
     Scenario(
-        "cancelled half-way, by somebody at OpenAI",
+        "cancelled half-way, by the user at OpenAI",
         batches=2,
         options={"latency_seconds": 0.5},
         play=cancelled_half_way,
@@ -235,5 +236,5 @@ SCENARIOS = [
     Scenario("batch vanished (404), of the first of two days", batches=3, lost=10, options={"days": 2}, play=vanishing),
     Scenario("API down for twelve seconds", play=down_for(12)),
 ]
-# What a test suite has no time for.
+# Too long for the tests.
 LONG_SCENARIOS = [Scenario("API down for two minutes", play=down_for(120))]

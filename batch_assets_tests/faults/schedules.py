@@ -1,7 +1,7 @@
 """Random schedules of faults, kills, edits and re-materializations over several days, from a seed.
 
 The steps are those of the assets, without Dagster around them, so that hundreds of schedules are a matter of minutes.
-The faults are such as destroy no answer, so the law is simple: in all batches together, no request has two answers.
+These faults destroy no answer, so the invariant is simple: in all batches together, no request has two answers.
 """
 
 import json
@@ -24,22 +24,21 @@ from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
-from batch_assets.batching.submission.submitter import Submitter, identify_api
-from batch_assets_tests.faults import driver
-from batch_assets_tests.faults.driver import in_child
+from batch_assets.batching.submission.submitter import make_submitter
+from batch_assets_tests.faults.driver import TIMING, in_child
 from batch_assets_tests.faults.proxy import Fault
-from batch_assets_tests.faults.scenarios import NO_FILE, NO_ROOM, World, a_world
+from batch_assets_tests.faults.scenarios import NO_CAPACITY, NO_FILE, World, running_world
 from batch_assets_tests.project import generated_articles, write_articles
 
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
 ARTICLES = 9
-ROUNDS = 1_000  # nothing may fail for good here
+MAX_ROUNDS = 1_000  # so that no request counts as failed
 SECONDS_TO_FINISH = 60
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a child does, one after the other, for each of these days."""
+    """What a child process does for each of these days, in this order."""
 
     data: Path
     api_url: str
@@ -49,7 +48,7 @@ class Steps:
 
 
 def take_steps(wanted: Steps) -> None:
-    """Runs in a child; what cannot be done now is left to a later one."""
+    """Runs in a child process. A step that fails now is done by a later process."""
     database = Database(str(wanted.data / "batch_assets.duckdb"))
     with openai.OpenAI(api_key="local", base_url=wanted.api_url, max_retries=0) as client:
         for day in wanted.days:
@@ -57,20 +56,17 @@ def take_steps(wanted: Steps) -> None:
                 if "ingest" in wanted.steps:
                     ingest_day(database, source=wanted.source, day=day)
                 if "plan" in wanted.steps:
-                    options = PlanOptions(max_rounds=ROUNDS)
+                    options = PlanOptions(max_rounds=MAX_ROUNDS)
                     plan_day(database, day=day, task=Task("gpt-6-luna"), data_folder=wanted.data, options=options)
                 if "submit" in wanted.steps:
-                    submit_day(_submitter(database, client, wanted.data), day, is_run_alive=_is_alive)
+                    submitter = make_submitter(database, client, wanted.data, str(os.getpid()), timing=TIMING)
+                    submit_day(submitter, day, is_run_alive=_is_alive)
                 if "collect" in wanted.steps:
-                    data, timing = wanted.data, driver.SHORT
-                    collect_day(database, client, day=day, data_folder=data, max_rounds=ROUNDS, timing=timing)
+                    collect_day(
+                        database, client, day=day, data_folder=wanted.data, max_rounds=MAX_ROUNDS, timing=TIMING
+                    )
             except (SubmissionError, CollectionError):
                 continue
-
-
-def _submitter(database: Database, client: openai.OpenAI, data: Path) -> Submitter:
-    api, run_id = identify_api(database, client), str(os.getpid())
-    return Submitter(database, client, data, run_id, database.warehouse_id(), api, timing=driver.SHORT)
 
 
 def _is_alive(process: str) -> bool:
@@ -81,7 +77,7 @@ def play(seed: int, folder: Path) -> None:
     """One schedule, to its end. Raises AssertionError if an article is lost, or a request was answered twice."""
     dice = random.Random(seed)
     articles = generated_articles(ARTICLES, days=len(DAYS))
-    with a_world(folder, latency_seconds=dice.choice([0, 0.05])) as world:
+    with running_world(folder, latency_seconds=dice.choice([0, 0.05])) as world:
         for _ in range(dice.randint(2, 5)):
             if dice.random() < 0.4:
                 dice.choice(articles)["body"] += f" Edited {dice.random()}."
@@ -108,7 +104,7 @@ def _faults() -> list[Fault]:
         Fault(*create, status=429, forward=False),
         Fault(*create, delay_seconds=2.5),
         Fault(*create, status=400, forward=False, error=NO_FILE),
-        Fault(*create, fake_batch_errors=[NO_ROOM]),
+        Fault(*create, fake_batch_errors=[NO_CAPACITY]),
         Fault(*upload, cut=True),
         Fault(*upload, status=500),
         Fault(*upload, cut=True, forward=False, times=4),

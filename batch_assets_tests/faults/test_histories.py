@@ -1,4 +1,4 @@
-"""Every cent is in the tables, and nothing is bought twice, whatever happens: random histories, from seeds."""
+"""Random histories, from seeds: every cent is in the tables, and nothing is bought twice."""
 
 import os
 from collections.abc import Iterator

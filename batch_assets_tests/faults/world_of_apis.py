@@ -1,8 +1,8 @@
-"""Three accounts for histories: two of a model's API, and the built-in engine; behind a proxy that can be unkind.
+"""Three accounts for histories: two of a model's API, and the built-in engine; behind a proxy that injects faults.
 
-Behind each is a real local Batch API. The proxy gives its answers another clock, hides young batches from the list,
-loses answers to creations, fails batches as a whole, and makes some answers refusals or empty. A low limit cuts them.
-What an API bills is read from its own result files, whatever we make of them.
+Each account is a real local Batch API. The proxy changes the times in its answers, hides new batches from the list,
+loses answers to creations, fails batches as a whole, and makes some answers refusals or empty. A limit cuts answers.
+What an API bills is computed from its own result files, independent of our tables.
 """
 
 import http.client
@@ -18,30 +18,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batch_assets.batching.collection.token_costs import cost_usd
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.faults.scenarios import NO_CAPACITY
 from batch_assets_tests.local_api_client import LocalApi
 
 MODEL = "gpt-4.1-nano"
 PRICES = (ModelPrice(MODEL, 0.05, 0.2),)
-NO_ROOM = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached.", "param": None, "line": None}
 
 
 @dataclass
-class Unkind:
-    """What the proxy does next; the counters are used up."""
+class PlannedFaults:
+    """The next faults of the proxy. Each fault that happens reduces its counter by one."""
 
     clock_offset_seconds: int = 0
     lose_creations: int = 0
     lose_uploads: int = 0
-    refuse_room: int = 0
+    refuse_capacity: int = 0
     hide_for_listings: int = 0  # how often a batch that is made from now on is missing from the list
 
 
 @dataclass
 class Account:
-    """A server of its own behind the proxy; `key` leads to it."""
+    """An account with a server of its own behind the proxy. The proxy finds it by `key`."""
 
     key: str
     api: str
@@ -84,20 +84,20 @@ class Account:
 
 @dataclass
 class Apis:
-    """The accounts by their keys, and the addresses that lead to them."""
+    """The accounts by their keys, and the address of the proxy."""
 
     accounts: dict[str, Account]
     url: str
-    unkind: Unkind = field(default_factory=Unkind)
+    faults: PlannedFaults = field(default_factory=PlannedFaults)
 
     def wait(self) -> None:
-        """Until every batch has ended."""
+        """Wait until every batch has ended."""
         for account in self.accounts.values():
             account.batches()
 
-    def start_anew(self) -> None:
-        """Forget the batches of an earlier history, which are none of the next one's."""
-        self.unkind.__dict__.update(Unkind().__dict__)
+    def forget_batches(self) -> None:
+        """Forget the batches of an earlier history: they do not belong to the next one."""
+        self.faults.__dict__.update(PlannedFaults().__dict__)
         for account in self.accounts.values():
             account.made.clear()
             account.ended.clear()
@@ -138,7 +138,7 @@ def _handler(apis: Apis) -> type[BaseHTTPRequestHandler]:
             if status == 0:
                 return
             self.send_response_only(status)
-            date = formatdate(usegmt=True) if not apis.unkind.clock_offset_seconds else _date(apis.unkind)
+            date = formatdate(usegmt=True) if not apis.faults.clock_offset_seconds else _date(apis.faults)
             for name, value in (
                 ("date", date),
                 ("content-type", content_type),
@@ -158,8 +158,8 @@ def _handler(apis: Apis) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _date(unkind: Unkind) -> str:
-    return formatdate(time.time() + unkind.clock_offset_seconds, usegmt=True)
+def _date(faults: PlannedFaults) -> str:
+    return formatdate(time.time() + faults.clock_offset_seconds, usegmt=True)
 
 
 def _answer(
@@ -171,22 +171,22 @@ def _answer(
     if name in account.failed:
         return 200, "application/json", _shifted(account.failed[name], apis)
     makes_batch, uploads = (method, where) == ("POST", "/batches"), (method, where) == ("POST", "/files")
-    if makes_batch and apis.unkind.refuse_room:
-        apis.unkind.refuse_room -= 1
+    if makes_batch and apis.faults.refuse_capacity:
+        apis.faults.refuse_capacity -= 1
         return 200, "application/json", _shifted(_fail(account, body), apis)
     status, content_type, content = _forward(account.server.url, method, path, body, headers)
     if makes_batch and status == 200:
         batch_id = json.loads(content)["id"]
         account.made.append(batch_id)
-        account.hidden[batch_id] = apis.unkind.hide_for_listings
-        if apis.unkind.lose_creations:
-            apis.unkind.lose_creations -= 1
+        account.hidden[batch_id] = apis.faults.hide_for_listings
+        if apis.faults.lose_creations:
+            apis.faults.lose_creations -= 1
             return 0, "", b""
-    if uploads and apis.unkind.lose_uploads:
-        apis.unkind.lose_uploads -= 1
+    if uploads and apis.faults.lose_uploads:
+        apis.faults.lose_uploads -= 1
         return 0, "", b""
     if where.endswith("/content"):
-        return status, content_type, _unpredictable(content)
+        return status, content_type, _with_refusals(content)
     if status != 200 or "json" not in content_type:
         return status, content_type, content
     answer = json.loads(content)
@@ -226,7 +226,7 @@ def _fail(account: Account, body: bytes) -> dict[str, Any]:
         "status": "failed",
         "created_at": int(time.time()),
         "failed_at": int(time.time()),
-        "errors": {"object": "list", "data": [NO_ROOM]},
+        "errors": {"object": "list", "data": [NO_CAPACITY]},
         **json.loads(body),
     }
     account.failed[batch["id"]] = batch
@@ -235,7 +235,7 @@ def _fail(account: Account, body: bytes) -> dict[str, Any]:
 
 def _shifted(value: Any, apis: Apis) -> bytes:
     """The times in it, by the API's clock."""
-    offset = apis.unkind.clock_offset_seconds
+    offset = apis.faults.clock_offset_seconds
 
     def shift(found: Any) -> Any:
         if isinstance(found, dict):
@@ -248,7 +248,7 @@ def _shifted(value: Any, apis: Apis) -> bytes:
     return json.dumps(shift(value)).encode()
 
 
-def _unpredictable(content: bytes) -> bytes:
+def _with_refusals(content: bytes) -> bytes:
     """Some answers of a model are refusals or empty, always the same ones; all are billed."""
     lines = []
     for line in content.split(b"\n"):

@@ -1,6 +1,10 @@
-"""Ended batches into tables, and a day's tables into its result table.
+"""Ended batches → answers and failures → the day's rows in `summaries`.
 
-`collect` asks for the day's batches, stores their result files, and loads them. `stored_results` are those that are
-on this disk. `result_lines` reads the files into a temp table, `load` makes answers and failures of the lines,
-`token_costs` prices them, `day_summaries` writes `summaries`, `report` counts what the day has.
+`collect` handles a day. `fetch` asks the API for its batches, stores the result files of those that have ended, and
+records the state of the others. `stored_results` finds the result files on this disk. `load` loads them in groups of
+batches: `ended_batches` enters the batches into a temp table, `result_lines` reads the lines of the files, `failures`
+records the requests without an answer, and why. `day_summaries` then writes `summaries`, and `report` counts what the
+day has.
+
+Answers of a new endpoint would be read in `result_lines`.
 """

@@ -1,7 +1,7 @@
-"""Ended batches into tables, and a day's tables into `summaries`.
+"""Collects a day: loads the results of its ended batches into tables, and writes `summaries`.
 
-The order matters: result files are stored byte for byte before anything is parsed. So what was paid for is on this
-disk, whatever the parser makes of it.
+The order matters: result files are stored byte for byte before anything is parsed. So what OpenAI billed is on this
+disk even if a line cannot be parsed.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE, EndedB
 from batch_assets.batching.collection.fetch import CollectionError, Fetched, Fetcher, fetch_day
 from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.collection.stored_results import ended_batch, stored_of_day
-from batch_assets.batching.ledger.batch_transitions import Collectable, is_collectable
+from batch_assets.batching.ledger.batch_transitions import Collectable, check_collectable
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import Question
+from batch_assets.batching.ledger.requests import RequestStateRules
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import identify
@@ -29,7 +29,7 @@ from batch_assets.batching.timing import Timing
 
 @dataclass
 class Collected:
-    """What `collect_day` loaded, and which batches have nothing to load. `requests` counts the day's, by state."""
+    """What `collect_day` loaded, and which batches have no results. `requests` counts the day's requests, by state."""
 
     batches: dict[str, Loaded] = field(default_factory=dict)
     fetched: Fetched = field(default_factory=Fetched)
@@ -50,9 +50,9 @@ def collect_day(
 ) -> Collected:
     """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
 
-    May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: of result files that one
-    transaction loads; bounds the memory. Raises CollectionError if the API does not answer, or did not return a batch
-    or a file. What was loaded until then stays loaded.
+    May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
+    one transaction loads; bounds the memory. Raises CollectionError if the API does not answer, or does not return a
+    batch or a file. What was loaded until then stays loaded.
     """
     collected = Collected()
 
@@ -60,7 +60,7 @@ def collect_day(
         groups = in_groups([ended_batch(submission, data_folder) for submission in stored], bytes_at_once)
         return [failure for group in groups for failure in _load(database, group, collected, own_prices)]
 
-    # Stored results need no API: it may not answer, be another one, or no longer know the batch.
+    # first: stored results need no API, which may not answer, be another one, or no longer know the batch
     stored = stored_of_day(database, day, data_folder)
     failures = load_all(stored)
     try:
@@ -73,7 +73,7 @@ def collect_day(
     failures += collected.fetched.failures + load_all(new)
     if failures:
         raise failures[0]
-    collected.requests = write_summaries(database, day, Question(api.name, max_output_tokens, max_rounds))
+    collected.requests = write_summaries(database, day, RequestStateRules(api.name, max_output_tokens, max_rounds))
     return collected
 
 
@@ -87,10 +87,10 @@ def _no_answer(error: openai.OpenAIError) -> CollectionError:
 def _load(
     database: Database, ended: list[EndedBatch], collected: Collected, own_prices: tuple[ModelPrice, ...]
 ) -> list[CollectionError]:
-    """Load these batches in one transaction: DuckDB writes a large one straight to its file, and compresses once.
+    """Load these batches in one transaction: DuckDB writes a large one directly to its file, and compresses once.
 
-    If that fails, one by one, so that one broken batch does not hold up the others. Returns those that could not be
-    loaded.
+    If that fails, load them one by one, so that one broken batch does not delay the others. Returns an error for each
+    that could not be loaded.
     """
     try:
         _load_together(database, ended, collected, own_prices)
@@ -116,10 +116,10 @@ def _load_together(
 ) -> None:
     """Load all of these batches or none, except those that another run has loaded meanwhile."""
     with database.writing() as connection, transaction(connection):
-        due: list[EndedBatch] = []
+        to_load: list[EndedBatch] = []
         for batch in ended:
-            state = is_collectable(connection, batch.submission_id, batch.batch_id)
+            state = check_collectable(connection, batch.submission_id, batch.batch_id)
             if state is not Collectable.NO:
-                due.append(replace(batch, cancelled_by_user=state is Collectable.CANCELLED))
-        loaded = load_results(connection, due, own_prices) if due else {}
+                to_load.append(replace(batch, cancelled_by_user=state is Collectable.CANCELLED))
+        loaded = load_results(connection, to_load, own_prices) if to_load else {}
     collected.batches |= loaded

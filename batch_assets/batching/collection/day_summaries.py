@@ -1,11 +1,11 @@
-"""A day's tables into `summaries`: one row per article, with its answer or why there is none."""
+"""Writes a day's `summaries`: one row for each article, with its answer or the reason why there is none."""
 
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
-from batch_assets.batching.ledger.requests import DayStates, Question, find_states
+from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
 
-# The articles without their bodies. One that came after the last plan has no request yet.
+# The articles without their bodies. An article that is newer than the last plan has no request yet.
 DAY_ARTICLES = """
     CREATE OR REPLACE TEMP MACRO day_article(day) AS TABLE
     SELECT article_id, title, url, published_at, custom_id
@@ -23,7 +23,7 @@ ANSWERED = """
     FROM valid_completion($api) AS completion JOIN day_article($day) USING (custom_id)
     WHERE place BETWEEN $first AND $last
 """
-# An answer that is asked again stays until its replacement is loaded.
+# An answer stays until its replacement is loaded.
 NOT_ANSWERED = """
     INSERT INTO summaries
         (partition_date, article_id, title, url, published_at, status, error_code, error_message, custom_id)
@@ -40,14 +40,14 @@ NOT_ANSWERED = """
 """
 
 
-def write_summaries(database: Database, day: str, question: Question) -> dict[str, int]:
+def write_summaries(database: Database, day: str, rules: RequestStateRules) -> dict[str, int]:
     """Replace the day in `summaries`; returns how many of its distinct requests are in each state.
 
-    A day whose articles were pruned keeps what it has.
+    A day whose articles were pruned keeps its rows.
     """
     with database.writing() as connection:
         with transaction(connection):
-            states = find_states(connection, day, question)
+            states = find_states(connection, day, rules)
             if not _is_pruned(connection, day):
                 _replace(connection, states)
         return states.counts(connection)

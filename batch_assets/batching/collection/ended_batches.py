@@ -1,27 +1,28 @@
-"""Batches that have ended, as values and as rows of the temp table `ended_batch`, by which their results are loaded."""
+"""Batches that have ended: as values, and as rows of the temp table `ended_batch`, which the load reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.collection.token_costs import RATE_COLUMNS, RATE_COLUMNS_DDL, rate_values
-from batch_assets.batching.planning.model_options import OPENAI_API
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.token_costs import RATE_COLUMNS, RATE_COLUMNS_DDL, rate_values
 
 MISSING_LINE = "missing_from_results"
 BATCH_STATUS_CODES = {"expired": "batch_expired", "cancelled": "batch_cancelled", "failed": "batch_failed"}
-# Batches are loaded together, so that DuckDB can use all cores; but not more than fit into memory.
+# Batches are loaded together, so that DuckDB uses all cores; the limit keeps them within the memory.
 BYTES_AT_ONCE = 400_000_000
 
 CREATE_BATCHES = f"""
     CREATE OR REPLACE TEMP TABLE ended_batch (
         batch INTEGER, submission_id VARCHAR, batch_id VARCHAR, model VARCHAR, ended_at TIMESTAMP,
         api VARCHAR, is_simulated BOOLEAN, max_output_tokens BIGINT, is_refresh BOOLEAN,
-        code VARCHAR, message VARCHAR,                                 -- of a request without a line of its own
+        code VARCHAR, message VARCHAR,                                 -- of a request that has no result line
         cancelled_by_user BOOLEAN,
         {RATE_COLUMNS_DDL}     -- USD per token; NULL if not known
     )
@@ -35,14 +36,24 @@ ENTER_BATCH = f"""
 """
 
 
+class FailureReason(NamedTuple):
+    """Why a request, or a batch as a whole, failed."""
+
+    code: str
+    message: str
+
+
 @dataclass(frozen=True)
 class EndedBatch:
     """A batch that has ended, with its result files on disk.
 
-    `api` is the name of the API that made it; `max_output_tokens` the limit of an answer that was in force, None if it
-    is not known; `is_refresh`: its answers replace earlier ones; `planned_at` when its file was written. `reasons` has
-    the requests that OpenAI refused before it ran any: custom_id → (code, message). `reason` is its reason to fail the
-    batch as a whole. `cancelled_by_user`: its requests without an answer wait until the user plans them again.
+    api: the name of the API that ran it.
+    max_output_tokens: the limit of an answer in its requests, None if it is not known.
+    is_refresh: its answers replace earlier ones.
+    planned_at: when its request file was written.
+    reasons: custom_id → why OpenAI refused the request before it ran any.
+    reason: why OpenAI failed the batch as a whole.
+    cancelled_by_user: its requests without an answer wait until the user plans them again.
     """
 
     submission_id: str
@@ -54,17 +65,14 @@ class EndedBatch:
     api: str | None = None
     max_output_tokens: int | None = None
     is_refresh: bool = False
-    reasons: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    reason: tuple[str, str] | None = None
+    reasons: Mapping[str, FailureReason] = field(default_factory=dict)
+    reason: FailureReason | None = None
     cancelled_by_user: bool = False
     planned_at: datetime | None = None
 
 
 def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:
-    """The batches in groups, one for each transaction.
-
-    A transaction keeps in memory what it reads, until its end.
-    """
+    """The batches in groups, one for each transaction. Until its end, a transaction keeps in memory what it reads."""
     group: list[EndedBatch] = []
     group_bytes = 0
     for batch in batches:
@@ -86,12 +94,12 @@ def enter_batches(
     rows = [_row(number, batch, own_prices) for number, batch in enumerate(batches)]
     connection.executemany(ENTER_BATCH, rows)
     connection.execute("CREATE OR REPLACE TEMP TABLE refused (custom_id VARCHAR, code VARCHAR, message VARCHAR)")
-    if refused := [(custom_id, *why) for batch in batches for custom_id, why in batch.reasons.items()]:
+    if refused := [(custom_id, *reason) for batch in batches for custom_id, reason in batch.reasons.items()]:
         connection.executemany("INSERT INTO refused (custom_id, code, message) VALUES (?, ?, ?)", refused)
 
 
 def _row(number: int, batch: EndedBatch, own_prices: tuple[ModelPrice, ...]) -> tuple[object, ...]:
-    code, message = batch.reason or (
+    code, message = batch.reason or FailureReason(
         BATCH_STATUS_CODES.get(batch.status, MISSING_LINE),
         f"The batch ended as {batch.status}, and neither of its result files has a line for this request.",
     )

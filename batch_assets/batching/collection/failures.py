@@ -1,4 +1,4 @@
-"""Requests without an answer into `failed_request`, each with its reason."""
+"""Enters requests without an answer into `failed_request`, each with its reason."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,26 +6,45 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch
-from batch_assets.batching.collection.token_costs import COST_USD_SQL
-from batch_assets.batching.ledger.aliases import refuse_option
-from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, RETRYABLE_CLIENT_ERRORS
-from batch_assets.batching.planning.model_options import OPTIONAL_PARAMETERS
+from batch_assets.batching.ledger.aliases import record_refused_option
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, IS_RETRYABLE
+from batch_assets.batching.provider.model_options import OPTIONAL_PARAMETERS
+from batch_assets.batching.provider.token_costs import COST_USD_SQL
 from batch_assets.batching.safety.secrets import HIDDEN, known_secrets_pattern
 
 REFUSED_OPTION = "refused_option"
 
+# These statements run in this order. They read the temp tables that the other modules of this folder filled:
+# `ended_batch` and `refused` (`ended_batches`), `requested` (batch, custom_id: the ledger's `in_flight`), `result_line`
+# (`result_lines`), and `outcome` (`load`: custom_id, batch, and `chosen`, the rowid of the line that counts).
+
+# 1. After a refresh, earlier failures count no longer.
+SUPERSEDE_FAILURES = """
+    UPDATE failed_request SET superseded = true
+    WHERE custom_id IN (SELECT custom_id FROM requested JOIN ended_batch USING (batch) WHERE is_refresh)
+"""
+# 2. Which batches the API refused an optional parameter for. Either a line that was executed has the refusal, or the
+# validation of the whole batch has it: then the API ran none of its requests.
+FIND_REFUSED_OPTION = """
+    SELECT batch, message, false AS is_of_validation
+    FROM result_line WHERE status_code = 400 AND contains(message, $option)
+    UNION ALL
+    SELECT batch, refused.message, true
+    FROM refused JOIN requested USING (custom_id) WHERE contains(refused.message, $option)
+    UNION ALL
+    SELECT batch, message, true FROM ended_batch WHERE contains(message, $option)
+"""
+# 3. Requests without an answer: of a line, and without a line.
 FAILED_LINES = f"""
-    -- a line that was chosen for its request, and that is no answer
+    -- the line that counts for its request, and that is no answer
     CREATE OR REPLACE TEMP VIEW failed_line AS
     SELECT
         batch, custom_id, code, message, status_code AS http_status,
-        code NOT IN ('content_refused', 'max_output_tokens') AND NOT coalesce(
-            status_code BETWEEN 400 AND 499 AND status_code NOT IN {RETRYABLE_CLIENT_ERRORS}, false
-        ) AS retryable,
+        {IS_RETRYABLE} AS retryable,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens
     FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome);
 
-    -- a request that no line names: OpenAI refused it before it ran any, or the batch ended before
+    -- a request without a line: OpenAI refused it before it ran any, or the batch ended before
     CREATE OR REPLACE TEMP VIEW missing_line AS
     SELECT
         batch, custom_id, refused.code, refused.message, NULL AS http_status, refused.custom_id IS NULL AS retryable,
@@ -33,11 +52,12 @@ FAILED_LINES = f"""
         NULL AS reasoning_tokens
     FROM outcome LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL;
 """
-# An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
+# 4. An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
 REDACTED = f"""
-    CREATE OR REPLACE TEMP MACRO redacted(said, secrets) AS
-    coalesce(regexp_replace(said, secrets, '{HIDDEN}', 'gi'), said)
+    CREATE OR REPLACE TEMP MACRO redacted(text, secrets) AS
+    coalesce(regexp_replace(text, secrets, '{HIDDEN}', 'gi'), text)
 """
+# 5. All of them, with the reason of the batch where they have none of their own.
 INSERT_FAILURES = f"""
     INSERT INTO failed_request (
         custom_id, batch_id, code, message, http_status, retryable, superseded, api, max_output_tokens, input_tokens,
@@ -45,7 +65,7 @@ INSERT_FAILURES = f"""
         failed_at
     )
     WITH failure AS (SELECT * FROM failed_line UNION ALL SELECT * FROM missing_line),
-    judged AS (
+    redacted_failure AS (
         SELECT
             * REPLACE (
                 redacted(code, $secrets::VARCHAR) AS code, redacted(message, $secrets::VARCHAR) AS message
@@ -59,28 +79,13 @@ INSERT_FAILURES = f"""
         CASE
             WHEN is_refused_option THEN '{REFUSED_OPTION}'
             WHEN retryable AND cancelled_by_user THEN '{CANCELLED_BY_USER}'
-            ELSE coalesce(judged.code, ended_batch.code)
+            ELSE coalesce(redacted_failure.code, ended_batch.code)
         END,
-        CASE WHEN judged.code IS NULL THEN ended_batch.message ELSE judged.message END,
+        CASE WHEN redacted_failure.code IS NULL THEN ended_batch.message ELSE redacted_failure.message END,
         http_status, retryable OR is_refused_option, is_refused_option, api, max_output_tokens,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
         CASE WHEN NOT is_simulated THEN {COST_USD_SQL} END, CASE WHEN is_simulated THEN {COST_USD_SQL} END, ended_at
-    FROM judged JOIN ended_batch USING (batch)
-"""
-# A refresh asked again: earlier failures count no longer.
-SUPERSEDE_FAILURES = """
-    UPDATE failed_request SET superseded = true
-    WHERE custom_id IN (SELECT custom_id FROM requested JOIN ended_batch USING (batch) WHERE is_refresh)
-"""
-# Refused by a line that was executed, or by the validation of the whole batch, which then ran none of its requests.
-FIND_REFUSED_OPTION = """
-    SELECT batch, message, false AS is_of_validation
-    FROM result_line WHERE status_code = 400 AND contains(message, $option)
-    UNION ALL
-    SELECT batch, refused.message, true
-    FROM refused JOIN requested USING (custom_id) WHERE contains(refused.message, $option)
-    UNION ALL
-    SELECT batch, message, true FROM ended_batch WHERE contains(message, $option)
+    FROM redacted_failure JOIN ended_batch USING (batch)
 """
 
 
@@ -93,7 +98,8 @@ class Refusal(NamedTuple):
 
 
 class RefusedOptions(NamedTuple):
-    """The optional parameters that the API refused in these batches, and the numbers of those that it did not run."""
+    """The optional parameters that the API refused in these batches, and the numbers of the batches that it did not
+    run."""
 
     options: list[str]
     batches_not_run: list[int]
@@ -113,9 +119,10 @@ def load_failures(connection: duckdb.DuckDBPyConnection, batches: Sequence[Ended
 
 
 def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> RefusedOptions:
-    """Record the optional parameters that an API refused for a model: they are not sent again, and cost no round.
+    """Record the optional parameters that an API refused for a model: no run sends them again, and they cost no round.
 
-    A parameter that was refused before the request file was written is not in its requests, so it is no reason.
+    An optional parameter changes the cost, not the question. A request file that was written after the refusal does not
+    contain the parameter, so its failures have another cause.
     """
     options: list[str] = []
     not_run: set[int] = set()
@@ -134,4 +141,4 @@ def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequ
 
 
 def _record_refused_option(connection: duckdb.DuckDBPyConnection, batch: EndedBatch, option: str, message: str) -> bool:
-    return refuse_option(connection, batch.api or "", batch.model, option, message, batch.planned_at)
+    return record_refused_option(connection, batch.api or "", batch.model, option, message, batch.planned_at)

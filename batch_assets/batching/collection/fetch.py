@@ -1,4 +1,4 @@
-"""The batches of a day as the API shows them now: results onto this disk, every other state into the ledger."""
+"""Asks the API for the batches of a day, stores their results on this disk, and records other states in the ledger."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from batch_assets.batching.provider.batches import (
     retrieve_batch,
 )
 from batch_assets.batching.provider.download import RESULTS_FOLDER, store_results
-from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
+from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.timing import Timing
@@ -33,7 +33,7 @@ logger = logger_without_secrets(__name__)
 
 
 class CollectionError(Exception):
-    """Results could not be collected now; the message says which and why."""
+    """The run could not collect results now; the message says which and why."""
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Fetched:
     """The batches of a day that have no results to load.
 
     `still_running`, `requeued` (the API had no capacity; a run sends the file again) and `missing` (the API does not
-    find it with this key) are batch ids. `elsewhere` are sentences about batches that another API made. `failures` are
-    the batches and files that the API did not return.
+    find it with this key) are batch ids. `elsewhere` are sentences about batches at another API. `failures` are errors
+    for the batches and files that the API did not return.
     """
 
     still_running: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """What a run fetches with."""
+    """What a run needs to fetch."""
 
     database: Database
     client: openai.OpenAI
@@ -66,31 +66,31 @@ class Fetcher:
 def fetch_day(fetcher: Fetcher, day: str) -> Fetched:
     """Store the results of the day's batches that have ended, and record the state of all of them in the ledger."""
     fetched = Fetched()
-    answers: list[tuple[Submission, Future[tuple[RemoteBatch, dict[str, Path] | None]]]] = []
+    pending: list[tuple[Submission, Future[tuple[RemoteBatch, dict[str, Path] | None]]]] = []
     with ThreadPoolExecutor(BATCHES_AT_ONCE, "results") as threads:
         for submission in submissions.uncollected(fetcher.database, day, fetcher.data_folder):
             if is_stored(submission, fetcher.data_folder):
                 continue
-            if is_elsewhere(submission.api, fetcher.api):
+            if is_at_other_api(submission.api, fetcher.api):
                 fetched.elsewhere.append(_elsewhere(submission, fetcher.api))
             else:
-                answers.append((submission, threads.submit(fetch_batch, fetcher, submission)))
-        for submission, answer in answers:
+                pending.append((submission, threads.submit(fetch_batch, fetcher, submission)))
+        for submission, answer in pending:
             try:
                 batch, files = answer.result()
-            except openai.OpenAIError as error:  # an error for one batch must not hold up the others
+            except openai.OpenAIError as error:  # an error for one batch must not delay the others
                 fetched.failures.append(download_error(submission, error, fetcher.data_folder))
                 continue
             if submission.state is State.ENDED and batch.status == MISSING:
                 fetched.failures.append(results_are_gone(submission, fetcher.data_folder))
                 continue
-            # an earlier version did not record the API: it is the one that knows the batch
-            _record(fetcher, replace(submission, api=submission.api or fetcher.api.name), batch, files, fetched)
+            # an earlier version did not record the API: the API that finds the batch is the right one
+            _record_batch(fetcher, replace(submission, api=submission.api or fetcher.api.name), batch, files, fetched)
     return fetched
 
 
 def fetch_batch(fetcher: Fetcher, submission: Submission) -> tuple[RemoteBatch, dict[str, Path] | None]:
-    """The batch as it is now and, if it has ended, its result files on this disk. Raises openai.OpenAIError."""
+    """The present state of the batch and, if it has ended, its stored result files. Raises openai.OpenAIError."""
     batch = retrieve_batch(fetcher.client, submission.batch_id or "")
     is_late = _is_late(submission, batch, fetcher.timing)
     if must_requeue(batch) or not batch.has_ended or batch.status == MISSING or is_late:
@@ -99,14 +99,14 @@ def fetch_batch(fetcher: Fetcher, submission: Submission) -> tuple[RemoteBatch, 
 
 
 def _is_late(submission: Submission, batch: RemoteBatch, timing: Timing) -> bool:
-    """Whether a batch with answers names no file of them yet: later runs ask again, until its 24 hours are over."""
+    """Whether a batch with answers names no output file yet: later runs ask again, until its 24 hours are over."""
     if batch.status not in ENDED or not batch.completed or batch.output_file_id:
         return False
     ended_at = batch.ended_at or submission.ended_at
     return ended_at is None or now_utc() - ended_at < timing.lost_after
 
 
-def _record(
+def _record_batch(
     fetcher: Fetcher, submission: Submission, batch: RemoteBatch, files: dict[str, Path] | None, fetched: Fetched
 ) -> None:
     """Record the state of the batch in the ledger, and in `fetched` if there is nothing to load."""
@@ -115,7 +115,7 @@ def _record(
         batch_transitions.find(database, submission)
         submission = replace(submission, state=State.SUBMITTED)
     if files is not None:
-        # relative to the data folder, which may be moved or mounted elsewhere
+        # relative to the data folder, which the user may move
         stored = {kind: f"{RESULTS_FOLDER}/{path.name}" for kind, path in files.items()}
         batch_transitions.end(database, submission, batch, stored)
     elif must_requeue(batch):
@@ -129,22 +129,21 @@ def _record(
 
 
 def _record_missing(fetcher: Fetcher, submission: Submission, fetched: Fetched) -> None:
-    """A batch that the API does not find: another account made it, or it is lost.
+    """Record a batch that the API does not find: another account made it, or it is lost.
 
-    It counts as lost only if an earlier run did not find it either, for longer than a batch may take, and the account
-    that made it shows other batches of this database. Otherwise the key may belong to another account, and no run buys
-    its requests again.
+    It counts as lost only if it has been missing for longer than a batch may take, and the account that made it shows
+    other batches of this database. Otherwise the key may belong to another account, and no run buys its requests again.
     """
     batch_id = submission.batch_id or ""
     if submission.state is State.MISSING and _is_lost(fetcher, submission):
         message = f"{batch_id} is lost: its account shows other batches, not this one."
         if batch_transitions.lose(fetcher.database, submission, message):
-            logger.warning("%s of %s is lost. A run asks its requests again.", batch_id, submission.day)
+            logger.warning("%s of %s is lost. A run sends its requests again.", batch_id, submission.day)
             return
     message = (
         f"The API does not find {batch_id} of {submission.day} with the present key. Which organization and project "
-        "does OPENAI_API_KEY belong to? Another one made the batch, or the API has lost it. No run sends its requests "
-        "again meanwhile."
+        "does OPENAI_API_KEY belong to? Another one made the batch, or the API has lost it. Until this is known, no "
+        "run sends its requests again."
     )
     if submission.state is State.SUBMITTED:
         batch_transitions.miss(fetcher.database, submission, message)
@@ -168,16 +167,16 @@ def _is_lost(fetcher: Fetcher, submission: Submission) -> bool:
 
 
 def _elsewhere(submission: Submission, api: ApiIdentity) -> str:
-    return elsewhere_message(
+    return other_api_message(
         f"{submission.batch_id} of {submission.day} was made",
         submission.api,
         api,
-        what_then="It is collected when OPENAI_BASE_URL and OPENAI_API_KEY lead there again.",
+        what_then="A run collects it when OPENAI_BASE_URL and OPENAI_API_KEY are those of that API again.",
     )
 
 
 def download_error(submission: Submission, error: openai.OpenAIError, data_folder: Path) -> CollectionError:
-    """The sentence for results that the API did not return."""
+    """The error for results that the API did not return."""
     if submission.state is State.ENDED and isinstance(error, openai.NotFoundError):
         failure = results_are_gone(submission, data_folder)
     else:
@@ -190,7 +189,7 @@ def download_error(submission: Submission, error: openai.OpenAIError, data_folde
 
 
 def results_are_gone(submission: Submission, data_folder: Path) -> CollectionError:
-    """The sentence for a batch whose results were on this disk, and are neither here nor at the API."""
+    """The error for a batch whose results were on this disk, and are neither here nor at the API now."""
     missing = [str(path) for path in result_files(submission, data_folder) if not path.exists()]
     return CollectionError(
         f"{submission.batch_id} of {submission.day} has ended, but its result file {' and '.join(missing)} is gone, "

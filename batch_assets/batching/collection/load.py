@@ -1,4 +1,4 @@
-"""Results of ended batches into tables: every request ends up as an answer, or as a failure with its reason."""
+"""Loads the results of ended batches: every request becomes an answer, or a failure with its reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch, enter_batches
 from batch_assets.batching.collection.failures import load_failures
-from batch_assets.batching.collection.result_lines import read_result_files
-from batch_assets.batching.collection.token_costs import COST_USD_SQL
+from batch_assets.batching.collection.result_lines import ResultFile, read_result_files
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.billing import record_spending
 from batch_assets.batching.ledger.database import fixed_join_order
-from batch_assets.batching.ledger.in_flight import find_requests_of, share_requests
+from batch_assets.batching.ledger.in_flight import find_requested, share_requests
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.provider.token_costs import COST_USD_SQL
 
-# An earlier answer of any batch stays, unless the new one is better: of a refresh, of a model instead of the built-in
-# engine, or instead of one that was cut.
+# An earlier answer stays, unless the new one is better: it is of a refresh, or of a model and the earlier one is of the
+# built-in engine, or the earlier one was cut.
 FIND_ANSWERED_BEFORE = """
     CREATE OR REPLACE TEMP TABLE answered_before AS
     SELECT custom_id, api, finish_reason FROM completion SEMI JOIN requested USING (custom_id);
 """
-# Of several lines for one request the better one counts. None: `chosen` is NULL.
+# Of several lines for one request, the better one counts. Without a line, `chosen` is NULL.
 CHOOSE_LINES = """
     CREATE OR REPLACE TEMP TABLE outcome AS
     SELECT
@@ -44,8 +44,8 @@ DELETE_REPLACED = """
     DELETE FROM answered_before WHERE custom_id IN (SELECT custom_id FROM replaced);
     DELETE FROM completion WHERE custom_id IN (SELECT custom_id FROM replaced);
 """
-# Each line with a usage was billed, whether or not it counts for a request: a request may have several lines, and a
-# line may name no request of the batch. `cost` of a line without a usage is zero.
+# OpenAI bills each line with a usage, whether or not it counts for a request: a request may have several lines, and a
+# line may have no request of the batch. `cost` of a line without a usage is zero.
 BILLED_LINES = f"""
     CREATE OR REPLACE TEMP VIEW billed_line AS
     SELECT
@@ -97,18 +97,18 @@ class Loaded:
 def load_results(
     connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch], own_prices: tuple[ModelPrice, ...] = ()
 ) -> dict[str, Loaded]:
-    """Load the batches' results and what they cost; returns the counts of each, by its batch_id.
+    """Load the results of these batches and their costs; returns the counts of each, by batch_id.
 
-    Call it inside a transaction, once for a batch, and with a group of `in_groups`: it holds all of them in memory.
+    Call it inside a transaction, once for each batch, with a group of `in_groups`: it holds the group in memory.
     """
     keys = [(batch.submission_id, batch.batch_id) for batch in batches]
     if len(batches) > 1 and share_requests(connection, [submission_id for submission_id, _ in keys]):
         loaded = [load_results(connection, [batch], own_prices) for batch in batches]
         return {batch_id: counts for one in loaded for batch_id, counts in one.items()}
     enter_batches(connection, batches, own_prices)
-    find_requests_of(connection)
+    find_requested(connection)
     connection.execute(FIND_ANSWERED_BEFORE)
-    files = [(path, number, batch.batch_id) for number, batch in enumerate(batches) for path in batch.files]
+    files = [ResultFile(path, number, batch.batch_id) for number, batch in enumerate(batches) for path in batch.files]
     quarantined = read_result_files(connection, files)
     connection.execute(CHOOSE_LINES)
     connection.execute(FIND_REPLACED, {"built_in_engine": BUILT_IN_ENGINE})

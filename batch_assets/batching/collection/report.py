@@ -1,6 +1,7 @@
-"""A day in figures, and a few of its summaries, for people."""
+"""The counts and costs of a day, and a few of its summaries, for the user."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
@@ -9,12 +10,21 @@ from batch_assets.batching.safety.outside_text import as_shown
 CELL_CHARACTERS = 300
 
 
+class PreviewRow(NamedTuple):
+    """An article of the day. `text` is its summary, or the reason why there is none."""
+
+    article_id: str
+    title: str
+    status: str
+    text: str
+
+
 @dataclass(frozen=True)
 class DayReport:
-    """What a day came to.
+    """The result of a day.
 
-    `spending` is everything that was billed for it, earlier prompts and refreshes included; `apis` are those whose
-    answers are in `summaries`. `preview` holds (article_id, title, status, summary or reason).
+    `spending` is everything that was billed for it, earlier prompts and refreshes included. `apis` are the APIs whose
+    answers are in `summaries`. `preview` has the first articles.
     """
 
     day: str
@@ -23,11 +33,11 @@ class DayReport:
     rejected: int
     spending: DaySpending
     apis: list[str]
-    preview: list[tuple[str, str, str, str]]
+    preview: list[PreviewRow]
 
     def cells(self) -> list[dict[str, str]]:
-        """The preview as rows of a table: plain text on one line, cut where it is long."""
-        return [{"article": _cell(title), "summary": _cell(text)} for _, title, _, text in self.preview]
+        """The preview as rows of a table: plain text on one line, cut if it is long."""
+        return [{"article": _cell(row.title), "summary": _cell(row.text)} for row in self.preview]
 
 
 def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
@@ -67,7 +77,7 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
         rejected=rejected[0] if rejected else 0,
         spending=spending,
         apis=[api for (api,) in apis],
-        preview=preview,
+        preview=[PreviewRow(*row) for row in preview],
     )
 
 

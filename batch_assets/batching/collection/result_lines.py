@@ -1,31 +1,32 @@
-"""Result files into the temp table `result_line`: every line ends up there, or in quarantine.
+"""Reads result files into the temp table `result_line`. Lines that cannot be used go to the table `quarantined_line`.
 
-DuckDB reads the files. Only where it meets a line that it cannot read, or one that nobody asked for, the file
-is gone through again line by line: some of these lines can be repaired, the others are kept as they are.
+DuckDB reads the files. If a file has a line that DuckDB cannot read, or that no request of the batch has, Python reads
+the file again line by line. It repairs some of these lines, and keeps the others unchanged in quarantine.
 """
 
 import csv
 import json
 import mmap
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
 from batch_assets.batching.ledger.database import fixed_join_order
 from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
-# DuckDB stops at a line that is longer than its buffer, whatever is in it. A small one is faster; few lines need more.
+# DuckDB fails at a line that is longer than its buffer. A small buffer is faster, and few lines need a larger one.
 USUAL_LINE_BYTES, USUAL_BUFFER_BYTES = 4_000_000, 1 << 22
 LONGEST_LINE_BYTES, LARGEST_BUFFER_BYTES = 32_000_000, 1 << 25
 KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
 
 CREATE_TABLES = """
-    -- trimmed only where there is white space: to trim takes longer than to read the line
+    -- trims only if there is white space: to trim takes longer than to read the line
     CREATE OR REPLACE TEMP MACRO trimmed(content) AS CASE
         WHEN ascii(content) <= 32 OR suffix(content, ' ') OR suffix(content, E'\\n')
             OR suffix(content, E'\\r') OR suffix(content, E'\\t')
@@ -37,10 +38,10 @@ CREATE_TABLES = """
         batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
         finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
         cache_write_tokens BIGINT, output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
-        has_other_body BOOLEAN  -- nothing of what we know is in it
+        has_other_body BOOLEAN  -- the body has neither choices nor an error message
     );
 """
-# A result line as far as we understand it. What has another type than we expect reads as NULL. `response` of a chat
+# The known fields of a result line. A value of another type than expected becomes NULL. `response` of a chat
 # completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
 READ_LINES = """
     INSERT INTO result_line (
@@ -75,7 +76,7 @@ READ_LINES = """
             nullif(choice.message.refusal, '') AS refusal  -- some servers send "" for none
         FROM line
     ),
-    judged AS (
+    classified AS (
         SELECT
             *,
             CASE
@@ -96,60 +97,67 @@ READ_LINES = """
         try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
         code,
         CASE code
-            WHEN 'content_refused' THEN coalesce(refusal, 'The answer was withheld by the content filter.')
+            WHEN 'content_refused' THEN coalesce(refusal, 'The content filter withheld the answer.')
             WHEN 'max_output_tokens'
-                THEN 'The output tokens were used up before an answer began. Raise max_output_tokens.'
-            WHEN 'empty_answer' THEN 'The model answered with nothing.'
+                THEN 'The model used all output tokens before an answer began. Raise max_output_tokens.'
+            WHEN 'empty_answer' THEN 'The model returned an empty answer.'
             ELSE coalesce(error.message, body.error.message)
         END,
         status_code IS NOT NULL AND coalesce(body.choices IS NULL AND body.error.message IS NULL, true)
-    FROM judged
+    FROM classified
 """
 FILES_TO_READ_AGAIN = """
     SELECT DISTINCT path FROM result_line LEFT JOIN requested USING (batch, custom_id)
     WHERE requested.custom_id IS NULL OR has_other_body
 """
 
-# By what was read again, not by what went into that file: DuckDB may not read that either.
+# By the lines that DuckDB has read again: it may not read each repaired line.
 DELETE_READ_AGAIN = """
     DELETE FROM result_line
     WHERE path = $path AND custom_id IN (SELECT custom_id FROM result_line WHERE path = $repaired)
 """
 
 
-def read_result_files(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int, str]]) -> dict[str, int]:
-    """Fill the temp table `result_line` from these (path, number of the batch, batch_id).
+class ResultFile(NamedTuple):
+    """A result file of a batch; `batch` is its number in `ended_batch`."""
 
-    The temp table `requested` (batch, custom_id) tells what was asked. Returns how many lines of which batch went to
-    quarantine. All of a line that can't be used may be in `result_line` nevertheless: it may have been billed.
+    path: Path
+    batch: int
+    batch_id: str
+
+
+def read_result_files(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) -> dict[str, int]:
+    """Fill the temp table `result_line`; returns how many lines of each batch_id went to quarantine.
+
+    The temp table `requested` (batch, custom_id) has the requests of the batches. A line in quarantine may be in
+    `result_line`, too: OpenAI may have billed it.
     """
     connection.execute(CREATE_TABLES)
-    files = [file for file in files if file[0].stat().st_size]
-    too_long = {path for path, _, _ in files if _has_a_longer_line(path, LONGEST_LINE_BYTES)}
-    readable = [(path, batch) for path, batch, _ in files if path not in too_long]
-    _read(connection, readable)
+    files = [file for file in files if file.path.stat().st_size]
+    too_long = {file.path for file in files if _has_a_longer_line(file.path, LONGEST_LINE_BYTES)}
+    _read(connection, [file for file in files if file.path not in too_long])
     again = too_long | {Path(path) for (path,) in connection.execute(FILES_TO_READ_AGAIN).fetchall()}
-    quarantined: dict[str, int] = {}
-    for path, batch, batch_id in files:
-        if path in again:
-            quarantined[batch_id] = quarantined.get(batch_id, 0) + _read_again(connection, path, batch, batch_id)
+    quarantined: dict[str, int] = defaultdict(int)
+    for file in files:
+        if file.path in again:
+            quarantined[file.batch_id] += _read_again(connection, file)
     return quarantined
 
 
-def _read(connection: duckdb.DuckDBPyConnection, files: list[tuple[Path, int]]) -> None:
+def _read(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) -> None:
     if not files:
         return
     connection.executemany(
-        "INSERT INTO result_file (path, batch) VALUES (?, ?)", [(str(path), batch) for path, batch in files]
+        "INSERT INTO result_file (path, batch) VALUES (?, ?)", [(str(file.path), file.batch) for file in files]
     )
-    has_a_long_line = any(_has_a_longer_line(path, USUAL_LINE_BYTES) for path, _ in files)
+    has_a_long_line = any(_has_a_longer_line(file.path, USUAL_LINE_BYTES) for file in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
     with fixed_join_order(connection):
-        connection.execute(READ_LINES, {"paths": [str(path) for path, _ in files], "buffer_bytes": buffer_bytes})
+        connection.execute(READ_LINES, {"paths": [str(file.path) for file in files], "buffer_bytes": buffer_bytes})
 
 
 def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
-    """Whether a line takes more than so many bytes; looks for a newline in each stretch of this length only."""
+    """Whether a line has more than so many bytes; looks for a newline in each block of this length only."""
     if path.stat().st_size <= line_bytes:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -161,25 +169,28 @@ def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
     return False
 
 
-def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, batch_id: str) -> int:
-    """A line that is read now replaces what was read of it before: no usage may count twice."""
-    asked = connection.execute("SELECT custom_id FROM requested WHERE batch = ?", [batch]).fetchall()
-    requested = {custom_id for (custom_id,) in asked}
+def _read_again(connection: duckdb.DuckDBPyConnection, file: ResultFile) -> int:
+    """Read the file line by line; returns how many lines went to quarantine.
+
+    A line that is read now replaces its earlier row: no usage may count twice.
+    """
+    rows = connection.execute("SELECT custom_id FROM requested WHERE batch = ?", [file.batch]).fetchall()
+    requested = {custom_id for (custom_id,) in rows}
     with tempfile.TemporaryDirectory() as folder:
         repaired, quarantine = Path(folder) / "repaired.jsonl", Path(folder) / "quarantine.csv"
         quarantined = 0
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
-            rows = csv.writer(bad)
-            for number, line, line_bytes in _lines(path):
+            quarantine_rows = csv.writer(bad)
+            for number, line, line_bytes in _lines(file.path):
                 repaired_line, reason = _readable(line, line_bytes, requested)
                 if reason:
-                    rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
+                    quarantine_rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1
                 if repaired_line is not None:
                     good.write(repaired_line + "\n")
         if repaired.stat().st_size:
-            _read(connection, [(repaired, batch)])
-            connection.execute(DELETE_READ_AGAIN, {"path": str(path), "repaired": str(repaired)})
+            _read(connection, [file._replace(path=repaired)])
+            connection.execute(DELETE_READ_AGAIN, {"path": str(file.path), "repaired": str(repaired)})
         connection.execute(
             """
             INSERT INTO quarantined_line (batch_id, path, line_number, reason, line)
@@ -187,15 +198,15 @@ def _read_again(connection: duckdb.DuckDBPyConnection, path: Path, batch: int, b
             FROM read_csv(?, header = false, auto_detect = false, delim = ',', quote = '"', max_line_size = 100000000,
                 columns = {number: 'BIGINT', reason: 'VARCHAR', line: 'VARCHAR'})
             """,
-            [batch_id, str(path), str(quarantine)],
+            [file.batch_id, str(file.path), str(quarantine)],
         )
     return quarantined
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
-    """Numbered lines, from 1, that aren't blank, and their sizes. A line ends at \\n, and not at U+2028 or the like.
+    """(number from 1, line, its size) of the lines that are not blank. A line ends at \\n, not at U+2028 or similar.
 
-    Of one that is too long, only the beginning.
+    Of a line that is too long, only the beginning.
     """
     with path.open("rb") as file:
         for number in count(1):
@@ -213,12 +224,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _readable(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str | None, str]:
-    """The result on this line as JSON that DuckDB can read, if there is one, and the reason why it can't be used.
+    """The line as JSON that DuckDB can read, None if that is impossible, and why the line cannot be used.
 
-    The reason is empty for one that can be used. One that no request of ours has may still tell what it cost.
+    The reason is empty for a line that can be used. A line that no request of the batch has may still tell its usage.
     """
     if line_bytes > LONGEST_LINE_BYTES:
-        kept = f"its first {len(line):,} are kept here, all of it in the result file"
+        kept = f"its first {len(line):,} bytes are kept here, the whole line in the result file"
         return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
     result, reason = _repair(line, requested)
     if result is None:
@@ -230,7 +241,7 @@ def _readable(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str | 
 
 
 def _repair(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, str]:
-    """The result on this line, or None, and the reason why it can't be used, or none."""
+    """The result on this line, None if there is none, and why it cannot be used; the reason is empty if it can."""
     text = line.decode("utf-8-sig", errors="replace")
     try:
         result = json.loads(text, strict=False)
@@ -242,13 +253,13 @@ def _repair(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, st
     if not isinstance(custom_id, str):
         return None, "no custom_id"
     reason = "" if custom_id in requested else "unknown custom_id: no request of this batch has it"
-    # a lone half of a surrogate pair is legal in JSON, but no text; DuckDB refuses it
+    # JSON allows a lone half of a surrogate pair, which is no text; DuckDB refuses it
     whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
     return _with_body(json.loads(whole.decode("utf-16", "replace"))), reason
 
 
 def _with_body(result: dict[str, Any]) -> dict[str, Any]:
-    """Some servers send the body as a string that holds JSON."""
+    """The result with its body as an object: some servers send the body as a string of JSON."""
     response = result.get("response")
     if isinstance(response, dict) and isinstance(response.get("body"), str):
         with suppress(ValueError, RecursionError):

@@ -1,13 +1,13 @@
-"""What is on this disk of a day's ended batches: their result files, and what the ledger knows of their end.
+"""The ended batches of a day whose results are on this disk: result files, and what the ledger recorded at the end.
 
-It is all that is needed to load them: the API may have forgotten the batch by now, or be another one.
+A run can load them without the API, which may no longer know the batch, or may be another API.
 """
 
 import json
 from itertools import islice
 from pathlib import Path
 
-from batch_assets.batching.collection.ended_batches import EndedBatch
+from batch_assets.batching.collection.ended_batches import EndedBatch, FailureReason
 from batch_assets.batching.ledger import batch_transitions, submissions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import State
@@ -16,7 +16,7 @@ from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 
 
 def stored_of_day(database: Database, day: str, data_folder: Path) -> list[Submission]:
-    """What the day waits for, has ended, and whose result files are here."""
+    """The submissions that the day waits for, whose batch has ended and whose result files are here."""
     waited_for = submissions.uncollected(database, day, data_folder)
     return [submission for submission in waited_for if is_stored(submission, data_folder)]
 
@@ -27,13 +27,13 @@ def is_stored(submission: Submission, data_folder: Path) -> bool:
 
 
 def result_files(submission: Submission, data_folder: Path) -> list[Path]:
-    """Where the result files were stored."""
+    """The paths of the stored result files."""
     return [data_folder / path for path in (submission.output_path, submission.error_path) if path is not None]
 
 
 def ended_batch(submission: Submission, data_folder: Path) -> EndedBatch:
-    """The batch and its files, as they are loaded."""
-    batch = batch_transitions.as_it_ended(submission)
+    """The batch with its files, ready to load."""
+    batch = batch_transitions.recorded_batch(submission)
     return EndedBatch(
         submission_id=submission.id,
         batch_id=batch.id,
@@ -50,12 +50,12 @@ def ended_batch(submission: Submission, data_folder: Path) -> EndedBatch:
     )
 
 
-def _refused_requests(batch: RemoteBatch, request_path: Path) -> dict[str, tuple[str, str]]:
-    """Which requests OpenAI's validation named by their line, and what it said of them."""
-    errors = {error.line: (error.code, error.message) for error in batch.errors if error.line}
+def _refused_requests(batch: RemoteBatch, request_path: Path) -> dict[str, FailureReason]:
+    """custom_id → the reason, for the requests whose lines OpenAI's validation refused."""
+    errors = {error.line: FailureReason(error.code, error.message) for error in batch.errors if error.line}
     if not errors or not request_path.exists():
         return {}
-    refused: dict[str, tuple[str, str]] = {}
+    refused: dict[str, FailureReason] = {}
     with request_path.open("rb") as file:
         for number, line in enumerate(islice(file, max(errors)), start=1):
             if number in errors:
@@ -63,11 +63,13 @@ def _refused_requests(batch: RemoteBatch, request_path: Path) -> dict[str, tuple
     return refused
 
 
-def _reason(batch: RemoteBatch) -> tuple[str, str] | None:
-    """What is to be said of the requests that nothing else is said of; None: their line is missing."""
+def _reason(batch: RemoteBatch) -> FailureReason | None:
+    """Why the batch failed as a whole; None if it did not: then a request may lack a line in the results."""
     if batch.status != "failed":
         return None
     for error in batch.errors:
         if error.line is None:
-            return error.code, error.message
-    return "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
+            return FailureReason(error.code, error.message)
+    return FailureReason(
+        "batch_failed", "Other requests of the batch failed OpenAI's validation, so it ran none of them."
+    )

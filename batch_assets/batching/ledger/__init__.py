@@ -1,6 +1,10 @@
-"""The ledger: what was planned, sent, answered and paid for, and what may happen next.
+"""The ledger: what was planned, sent, answered and paid for. Only this folder names its tables.
 
-`states` holds both state machines as data, `submissions` moves a submission from one state to the next, `requests`
-derives the state of a day's requests, `spending` says what was billed and what a budget still allows, `schema` and
-`migrations` make the tables of this version, `database` opens them. No code outside this folder names its tables.
+A plan writes submissions (`transitions`) and the requests in each file (`in_flight`, `aliases` for old custom_ids). A
+run claims a submission (`claims`, by `expected_cost` and the budgets of `spending`; `owners`: whether it still has it)
+and records the batch (`transitions`, then `batch_transitions`). `billing` records what a collected batch has billed.
+`withdrawal` withdraws what has no batch. All of them change a state by `change_state`, along the moves of `states`.
+
+For reading: `submissions`, `known_batches`, `files`, and `requests`, which derives the states of a day's requests.
+`outcomes` says what may be retried. `database` opens the file, `schema` has its tables, `upgrade` applies `migrations`.
 """

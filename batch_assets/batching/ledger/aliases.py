@@ -1,4 +1,4 @@
-"""The names of requests: the old ones that stay in use, and the options that an API refuses for a model."""
+"""Names of requests that stay in use after an upgrade, and options that an API refuses for a model."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,8 +8,8 @@ import duckdb
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
 
-# A request may have had several names, by several limits: the one that has an answer stays.
-ENTER_ALIASES = """
+# A request may have had several names, by several limits: the name that has an answer stays.
+RECORD_ALIASES = """
     INSERT INTO request_alias (old, new)
     SELECT arg_max(old, (old IN (SELECT custom_id FROM completion))::INTEGER), new
     FROM found_alias WHERE new NOT IN (SELECT new FROM request_alias) AND old <> new
@@ -18,22 +18,22 @@ ENTER_ALIASES = """
 
 
 def days_of_old_names(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """The days that were planned by an earlier version, and not since."""
+    """The days that an earlier version planned, and this version has not planned yet."""
     rows = connection.execute("SELECT partition_date::VARCHAR FROM day_of_old_names").fetchall()
     return {day for (day,) in rows}
 
 
 def limits_of_old_plans(connection: duckdb.DuckDBPyConnection) -> set[int]:
-    """The limits of an answer that any request file was written with."""
+    """The limits on an answer of all request files."""
     rows = connection.execute(
         "SELECT DISTINCT request_max_output_tokens FROM batch_request_file WHERE request_max_output_tokens IS NOT NULL"
     ).fetchall()
     return {limit for (limit,) in rows}
 
 
-def enter_aliases(connection: duckdb.DuckDBPyConnection, day: str) -> None:
-    """Keep what the temp table `found_alias` (old, new) has found for the day."""
-    connection.execute(ENTER_ALIASES)
+def record_aliases(connection: duckdb.DuckDBPyConnection, day: str) -> None:
+    """Record the names of the day in the temp table `found_alias` (old, new)."""
+    connection.execute(RECORD_ALIASES)
     connection.execute("DELETE FROM day_of_old_names WHERE partition_date = CAST(? AS DATE)", [day])
 
 
@@ -42,7 +42,7 @@ def has_aliases(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def use_old_names(connection: duckdb.DuckDBPyConnection, day: str) -> None:
-    """Give the day's requests in `batch_request` the names that they had."""
+    """Give the day's requests in `batch_request` their old names."""
     connection.execute(
         """
         UPDATE batch_request SET custom_id = old FROM request_alias
@@ -66,12 +66,12 @@ def refused_options(connection: duckdb.DuckDBPyConnection, api: str, model: str)
     return {option for (option,) in rows}
 
 
-def refuse_option(
+def record_refused_option(
     connection: duckdb.DuckDBPyConnection, api: str, model: str, option: str, message: str, planned_at: datetime | None
 ) -> bool:
-    """Note that the API refuses the parameter for the model; it is not sent again.
+    """Record that the API refuses the parameter for the model; later request files do not have it.
 
-    False if that was known before the request file was planned: then its requests do not have it.
+    False if the ledger knew this before the request file was planned: then its requests do not have the parameter.
     """
     row = connection.execute(
         "SELECT refused_at FROM refused_option WHERE api = ? AND model = ? AND option = ?", [api, model, option]
@@ -81,11 +81,14 @@ def refuse_option(
             "INSERT INTO refused_option (api, model, option, message, refused_at) VALUES (?, ?, ?, ?, ?)",
             [api, model, option, message, now_utc()],
         )
-    return row is None or (planned_at is not None and planned_at <= row[0])
+    if row is None:
+        return True
+    (refused_at,) = row
+    return planned_at is not None and planned_at <= refused_at
 
 
 def move_api(database: Database, old: str, new: str) -> int:
-    """Note that the API has another address now; returns how many submissions were made at the old one."""
+    """Record that the API has another address now; returns how many submissions were sent to the old address."""
     with database.writing() as connection:
         counted = connection.execute("SELECT count(*) FROM openai_batch WHERE api = ?", [old]).fetchone()
         for table in ("openai_batch", "completion", "failed_request", "spending", "summaries", "refused_option"):

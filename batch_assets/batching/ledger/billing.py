@@ -1,15 +1,15 @@
-"""What ended batches billed, into the table `spending`: a row for each batch and kind, which is never changed."""
+"""Records what ended batches billed in the table `spending`: a row for each batch and kind, which never changes."""
 
 import duckdb
 
 from batch_assets.batching.provider.batches import now_utc
 
-TASK = "summaries"  # who pays, beside the day
+TASK = "summaries"  # the task that the cost belongs to, beside the day
 
 # `billed_line` has a row for each line that was billed, or that counts as the outcome of a request. `unattributed` is
-# what no request's outcome accounts for: further lines that tell a usage, and what the batch says that it used beyond
-# all its lines (lines that could not be read, or that the API did not write). A batch is known by its submission, too:
-# servers that count their batches give one id to two of them.
+# usage that belongs to no request: that of further lines, and the usage that the batch reports beyond all its lines
+# (lines that a run could not read, or that the API did not write). The submission identifies a batch, too: servers that
+# number their batches give one id to two of them.
 RECORD = """
     INSERT INTO spending (
         batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, billed_requests,
@@ -39,13 +39,15 @@ RECORD = """
     beyond_lines AS (
         SELECT
             batch, input_usd, cached_input_usd, output_usd,
-            greatest(coalesce(told.input_tokens, 0) - coalesce(line.input_tokens, 0), 0) AS more_input,
+            greatest(coalesce(reported.input_tokens, 0) - coalesce(line.input_tokens, 0), 0) AS more_input,
             least(
-                greatest(coalesce(told.cached_input_tokens, 0) - coalesce(line.cached_input_tokens, 0), 0), more_input
+                greatest(coalesce(reported.cached_input_tokens, 0) - coalesce(line.cached_input_tokens, 0), 0),
+                more_input
             ) AS more_cached,
-            greatest(coalesce(told.output_tokens, 0) - coalesce(line.output_tokens, 0), 0) AS more_output,
-            greatest(coalesce(told.reasoning_tokens, 0) - coalesce(line.reasoning_tokens, 0), 0) AS more_reasoning
-        FROM ended_batch JOIN openai_batch AS told USING (submission_id) LEFT JOIN of_all_lines AS line USING (batch)
+            greatest(coalesce(reported.output_tokens, 0) - coalesce(line.output_tokens, 0), 0) AS more_output,
+            greatest(coalesce(reported.reasoning_tokens, 0) - coalesce(line.reasoning_tokens, 0), 0) AS more_reasoning
+        FROM ended_batch JOIN openai_batch AS reported USING (submission_id)
+        LEFT JOIN of_all_lines AS line USING (batch)
     ),
     billed AS (
         SELECT
@@ -74,7 +76,7 @@ RECORD = """
 
 
 def record_spending(connection: duckdb.DuckDBPyConnection) -> None:
-    """Add what the batches in the temp table `ended_batch` billed; adds nothing for a batch that was recorded before.
+    """Record what the batches in the temp table `ended_batch` billed; a batch that has rows already gets no others.
 
     Call it in the transaction that collects these batches, with the temp view `billed_line`.
     """

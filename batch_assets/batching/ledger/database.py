@@ -1,8 +1,8 @@
-"""Short, patient connections to the one DuckDB file.
+"""Short connections to the one DuckDB file, which wait for its lock.
 
-DuckDB lets one process write, or many read, and refuses everyone else at once. So connections are opened
-late, closed early, never held across a network call, and opened with patience: our own processes queue at a
-lock file beside the database; a stranger (somebody's DuckDB shell) is waited for until a deadline.
+DuckDB lets one process write, or many read, and refuses all others at once. So this code opens a connection late,
+closes it early, and has none open during a network call. The processes of this project wait in turn at a lock file
+beside the database. For another program that has the file open, such as a DuckDB shell, they wait until a deadline.
 """
 
 import shutil
@@ -22,22 +22,22 @@ from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.safety.private_folder import make_private_folder
 
 RETRY_SECONDS = 0.2
-# Of DuckDB's own memory. It takes four fifths of the machine if it isn't told, and our runs share theirs.
+# Of DuckDB's own memory. By default, DuckDB uses four fifths of the machine's memory, which several runs share.
 MEMORY_LIMIT = "360MB"
-# A quarter of DuckDB's default. One core packs a row group, so smaller ones give all cores work on a batch or two, and
-# less is packed again when the last one grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
+# A quarter of DuckDB's default. One core compresses a row group, so with smaller groups all cores work on a batch or
+# two, and DuckDB compresses less again when the last group grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
 ROW_GROUP_ROWS = 30_720
-# DuckDB says "Could not set lock on file" between processes, and "different configuration" within one.
-_KNOWN_TO_BE_UP_TO_DATE: set[str] = set()  # databases, by path, in this process
-BUSY_SIGNS = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
+# DuckDB's error is "Could not set lock on file" between processes, and "different configuration" within one.
+BUSY_PHRASES = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
+_UP_TO_DATE_PATHS: set[str] = set()  # of databases that this process has found up to date
 
 
 class DatabaseBusyError(Exception):
-    """The database stayed locked by somebody else for longer than we wait. Nothing was changed."""
+    """Another program had the database locked for longer than `lock_timeout_seconds`. Nothing was changed."""
 
 
 def is_url(path: str) -> bool:
-    """Whether it names something else than a file on this machine; it may hold a signature or a token then."""
+    """Whether the path is no file on this machine; it may contain a signature or a token then."""
     return "://" in path or path.startswith("md:")
 
 
@@ -45,10 +45,12 @@ def is_url(path: str) -> bool:
 class Database:
     """Where the tables are, and how long to wait for them.
 
-    `path` is a file, or anything else that `duckdb.connect` opens (`md:…` for MotherDuck): only a file is
-    queued for. `lock_timeout_seconds` bounds the wait for a lock; the default outlasts the ten minutes for which
-    somebody's forgotten shell, or another day's big load, may hold the file. What needs more than `memory_limit`
-    spills into a folder beside the file, `<path>.tmp`, which goes with the connection. `threads` None: one per core.
+    path: a file, or anything else that `duckdb.connect` opens (`md:…` for MotherDuck). Only a file has a lock.
+    lock_timeout_seconds: the longest wait for a lock. The default is longer than the ten minutes for which a forgotten
+        shell, or the load of another day, may lock the file.
+    memory_limit: DuckDB writes what needs more into a folder beside the file, `<path>.tmp`, and deletes the folder with
+        the connection.
+    threads: None: one per core.
     """
 
     path: str
@@ -62,14 +64,14 @@ class Database:
 
     @property
     def file_bytes(self) -> int | None:
-        """The size of the file; None if there is none, or it is elsewhere."""
+        """The size of the file; None if it does not exist, or if the database is no file on this machine."""
         return Path(self.path).stat().st_size if self.is_file and Path(self.path).exists() else None
 
     @contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that may write; the tables exist. Raises DatabaseBusyError."""
+        """A connection that can write, to a database that has the tables. Raises DatabaseBusyError."""
         with self._process_lock(), self._opened(read_only=False) as connection:
-            if self.is_file:  # of a run that was killed: whoever may write is alone
+            if self.is_file:  # left by a killed run; no other run has the database open now
                 shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
             bring_up_to_date(connection, MIGRATIONS)
             yield connection
@@ -84,20 +86,20 @@ class Database:
             yield connection
 
     def warehouse_id(self) -> str:
-        """The identity of the database, which the batches that were made from it bear."""
+        """The identity of the database, which is in the metadata of its batches."""
         with self.reading() as connection:
             return read_warehouse_id(connection)
 
     def _is_up_to_date(self) -> bool:
-        """Whether the tables are those of this version; asked once for each database and process."""
-        if self.path in _KNOWN_TO_BE_UP_TO_DATE and (not self.is_file or Path(self.path).exists()):
+        """Whether the tables are those of this version; each process checks a database once."""
+        if self.path in _UP_TO_DATE_PATHS and (not self.is_file or Path(self.path).exists()):
             return True
         if self.is_file and not Path(self.path).exists():
             return False
         with self._process_lock(), self._opened(read_only=self.is_file) as connection:
             if not is_up_to_date(connection, MIGRATIONS):
                 return False
-        _KNOWN_TO_BE_UP_TO_DATE.add(self.path)
+        _UP_TO_DATE_PATHS.add(self.path)
         return True
 
     @contextmanager
@@ -111,7 +113,7 @@ class Database:
         try:
             lock.acquire()
         except Timeout:
-            raise self._busy(f"another run of this project holds {path}.lock") from None
+            raise self._busy_error(f"another run of this project holds {path}.lock") from None
         try:
             yield
         finally:
@@ -143,14 +145,14 @@ class Database:
             except (duckdb.IOException, duckdb.ConnectionException) as error:
                 if connection is not None:
                     connection.close()
-                if not any(sign in str(error).lower() for sign in BUSY_SIGNS):
+                if not any(phrase in str(error).lower() for phrase in BUSY_PHRASES):
                     raise
                 if time.monotonic() > deadline:
-                    raise self._busy(str(error)) from error
+                    raise self._busy_error(str(error)) from error
             time.sleep(RETRY_SECONDS)
 
-    def _busy(self, detail: str) -> DatabaseBusyError:
-        where = f" {self.path}" if self.is_file else ""  # a URL may bear a token
+    def _busy_error(self, detail: str) -> DatabaseBusyError:
+        where = f" {self.path}" if self.is_file else ""  # a URL may contain a token
         return DatabaseBusyError(
             f"The DuckDB database{where} stayed locked for {self.lock_timeout_seconds:.0f} s. Close the shell or "
             f"program that has it open, then run this again: nothing was lost. "
@@ -159,15 +161,18 @@ class Database:
 
 
 def _use_smaller_row_groups(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """What is written from now on is in groups of ROW_GROUP_ROWS.
+    """Make DuckDB write new rows in groups of ROW_GROUP_ROWS.
 
-    Only ATTACH can say so. A file that ATTACH has opened can't be shared with other connections of this process, so it
-    is opened as usual, and then attached once more. If somebody shares it already, it stays as it is.
+    Only ATTACH has this option. Other connections of this process cannot share a file that ATTACH has opened. So
+    `duckdb.connect` opens the file first, and this function attaches it once more. If another connection shares the
+    file already, the option is not set.
     """
     row = connection.execute("SELECT current_database(), count FROM duckdb_connection_count()").fetchone()
-    if row is None or row[1] > 1:
+    assert row is not None  # an aggregate has one row
+    database_name, connections = row
+    if connections > 1:
         return
-    file, meanwhile = ('"' + name.replace('"', '""') + '"' for name in (row[0], f"not {row[0]}"))
+    file, meanwhile = ('"' + name.replace('"', '""') + '"' for name in (database_name, f"not {database_name}"))
     connection.execute(f"ATTACH ':memory:' AS {meanwhile}; USE {meanwhile}; DETACH {file}")
     connection.execute(f"ATTACH ? AS {file} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})", [path])
     connection.execute(f"USE {file}; DETACH {meanwhile}")
@@ -175,31 +180,34 @@ def _use_smaller_row_groups(connection: duckdb.DuckDBPyConnection, path: str) ->
 
 @contextmanager
 def fixed_join_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """The right side of each join goes into memory, whichever DuckDB takes for the smaller one.
+    """Make DuckDB load the right side of each join into memory, whichever side it estimates to be smaller.
 
-    It guesses wrong where the left side is filtered, and then holds a day's texts. Write the texts on the left.
+    Its estimate is wrong if the left side is filtered: it then holds a day's texts in memory. Write the texts on the
+    left.
     """
     connection.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
     try:
         yield
     finally:
-        with connection.cursor() as beside:  # the connection's transaction may have failed
-            beside.execute("RESET disabled_optimizers")
+        with connection.cursor() as other:  # the connection's transaction may have failed
+            other.execute("RESET disabled_optimizers")
 
 
-def forget_what_was_read(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give back the memory of blocks that were read. Only between statements.
+def release_cached_blocks(connection: duckdb.DuckDBPyConnection) -> None:
+    """Release the memory of blocks that DuckDB has read and still keeps. Call it only between statements.
 
-    DuckDB keeps them until the limit is reached; from then on it goes slowly, since for each block that it drops it
-    gives back all that it might have used again (`malloc_trim`).
+    DuckDB keeps these blocks until they reach the memory limit. From then on it is slow: for each block that it drops
+    it returns all free memory to the system (`malloc_trim`).
     """
     row = connection.execute("SELECT getvariable('memory_limit')").fetchone()
-    if row is None or row[0] is None:
+    if row is None or row == (None,):
         return
-    with connection.cursor() as beside:  # what goes wrong in here isn't to end the connection's transaction
-        with suppress(duckdb.OutOfMemoryException):  # it says so where it needs more, having dropped the rest
-            beside.execute("SET memory_limit = '1MB'")
-        beside.execute("SET memory_limit = ?", list(row))
+    with connection.cursor() as other:  # an error in here must not end the connection's transaction
+        with suppress(
+            duckdb.OutOfMemoryException
+        ):  # DuckDB raises it if 1 MB is too little, after it dropped the blocks
+            other.execute("SET memory_limit = '1MB'")
+        other.execute("SET memory_limit = ?", list(row))
 
 
 @contextmanager

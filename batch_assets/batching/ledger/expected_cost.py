@@ -1,7 +1,7 @@
-"""What a request file will cost: by what batches of its model really used or, before that, by its bytes and its limit.
+"""What a request file will cost: by the tokens that batches of its model used or, before the first one, by its size.
 
-What answers use depends on the limit on them. Batches under another limit are no measure where that limit has cut one
-of their answers: the longer ones are not known, and are just those that a higher limit asks for again.
+How many tokens an answer uses depends on the limit on it. Batches under a lower limit do not count if it cut one of
+their answers: the full length of that answer is not known, and a higher limit sends just these requests again.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ import duckdb
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, BatchRates, ModelPrice, batch_rates
 
-# Only requests that were billed: one that failed tells no usage, and would count as one of no tokens. Bytes are known
-# of whole files, so a file counts by the share of its requests that were billed.
+# Only requests that were billed: a failed request has no usage, and would count as a request without tokens. The ledger
+# knows the bytes of whole files only, so a file counts by the share of its requests that were billed.
 CALIBRATION = """
     WITH batch AS (
         SELECT
@@ -38,7 +38,7 @@ CALIBRATION = """
 
 
 class RequestFile(Protocol):
-    """As far as its cost goes. `max_output_tokens`: of all its requests together; 0 where no limit is known."""
+    """What the cost depends on. `max_output_tokens`: of all its requests together; 0 if no limit is known."""
 
     @property
     def model(self) -> str: ...
@@ -50,8 +50,8 @@ class RequestFile(Protocol):
     def max_output_tokens(self) -> int: ...
 
 
-class SizeOfFile(NamedTuple):
-    """A request file of which nothing else is needed."""
+class FileSize(NamedTuple):
+    """The size of a request file: a `RequestFile` without anything else."""
 
     model: str
     bytes: int
@@ -61,7 +61,7 @@ class SizeOfFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many tokens requests of a model really had: of input per byte of the request file, of output per request."""
+    """How many tokens requests of a model used: of input per byte of the request file, of output per request."""
 
     input_tokens_per_byte: float
     output_tokens_per_request: float
@@ -70,19 +70,18 @@ class Calibration:
 def calibration(
     connection: duckdb.DuckDBPyConnection, model: str, max_output_tokens: float | None = None
 ) -> Calibration | None:
-    """From what models billed, for requests with this limit on their output; None before the first such batch.
+    """By the spending of earlier batches, for requests with this limit on their output; None before the first one.
 
-    Without a limit (None), only of limits that have cut no answer. The built-in engine's token counts calibrate
-    nothing.
+    Without a limit (None), only batches whose limit has cut no answer count. The built-in engine's batches never count.
     """
     row = connection.execute(
         CALIBRATION, {"model": model, "built_in": BUILT_IN_ENGINE, "max_output_tokens": max_output_tokens}
     ).fetchone()
-    return Calibration(row[0], row[1]) if row and row[0] is not None else None
+    return Calibration(*row) if row is not None and None not in row else None
 
 
-def measured_for(connection: duckdb.DuckDBPyConnection, file: RequestFile, api: str) -> Calibration | None:
-    """By which the file's cost at this API is expected; None: by its bytes and its limit."""
+def calibration_for(connection: duckdb.DuckDBPyConnection, file: RequestFile, api: str) -> Calibration | None:
+    """The calibration for the file at this API; None: its size decides."""
     if api == BUILT_IN_ENGINE:
         return None
     has_limit = file.max_output_tokens > 0 and file.requests > 0
@@ -92,18 +91,18 @@ def measured_for(connection: duckdb.DuckDBPyConnection, file: RequestFile, api: 
 def expected_cost(
     connection: duckdb.DuckDBPyConnection, file: RequestFile, api: str, own_prices: tuple[ModelPrice, ...]
 ) -> float | None:
-    """USD that the file will cost at this API by today's prices; None where they, or any limit on it, are not known."""
+    """USD that the file will cost at this API by today's prices; None if they, or any limit on it, are not known."""
     rates = batch_rates(file.model, api=api, own_prices=own_prices)
-    return expected_cost_usd(rates, measured_for(connection, file, api), file)
+    return expected_cost_usd(rates, calibration_for(connection, file, api), file)
 
 
-def expected_cost_usd(rates: BatchRates | None, measured: Calibration | None, file: RequestFile) -> float | None:
-    """What a request file will cost, by what was measured, or else by its bytes and the limit on its output."""
-    if rates is None or (measured is None and file.max_output_tokens <= 0):
+def expected_cost_usd(rates: BatchRates | None, calibrated: Calibration | None, file: RequestFile) -> float | None:
+    """USD that a request file will cost, by the calibration or else by its bytes and the limit on its output."""
+    if rates is None or (calibrated is None and file.max_output_tokens <= 0):
         return None
-    tokens_per_byte = measured.input_tokens_per_byte if measured else 1 / BYTES_PER_TOKEN
+    tokens_per_byte = calibrated.input_tokens_per_byte if calibrated else 1 / BYTES_PER_TOKEN
     output_tokens: float = file.max_output_tokens
-    if measured is not None:
-        by_measure = file.requests * measured.output_tokens_per_request
-        output_tokens = min(by_measure, output_tokens) if output_tokens > 0 else by_measure
+    if calibrated is not None:
+        by_calibration = file.requests * calibrated.output_tokens_per_request
+        output_tokens = min(by_calibration, output_tokens) if output_tokens > 0 else by_calibration
     return file.bytes * tokens_per_byte * rates.input_usd + output_tokens * rates.output_usd

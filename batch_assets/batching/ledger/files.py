@@ -1,4 +1,4 @@
-"""Which files belong to which submissions, here and at the API: what `prune` asks the ledger."""
+"""Which files belong to which submissions, on this disk and at the API; `operations/prune.py` asks for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import OPEN, State
 from batch_assets.batching.provider.batches import now_utc
 
-# Days with a submission on its way; and days that wait for a request of one, of another day perhaps.
+# Days with an open submission, and days that need a request of an open submission of another day.
 DAYS_IN_FLIGHT = """
     SELECT partition_date FROM openai_batch WHERE list_contains($open_states, state)
     UNION
@@ -39,14 +39,14 @@ def result_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> 
 
 
 def rename_result_file(connection: duckdb.DuckDBPyConnection, path: str, new: str | None) -> None:
-    """Let the ledger name the file where it is now; None: nowhere."""
+    """Record the present path of a result file; None: the file was deleted."""
     connection.execute("UPDATE openai_batch SET output_path = ? WHERE output_path = ?", [new, path])
     connection.execute("UPDATE openai_batch SET error_path = ? WHERE error_path = ?", [new, path])
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """A submission's files at an API, and which API and account it was sent to, as far as that is known."""
+    """A submission's files at an API, and the API and the account that have them, as far as the ledger knows."""
 
     submission_id: str
     day: str
@@ -57,7 +57,7 @@ class RemoteFiles:
 
 
 def remote_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> list[RemoteFiles]:
-    """The files at APIs of what is collected and was not deleted there."""
+    """The files that APIs still have of these days' collected submissions."""
     rows = connection.execute(
         """
         SELECT submission_id, partition_date::VARCHAR, api, key_fingerprint, organization,
@@ -75,7 +75,7 @@ def remote_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> 
 
 
 def record_remote_deletion(database: Database, submission_id: str) -> None:
-    """Note that the API's copies of the submission's files are deleted."""
+    """Record that the API's copies of the submission's files are deleted."""
     with database.writing() as connection:
         connection.execute(
             "UPDATE openai_batch SET remote_deleted_at = ? WHERE submission_id = ?", [now_utc(), submission_id]

@@ -3,11 +3,11 @@
 import duckdb
 
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.states import ADOPT, RECOVER, SEE_AGAIN, UNCOLLECTED
+from batch_assets.batching.ledger.states import ADOPTING_MOVES, UNCOLLECTED
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
-NOT_RECORDED = "an API that an earlier version did not record"
+UNRECORDED_API = "an API that an earlier version did not record"
 
 
 def is_known(connection: duckdb.DuckDBPyConnection, batch_id: str) -> bool:
@@ -20,10 +20,10 @@ def is_known(connection: duckdb.DuckDBPyConnection, batch_id: str) -> bool:
 
 
 def batches_of_account(database: Database, submission: Submission) -> set[str]:
-    """The ids of the other batches that the same account made at the same API; none where that is not known.
+    """The ids of the other batches that the same account created at the same API; none if the account is not known.
 
-    The key is the same, with the same settings of organization and project, and so is the organization, if it is known
-    of both.
+    The key is the same, with the same settings of organization and project. The organization is the same, too, if the
+    ledger knows it for both.
     """
     with database.reading() as connection:
         rows = connection.execute(
@@ -38,14 +38,14 @@ def batches_of_account(database: Database, submission: Submission) -> set[str]:
 
 
 def real_apis(database: Database) -> list[str]:
-    """The APIs, but for the built-in engine, that any batch was made at; of an earlier version's it is not known."""
+    """The APIs that have any batch, except the built-in engine; an earlier version did not record the API."""
     with database.reading() as connection:
         rows = connection.execute(
             """
             SELECT DISTINCT coalesce(api, ?) AS name FROM openai_batch
             WHERE api IS DISTINCT FROM ? AND batch_id IS NOT NULL ORDER BY name
             """,
-            [NOT_RECORDED, BUILT_IN_ENGINE],
+            [UNRECORDED_API, BUILT_IN_ENGINE],
         ).fetchall()
     return [api for (api,) in rows]
 
@@ -63,24 +63,24 @@ def known_batches(database: Database) -> set[str]:
     return {batch_id for (batch_id,) in rows}
 
 
-def days_taken_in(database: Database) -> list[str]:
-    """The days that wait for a batch that no run of theirs submitted: adopted, recovered, or seen again."""
-    parameters = {"states": list(UNCOLLECTED), "moves": [ADOPT.name, RECOVER.name, SEE_AGAIN.name]}
+def days_with_adopted_batches(database: Database) -> list[str]:
+    """The days that need a batch which no run of the day submitted: it was adopted, recovered or seen again."""
+    parameters = {"states": list(UNCOLLECTED), "moves": [move.name for move in ADOPTING_MOVES]}
     with database.reading() as connection:
         rows = connection.execute(
             """
-            WITH taken_in AS (
+            WITH adopted AS (
                 SELECT submission_id, partition_date
                 FROM openai_batch SEMI JOIN (
                     SELECT submission_id FROM submission_event WHERE list_contains($moves, move)
                 ) USING (submission_id)
                 WHERE list_contains($states, state)
             )
-            SELECT partition_date::VARCHAR FROM taken_in
+            SELECT partition_date::VARCHAR FROM adopted
             UNION
             SELECT partition_date::VARCHAR
             FROM batch_request SEMI JOIN (
-                SELECT custom_id FROM in_flight_request SEMI JOIN taken_in USING (submission_id)
+                SELECT custom_id FROM in_flight_request SEMI JOIN adopted USING (submission_id)
             ) USING (custom_id)
             ORDER BY 1
             """,

@@ -1,4 +1,4 @@
-"""Named migrations: what brings a database of an earlier version up to date, in one transaction, without loss."""
+"""Named migrations: each upgrades a database of an earlier version in one transaction, without loss."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,9 +8,9 @@ from batch_assets.batching.ledger.schema import TABLES, create_table, create_war
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.prices import batch_rates
 
-# What the first edition's rows are in this one; each table that is not here stays as it is, or is new and empty.
-# `before` is the table of the earlier version.
-FIRST_EDITION: Mapping[str, str] = {
+# How rows of version 1 become rows of this version. Each table that is not here stays as it is, or is new and empty.
+# NAME_before is the table of version 1.
+FROM_V1: Mapping[str, str] = {
     "batch_request_file": """
         INSERT INTO batch_request_file (
             submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
@@ -26,7 +26,7 @@ FIRST_EDITION: Mapping[str, str] = {
         INSERT INTO in_flight_request (custom_id, submission_id)
         SELECT custom_id, submission_key FROM pending_request
     """,
-    # Its batches bear the key and the number of the attempt: together, that is the claim token.
+    # The metadata of its batches has the key and the number of the attempt: together, they are the claim token.
     "openai_batch": """
         INSERT INTO openai_batch (
             submission_id, partition_date, plan, round, shard, state, attempt, owner_run, claim_token, claimed_at,
@@ -88,8 +88,8 @@ FIRST_EDITION: Mapping[str, str] = {
             summarised_at
         FROM summaries_before
     """,
-    # What was billed for each collected batch: its answers, and what it reported beyond them. The first edition knew
-    # the prices of OpenAI's models only, whichever API answered.
+    # What each collected batch billed: its answers, and the usage that it reported beyond them. Version 1 knew the
+    # prices of OpenAI's models only, whichever API answered.
     "spending": """
         INSERT INTO spending (
             batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, input_tokens,
@@ -129,32 +129,32 @@ FIRST_EDITION: Mapping[str, str] = {
         INSERT INTO day_of_old_names (partition_date) SELECT DISTINCT partition_date FROM batch_request
     """,
 }
-OF_THE_FIRST_EDITION_ONLY = ("pending_request",)
+TABLES_OF_V1_ONLY = ("pending_request",)
 
 
 def keep_states_identities_and_spending(connection: duckdb.DuckDBPyConnection) -> None:
-    """From the first edition, a ledger of nullable columns, to states, identities and a record of spending."""
+    """From version 1, whose ledger had no states, to states, identities and a record of spending."""
     found = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()")
     before = {name for (name,) in found.fetchall()}
-    for name in FIRST_EDITION:
+    for name in FROM_V1:
         if name in before:
             connection.execute(f"ALTER TABLE {name} RENAME TO {name}_before")
     for name in TABLES:
-        if name in FIRST_EDITION or name not in before | {"schema_version"}:
+        if name in FROM_V1 or name not in before | {"schema_version"}:
             create_table(connection, name)
     create_warehouse_id(connection)
     _create_prices(connection)
-    for statement in FIRST_EDITION.values():
+    for statement in FROM_V1.values():
         connection.execute(statement, {"now": now_utc()} if "$now" in statement else None)
-    for name in FIRST_EDITION:
+    for name in FROM_V1:
         if name in before:
             connection.execute(f"DROP TABLE {name}_before")
-    for name in OF_THE_FIRST_EDITION_ONLY:
+    for name in TABLES_OF_V1_ONLY:
         connection.execute(f"DROP TABLE {name}")
 
 
 def _create_prices(connection: duckdb.DuckDBPyConnection) -> None:
-    """The temp table `price_of_model`: USD per token of the models that were asked, where the price is known."""
+    """Create the temp table `price_of_model`: USD per token of the models in request files whose price is known."""
     connection.execute("CREATE OR REPLACE TEMP TABLE price_of_model (model TEXT, input_usd DOUBLE, output_usd DOUBLE)")
     for (model,) in connection.execute("SELECT DISTINCT model FROM batch_request_file_before").fetchall():
         rates = batch_rates(model)

@@ -1,4 +1,4 @@
-"""Which run has a submission now: what a run asks before each step that costs money."""
+"""Which run owns a submission now. A run checks this before each step that costs money."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submi
 
 
 class Owner(NamedTuple):
-    """Which run has a submission, in which state, and the batch that was made of it, if any."""
+    """The run that owns a submission, the state of the submission, and its batch, if it has one."""
 
     run_id: str | None
     state: State
@@ -19,7 +19,7 @@ class Owner(NamedTuple):
 
 
 def owner_of(database: Database, submission: Submission) -> Owner:
-    """The run that has the submission now. Raises StaleSubmissionError if the ledger does not know the submission."""
+    """The present owner of the submission. Raises StaleSubmissionError if the ledger does not know the submission."""
     with database.reading() as connection:
         row = connection.execute(
             "SELECT owner_run, state, claim_token, batch_id FROM openai_batch WHERE submission_id = ?", [submission.id]
@@ -31,12 +31,12 @@ def owner_of(database: Database, submission: Submission) -> Owner:
 
 
 def is_cancelled(connection: duckdb.DuckDBPyConnection, submission: Submission) -> bool:
-    """Whether the user has cancelled it: no run sends it until the user plans the day again."""
+    """Whether the user has cancelled the submission: no run sends it until the user plans the day again."""
     statement = "SELECT 1 FROM openai_batch WHERE submission_id = ? AND cancel_requested_at IS NOT NULL"
     return connection.execute(statement, [submission.id]).fetchone() is not None
 
 
 def is_claimed_by(database: Database, submission: Submission) -> bool:
-    """Whether the run that claimed it still has it."""
+    """Whether the run that claimed the submission still owns it."""
     owner = owner_of(database, submission)
     return owner == (submission.owner_run, State.CLAIMED, submission.claim_token, None)

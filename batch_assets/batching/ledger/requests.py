@@ -1,4 +1,8 @@
-"""The state of the requests that a day needs: answered, in flight, pending, cancelled or failed."""
+"""The state of each request that a day needs: in flight, answered, failed, cancelled or pending.
+
+No table has these states. `find_states` derives them, by one statement after another: the answers of the day, then the
+failures that count, then the requests in flight, and from these the state of each request that has no answer.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,18 +10,47 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
+from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX, CANCELLED_BY_USER
 from batch_assets.batching.ledger.states import OPEN
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
-UNLIMITED = 2**31 - 1
+NO_LIMIT_ON_ROUNDS = 2**31 - 1
 
-MACROS = f"""
+
+@dataclass(frozen=True)
+class RequestStateRules:
+    """The settings that decide about the state of a request: the API that is configured, and today's limits.
+
+    max_output_tokens: of an answer. An answer that was cut under a lower limit does not count.
+    max_rounds: how often a request may end without an answer before it counts as failed.
+    """
+
+    api: str = BUILT_IN_ENGINE
+    max_output_tokens: int = 0
+    max_rounds: int = NO_LIMIT_ON_ROUNDS
+
+
+class DayAnswers(NamedTuple):
+    """The valid answers of a day.
+
+    requests: how many requests have one.
+    first, last: the lowest and the highest rowid of these answers in the table `completion`.
+    cut: how many were cut under a lower limit than today's.
+    """
+
+    requests: int
+    first: int
+    last: int
+    cut: int
+
+
+# 1. What a request of the day and a valid answer are. An answer of the built-in engine is valid only if no other API is
+# configured.
+CREATE_MACROS = f"""
     CREATE OR REPLACE TEMP MACRO day_request(day) AS TABLE
     SELECT article_id, custom_id FROM batch_request WHERE partition_date = day::DATE;
 
-    -- answers of the built-in engine count only where no other API is configured
     CREATE OR REPLACE TEMP MACRO valid_completion(configured_api) AS TABLE
     SELECT rowid AS place, * FROM completion
     WHERE api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR configured_api = '{BUILT_IN_ENGINE}';
@@ -25,27 +58,27 @@ MACROS = f"""
     CREATE OR REPLACE TEMP MACRO is_cut_below(finish_reason, limit_in_force, today) AS
     coalesce(finish_reason = 'length' AND limit_in_force < today, false);
 """
-# The answers of a day are neighbors in `completion`. So the later statements read a range of rows, not the answers of
-# months.
+# 2. The answers of the day. They are neighbors in `completion`, so the later statements read only this range of rows,
+# and not the answers of months.
 FIND_ANSWERS = """
     SELECT
         count(*) AS requests, coalesce(min(place), 0) AS first, coalesce(max(place), -1) AS last,
         count(*) FILTER (is_cut_below(finish_reason, max_output_tokens, $max_output_tokens)) AS cut
     FROM valid_completion($api) SEMI JOIN day_request($day) USING (custom_id)
 """
-# How often each request came back without an answer, and why. These failures do not count: one that a refresh has
-# superseded; an answer that never began since the limit was lower than today's; and one that the built-in engine
-# simulated, where another API is configured.
+# 3. How often each request ended without an answer, and why. These failures do not count: one that a refresh has
+# superseded; one whose limit was lower than today's, so that the answer did not begin; and one that the built-in engine
+# simulated, if another API is configured.
 FIND_FAILURES = f"""
     CREATE OR REPLACE TEMP TABLE failure AS
     SELECT
         custom_id, count(*) FILTER (code <> '{CANCELLED_BY_USER}') AS attempts, bool_and(retryable) AS retryable,
         arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
-        -- The user cancelled it on this day. What was cancelled before it was in a batch names its day instead. An
-        -- equal article of another day that the user cancelled does not count.
+        -- Whether the user cancelled it on this day. A request that was cancelled before it was in a batch has its day
+        -- in `batch_id`. The cancellation of an equal article of another day does not count.
         arg_max(
             code = '{CANCELLED_BY_USER}'
-                AND coalesce(partition_date = CAST($day AS DATE), batch_id = 'cancelled/' || $day),
+                AND coalesce(partition_date = CAST($day AS DATE), batch_id = '{CANCELLED_BATCH_ID_PREFIX}' || $day),
             failed_at
         ) AS is_cancelled
     FROM (
@@ -57,12 +90,14 @@ FIND_FAILURES = f"""
     LEFT JOIN (SELECT DISTINCT batch_id, partition_date FROM openai_batch) USING (batch_id)
     GROUP BY custom_id
 """
+# 4. The requests of the day that are in an open submission, of this day or of another.
 FIND_IN_FLIGHT = """
     CREATE OR REPLACE TEMP TABLE in_flight AS
     SELECT DISTINCT custom_id FROM in_flight_request SEMI JOIN day_request($day) USING (custom_id)
     WHERE submission_id IN (SELECT submission_id FROM openai_batch WHERE list_contains($open_states, state))
 """
-# The state of each request that has no valid answer, or is asked again. The order is that of `RequestState`.
+# 5. The state of each request that has no valid answer, or that is in flight again. The order of the conditions is that
+# of `RequestState`.
 FIND_UNANSWERED = """
     CREATE OR REPLACE TEMP TABLE unanswered_request AS
     WITH answered AS (
@@ -81,7 +116,9 @@ FIND_UNANSWERED = """
         END AS state
     FROM unanswered LEFT JOIN failure USING (custom_id) LEFT JOIN in_flight USING (custom_id)
 """
-COUNT_ANSWERS_ASKED_AGAIN = """
+COUNT_UNANSWERED = "SELECT state, count(*) FROM unanswered_request GROUP BY state ORDER BY ALL"
+# The requests that have an answer which does not count, or which a refresh will replace.
+COUNT_REPEATED = """
     SELECT count(*) FROM unanswered_request SEMI JOIN (
         SELECT custom_id FROM valid_completion($api) WHERE place BETWEEN $first AND $last
     ) AS answer USING (custom_id)
@@ -89,81 +126,62 @@ COUNT_ANSWERS_ASKED_AGAIN = """
 
 
 @dataclass(frozen=True)
-class Question:
-    """What decides about the state of a request: the API that is configured, and today's limits.
-
-    max_output_tokens: of an answer; one that was cut under a lower limit counts as none.
-    max_rounds: how often a request may come back without an answer before it counts as failed.
-    """
-
-    api: str = BUILT_IN_ENGINE
-    max_output_tokens: int = 0
-    max_rounds: int = UNLIMITED
-
-
-class Answers(NamedTuple):
-    """The answers that a day has: of how many requests, between which rowids of `completion`, and how many are cut
-    under a lower limit than today's."""
-
-    requests: int
-    first: int
-    last: int
-    cut: int
-
-
-@dataclass(frozen=True)
 class DayStates:
-    """The states of a day's requests, which are in temp tables of the connection."""
+    """The states of a day's requests. The temp tables of the connection hold them."""
 
     day: str
-    question: Question
-    answers: Answers
+    rules: RequestStateRules
+    answers: DayAnswers
 
     @property
     def answer_range(self) -> dict[str, object]:
-        """Parameters of a statement that reads the answers of the day."""
-        return {"api": self.question.api, "first": self.answers.first, "last": self.answers.last}
+        """The parameters of a statement that reads the answers of the day."""
+        return {"api": self.rules.api, "first": self.answers.first, "last": self.answers.last}
 
     def counts(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """How many of the day's distinct requests are in each state."""
-        (asked_again,) = connection.execute(COUNT_ANSWERS_ASKED_AGAIN, self.answer_range).fetchone() or (0,)
-        unanswered = connection.execute(
-            "SELECT state, count(*) FROM unanswered_request GROUP BY state ORDER BY ALL"
-        ).fetchall()
-        answered = self.answers.requests - asked_again
+        (repeated,) = connection.execute(COUNT_REPEATED, self.answer_range).fetchone() or (0,)
+        answered = self.answers.requests - repeated
+        unanswered = connection.execute(COUNT_UNANSWERED).fetchall()
         return {**({"answered": answered} if answered else {}), **dict(unanswered)}
 
 
-def find_states(connection: duckdb.DuckDBPyConnection, day: str, question: Question) -> DayStates:
+def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules) -> DayStates:
     """Derive the state of each request of the day.
 
-    Makes the table macros `day_request(day)` (article_id, custom_id) and `valid_completion(api)`, and the temp tables
-    `unanswered_request` (custom_id, state), `failure` (custom_id, attempts, code, reasons, …) of requests that came
-    back without an answer, and `in_flight` (custom_id).
+    Creates the table macros `day_request(day)` (article_id, custom_id) and `valid_completion(api)`, and the temp tables
+    `unanswered_request` (custom_id, state), `failure` (custom_id, attempts, code, reasons, …) of the requests that
+    ended without an answer, and `in_flight` (custom_id).
     """
-    connection.execute(MACROS)
-    asked = {"day": day, "api": question.api, "max_output_tokens": question.max_output_tokens}
-    row = connection.execute(FIND_ANSWERS, asked).fetchone()
+    connection.execute(CREATE_MACROS)
+    parameters = {"day": day, "api": rules.api, "max_output_tokens": rules.max_output_tokens}
+    row = connection.execute(FIND_ANSWERS, parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
-    answers = Answers(*row)
-    connection.execute(FIND_FAILURES, asked)
+    answers = DayAnswers(*row)
+    connection.execute(FIND_FAILURES, parameters)
     connection.execute(FIND_IN_FLIGHT, {"day": day, "open_states": list(OPEN)})
-    connection.execute(FIND_UNANSWERED, {**asked, "max_rounds": question.max_rounds, **_range(answers)})
-    return DayStates(day, question, answers)
+    connection.execute(
+        FIND_UNANSWERED,
+        {
+            **parameters,
+            "max_rounds": rules.max_rounds,
+            "first": answers.first,
+            "last": answers.last,
+            "cut": answers.cut,
+        },
+    )
+    return DayStates(day, rules, answers)
 
 
-def _range(answers: Answers) -> dict[str, int]:
-    return {"first": answers.first, "last": answers.last, "cut": answers.cut}
-
-
-def hold_pending(database: Database, day: str, question: Question) -> None:
-    """Cancel the day's pending requests, until the user plans the day again, that is with `resume_cancelled`."""
+def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:
+    """Cancel the day's pending requests, until the user plans the day again with `resume_cancelled`."""
     with database.writing() as connection, transaction(connection):
-        find_states(connection, day, question)
+        find_states(connection, day, rules)
         connection.execute(
-            """
+            f"""
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, failed_at)
-            SELECT custom_id, 'cancelled/' || ?, ?, 'Cancelled before it was sent again.', true, false, ?
+            SELECT
+                custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, 'Cancelled before it was sent again.', true, false, ?
             FROM unanswered_request WHERE state = 'pending'
             """,
             [day, CANCELLED_BY_USER, now_utc()],

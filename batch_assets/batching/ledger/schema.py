@@ -1,8 +1,8 @@
-"""The tables of this version. A table bears the name of the asset that fills it; all times are UTC.
+"""The tables of this version. A table has the name of the asset that fills it; all times are UTC.
 
 No table has a PRIMARY KEY, a default of a list or an ON CONFLICT clause: DuckLake refuses them, and in DuckDB 2.0 a
-PRIMARY KEY makes rewriting a day of a million rows ten times slower. Keys hold because each day is replaced as a whole,
-in one transaction, and because ids are random.
+PRIMARY KEY makes rewriting a day of a million rows ten times slower. Keys are unique because each run replaces a day as
+a whole, in one transaction, and because ids are random.
 """
 
 import uuid
@@ -41,7 +41,7 @@ TABLES: Mapping[str, str] = {
         custom_id VARCHAR NOT NULL
     )""",
     "day_plan": """(
-        -- the task that the day was last planned with; key: partition_date. Another round asks the same
+        -- the task of the day's last plan; key: partition_date. The next round uses the same task
         partition_date DATE NOT NULL,
         task JSON NOT NULL,
         planned_at TIMESTAMP NOT NULL
@@ -51,7 +51,7 @@ TABLES: Mapping[str, str] = {
         submission_id VARCHAR NOT NULL,
         partition_date DATE NOT NULL,
         plan INTEGER NOT NULL,              -- counts the plans of the day that wrote files; 0: an adopted batch
-        round INTEGER NOT NULL,             -- 1 + how often one of its requests has come back without an answer
+        round INTEGER NOT NULL,             -- 1 + how often one of its requests has ended without an answer
         shard INTEGER NOT NULL,
         path VARCHAR NOT NULL,              -- relative to the data folder
         sha256 VARCHAR NOT NULL,
@@ -63,7 +63,7 @@ TABLES: Mapping[str, str] = {
         request_max_output_tokens BIGINT,   -- the limit of one request; NULL where it is not known
         max_output_tokens BIGINT NOT NULL,  -- of all its requests together
         max_cost_usd DOUBLE,                -- an upper estimate; NULL where the model's price is not known
-        is_refresh BOOLEAN NOT NULL,        -- its answers replace those that are there
+        is_refresh BOOLEAN NOT NULL,        -- its answers replace the present ones
         created_at TIMESTAMP NOT NULL
     )""",
     "in_flight_request": """(
@@ -72,29 +72,29 @@ TABLES: Mapping[str, str] = {
         submission_id VARCHAR NOT NULL
     )""",
     "openai_batch": """(
-        -- a submission, and all that is known of its batch; key: submission_id. No row is ever deleted
+        -- a submission, with all that the API returned for its batch; key: submission_id. Rows are never deleted
         submission_id VARCHAR NOT NULL,
         partition_date DATE NOT NULL,
         plan INTEGER NOT NULL,
         round INTEGER NOT NULL,
         shard INTEGER NOT NULL,
         state VARCHAR NOT NULL,             -- see states.py
-        attempt INTEGER NOT NULL,           -- counts the batches that were tried with this file
+        attempt INTEGER NOT NULL,           -- counts the batches that were created from this file
         owner_run VARCHAR,                  -- the run that submits, or submitted
-        claim_token VARCHAR,                -- in the metadata of its batch: no other attempt has it
+        claim_token VARCHAR,                -- in the metadata of its batch; each claim has its own
         earlier_claim_tokens VARCHAR[],
-        api VARCHAR,                        -- where it was sent; NULL: not yet, or by an earlier version
+        api VARCHAR,                        -- to which it was sent; NULL: not sent yet, or an earlier version sent it
         organization VARCHAR,               -- of the account, as the API names it
         key_fingerprint VARCHAR,            -- of the key that was used
-        claimed_at TIMESTAMP,               -- by the API's clock, where it tells the time
-        not_before TIMESTAMP,               -- of a deferred one: no use in trying earlier
-        expected_cost_usd DOUBLE,           -- what a budget reserves for it, as expected when it was claimed; NULL: the
-                                            -- price was not known or nothing was claimed, it is priced when it is asked
+        claimed_at TIMESTAMP,               -- by the API's clock, if it returns the time
+        not_before TIMESTAMP,               -- of a deferred one: the next attempt is not earlier
+        expected_cost_usd DOUBLE,           -- what a budget reserves for it, as expected at the claim; NULL: the price
+                                            -- was not known or no run claimed it, so each check computes it
         file_id VARCHAR,
         batch_id VARCHAR,
         earlier_batch_ids VARCHAR[],        -- of attempts that failed as a whole
         submitted_at TIMESTAMP,
-        status VARCHAR,                     -- the API's word, as last seen
+        status VARCHAR,                     -- of the batch, as the API last returned it
         requests_total BIGINT,
         requests_completed BIGINT,
         requests_failed BIGINT,
@@ -111,9 +111,9 @@ TABLES: Mapping[str, str] = {
         missing_since TIMESTAMP,
         ended_at TIMESTAMP,
         collected_at TIMESTAMP,
-        cancel_requested_at TIMESTAMP,      -- the user wants it to stop, and none of it to go out again by itself
+        cancel_requested_at TIMESTAMP,      -- by the user: no run sends its requests until the user plans the day again
         remote_deleted_at TIMESTAMP,        -- its files at the API were deleted
-        message VARCHAR                     -- what the API last said of it
+        message VARCHAR                     -- the API's last message about it
     )""",
     "submission_event": """(
         -- a change of a submission's state
@@ -132,7 +132,7 @@ TABLES: Mapping[str, str] = {
         text {text} NOT NULL,
         finish_reason VARCHAR,
         model VARCHAR,
-        api VARCHAR,                        -- who answered; NULL: an earlier version did not record it
+        api VARCHAR,                        -- that answered; NULL: an earlier version did not record it
         max_output_tokens BIGINT,           -- the limit that was in force
         input_tokens BIGINT,                -- cached and cache-written ones are part of them
         cached_input_tokens BIGINT,
@@ -140,20 +140,20 @@ TABLES: Mapping[str, str] = {
         output_tokens BIGINT,               -- reasoning tokens are part of them
         reasoning_tokens BIGINT,
         cost_usd DOUBLE,                    -- at batch prices; NULL where the model's price is not known
-        simulated_cost_usd DOUBLE,          -- instead, of an answer of the built-in engine: nothing was billed
+        simulated_cost_usd DOUBLE,          -- of an answer of the built-in engine, instead: it bills nothing
         batch_id VARCHAR NOT NULL,
         request_id VARCHAR,
         completed_at TIMESTAMP NOT NULL
     )""",
     "failed_request": """(
-        -- a request that came back without an answer; key: custom_id, batch_id
+        -- a request that ended without an answer; key: custom_id, batch_id
         custom_id VARCHAR NOT NULL,
         batch_id VARCHAR NOT NULL,
         code VARCHAR NOT NULL,
         message VARCHAR,
         http_status INTEGER,
         retryable BOOLEAN NOT NULL,
-        superseded BOOLEAN NOT NULL,        -- a refresh has asked anew: it counts no longer
+        superseded BOOLEAN NOT NULL,        -- a refresh has sent the request again: this failure does not count
         api VARCHAR,
         max_output_tokens BIGINT,
         input_tokens BIGINT,
@@ -179,12 +179,12 @@ TABLES: Mapping[str, str] = {
         submission_id VARCHAR NOT NULL,
         partition_date DATE NOT NULL,
         task VARCHAR NOT NULL,
-        kind VARCHAR NOT NULL,              -- answered, failed, unattributed: of no request's outcome (see billing.py)
+        kind VARCHAR NOT NULL,              -- answered, failed, unattributed: it belongs to no request (see billing.py)
         api VARCHAR,
         model VARCHAR NOT NULL,
         submitted_at TIMESTAMP NOT NULL,    -- a budget's month is that of the submission
         requests BIGINT NOT NULL,
-        billed_requests BIGINT,             -- those whose lines tell a usage; NULL: recorded by an earlier version
+        billed_requests BIGINT,             -- those whose lines have a usage; NULL: recorded by an earlier version
         cut_requests BIGINT,                -- of these, how many ended at their limit on output
         input_tokens BIGINT NOT NULL,
         cached_input_tokens BIGINT NOT NULL,
@@ -201,11 +201,11 @@ TABLES: Mapping[str, str] = {
         new VARCHAR NOT NULL
     )""",
     "day_of_old_names": """(
-        -- a day that was planned by a version with other custom_ids, and not since
+        -- a day that only a version with other custom_ids has planned
         partition_date DATE NOT NULL
     )""",
     "refused_option": """(
-        -- a parameter that the API refused for the model: it is not sent again
+        -- a parameter that the API refused for the model: later request files do not have it
         api VARCHAR NOT NULL,
         model VARCHAR NOT NULL,
         option VARCHAR NOT NULL,
@@ -213,7 +213,7 @@ TABLES: Mapping[str, str] = {
         refused_at TIMESTAMP NOT NULL
     )""",
     "pruned_day": """(
-        -- a day whose articles and requests were deleted since they were old: its summaries stay as they are
+        -- a day whose old articles and requests `prune` deleted: its summaries stay as they are
         partition_date DATE NOT NULL
     )""",
     "summaries": """(
@@ -229,7 +229,7 @@ TABLES: Mapping[str, str] = {
         error_message VARCHAR,
         finish_reason VARCHAR,              -- length: the summary was cut at max_output_tokens
         model VARCHAR,
-        api VARCHAR,                        -- who answered
+        api VARCHAR,                        -- that answered
         input_tokens BIGINT,
         output_tokens BIGINT,
         cost_usd DOUBLE,                    -- of the request, which equal articles share
@@ -238,7 +238,7 @@ TABLES: Mapping[str, str] = {
         answered_at TIMESTAMP
     )""",
     "warehouse": """(
-        -- one row: the identity of this database, which its batches bear
+        -- one row: the identity of this database, which the metadata of its batches has
         id VARCHAR NOT NULL,
         created_at TIMESTAMP NOT NULL
     )""",
@@ -262,5 +262,5 @@ def create_warehouse_id(connection: duckdb.DuckDBPyConnection) -> None:
 
 def read_warehouse_id(connection: duckdb.DuckDBPyConnection) -> str:
     row = connection.execute("SELECT id FROM warehouse").fetchone()
-    assert row is not None, "the database has our tables, and so an identity"
+    assert row is not None, "a database with these tables has an identity"
     return str(row[0])

@@ -1,27 +1,120 @@
-"""What was billed, what is reserved, and what a budget still allows.
+"""What was billed, what is reserved, and whether a budget still allows a submission.
 
-The table `spending` is the record of what was billed (see `billing`). Budgets and reports read it and nothing else. A
-budget is checked in the transaction that claims, so that runs at the same time cannot exceed it together.
+`billing` writes the table `spending`: what each collected batch billed. Budgets and reports read only this table. A run
+checks the budget in the transaction of its claim, so that runs at the same time cannot exceed it together.
 
-A cost that was not known when it was recorded is worked out when a budget is checked, by the prices of that moment. As
-long as these are not known either, no budget can hold, and nothing is submitted under one.
+If the price was not known when a batch was recorded, each check of a budget computes its cost, by the prices of that
+moment. As long as these are not known either, the budget cannot be checked, and no run submits under it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.collection.token_costs import cost_usd
-from batch_assets.batching.ledger.expected_cost import SizeOfFile, expected_cost
+from batch_assets.batching.ledger.expected_cost import FileSize, expected_cost
 from batch_assets.batching.ledger.states import RESERVED
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets.batching.safety.outside_text import as_code
 
-# What an earlier version did not record counts for every API. Of the built-in engine, the simulated cost counts.
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent, in USD; None: no limit. A submission counts in the UTC month in which it was submitted."""
+
+    max_cost_usd_per_day: float | None = None
+    max_cost_usd_per_month: float | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self.max_cost_usd_per_day is not None or self.max_cost_usd_per_month is not None
+
+
+@dataclass(frozen=True)
+class UsedBudget:
+    """USD of a period: what was billed, and what the submissions in flight are expected to cost.
+
+    A lost or abandoned batch may be billed: its cost stays reserved until the batch is found and collected.
+    unpriced_models: models that were billed, or whose submissions are reserved, at an unknown price. Neither amount has
+        their cost.
+    """
+
+    spent_usd: float
+    reserved_usd: float
+    unpriced_models: tuple[str, ...] = ()
+
+    @property
+    def total_usd(self) -> float:
+        return self.spent_usd + self.reserved_usd
+
+
+def why_over_budget(
+    connection: duckdb.DuckDBPyConnection,
+    budget: Budget,
+    *,
+    day: str,
+    api: str,
+    moment: datetime,
+    expected_usd: float | None,
+    model: str,
+    own_prices: tuple[ModelPrice, ...] = (),
+) -> str | None:
+    """The sentence that says which limit another `expected_usd` would exceed; None if it exceeds none."""
+    if not budget.is_set:
+        return None
+    if expected_usd is None:
+        return (
+            f"The price of {model} in batches at {api} is not known, so no budget can be checked. Set it in `prices` "
+            "of the task, choose another model, or set no budget."
+        )
+    message = None
+    if budget.max_cost_usd_per_day is not None:
+        used = used_on_day(connection, day, api, own_prices)
+        limit = _Limit(day, api, "BATCH_ASSETS_MAX_COST_USD", budget.max_cost_usd_per_day)
+        message = _why_over_limit(limit, used, expected_usd)
+    if message is None and budget.max_cost_usd_per_month is not None:
+        used = used_in_month(connection, moment, api, own_prices)
+        limit = _Limit(f"{moment:%Y-%m}", api, "BATCH_ASSETS_MAX_COST_USD_PER_MONTH", budget.max_cost_usd_per_month)
+        message = _why_over_limit(limit, used, expected_usd)
+    return message
+
+
+class _Limit(NamedTuple):
+    """A budget's limit for a period, a day or a month. `setting`: the environment variable that sets it."""
+
+    period: str
+    api: str
+    setting: str
+    usd: float
+
+
+def _why_over_limit(limit: _Limit, used: UsedBudget, expected_usd: float) -> str | None:
+    if used.unpriced_models:
+        return why_budget_cannot_be_checked(limit.period, used.unpriced_models, limit.api)
+    if used.total_usd + expected_usd <= limit.usd:
+        return None
+    return (
+        f"Another ${expected_usd:.4f} (expected) would exceed the ${limit.usd:.4f} that {limit.setting} allows for "
+        f"{limit.period}: ${used.spent_usd:.4f} is spent and ${used.reserved_usd:.4f} is in flight, lost or abandoned. "
+        "Raise the limit, choose another model, or have fewer articles."
+    )
+
+
+def why_budget_cannot_be_checked(period: str, unpriced_models: tuple[str, ...], api: str) -> str:
+    """The sentence for a period, a day or a month, in which these models were used at an unknown price."""
+    models = ", ".join(as_code(model) for model in unpriced_models)
+    return (
+        f"What {models} used in batches for {period} at {api} has no known price, so no budget can be checked. Set the "
+        "price in `prices` of the task, or set no budget."
+    )
+
+
+# Rows of an earlier version, which did not record the API, count for every API. For the built-in engine, the simulated
+# cost counts.
 SPENT = """
     SELECT
         model, coalesce(sum(coalesce(cost_usd, simulated_cost_usd)), 0),
@@ -31,29 +124,110 @@ SPENT = """
         coalesce(sum(output_tokens) FILTER (is_unpriced), 0)::BIGINT
     FROM (
         SELECT *, cost_usd IS NULL AND simulated_cost_usd IS NULL AS is_unpriced
-        FROM spending WHERE (api = $api OR api IS NULL) AND {of_the_period}
+        FROM spending WHERE (api = $api OR api IS NULL) AND {period}
     )
     GROUP BY model
 """
-# `expected_cost_usd` is NULL for what was not claimed with a known price: batches that were taken in, for example.
-RESERVATIONS = """
+# `expected_cost_usd` is NULL if the price was not known at the claim, or if no run claimed the batch: it was adopted.
+RESERVED_FILES = """
     SELECT expected_cost_usd, model, bytes, requests, max_output_tokens
     FROM openai_batch JOIN batch_request_file USING (submission_id)
-    WHERE (api = $api OR api IS NULL) AND list_contains($reserved, state) AND {of_the_period}
+    WHERE (api = $api OR api IS NULL) AND list_contains($reserved, state) AND {period}
 """
-OF_THE_DAY = "partition_date = CAST($day AS DATE)"
-# What is claimed and not submitted yet counts in any month that is asked for: it may be submitted in it.
-SUBMITTED_IN_THE_MONTH = "date_trunc('month', coalesce(submitted_at, $moment)) = date_trunc('month', $moment)"
+# A submission that is claimed and not submitted yet counts in every month: a run may submit it in that month.
+SUBMITTED_IN_MONTH = "date_trunc('month', coalesce(submitted_at, $moment)) = date_trunc('month', $moment)"
+
+
+def used_on_day(
+    connection: duckdb.DuckDBPyConnection, day: str, api: str, own_prices: tuple[ModelPrice, ...] = ()
+) -> UsedBudget:
+    """What was used for the day at this API, including earlier prompts and refreshes."""
+    return _used(
+        connection,
+        SPENT.format(period="partition_date = CAST($day AS DATE)"),
+        RESERVED_FILES.format(period="openai_batch.partition_date = CAST($day AS DATE)"),
+        {"api": api, "day": day},
+        own_prices,
+    )
+
+
+def used_in_month(
+    connection: duckdb.DuckDBPyConnection, moment: datetime, api: str, own_prices: tuple[ModelPrice, ...] = ()
+) -> UsedBudget:
+    """What was used by submissions to this API in the UTC month of `moment` (UTC, without zone)."""
+    return _used(
+        connection,
+        SPENT.format(period=SUBMITTED_IN_MONTH),
+        RESERVED_FILES.format(period=SUBMITTED_IN_MONTH),
+        {"api": api, "moment": moment},
+        own_prices,
+    )
+
+
+class _Spent(NamedTuple):
+    """What one model billed in a period: USD, and the tokens of the batches whose cost was not known."""
+
+    model: str
+    usd: float
+    unpriced_input_tokens: int
+    unpriced_cached_input_tokens: int
+    unpriced_cache_write_tokens: int
+    unpriced_output_tokens: int
+
+
+def _used(
+    connection: duckdb.DuckDBPyConnection,
+    spent_statement: str,
+    reserved_statement: str,
+    parameters: Mapping[str, object],
+    own_prices: tuple[ModelPrice, ...],
+) -> UsedBudget:
+    api = str(parameters["api"])
+    unpriced_models: set[str] = set()
+    spent_usd = reserved_usd = 0.0
+    for spent in map(_Spent._make, connection.execute(spent_statement, dict(parameters)).fetchall()):
+        late_usd = _cost_of_unpriced(spent, api, own_prices)
+        if late_usd is None:
+            unpriced_models.add(spent.model)
+        spent_usd += spent.usd + (late_usd or 0.0)
+    reserved = connection.execute(reserved_statement, {**parameters, "reserved": list(RESERVED)}).fetchall()
+    for expected_usd, *size in reserved:
+        file = FileSize(*size)
+        if expected_usd is None:
+            expected_usd = expected_cost(connection, file, api, own_prices)
+        if expected_usd is None:
+            unpriced_models.add(file.model)
+        reserved_usd += expected_usd or 0.0
+    return UsedBudget(spent_usd, reserved_usd, tuple(sorted(unpriced_models)))
+
+
+def _cost_of_unpriced(spent: _Spent, api: str, own_prices: tuple[ModelPrice, ...]) -> float | None:
+    """USD of the tokens without a recorded cost, by today's prices; None if these are not known.
+
+    The rates of long requests do not count: the ledger has no longer the tokens of each request.
+    """
+    if spent.unpriced_input_tokens + spent.unpriced_output_tokens == 0:
+        return 0.0
+    rates = batch_rates(spent.model, api=api, own_prices=own_prices)
+    return cost_usd(
+        None if rates is None else replace(rates, long_context_tokens=None),
+        input_tokens=spent.unpriced_input_tokens,
+        output_tokens=spent.unpriced_output_tokens,
+        cached_input_tokens=spent.unpriced_cached_input_tokens,
+        cache_write_tokens=spent.unpriced_cache_write_tokens,
+    )
 
 
 @dataclass(frozen=True)
 class DaySpending:
-    """What was billed for a day, by all batches that were submitted for it.
+    """What all batches of a day billed.
 
-    Requests and tokens are those of models; of the built-in engine only where no model has answered on the day.
-    cost_usd: None where the price of a model is not known. simulated_cost_usd: of the built-in engine, which bills
-        nothing. unattributed_tokens: what was billed, and no request's outcome accounts for: what batches reported
-        beyond their lines, and lines beside the one that counts for a request.
+    Requests and tokens are those of models. Those of the built-in engine count only if no model has answered on the
+    day.
+    cost_usd: None if the price of a model is not known.
+    simulated_cost_usd: of the built-in engine, which bills nothing.
+    unattributed_tokens: billed tokens that belong to no request: usage that batches report beyond their lines, and
+        lines beside the one that counts for a request.
     """
 
     requests: int = 0
@@ -68,12 +242,12 @@ class DaySpending:
 
     @property
     def reasoning_share(self) -> float:
-        """Of the output tokens, how many the model used for thinking."""
+        """The share of the output tokens that are reasoning tokens."""
         return self.reasoning_tokens / self.output_tokens if self.output_tokens else 0.0
 
 
 def spending_of_day(connection: duckdb.DuckDBPyConnection, day: str) -> DaySpending:
-    """The day's rows of `spending`, added up."""
+    """The sum of the day's rows of `spending`."""
     row = connection.execute(
         """
         SELECT
@@ -93,15 +267,15 @@ def spending_of_day(connection: duckdb.DuckDBPyConnection, day: str) -> DaySpend
     return DaySpending() if row is None or row[0] is None else DaySpending(*row)
 
 
-class Unattributed(NamedTuple):
-    """What a batch billed beyond the lines that count for its requests."""
+class UnattributedTokens(NamedTuple):
+    """The tokens that a batch billed beyond the lines that count for its requests."""
 
     batch_id: str
     input_tokens: int
     output_tokens: int
 
 
-def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str | None) -> list[Unattributed]:
+def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str | None) -> list[UnattributedTokens]:
     """The batches of the day, or of all days, that billed more than the lines that count for their requests."""
     rows = connection.execute(
         """
@@ -110,159 +284,4 @@ def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str | None)
         """,
         {"day": day},
     ).fetchall()
-    return [Unattributed(*row) for row in rows]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be spent, in USD; None: no limit. A month is a UTC month of submission."""
-
-    max_cost_usd_per_day: float | None = None
-    max_cost_usd_per_month: float | None = None
-
-    @property
-    def is_set(self) -> bool:
-        return self.max_cost_usd_per_day is not None or self.max_cost_usd_per_month is not None
-
-
-@dataclass(frozen=True)
-class Used:
-    """USD: what was billed, and what the submissions from the claim to the end are expected to cost.
-
-    A batch that was lost or abandoned may have been billed: it stays reserved until it is found and collected.
-    unpriced: the models of which something was billed, or is reserved, at a price that is not known; it is in neither
-        amount.
-    """
-
-    spent_usd: float
-    reserved_usd: float
-    unpriced: tuple[str, ...] = ()
-
-    @property
-    def total_usd(self) -> float:
-        return self.spent_usd + self.reserved_usd
-
-
-def used_on_day(
-    connection: duckdb.DuckDBPyConnection, day: str, api: str, own_prices: tuple[ModelPrice, ...] = ()
-) -> Used:
-    """Everything that was spent on the day at this API, earlier prompts and refreshes included."""
-    of_the_day = f"openai_batch.{OF_THE_DAY}"
-    return _used(connection, OF_THE_DAY, of_the_day, {"api": api, "day": day}, own_prices)
-
-
-def used_in_month(
-    connection: duckdb.DuckDBPyConnection, moment: datetime, api: str, own_prices: tuple[ModelPrice, ...] = ()
-) -> Used:
-    """What was submitted to this API in the UTC month of `moment` (UTC, without zone)."""
-    parameters = {"api": api, "moment": moment}
-    return _used(connection, SUBMITTED_IN_THE_MONTH, SUBMITTED_IN_THE_MONTH, parameters, own_prices)
-
-
-def _used(
-    connection: duckdb.DuckDBPyConnection,
-    spent_in_the_period: str,
-    reserved_in_the_period: str,
-    parameters: Mapping[str, object],
-    own_prices: tuple[ModelPrice, ...],
-) -> Used:
-    api = str(parameters["api"])
-    costs = [
-        (model, known, _cost_of_tokens(model, api, own_prices, *tokens))
-        for model, known, *tokens in connection.execute(
-            SPENT.format(of_the_period=spent_in_the_period), dict(parameters)
-        ).fetchall()
-    ]
-    reservations = [
-        (file[0], expected_cost(connection, SizeOfFile(*file), api, own_prices) if expected is None else expected)
-        for expected, *file in connection.execute(
-            RESERVATIONS.format(of_the_period=reserved_in_the_period), {**parameters, "reserved": list(RESERVED)}
-        ).fetchall()
-    ]
-    unpriced = {model for model, _, cost in costs if cost is None} | {
-        model for model, cost in reservations if cost is None
-    }
-    return Used(
-        spent_usd=sum(known + (cost or 0.0) for _, known, cost in costs),
-        reserved_usd=sum(cost or 0.0 for _, cost in reservations),
-        unpriced=tuple(sorted(unpriced)),
-    )
-
-
-def _cost_of_tokens(
-    model: str,
-    api: str,
-    own_prices: tuple[ModelPrice, ...],
-    input_tokens: int,
-    cached_input_tokens: int,
-    cache_write_tokens: int,
-    output_tokens: int,
-) -> float | None:
-    """USD of the tokens of many requests by today's prices; which of them were long ones is not known any more."""
-    if input_tokens + output_tokens == 0:
-        return 0.0
-    rates = batch_rates(model, api=api, own_prices=own_prices)
-    return cost_usd(
-        None if rates is None else replace(rates, long_context_tokens=None),
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_input_tokens=cached_input_tokens,
-        cache_write_tokens=cache_write_tokens,
-    )
-
-
-def why_over_budget(
-    connection: duckdb.DuckDBPyConnection,
-    budget: Budget,
-    *,
-    day: str,
-    api: str,
-    moment: datetime,
-    expected_usd: float | None,
-    model: str,
-    own_prices: tuple[ModelPrice, ...] = (),
-) -> str | None:
-    """The sentence that says which limit another `expected_usd` would exceed; None if it exceeds none."""
-    if not budget.is_set:
-        return None
-    if expected_usd is None:
-        return (
-            f"The price of {model} in batches at {api} is not known, so no budget can hold. Give it in `prices` of the "
-            "task, choose another model, or set no budget."
-        )
-    limits: tuple[tuple[str, str, float | None, Callable[[], Used]], ...] = (
-        (
-            f"{day}",
-            "BATCH_ASSETS_MAX_COST_USD",
-            budget.max_cost_usd_per_day,
-            lambda: used_on_day(connection, day, api, own_prices),
-        ),
-        (
-            f"{moment:%Y-%m}",
-            "BATCH_ASSETS_MAX_COST_USD_PER_MONTH",
-            budget.max_cost_usd_per_month,
-            lambda: used_in_month(connection, moment, api, own_prices),
-        ),
-    )
-    for period, setting, limit, use in limits:
-        if limit is None:
-            continue
-        used = use()
-        if used.unpriced:
-            return why_no_budget_holds(period, used.unpriced, api)
-        if used.total_usd + expected_usd > limit:
-            return (
-                f"Another ${expected_usd:.4f} (expected) would exceed the ${limit:.4f} that {setting} allows for "
-                f"{period}: ${used.spent_usd:.4f} is spent and ${used.reserved_usd:.4f} is in flight, lost or "
-                "abandoned. Raise the limit, choose another model, or have fewer articles."
-            )
-    return None
-
-
-def why_no_budget_holds(period: str, unpriced: tuple[str, ...], api: str) -> str:
-    """The sentence for a period, a day or a month, in which these models were used at an unknown price."""
-    models = ", ".join(as_code(model) for model in unpriced)
-    return (
-        f"What {models} used in batches for {period} at {api} has no known price, so no budget can hold. Give the "
-        "price in `prices` of the task, or set no budget."
-    )
+    return [UnattributedTokens(*row) for row in rows]

@@ -1,6 +1,6 @@
-"""The two state machines, as data: what becomes of a submission, and what is known of a request.
+"""The two state machines, as data: the states of a submission and of a request.
 
-`submissions` changes a submission's state only along `MOVES`; documentation and tests are made from this file.
+`change_state` changes a submission's state only along `MOVES`. `docs/draw_states.py` draws the diagrams from this file.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Of a submission: one request file on its way to OpenAI and back."""
+    """The state of a submission: of one request file, and of the batch that a run creates from it."""
 
     PLANNED = "planned"
     CLAIMED = "claimed"
@@ -23,31 +23,35 @@ class State(StrEnum):
 
 
 MEANING = {
-    State.PLANNED: "its request file is written; nothing was sent",
-    State.CLAIMED: "a run sends it; its batch may or may not exist",
-    State.DEFERRED: "the API had no room for it, or refused the account; it goes out again after a pause",
+    State.PLANNED: "its request file is written; no run has sent it",
+    State.CLAIMED: "a run is sending it; its batch may or may not exist",
+    State.DEFERRED: "the API had no capacity for it, or refused the account; a run sends it again after a pause",
     State.SUBMITTED: "its batch exists",
     State.MISSING: "the API does not know its batch; the key may be another account's",
     State.ENDED: "its batch has ended, and its result files are on this disk",
-    State.COLLECTED: "its results and what it cost are in the tables",
-    State.WITHDRAWN: "nothing of it was sent, and nothing will be",
-    State.ABANDONED: "the user gave its batch up",
-    State.LOST: "its batch is gone: the account that made it shows other batches, and not this one",
+    State.COLLECTED: "its results and its cost are in the tables",
+    State.WITHDRAWN: "no batch of it exists, and no run will send it",
+    State.ABANDONED: "the user gave up its batch",
+    State.LOST: "the account that created its batch shows other batches, and not this one",
 }
 
-# Its requests are under way: none of them is sent in another file.
+# Its requests are in flight: no run sends them in another file.
 OPEN = (State.PLANNED, State.CLAIMED, State.DEFERRED, State.SUBMITTED, State.MISSING, State.ENDED)
-UNSUBMITTED = (State.PLANNED, State.CLAIMED, State.DEFERRED)  # no batch of it is known
-UNSENT = (State.PLANNED, State.DEFERRED)  # no batch of it exists
-UNCOLLECTED = (State.SUBMITTED, State.MISSING, State.ENDED)  # a batch of it is known, its results are not in the tables
-AT_THE_API = (State.CLAIMED, State.SUBMITTED)  # takes room in the API's limits, until its batch ends
-# May still cost what it was expected to, or has cost it: what becomes of a batch that was given up is not known.
-RESERVED = (*AT_THE_API, State.MISSING, State.ENDED, State.LOST, State.ABANDONED)
+# The ledger knows no batch of it.
+UNSUBMITTED = (State.PLANNED, State.CLAIMED, State.DEFERRED)
+# No batch of it exists.
+UNSENT = (State.PLANNED, State.DEFERRED)
+# The ledger knows its batch, and the results are not in the tables.
+UNCOLLECTED = (State.SUBMITTED, State.MISSING, State.ENDED)
+# It counts towards the API's limit of enqueued tokens, until its batch ends.
+ENQUEUED = (State.CLAIMED, State.SUBMITTED)
+# OpenAI may bill it, or has billed it. A lost or abandoned batch may be billed, too.
+RESERVED = (*ENQUEUED, State.MISSING, State.ENDED, State.LOST, State.ABANDONED)
 
 
 @dataclass(frozen=True)
 class Move:
-    """A way from some states to another one. `meaning` says when a run takes it."""
+    """A step from one of the states `sources` to the state `target`. `meaning` says when it happens."""
 
     name: str
     sources: tuple[State, ...]
@@ -57,35 +61,42 @@ class Move:
 
 PLAN = Move("plan", (), State.PLANNED, "the run writes a request file")
 CLAIM = Move("claim", (State.PLANNED, State.DEFERRED), State.CLAIMED, "the run is about to send it")
-TAKE_OVER = Move("take over", (State.CLAIMED,), State.CLAIMED, "the run that had it is dead")
-RELEASE = Move("release", (State.CLAIMED,), State.PLANNED, "the API refused it before anything existed")
-ADOPT = Move("adopt", (), State.SUBMITTED, "a batch of our requests exists that no submission has")
-SUBMIT = Move("submit", (State.CLAIMED,), State.SUBMITTED, "the run created its batch, or found it")
-RECOVER = Move("recover", (State.PLANNED, State.DEFERRED), State.SUBMITTED, "its batch is listed, the ledger is older")
+TAKE_OVER = Move("take over", (State.CLAIMED,), State.CLAIMED, "the run that claimed it no longer runs")
+RELEASE = Move("release", (State.CLAIMED,), State.PLANNED, "the API refused it, and created no batch")
+ADOPT = Move("adopt", (), State.SUBMITTED, "the ledger does not know this batch of the day's requests")
+SUBMIT = Move("submit", (State.CLAIMED,), State.SUBMITTED, "the run created its batch, or found it at the API")
+RECOVER = Move(
+    "recover",
+    (State.PLANNED, State.DEFERRED),
+    State.SUBMITTED,
+    "the API lists its batch, which the ledger does not know",
+)
 DEFER = Move("defer", (State.CLAIMED,), State.DEFERRED, "the API refused the account")
-REQUEUE = Move("requeue", (State.SUBMITTED,), State.DEFERRED, "the batch failed as a whole before anything ran")
+REQUEUE = Move("requeue", (State.SUBMITTED,), State.DEFERRED, "the API failed the batch as a whole, and ran no request")
 MISS = Move("miss", (State.SUBMITTED,), State.MISSING, "the API answers 404 for its batch")
 FIND = Move("find", (State.MISSING,), State.SUBMITTED, "the API knows its batch again")
-LOSE = Move("lose", (State.MISSING,), State.LOST, "the account that made it shows other batches, and not this one")
+LOSE = Move("lose", (State.MISSING,), State.LOST, "the account that created it shows other batches, and not this one")
 END = Move("end", (State.SUBMITTED,), State.ENDED, "the batch ended, and its result files are stored")
 COLLECT = Move("collect", (State.ENDED,), State.COLLECTED, "its results and its spending are in the tables")
 WITHDRAW = Move(
     "withdraw",
     (State.PLANNED, State.DEFERRED, State.CLAIMED),
     State.WITHDRAWN,
-    "it was planned anew, cancelled, or is no longer wanted",
+    "the day was planned again, the user cancelled it, or no day needs its requests",
 )
-ABANDON = Move("abandon", (State.SUBMITTED, State.MISSING, State.ENDED), State.ABANDONED, "the user gives its batch up")
-SEE_AGAIN = Move("see again", (State.LOST, State.ABANDONED), State.SUBMITTED, "its batch is listed again")
+ABANDON = Move("abandon", (State.SUBMITTED, State.MISSING, State.ENDED), State.ABANDONED, "the user gives up its batch")
+SEE_AGAIN = Move("see again", (State.LOST, State.ABANDONED), State.SUBMITTED, "the API lists its batch again")
 
 MOVES = (
     PLAN, ADOPT, CLAIM, TAKE_OVER, RELEASE, SUBMIT, RECOVER, DEFER, REQUEUE, MISS, FIND, LOSE, END, COLLECT, WITHDRAW,
     ABANDON, SEE_AGAIN,
 )  # fmt: skip
+# By these a batch enters the ledger, or returns to it, that no run of its day has submitted.
+ADOPTING_MOVES = (ADOPT, RECOVER, SEE_AGAIN)
 
 
 class RequestState(StrEnum):
-    """Of a request that a day and its task need. Derived, in this order: the first that holds."""
+    """The state of a request that a day and its task need. It is derived: the first that applies, in this order."""
 
     IN_FLIGHT = "in_flight"
     ANSWERED = "answered"
@@ -96,9 +107,9 @@ class RequestState(StrEnum):
 
 REQUEST_MEANING = {
     RequestState.IN_FLIGHT: "it is in a submission that is not collected yet",
-    RequestState.ANSWERED: "it has an answer of a model (or of the built-in engine, while that is configured) "
-    "that was not cut under a lower limit than today's",
-    RequestState.FAILED: "it came back without an answer, for a reason that stays or for the last time",
-    RequestState.CANCELLED: "the user cancelled it; it goes out when the user plans the day again",
-    RequestState.PENDING: "it is to be sent",
+    RequestState.ANSWERED: "it has an answer of a model (or of the built-in engine, while that is configured), "
+    "which was not cut under a lower limit than today's",
+    RequestState.FAILED: "the API did not answer it, for a permanent reason or in the last round",
+    RequestState.CANCELLED: "the user cancelled it; it is sent after the user plans the day again",
+    RequestState.PENDING: "the next plan puts it into a request file",
 }

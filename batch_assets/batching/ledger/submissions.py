@@ -1,4 +1,4 @@
-"""What the ledger knows of submissions: each is a request file on its way to OpenAI and back."""
+"""Reads submissions from the ledger: each is a request file, with the batch that a run creates from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from batch_assets.batching.provider.batches import RemoteBatch
 
 
 class StaleSubmissionError(Exception):
-    """The submission is not as the caller saw it: another run has changed it, or it was withdrawn."""
+    """The submission is not as the caller read it: another run has changed or withdrawn it."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A request file and how far it got. While `state` is claimed, its batch may or may not exist."""
+    """A request file and its progress. While `state` is claimed, its batch may or may not exist."""
 
     id: str
     day: str
@@ -41,7 +41,7 @@ class Submission:
     estimated_input_tokens: int
     max_output_tokens: int
     request_max_output_tokens: int | None
-    is_refresh: bool  # its answers replace those that are there
+    is_refresh: bool  # its answers replace the present ones
     planned_at: datetime
     state: State
     attempt: int = 1
@@ -56,36 +56,36 @@ class Submission:
     file_id: str | None = None
     batch_id: str | None = None
     earlier_batch_ids: tuple[str, ...] = ()
-    status: str | None = None  # the API's word for its batch, as last seen
-    errors: str | None = None  # what the API said of the batch as a whole: JSON, written by batch_transitions
+    status: str | None = None  # of its batch, as the API last returned it
+    errors: str | None = None  # of the batch as a whole, from the API: JSON, written by batch_transitions
     missing_since: datetime | None = None  # when a run first found that the API does not know the batch
     ended_at: datetime | None = None
     output_path: str | None = None  # where its result files are stored, relative to the data folder
     error_path: str | None = None
-    is_cancelled: bool = False  # the user wants none of it to go out by itself
-    is_wanted: bool = True  # whether a day still needs one of its requests: a prompt may have changed since
+    is_cancelled: bool = False  # no run sends it until the user plans the day again
+    is_needed: bool = True  # whether a day still needs one of its requests; the prompt may have changed
 
     @property
     def file_stem(self) -> str:
-        """What the names of its result files begin with: made of our own id, never of one that an API returned."""
+        """How the names of its result files begin: with the ledger's id, never with an id that an API returned."""
         return f"{self.id}-{self.attempt}"
 
     @property
     def claim_tokens(self) -> tuple[str, ...]:
-        """By these its batches are known; the present one, and those of attempts that are over."""
+        """The tokens that identify its batches: of the present attempt and of the earlier ones."""
         return (*(() if self.claim_token is None else (self.claim_token,)), *self.earlier_claim_tokens)
 
 
-# The day's unanswered requests are in files of this day or, for equal articles, of another.
-WAITED_FOR = """
+# The submissions with requests that the day needs; equal articles can be in a file of another day.
+AWAITED = """
     SELECT DISTINCT submission_id
     FROM in_flight_request SEMI JOIN (
         SELECT custom_id FROM batch_request WHERE partition_date = CAST($day AS DATE)
     ) USING (custom_id)
 """
-# Also what only the day's former prompt or text asked for: it is paid for, so it is collected.
-OF_THE_DAY = f"""
-    (submission_id IN ({WAITED_FOR}) OR openai_batch.partition_date = CAST($day AS DATE))
+# Also the day's submissions with only requests of a former prompt or text: they are paid for, so a run collects them.
+AWAITED_OR_OF_DAY = f"""
+    (submission_id IN ({AWAITED}) OR openai_batch.partition_date = CAST($day AS DATE))
 """
 SUBMISSIONS = """
     SELECT
@@ -97,49 +97,49 @@ SUBMISSIONS = """
         cancel_requested_at IS NOT NULL AS is_cancelled,
         submission_id IN (
             SELECT submission_id FROM in_flight_request SEMI JOIN batch_request USING (custom_id)
-        ) AS is_wanted
+        ) AS is_needed
     FROM openai_batch JOIN batch_request_file USING (submission_id)
 """
 ORDER = "ORDER BY openai_batch.partition_date, openai_batch.plan, openai_batch.shard"
 
 
 def unsubmitted(database: Database, day: str, data_folder: Path) -> list[Submission]:
-    """What the day waits for and of which no batch is known: planned, deferred or claimed; oldest first."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {OF_THE_DAY} {ORDER}"
+    """The day's submissions without a known batch: planned, deferred or claimed; oldest first."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {AWAITED_OR_OF_DAY} {ORDER}"
     return _submissions(database, data_folder, statement, {"day": day, "states": list(UNSUBMITTED)})
 
 
 def uncollected(database: Database, day: str, data_folder: Path) -> list[Submission]:
-    """The batches that the day waits for, or has paid for, and whose results are not in the tables; oldest first."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {OF_THE_DAY} {ORDER}"
+    """The day's submissions whose batch is known, and whose results are not in the tables; oldest first."""
+    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {AWAITED_OR_OF_DAY} {ORDER}"
     return _submissions(database, data_folder, statement, {"day": day, "states": list(UNCOLLECTED)})
 
 
 def in_flight(database: Database, data_folder: Path) -> list[Submission]:
-    """The batches of all days that were not seen to have ended."""
+    """The submissions of all days whose batch is known, and has not ended as far as the ledger knows."""
     statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
     return _submissions(database, data_folder, statement, {"states": [State.SUBMITTED, State.MISSING]})
 
 
-def given_up(database: Database, data_folder: Path) -> list[Submission]:
-    """The lost and abandoned ones: their batches may be seen again."""
+def lost_or_abandoned(database: Database, data_folder: Path) -> list[Submission]:
+    """The lost and the abandoned submissions: the API may list their batches again."""
     statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
     return _submissions(database, data_folder, statement, {"states": [State.LOST, State.ABANDONED]})
 
 
-def batches_waited_for(database: Database, day: str, data_folder: Path) -> list[str]:
-    """The ids of the batches that `uncollected` names; oldest first."""
+def awaited_batch_ids(database: Database, day: str, data_folder: Path) -> list[str]:
+    """The ids of the batches of `uncollected`; oldest first."""
     return [submission.batch_id for submission in uncollected(database, day, data_folder) if submission.batch_id]
 
 
 def by_id(database: Database, submission_id: str, data_folder: Path) -> Submission | None:
-    """The submission of this id; None if the ledger knows none."""
+    """The submission with this id; None if the ledger does not know it."""
     statement = f"{SUBMISSIONS} WHERE submission_id = $id"
     return next(iter(_submissions(database, data_folder, statement, {"id": submission_id})), None)
 
 
 def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submission | None:
-    """The submission that this batch was made for, by its id or its metadata; None if it is none of ours."""
+    """The submission of this batch, by its id or its metadata; None if the ledger knows none."""
     statement = f"""
         {SUBMISSIONS}
         WHERE batch_id = $batch_id OR list_contains(earlier_batch_ids, $batch_id)
@@ -154,7 +154,7 @@ def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submi
 
 
 def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str]:
-    """The paths, relative to the data folder, of the day's request files that will never be sent."""
+    """The paths, relative to the data folder, of the day's withdrawn request files."""
     rows = connection.execute(
         """
         SELECT path FROM openai_batch JOIN batch_request_file USING (submission_id)
@@ -166,8 +166,8 @@ def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str
 
 
 @dataclass(frozen=True)
-class WaitedForFile:
-    """A request file that a day waits for. `is_sent`: a run has claimed it at least."""
+class AwaitedFile:
+    """A request file with requests that a day needs. `is_sent`: a run has claimed it, or has submitted it."""
 
     model: str
     requests: int
@@ -176,17 +176,17 @@ class WaitedForFile:
     is_sent: bool
 
 
-def files_waited_for(connection: duckdb.DuckDBPyConnection, day: str) -> list[WaitedForFile]:
-    """The files with requests that the day waits for, of another day perhaps."""
+def awaited_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[AwaitedFile]:
+    """The request files with requests that the day needs; some may be of another day."""
     rows = connection.execute(
         f"""
         SELECT model, requests, bytes, max_output_tokens, NOT list_contains($unsent, state)
         FROM openai_batch JOIN batch_request_file USING (submission_id)
-        WHERE list_contains($open, state) AND submission_id IN ({WAITED_FOR})
+        WHERE list_contains($open, state) AND submission_id IN ({AWAITED})
         """,
         {"day": day, "unsent": list(UNSENT), "open": list(OPEN)},
     ).fetchall()
-    return [WaitedForFile(*row) for row in rows]
+    return [AwaitedFile(*row) for row in rows]
 
 
 def _submissions(

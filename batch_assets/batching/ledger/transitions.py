@@ -1,7 +1,7 @@
-"""A submission's way from one state to the next.
+"""The steps of a submission until it has a batch, in the order of its life.
 
-A transition is one function with one guarded UPDATE, in one short transaction, and adds a row to `submission_event`.
-One that another run has made already changes nothing.
+Each step is one function with one guarded UPDATE in one short transaction, and adds a row to `submission_event`. A step
+that another run has taken already changes nothing. `claims` has the claim, `batch_transitions` the steps after these.
 """
 
 import uuid
@@ -10,9 +10,9 @@ from dataclasses import replace
 import duckdb
 
 from batch_assets.batching.ledger import states
-from batch_assets.batching.ledger.change_state import add_event, try_to_change
+from batch_assets.batching.ledger.change_state import add_event, try_change_state
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.states import UNCOLLECTED, State
+from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 from batch_assets.batching.provider.identity import ApiIdentity
@@ -20,20 +20,6 @@ from batch_assets.batching.provider.identity import ApiIdentity
 
 def new_submission_id() -> str:
     return uuid.uuid4().hex
-
-
-def plan(
-    connection: duckdb.DuckDBPyConnection, submission_id: str, day: str, plan_number: int, round_number: int, shard: int
-) -> None:
-    """Enter a submission whose request file was written; inside a transaction."""
-    connection.execute(
-        """
-        INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt)
-        VALUES (?, CAST(? AS DATE), ?, ?, ?, ?, 1)
-        """,
-        [submission_id, day, plan_number, round_number, shard, State.PLANNED],
-    )
-    add_event(connection, states.PLAN, submission_id, from_state=None)
 
 
 def next_plan(connection: duckdb.DuckDBPyConnection, day: str) -> int:
@@ -44,8 +30,22 @@ def next_plan(connection: duckdb.DuckDBPyConnection, day: str) -> int:
     return int(row[0]) if row else 1
 
 
+def plan(
+    connection: duckdb.DuckDBPyConnection, submission_id: str, day: str, plan_number: int, round_number: int, shard: int
+) -> None:
+    """Record a new submission, whose request file is written; call it inside a transaction."""
+    connection.execute(
+        """
+        INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt)
+        VALUES (?, CAST(? AS DATE), ?, ?, ?, ?, 1)
+        """,
+        [submission_id, day, plan_number, round_number, shard, State.PLANNED],
+    )
+    add_event(connection, states.PLAN, submission_id, from_state=None)
+
+
 def record_upload(database: Database, submission: Submission, file_id: str | None) -> Submission:
-    """Note which file at the API is the request file's."""
+    """Record the id that the API gave to the uploaded request file; None: upload it again."""
     with database.writing() as connection:
         connection.execute(
             "UPDATE openai_batch SET file_id = ? WHERE submission_id = ? AND state = ? AND owner_run = ?",
@@ -55,7 +55,7 @@ def record_upload(database: Database, submission: Submission, file_id: str | Non
 
 
 def record_message(database: Database, submission: Submission, message: str) -> None:
-    """Note what the API said of a submission that stays as it is."""
+    """Record the API's message about a submission whose state does not change."""
     with database.writing() as connection:
         connection.execute(
             "UPDATE openai_batch SET message = ? WHERE submission_id = ? AND owner_run = ?",
@@ -64,8 +64,8 @@ def record_message(database: Database, submission: Submission, message: str) -> 
 
 
 def submit(database: Database, submission: Submission, batch: RemoteBatch) -> bool:
-    """Note that the batch exists. False, and nothing is changed, if another run has taken over meanwhile."""
-    return try_to_change(
+    """Record that the batch exists. False, and nothing changes, if another run has taken the submission over."""
+    return try_change_state(
         database,
         states.SUBMIT,
         submission,
@@ -82,8 +82,8 @@ def submit(database: Database, submission: Submission, batch: RemoteBatch) -> bo
 
 
 def recover(database: Database, submission: Submission, batch: RemoteBatch, api: ApiIdentity) -> bool:
-    """Note a batch that an older state of this ledger, a backup, knows nothing of."""
-    return try_to_change(
+    """Record a batch that this ledger, a restored backup, does not know."""
+    return try_change_state(
         database,
         states.RECOVER,
         submission,
@@ -103,29 +103,14 @@ def recover(database: Database, submission: Submission, batch: RemoteBatch, api:
 
 
 def release(database: Database, submission: Submission, message: str) -> bool:
-    """Back to planned: the API refused it before anything existed."""
-    return try_to_change(
+    """Make a claimed submission planned again: the API refused it, and created no batch."""
+    return try_change_state(
         database, states.RELEASE, submission, submission.owner_run, {"message": message}, message=message
     )
 
 
-def holds_requests_that_another_sends(connection: duckdb.DuckDBPyConnection, submission: Submission) -> bool:
-    """Whether another submission, whose batch may exist, holds one of its requests."""
-    row = connection.execute(
-        """
-        SELECT count(*) FROM (
-            SELECT custom_id FROM in_flight_request SEMI JOIN openai_batch AS other
-                ON other.submission_id = in_flight_request.submission_id AND list_contains($states, other.state)
-            WHERE in_flight_request.submission_id <> $id
-        ) SEMI JOIN (SELECT custom_id FROM in_flight_request WHERE submission_id = $id) USING (custom_id)
-        """,
-        {"id": submission.id, "states": [State.CLAIMED, *UNCOLLECTED]},
-    ).fetchone()
-    return row is not None and row[0] > 0
-
-
 def record_cancel_request(database: Database, submission: Submission) -> None:
-    """Note that the user wants the batch to stop, and none of it to go out again by itself."""
+    """Record that the user cancelled the submission: no run sends its requests until the user plans the day again."""
     with database.writing() as connection:
         connection.execute(
             "UPDATE openai_batch SET cancel_requested_at = ? WHERE submission_id = ?", [now_utc(), submission.id]
@@ -133,7 +118,7 @@ def record_cancel_request(database: Database, submission: Submission) -> None:
 
 
 def adopt(connection: duckdb.DuckDBPyConnection, submission_id: str, batch: RemoteBatch, api: ApiIdentity) -> None:
-    """Enter a batch that another program made of the requests in the temp table `adopted_request`."""
+    """Record a batch that another program created from the requests in the temp table `adopted_request`."""
     connection.execute(
         """
         INSERT INTO openai_batch (

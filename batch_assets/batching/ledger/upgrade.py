@@ -1,4 +1,4 @@
-"""A database of any earlier version becomes one of this version: named migrations, each applied once."""
+"""Upgrades a database of any earlier version to this version: named migrations, each applied once."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,26 +1,27 @@
-"""Submissions of which nothing exists at the API are withdrawn. Their requests are pending again."""
+"""Withdraws submissions that have no batch at the API. Their requests are pending again."""
 
 from collections.abc import Iterable
 
 import duckdb
 
 from batch_assets.batching.ledger import states
-from batch_assets.batching.ledger.change_state import add_event, is_as_seen
+from batch_assets.batching.ledger.change_state import add_event, is_unchanged
 from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
 from batch_assets.batching.provider.batches import now_utc
 
 
 def withdraw(database: Database, submission: Submission, *, because: str | None = None) -> bool:
-    """Withdraw a submission of which nothing exists at the API. Its requests are pending again, or failed `because`.
+    """Withdraw a submission that has no batch. Its requests are pending again, or failed with the code `because`.
 
-    False, and nothing is changed, if a run has changed it since it was read.
+    False, and nothing changes, if a run has changed it since the caller read it.
     """
     with database.writing() as connection, transaction(connection):
-        if not is_as_seen(connection, submission):
+        if not is_unchanged(connection, submission):
             return False
-        withdraw_in(connection, submission, because=because)
+        withdraw_in_transaction(connection, submission, because=because)
     submission.path.unlink(missing_ok=True)
     return True
 
@@ -28,7 +29,7 @@ def withdraw(database: Database, submission: Submission, *, because: str | None 
 def withdraw_unsent(
     connection: duckdb.DuckDBPyConnection, *, day: str | None = None, only: Iterable[str] | None = None, message: str
 ) -> list[str]:
-    """Withdraw what was planned or deferred, of the day or of these ids; returns the paths of the request files."""
+    """Withdraw planned and deferred submissions, of the day or of these ids; returns the paths of their files."""
     rows = connection.execute(
         """
         SELECT submission_id, state, path FROM openai_batch JOIN batch_request_file USING (submission_id)
@@ -43,19 +44,22 @@ def withdraw_unsent(
 
 
 def withdraw_unsent_with_requests(connection: duckdb.DuckDBPyConnection, table: str, *, message: str) -> list[str]:
-    """Withdraw what was planned or deferred and holds a request that is in this temp table (custom_id)."""
+    """Withdraw planned and deferred submissions that hold a request of this temp table (custom_id)."""
     rows = connection.execute(
         f"SELECT DISTINCT submission_id FROM in_flight_request SEMI JOIN {table} USING (custom_id)"
     ).fetchall()
     return withdraw_unsent(connection, only=[submission_id for (submission_id,) in rows], message=message)
 
 
-def withdraw_in(connection: duckdb.DuckDBPyConnection, submission: Submission, *, because: str | None) -> None:
+def withdraw_in_transaction(
+    connection: duckdb.DuckDBPyConnection, submission: Submission, *, because: str | None
+) -> None:
+    """`withdraw` for a caller that has checked the submission in its transaction, and deletes the request file."""
     if because is not None:
         connection.execute(
-            """
+            f"""
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, api, failed_at)
-            SELECT custom_id, 'cancelled/' || ?, ?, 'Withdrawn before it was sent.', true, false, ?, ?
+            SELECT custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, 'Withdrawn before it was sent.', true, false, ?, ?
             FROM in_flight_request WHERE submission_id = ?
             """,
             [submission.day, because, submission.api, now_utc(), submission.id],
@@ -66,18 +70,18 @@ def withdraw_in(connection: duckdb.DuckDBPyConnection, submission: Submission, *
 def _withdraw_row(
     connection: duckdb.DuckDBPyConnection,
     submission_id: str,
-    seen: State,
+    from_state: State,
     *,
     run_id: str | None = None,
     message: str | None,
 ) -> None:
-    """Withdraw what is in this state, as was seen in the same transaction; none of its requests is under way then."""
+    """Withdraw a submission. The same transaction has read that it is in this state."""
     move = states.WITHDRAW
     changed = connection.execute(
         "UPDATE openai_batch SET state = ? WHERE submission_id = ? AND state = ? AND list_contains(?, state)",
-        [move.target, submission_id, seen, list(move.sources)],
+        [move.target, submission_id, from_state, list(move.sources)],
     ).fetchone()
-    if changed is None or changed[0] != 1:
-        raise StaleSubmissionError(f"The submission {submission_id} is not {seen}: it cannot be withdrawn.")
+    if changed != (1,):
+        raise StaleSubmissionError(f"The submission {submission_id} is not {from_state}: it cannot be withdrawn.")
     connection.execute("DELETE FROM in_flight_request WHERE submission_id = ?", [submission_id])
-    add_event(connection, move, submission_id, from_state=seen, run_id=run_id, message=message)
+    add_event(connection, move, submission_id, from_state=from_state, run_id=run_id, message=message)

@@ -1,3 +1,6 @@
-"""What the user does beside the assets: `cancel` stops a day, `prune` compresses and deletes what old days no
-longer need.
+"""What the user can do in addition to the assets.
+
+`cancel` stops a day: it asks the API to cancel its batches, and withdraws its unsent request files. `prune` compresses
+and deletes the files and rows that old days no longer need. Both read the ledger first, and change nothing that another
+day needs.
 """

@@ -1,33 +1,39 @@
-"""What the user does beside the assets: cancel a day."""
+"""Cancels a day."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import openai
 
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
-from batch_assets.batching.ledger.requests import Question, hold_pending
+from batch_assets.batching.ledger.requests import RequestStateRules, cancel_pending
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
+from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.outside_text import as_message
 
 
 @dataclass
 class Cancelled:
-    """What `cancel_day` did: batches asked to stop, batches that had ended already, shards that never go out.
+    """What `cancel_day` did.
 
-    `not_found` are the ids of batches that the API does not know with the present key; `elsewhere` says of batches of
-    another API that they were not asked to stop. Both may go on, and cost.
+    stopped: batches that the API was asked to cancel.
+    had_ended: batches that had ended before.
+    withdrawn: request files that no run will send.
+    unknown: submissions whose batch may exist, since a run is submitting them or has ended during that.
+    not_found: ids of batches that the API does not find with the present key. They may go on and cost money.
+    elsewhere: sentences about batches at another API, which was not asked. They may go on and cost money.
     """
 
     stopped: int = 0
     had_ended: int = 0
     withdrawn: int = 0
-    unknown: int = 0  # being submitted just now, or by a run that died: their batch may or may not exist
+    unknown: int = 0
     not_found: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
@@ -36,66 +42,68 @@ class Cancelled:
         if self.not_found:
             sentences.append(
                 f"The API does not find {as_message(', '.join(self.not_found))} with the present key: it may go on and "
-                "cost. Set the OPENAI_API_KEY that made it, and cancel again."
+                "cost money. Set the OPENAI_API_KEY that created it, and cancel again."
             )
         if self.unknown:
             sentences.append(
-                f"{self.unknown} submissions may be under way: materialize `openai_batch`, which looks for their "
-                "batches and makes none, and cancel again."
+                f"{counted(self.unknown, 'submission')} may have a batch: materialize `openai_batch`, which searches "
+                "for it and creates none, and cancel again."
             )
         if sentences or self.stopped or self.had_ended or self.withdrawn:
             sentences.append(
-                f"{self.stopped} batches were asked to stop, {self.had_ended} had ended, {self.withdrawn} files won't "
-                "be sent. What is answered will be in `summaries`; the rest goes out when `batch_request_file` is "
-                "materialized again."
+                f"Asked the API to cancel {counted(self.stopped, 'batch', 'batches')}; {self.had_ended} had ended. "
+                f"{counted(self.withdrawn, 'request file')} will not be sent. The answers that exist will be in "
+                "`summaries`. A run sends the other requests after you materialize `batch_request_file` again."
             )
         return " ".join(sentences) or "There was nothing to cancel."
 
 
 def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_folder: Path) -> Cancelled:
-    """Stop what the day has in flight, withdraw what waits, and hold what is pending. What is answered stays.
+    """Cancel the day's batches, withdraw its unsent files, and hold its pending requests. Answers stay.
 
-    Another day's batch that holds an equal article of this one goes on; so does a batch at another API than this one,
-    where an id may mean another batch.
+    Does not cancel another day's batch that has an equal article, or a batch at another API: there, the id may belong
+    to another batch.
 
-    The requests that end without an answer aren't sent again by the sensor, but only when the user materializes
-    `batch_request_file` of the day. A batch that may exist, since its creation was begun, has to be found first. Raises
-    openai.OpenAIError; what was cancelled until then is.
+    The sensor does not send the requests that end without an answer. A run sends them after the user materializes
+    `batch_request_file` of the day. If a run has begun to create a batch, a later run must find it before it can be
+    cancelled. Raises openai.OpenAIError; what was cancelled until then stays cancelled.
     """
-    withdrawn, unknown = stop_submitting(database, day=day, data_folder=data_folder)
-    report = Cancelled(withdrawn=withdrawn, unknown=unknown)
-    in_flight = [s for s in submissions.uncollected(database, day, data_folder) if s.day == day]
+    stopped = stop_submitting(database, day=day, data_folder=data_folder)
+    report = Cancelled(withdrawn=stopped.withdrawn, unknown=stopped.unknown)
+    in_flight = [
+        submission for submission in submissions.uncollected(database, day, data_folder) if submission.day == day
+    ]
     for submission in in_flight:
-        # first: a batch that ends as cancelled must be known for one whose requests the user does not want to go out
+        # first: when the batch ends as cancelled, the ledger must know that the user does not want it sent again
         transitions.record_cancel_request(database, submission)
     try:
         api = identify(client, database.warehouse_id())
     except openai.OpenAIError:
-        hold_pending(database, day, Question())
+        cancel_pending(database, day, RequestStateRules())
         raise
-    refusals: list[openai.OpenAIError] = []
+    errors: list[openai.OpenAIError] = []
     for submission in in_flight:
         try:
             _stop(client, api, submission, report)
-        except openai.OpenAIError as error:  # one that can't be stopped now must not save the others
-            refusals.append(error)
-    hold_pending(database, day, Question(api.name))
-    if refusals:
-        raise refusals[0]
+        except openai.OpenAIError as error:  # an error for one batch must not keep the others running
+            errors.append(error)
+    cancel_pending(database, day, RequestStateRules(api.name))
+    if errors:
+        raise errors[0]
     return report
 
 
 def _stop(client: openai.OpenAI, api: ApiIdentity, submission: Submission, report: Cancelled) -> None:
-    """Ask the API that made the batch to stop it, and note what it says."""
+    """Ask the API to cancel the batch, and note the result in the report."""
     batch_id = submission.batch_id or ""
     if submission.state is State.ENDED:
         report.had_ended += 1
-    elif is_elsewhere(submission.api, api):
-        sentence = elsewhere_message(
+    elif is_at_other_api(submission.api, api):
+        sentence = other_api_message(
             f"{batch_id} of {submission.day} was made",
             submission.api,
             api,
-            what_then="It goes on and costs: set OPENAI_BASE_URL and OPENAI_API_KEY to that API, and cancel again.",
+            what_then="It goes on and costs money. Set OPENAI_BASE_URL and OPENAI_API_KEY to that API. Cancel again.",
         )
         report.elsewhere.append(sentence)
     else:
@@ -104,16 +112,22 @@ def _stop(client: openai.OpenAI, api: ApiIdentity, submission: Submission, repor
             report.stopped += 1
         except openai.ConflictError:
             report.had_ended += 1
-        except openai.NotFoundError:  # it is another account's, or was deleted there
+        except openai.NotFoundError:  # it belongs to another account, or was deleted
             report.not_found.append(batch_id)
 
 
-def stop_submitting(database: Database, *, day: str, data_folder: Path) -> tuple[int, int]:
-    """Let nothing more of the day go out by itself: for a user who has terminated the run that submits it.
+class StoppedSubmissions(NamedTuple):
+    """How many submissions were withdrawn, and of how many a batch may exist: `submit_day` searches for it."""
 
-    What has no batch yet is withdrawn; it goes out when `batch_request_file` is materialized by the user. Batches that
-    exist go on. Returns how many submissions were withdrawn, and how many are of unknown fate: `submit_day` looks for
-    their batches, and makes none.
+    withdrawn: int
+    unknown: int
+
+
+def stop_submitting(database: Database, *, day: str, data_folder: Path) -> StoppedSubmissions:
+    """Withdraw the day's submissions that have no batch: the user has terminated the run, or cancelled the day.
+
+    A run sends these requests after the user materializes `batch_request_file`. Batches that exist go on. For a
+    submission whose batch may exist, `submit_day` searches for the batch and creates none.
     """
     withdrawn = unknown = 0
     for submission in submissions.unsubmitted(database, day, data_folder):
@@ -124,4 +138,4 @@ def stop_submitting(database: Database, *, day: str, data_folder: Path) -> tuple
         else:
             transitions.record_cancel_request(database, submission)
             unknown += 1
-    return withdrawn, unknown
+    return StoppedSubmissions(withdrawn, unknown)

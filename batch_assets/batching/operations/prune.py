@@ -1,7 +1,7 @@
-"""How long things are kept: what of old days can go, and its going. Nothing is deleted that a day still needs.
+"""Compresses and deletes the files and rows of old days. Deletes nothing that a day still needs.
 
-A day is *done* if it has summaries, of all articles and requests that it has now, none of them is pending, in flight or
-held by a cancellation, and none of its batches is out. Of days that aren't, nothing is touched, however old they are.
+A day is *done* if `summaries` has a row for each of its present articles and requests, no row is pending, in flight or
+cancelled, and none of its batches is in flight. `prune` changes nothing of a day that is not done, however old it is.
 """
 
 import gzip
@@ -19,21 +19,22 @@ from pathlib import Path
 import duckdb
 import openai
 
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger import files
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.files import RemoteFiles
-from batch_assets.batching.provider.elsewhere import elsewhere_message, is_elsewhere
+from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 
-# Texts and bookkeeping of single articles. The ledger, the answers and `summaries` stay.
+# The articles and their requests. The ledger, the answers and `summaries` stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
-PACKED = ".gz"
+COMPRESSED = ".gz"
 
 OLD_AND_DONE = f"""
     SELECT DISTINCT partition_date FROM summaries
     WHERE partition_date < CAST($before AS DATE)
     EXCEPT SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
-    -- articles read again, or answers of another prompt, since the summaries were written
+    -- its articles or its prompt have changed since the summaries were written
     EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
     EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
     EXCEPT ({files.DAYS_IN_FLIGHT})
@@ -43,12 +44,13 @@ OLD_AND_DONE = f"""
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What goes when. Days are counted from a day's own date; None: never.
+    """What to delete, and when. Days are counted from the date of the partition; None: never.
 
-    Result files are packed after `compress_after_days`. After `keep_days` request and result files are deleted; with
-    `tables`, the day's articles and its lines in `batch_request` and `quarantined_line` too; with `answers`, also
-    answers and failures that no day with requests needs any more, so that a day that comes back is paid for again;
-    with `remote`, OpenAI's copies of the files.
+    compress_after_days: when to compress result files.
+    keep_days: when to delete request and result files, and what the next three name.
+    tables: the day's articles, and its rows in `batch_request` and `quarantined_line`.
+    answers: answers and failures that no day with requests needs. If the day is ingested again, a run buys them again.
+    remote: OpenAI's copies of the files.
     """
 
     compress_after_days: int | None = 7
@@ -60,73 +62,73 @@ class RetentionPolicy:
 
 @dataclass
 class PrunePlan:
-    """What can go. Paths are absolute; `rows` are by table."""
+    """What to compress and delete. Paths are absolute; `rows` are counts by table."""
 
     days: list[str] = field(default_factory=list)
     bytes_to_delete: int = 0
-    to_pack: list[Path] = field(default_factory=list)
+    to_compress: list[Path] = field(default_factory=list)
     to_delete: list[Path] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     remote_files: list[RemoteFiles] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """What goes, for people: an entry for each kind of thing."""
-        remote = sum(len(one.file_ids) for one in self.remote_files)
-        said = [
-            (len(self.to_delete), f"request and result files, {self.bytes_to_delete / 1e6:,.1f} MB"),
-            (len(self.to_pack), "result files that are packed"),
-            *((rows, f"rows of {table}") for table, rows in self.rows.items()),
-            (remote, "files at OpenAI"),
-        ]
-        return [f"{count:,} {what}" for count, what in said if count]
+        """A line for each kind of file or row, for the user."""
+        files_here = counted(len(self.to_delete), "request or result file", "request and result files")
+        lines = {
+            f"{files_here}, {self.bytes_to_delete / 1e6:,.1f} MB": len(self.to_delete),
+            f"{counted(len(self.to_compress), 'result file')} (gzip)": len(self.to_compress),
+            **{f"{counted(rows, 'row')} of {table}": rows for table, rows in self.rows.items()},
+            f"{counted(_number(self.remote_files), 'file')} at OpenAI": _number(self.remote_files),
+        }
+        return [line for line, number in lines.items() if number]
 
 
 def plan_pruning(database: Database, *, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
-    """What has outlived its life today. Changes nothing."""
+    """What the policy allows to delete today. Changes nothing."""
     with database.reading() as connection:
         return _find(connection, data_folder, policy, today)
 
 
 def prune(database: Database, *, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
-    """Pack and delete what `plan_pruning` finds, but for what is at OpenAI. Returns what went."""
-    packable = plan_pruning(database, data_folder=data_folder, policy=policy, today=today).to_pack
-    for path in packable:  # takes a while, so others have the database meanwhile
-        with suppress(FileNotFoundError):  # another prune, at the same time, was faster
-            _pack(path)
+    """Compress and delete what `plan_pruning` finds, except the files at OpenAI. Returns what was deleted."""
+    to_compress = plan_pruning(database, data_folder=data_folder, policy=policy, today=today).to_compress
+    for path in to_compress:  # outside of the lock, since it takes long
+        with suppress(FileNotFoundError):  # another prune has compressed it at the same time
+            _compress(path)
     with database.writing() as connection:
         found = _find(connection, data_folder, policy, today)
-        # first the files: a ledger may name one that is gone, but no later prune finds one that no ledger names
+        # first the files: no later prune finds a file that the ledger does not name
         for path in found.to_delete:
             path.unlink(missing_ok=True)
         with transaction(connection):
-            for path in packable:
-                _rename(connection, data_folder, path, PACKED)
+            for path in to_compress:
+                _rename(connection, data_folder, path, COMPRESSED)
             for path in found.to_delete:
                 _rename(connection, data_folder, path, None)
             if policy.tables:
                 _delete_rows(connection, found.days, answers=policy.answers)
-        for path in packable:
+        for path in to_compress:
             path.unlink(missing_ok=True)
-    found.to_pack = packable
+    found.to_compress = to_compress
     return found
 
 
 def delete_remote_files(
     database: Database, client: openai.OpenAI, found: PrunePlan, api: ApiIdentity | None = None
 ) -> list[str]:
-    """Delete the API's copies of files whose content is in the tables. `found` then has what went.
+    """Delete the API's copies of files whose content is in the tables. `found` then has what was deleted.
 
-    Returns, for people, what stays and why: files at another API or of another account, where an id may mean another
-    file. `api` is whom the client talks to; None: it is asked. Raises openai.OpenAIError.
+    Returns sentences for the user about the files that stay: files at another API or of another account, where an id
+    may belong to another file. `api` is the API of the client; None: the function asks it. Raises openai.OpenAIError.
     """
     api = api or identify(client, database.warehouse_id())
-    went: list[RemoteFiles] = []
+    done: list[RemoteFiles] = []
     elsewhere: dict[str, list[RemoteFiles]] = defaultdict(list)
     not_ours: list[RemoteFiles] = []
     not_found: list[RemoteFiles] = []
     for remote in found.remote_files:
-        if is_elsewhere(remote.api, api):
+        if is_at_other_api(remote.api, api):
             elsewhere[remote.api or ""].append(remote)
             continue
         if _is_of_another_account(remote, api):
@@ -136,32 +138,35 @@ def delete_remote_files(
         left = tuple(file_id for file_id in remote.file_ids if file_id not in deleted)
         if left and remote.key_fingerprint != api.key_fingerprint:
             not_found.append(replace(remote, file_ids=left))
-        else:  # of the account that made them, those that are left expired
+        else:  # the account that made the files does not find the rest: they have expired
             files.record_remote_deletion(database, remote.submission_id)
-        went.append(replace(remote, file_ids=deleted))
-    found.remote_files = went
+        done.append(replace(remote, file_ids=deleted))
+    found.remote_files = done
     sentences = [
-        elsewhere_message(f"{_count(kept)} are", name, api, what_then="Prune again when the API is that one.")
+        other_api_message(f"{_files_of_days(kept)} {_are(kept)}", name, api, what_then="Set that API, and prune again.")
         for name, kept in elsewhere.items()
     ]
     if not_ours:
-        sentences.append(f"{_count(not_ours)} are of another account than that of the present key, and stay.")
+        sentences.append(
+            f"{_files_of_days(not_ours)} {_are(not_ours)} of another account than that of the present key. Not deleted."
+        )
     if not_found:
         sentences.append(
-            f"{_count(not_found)} are not found with the present key: they expired, or are another account's."
+            f"{_files_of_days(not_found)} {_are(not_found)} not found with the present key: expired, or of another "
+            "account."
         )
     return sentences
 
 
 def _is_of_another_account(remote: RemoteFiles, api: ApiIdentity) -> bool:
-    """As far as it is known whose they are: a new key of the same organization is no other account."""
+    """Whether the files belong to another account. A new key of the same organization belongs to the same account."""
     if remote.organization is not None and api.organization is not None:
         return remote.organization != api.organization
     return remote.key_fingerprint not in (None, api.key_fingerprint)
 
 
 def _delete(client: openai.OpenAI, file_id: str) -> bool:
-    """Whether the file was there."""
+    """Delete the file; returns whether the API found it."""
     try:
         client.files.delete(file_id)
     except openai.NotFoundError:
@@ -169,9 +174,17 @@ def _delete(client: openai.OpenAI, file_id: str) -> bool:
     return True
 
 
-def _count(remote: Sequence[RemoteFiles]) -> str:
-    days = sorted({one.day for one in remote})
-    return f"{sum(len(one.file_ids) for one in remote):,} files of {days[0] if len(days) == 1 else f'{len(days)} days'}"
+def _files_of_days(remote: Sequence[RemoteFiles]) -> str:
+    days = sorted({files_of.day for files_of in remote})
+    return f"{counted(_number(remote), 'file')} of {days[0] if len(days) == 1 else counted(len(days), 'day')}"
+
+
+def _are(remote: Sequence[RemoteFiles]) -> str:
+    return "is" if _number(remote) == 1 else "are"
+
+
+def _number(remote: Sequence[RemoteFiles]) -> int:
+    return sum(len(files_of.file_ids) for files_of in remote)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
@@ -185,9 +198,9 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: Rete
     if policy.compress_after_days is not None:
         days = _done_before(connection, today, policy.compress_after_days)
         existing = _existing(data_folder, files.result_files(connection, days))
-        going = {*found.to_delete, *_left_behind(existing)}
-        found.to_delete = sorted(going)
-        found.to_pack = [path for path in existing if path.suffix != PACKED and path not in going]
+        to_delete = {*found.to_delete, *_left_behind(existing)}
+        found.to_delete = sorted(to_delete)
+        found.to_compress = [path for path in existing if path.suffix != COMPRESSED and path not in to_delete]
     found.bytes_to_delete = sum(path.stat().st_size for path in found.to_delete)
     if policy.tables:
         found.rows = _count_rows(connection, found.days, answers=policy.answers)
@@ -207,57 +220,58 @@ def _existing(data_folder: Path, paths: Sequence[str | None]) -> list[Path]:
 
 
 def _left_behind(paths: Sequence[Path]) -> list[Path]:
-    """Plain files beside packed ones that the ledger names already: their prune was killed before they went."""
-    return [plain for path in paths if path.suffix == PACKED and (plain := path.with_suffix("")).exists()]
+    """Plain files beside compressed ones that the ledger names: the prune was killed before it deleted them."""
+    return [plain for path in paths if path.suffix == COMPRESSED and (plain := path.with_suffix("")).exists()]
 
 
-def _pack(path: Path) -> None:
-    """Write the packed file beside the plain one; it appears whole or not at all. Raises OSError."""
-    packed = path.with_name(path.name + PACKED)
-    if packed.exists() and _is_packed_whole(path, packed):  # of a prune that was killed
+def _compress(path: Path) -> None:
+    """Write the compressed file beside the plain one, complete or not at all. Raises OSError."""
+    compressed = path.with_name(path.name + COMPRESSED)
+    if compressed.exists() and _is_compressed(path, compressed):  # of a prune that was killed
         return
-    unfinished = path.with_name(f".{packed.name}.{uuid.uuid4().hex}")  # its own: there may be two prunes at once
+    unfinished = path.with_name(f".{compressed.name}.{uuid.uuid4().hex}")  # unique, since two prunes may run at once
     try:
         with path.open("rb") as plain, unfinished.open("wb") as file:
-            with gzip.GzipFile(path.name, "wb", fileobj=file) as packer:
-                shutil.copyfileobj(plain, packer, 1 << 20)
+            with gzip.GzipFile(path.name, "wb", fileobj=file) as compressor:
+                shutil.copyfileobj(plain, compressor, 1 << 20)
             file.flush()
             os.fsync(file.fileno())
-        if not _is_packed_whole(path, unfinished):
-            raise OSError(f"{path} could not be packed: read back, it is not the same. It was left as it is.")
-        unfinished.replace(packed)
+        if not _is_compressed(path, unfinished):
+            raise OSError(f"{path} could not be compressed: the compressed file has other bytes. The original stays.")
+        unfinished.replace(compressed)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _is_packed_whole(path: Path, packed: Path) -> bool:
-    """Whether the packed file, read back, is the plain one."""
+def _is_compressed(path: Path, compressed: Path) -> bool:
+    """Whether the compressed file has the bytes of the plain one."""
     try:
-        with path.open("rb") as plain, gzip.open(packed) as unpacked:
+        with path.open("rb") as plain, gzip.open(compressed) as decompressed:
             while block := plain.read(1 << 20):
-                if unpacked.read(len(block)) != block:
+                if decompressed.read(len(block)) != block:
                     return False
-            return not unpacked.read(1)
+            return not decompressed.read(1)
     except (EOFError, gzip.BadGzipFile, zlib.error):
         return False
 
 
 def _rename(connection: duckdb.DuckDBPyConnection, data_folder: Path, path: Path, ending: str | None) -> None:
-    """Let the ledger name the file with this ending added; None: it is gone."""
+    """Record in the ledger that the file has this additional ending; None: that it was deleted."""
     old = path.relative_to(data_folder).as_posix()
     files.rename_result_file(connection, old, None if ending is None else old + ending)
 
 
 def _count_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> dict[str, int]:
     counts = {}
-    for table, where in _going(answers=answers).items():
+    for table, where in _rows_to_delete(answers=answers).items():
         row = connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", {"days": days}).fetchone()
         counts[table] = int(row[0]) if row else 0
     return counts
 
 
 def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> None:
-    for table, where in reversed(_going(answers=answers).items()):  # the answers while it is known whose they are
+    # first the answers: their condition reads the other tables
+    for table, where in reversed(_rows_to_delete(answers=answers).items()):
         connection.execute(f"DELETE FROM {table} WHERE {where}", {"days": days})
     connection.execute(
         """
@@ -268,12 +282,14 @@ def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answ
     )
 
 
-def _going(*, answers: bool) -> dict[str, str]:
-    """Which rows of which table go: SQL conditions with the parameter `days`."""
+def _rows_to_delete(*, answers: bool) -> dict[str, str]:
+    """table → SQL condition of the rows to delete, with the parameter `days`."""
     of_the_days = "partition_date IN (SELECT unnest($days)::DATE)"
     of_their_batches = f"batch_id IN ({files.BATCHES_OF_DAYS})"
-    going = {**dict.fromkeys(TABLES_OF_A_DAY, of_the_days), "quarantined_line": of_their_batches}
+    conditions = {**dict.fromkeys(TABLES_OF_A_DAY, of_the_days), "quarantined_line": of_their_batches}
     if answers:
         needed = f"SELECT custom_id FROM batch_request WHERE NOT {of_the_days}"
-        going |= dict.fromkeys(("completion", "failed_request"), f"{of_their_batches} AND custom_id NOT IN ({needed})")
-    return going
+        conditions |= dict.fromkeys(
+            ("completion", "failed_request"), f"{of_their_batches} AND custom_id NOT IN ({needed})"
+        )
+    return conditions

@@ -1,6 +1,10 @@
-"""What a day still has to ask, as JSONL request files.
+"""The day's pending requests → JSONL request files, and submissions in the ledger.
 
-`task` is what is asked. `plan` compares the day's articles with the ledger and enters the files of what is pending:
-`request_lines` makes the lines and names them, `shards` cuts them into files within OpenAI's limits, `large_file`
-writes them. `estimate` says what the day will cost. `old_names` keeps the names of requests of earlier versions.
+`plan` does it in one transaction, with `plan_options`. `pending_requests` names the day's requests, compares them with
+the ledger, and writes the pending ones: `task` makes the request body, `request_lines` the lines and
+their custom_ids, `shards` cuts the lines into files within OpenAI's limits, `large_file` writes the files. `old_names`
+keeps the custom_ids that earlier versions gave. `estimate` tells what the day will cost.
+
+A new endpoint: its path goes into `provider/endpoint.py`, its body into `task`, its answers into
+`collection/result_lines.py`, and its simulation into `local_api/endpoints/registry.py`.
 """

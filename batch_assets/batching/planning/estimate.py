@@ -1,16 +1,17 @@
-"""What a day will cost, before it is submitted. An estimate, and labelled so.
+"""What a day will cost, before it is submitted: an estimate.
 
-Tokens are estimated from bytes and from the limit on output, until batches of the same model have come back: then
-from how many tokens their bytes and requests really had.
+Tokens are estimated from bytes and from the limit on output until batches of the same model have been collected. After
+that, the estimate uses how many tokens the bytes and requests of these batches had.
 """
 
 from dataclasses import dataclass
 
 import duckdb
 
-from batch_assets.batching.ledger.expected_cost import expected_cost, measured_for
-from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_no_budget_holds
-from batch_assets.batching.ledger.submissions import files_waited_for
+from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.expected_cost import calibration_for, expected_cost
+from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_budget_cannot_be_checked
+from batch_assets.batching.ledger.submissions import awaited_files
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
@@ -19,12 +20,12 @@ from batch_assets.batching.safety.outside_text import as_code
 
 @dataclass(frozen=True)
 class Estimate:
-    """USD of a day: `spent_usd` on everything that was billed for it, `expected_usd` for what is planned or in flight.
+    """The USD of a day: `spent_usd` for everything that was billed, `expected_usd` for what is planned or in flight.
 
-    `month_usd` is what was submitted in this UTC month, billed or in flight, without what is only planned. None where
-    the price of a model is not known. `is_calibrated`: by batches that came back. `api` is whose prices count;
-    `unpriced_of_day` and `unpriced_of_month` are models of which something was billed, or is in flight, at a price
-    that is not known: it is in none of the amounts.
+    `month_usd` is for what was submitted in this UTC month, billed or in flight. It leaves out what is only planned.
+    An amount is None if the price of a model is not known. `is_calibrated`: collected batches measured the tokens.
+    `api` is the API whose prices count. `unpriced_of_day` and `unpriced_of_month` are models that were billed, or that
+    are in flight, at a price that is not known: the amounts leave them out.
     """
 
     day: str
@@ -45,33 +46,34 @@ class Estimate:
         return None if self.expected_usd is None else self.spent_usd + self.expected_usd
 
     def is_within(self, budget: Budget) -> bool:
-        """A day with nothing left to send is always within; one of unknown cost never."""
+        """A day with nothing left to send is always within the budget; a day of unknown cost never is."""
         return self.why_not_within(budget) is None
 
     def why_not_within(self, budget: Budget) -> str | None:
-        """A sentence for the user who wonders why nothing was submitted; None if the budget allows it."""
+        """A sentence that tells the user why the run submitted nothing; None if the budget allows the day."""
         if not budget.is_set or self.planned_requests == 0:
             return None
         nothing = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
+        planned = f"{counted(self.planned_requests, 'request')} of {self.day}"
         if self.total_usd is None or self.planned_usd is None:
             return (
-                f"{self.planned_requests} requests of {self.day} would cost an unknown amount: the price of "
-                f"{as_code(self.model)} in batches isn't known, so no budget can hold. Give it in `prices` of the "
-                f"task. {nothing}"
+                f"{planned} would cost an unknown amount: the price of {as_code(self.model)} in batches isn't known, "
+                f"so no budget can be checked. Set the price in `prices` of the task. {nothing}"
             )
         day_limit, month_limit = budget.max_cost_usd_per_day, budget.max_cost_usd_per_month
         if day_limit is not None and self.unpriced_of_day:
-            return why_no_budget_holds(self.day, self.unpriced_of_day, self.api)
+            return why_budget_cannot_be_checked(self.day, self.unpriced_of_day, self.api)
         if month_limit is not None and self.unpriced_of_month:
-            return why_no_budget_holds("this month", self.unpriced_of_month, self.api)
+            return why_budget_cannot_be_checked("this month", self.unpriced_of_month, self.api)
         if day_limit is not None and self.total_usd > day_limit:
             return (
-                f"{self.requests} requests of {self.day} would bring the day to an estimated ${self.total_usd:.4f} (of "
-                f"which ${self.spent_usd:.4f} is spent); BATCH_ASSETS_MAX_COST_USD allows ${day_limit:.4f}. {nothing}"
+                f"{counted(self.requests, 'request')} of {self.day} would bring the day to an estimated "
+                f"${self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent); BATCH_ASSETS_MAX_COST_USD "
+                f"allows ${day_limit:.4f}. {nothing}"
             )
         if month_limit is not None and self.month_usd + self.planned_usd > month_limit:
             return (
-                f"{self.planned_requests} requests of {self.day} would bring the month to an estimated "
+                f"{planned} would bring the month to an estimated "
                 f"${self.month_usd + self.planned_usd:.4f} (of which ${self.month_usd:.4f} is spent or in flight); "
                 f"BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows ${month_limit:.4f}. {nothing}"
             )
@@ -87,14 +89,14 @@ def estimate_day(
 ) -> Estimate:
     """Estimate a day from the request files that it waits for, and from what was spent on it at this API.
 
-    Files of another day count where they hold an equal article: submitting this day submits them, too.
+    Files of another day count if they hold an equal article: a run that submits this day submits them, too.
     """
-    files = files_waited_for(connection, day)
+    files = awaited_files(connection, day)
     expected: float | None = 0.0
     planned: float | None = 0.0
     is_calibrated = bool(files)
     for file in files:
-        is_calibrated = is_calibrated and measured_for(connection, file, api) is not None
+        is_calibrated = is_calibrated and calibration_for(connection, file, api) is not None
         cost = expected_cost(connection, file, api, own_prices)
         expected = None if cost is None or expected is None else expected + cost
         if not file.is_sent:
@@ -112,6 +114,6 @@ def estimate_day(
         model=", ".join(sorted({file.model for file in files})),
         is_calibrated=is_calibrated,
         api=api,
-        unpriced_of_day=of_day.unpriced,
-        unpriced_of_month=of_month.unpriced,
+        unpriced_of_day=of_day.unpriced_models,
+        unpriced_of_month=of_month.unpriced_models,
     )

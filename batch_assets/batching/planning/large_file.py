@@ -1,7 +1,7 @@
-"""Files of up to hundreds of megabytes, written past the system's cache of files, where it lets us.
+"""Writes files of up to hundreds of megabytes with direct I/O (O_DIRECT), if the file system supports it.
 
-A day's request files are read once, to be sent, and are no use to anybody in the cache: to copy them into it takes
-longer than the disk does, and pushes out what others have there.
+A run reads a request file once, to send it, so a copy in the page cache has no use. The copy takes longer than the
+disk, and removes the pages of other processes from the cache.
 """
 
 import errno
@@ -10,15 +10,15 @@ import os
 from io import FileIO
 from pathlib import Path
 
-BUFFER_BYTES = 1 << 22  # what is smaller is written as usual
+BUFFER_BYTES = 1 << 22  # smaller files are written through the page cache
 
 
 class LargeFile:
-    """A new file; it replaces what has its name. It is on the disk once it is closed."""
+    """A new file; it replaces a file of the same name. `close` syncs it to the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._buffer = mmap.mmap(-1, BUFFER_BYTES)  # begins where a page does, as writing directly demands
+        self._buffer = mmap.mmap(-1, BUFFER_BYTES)  # page-aligned, as O_DIRECT requires
         self._filled = 0
         self._written = 0
         self._file: FileIO | None = None
@@ -34,7 +34,7 @@ class LargeFile:
                 self._write_buffer()
 
     def close(self) -> None:
-        """Write what is left, and sync all of it."""
+        """Write the rest, and sync the file."""
         if self._file is not None:
             self._file.close()
         with _open_at(self.path, self._written) as file:
@@ -49,7 +49,7 @@ class LargeFile:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._file.close()  # this file system has rules that we don't know
+            self._file.close()  # this file system does not support the write
             self._file = _open_at(self.path, self._written)
             _write_all(self._file, memoryview(self._buffer))
         self._written += BUFFER_BYTES
@@ -57,7 +57,7 @@ class LargeFile:
 
 
 def _open_directly(path: Path) -> FileIO:
-    """For whole pages only. As usual, where the system or the file system knows no such thing."""
+    """For whole pages only. Without O_DIRECT if the system or the file system does not support it."""
     direct = getattr(os, "O_DIRECT", 0)  # Linux: https://man7.org/linux/man-pages/man2/open.2.html
     try:
         return FileIO(path, "wb", opener=lambda name, flags: os.open(name, flags | direct, 0o666))
@@ -74,5 +74,5 @@ def _open_at(path: Path, position: int) -> FileIO:
 
 
 def _write_all(file: FileIO, data: memoryview) -> None:
-    while data:  # an unbuffered file may take less than all
+    while data:  # an unbuffered file may write a part only
         data = data[file.write(data) :]

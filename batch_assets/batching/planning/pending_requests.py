@@ -1,8 +1,8 @@
-"""The day's pending requests onto the lines of request files, in a hidden folder.
+"""Writes the day's pending requests to request files in a hidden folder.
 
-A day that was never planned is written while its requests are named: Python hashes what it writes anyway. Requests that
-turn out to be answered, in flight or equal to another are then taken out again; mostly there are few of them. Any other
-day is named by DuckDB first, and only its pending requests are written, of which there are few, too.
+If the day was never planned, Python writes a line for each article and computes its custom_id from the same bytes. It
+then removes the lines of requests that are answered, in flight or equal to another: mostly there are few. If the day
+was planned before, DuckDB computes the custom_ids first, and only the pending requests are written: these are few, too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
-from batch_assets.batching.ledger.requests import DayStates, Question, find_states
+from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import (
@@ -34,7 +34,7 @@ READ_REQUEST_INDEX = """
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
 """
-# A view: a table of a million ids would take much memory.
+# A view, since a table of a million ids would need much memory.
 REQUESTS_TO_SEND = """
     CREATE OR REPLACE TEMP VIEW request_to_send AS
     SELECT custom_id FROM unanswered_request WHERE state = 'pending'
@@ -43,7 +43,7 @@ REQUESTS_TO_SEND_AND_RESUME = """
     CREATE OR REPLACE TEMP VIEW request_to_send AS
     SELECT custom_id FROM unanswered_request WHERE state IN ('pending', 'cancelled')
 """
-# A refresh asks for all requests, answered or failed, except those in flight.
+# A refresh sends all requests, answered or failed, except those in flight.
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
     CREATE OR REPLACE TEMP TABLE request_to_refresh AS
@@ -52,9 +52,10 @@ FIND_REQUESTS_TO_REFRESH = """
 ENTER_REQUEST_INDEX = """
     INSERT INTO batch_request (partition_date, article_id, custom_id)
     SELECT partition_date, article_id, custom_id FROM request_index JOIN raw_articles ON raw_articles.rowid = row
+    -- twice: each table is then read in this range only
     WHERE row BETWEEN $1 AND $2 AND raw_articles.rowid BETWEEN $1 AND $2
 """
-# Each request to be sent has at least one article. So if there are as many of both, each article has its own request.
+# Each request to send has at least one article. If there are as many articles as requests, each has its own.
 IS_EACH_LINE_WANTED = """
     SELECT
         (SELECT count(*) FROM request_index) = (SELECT count(line) FROM request_index)
@@ -68,7 +69,7 @@ FIND_WANTED_LINES = """
 UNWANTED_LINES = """
     SELECT line FROM request_index ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line
 """
-# Which request is on which line of all shards together, from 0.
+# Which request is on which line, counted from 0 through all shards.
 LINE_POSITIONS = "CREATE OR REPLACE TEMP VIEW line_positions AS SELECT custom_id, line AS place FROM request_index"
 LINE_POSITIONS_OF_WANTED_LINES = """
     CREATE OR REPLACE TEMP VIEW line_positions AS
@@ -84,8 +85,8 @@ def write_pending(
     Fills the temp tables and views `request_to_send` (custom_id), `request_index` (row, line, custom_id) and
     `line_positions` (custom_id, place).
     """
-    if _was_planned(connection, day):
-        _name_requests(connection, task, day)
+    if _must_name_first(connection, day):
+        _replace_names(connection, task, day)
         states = _find_requests_to_send(connection, day, task, options)
         old_names = old_names_of_pending(connection)
         shards = _write_lines(connection, task, folder, day, options, old_names, only_pending=True)
@@ -97,14 +98,14 @@ def write_pending(
     return _only_wanted_lines(connection, shards, folder, options), states
 
 
-def _was_planned(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
-    """Whether the day has requests already, or may have old names, which need them."""
+def _must_name_first(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    """Whether the day has requests, or may have old custom_ids, which `_name_requests` looks for."""
     statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
     return has_aliases(connection) or connection.execute(statement, [day]).fetchone() is not None
 
 
-def _name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
-    """Enter the requests of the day's articles as they are now; those of an earlier version keep their names."""
+def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
+    """Enter the requests of the day's present articles; requests of an earlier version keep their custom_ids."""
     keep_old_names(connection, task, day)
     connection.execute("DELETE FROM batch_request WHERE partition_date = CAST(? AS DATE)", [day])
     name_requests(connection, task, day)
@@ -114,7 +115,7 @@ def _name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) 
 def _find_requests_to_send(
     connection: duckdb.DuckDBPyConnection, day: str, task: Task, options: PlanOptions
 ) -> DayStates:
-    states = find_states(connection, day, Question(options.api, task.max_output_tokens, options.max_rounds))
+    states = find_states(connection, day, RequestStateRules(options.api, task.max_output_tokens, options.max_rounds))
     if options.refresh:
         connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
         connection.execute(REQUESTS_TO_REFRESH)
@@ -133,9 +134,12 @@ def _write_lines(
     *,
     only_pending: bool,
 ) -> list[Shard]:
-    """Write a line for each article, or for each pending request, and read the index of these lines."""
+    """Write a line for each article, and read the index of these lines.
+
+    `only_pending`: a line for each request of the view `request_to_send`, which must exist.
+    """
     writer = ShardWriter(folder / "all", _file_limits(options))
-    index_path = folder / "index.csv"  # on disk, beside the shards: a million ids would take much memory
+    index_path = folder / "index.csv"  # on disk, beside the shards: a million ids would need much memory
     sent_options = _accepted_options(connection, task, options)
     with index_path.open("w", encoding="ascii") as index:
         builder = RequestLineBuilder(task, index, writer.max_bytes, options=sent_options, old_names=old_names)
@@ -148,7 +152,7 @@ def _write_lines(
 
 
 def _accepted_options(connection: duckdb.DuckDBPyConnection, task: Task, options: PlanOptions) -> dict[str, Any]:
-    """The optional parameters, without those that this API has refused for the model."""
+    """The optional parameters without those that this API has refused for the model."""
     refused = refused_options(connection, options.api, task.model)
     return {name: value for name, value in (options.optional_parameters or {}).items() if name not in refused}
 
@@ -156,7 +160,7 @@ def _accepted_options(connection: duckdb.DuckDBPyConnection, task: Task, options
 def _only_wanted_lines(
     connection: duckdb.DuckDBPyConnection, shards: list[Shard], folder: Path, options: PlanOptions
 ) -> list[Shard]:
-    """The shards with one line for each request to be sent, and no other line."""
+    """The shards with one line for each request to send, and no other line."""
     if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
         connection.execute(LINE_POSITIONS)
         return shards
@@ -170,7 +174,7 @@ def _only_wanted_lines(
 
 
 def _file_limits(options: PlanOptions) -> FileLimits:
-    """So small that two files fit into the limit of enqueued tokens."""
+    """The limits of a file; two files together fit into the limit of enqueued tokens."""
     limit = options.max_enqueued_tokens
     fill_bytes = None if limit is None else limit // 2 * BYTES_PER_TOKEN
     return replace(options.file_limits, fill_bytes=fill_bytes)

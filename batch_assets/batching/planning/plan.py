@@ -1,8 +1,8 @@
 """The plan of a day: which requests it needs, which of them are pending, and the request files that hold these.
 
 A request's `custom_id` identifies its content: it is a prefix of the sha256 of endpoint and question. So an answer with
-this id is *the* answer, whichever day, file or batch it came from. A request that has one is never sent again, and
-equal articles share one.
+this id answers the request, whichever day, file or batch it is from. No run sends a request that has an answer, and
+equal articles share one request.
 """
 
 import json
@@ -17,7 +17,7 @@ import duckdb
 
 from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
-from batch_assets.batching.ledger.in_flight import enter_requests
+from batch_assets.batching.ledger.in_flight import record_requests
 from batch_assets.batching.ledger.requests import DayStates
 from batch_assets.batching.planning.pending_requests import write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -36,10 +36,10 @@ REPLANNED = "The day was planned again."
 
 @dataclass(frozen=True)
 class Plan:
-    """What a day needs. The counts are of distinct requests, but for `articles`.
+    """What a day needs. `requests` counts the day's distinct requests, by state.
 
-    `plan` counts the plans of the day that wrote files, `round` how often these requests have been asked.
-    `max_cost_usd` is an upper estimate for the shards written now, None if the model's price is unknown.
+    `plan` counts the plans of the day that wrote files, `round` how often these requests were sent. `max_cost_usd` is
+    an upper bound for the shards of this plan, None if the model's price is unknown.
     """
 
     articles: int
@@ -54,13 +54,13 @@ class Plan:
 def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, options: PlanOptions) -> Plan:
     """Write request files for the day's pending requests, and for no other ones.
 
-    The files go to `requests/<day>/` in the data folder. Requests that are answered or in flight are left out. Files
-    that no run has begun to submit are planned again, so a changed prompt never pays for the old one.
+    The files are in `requests/<day>/` of the data folder. Files that no run has begun to submit are withdrawn, and
+    their requests are planned again: so the user does not pay for an old prompt.
 
     The run holds the database all the time, so that two runs of one day cannot plan the same request twice.
     """
     with database.writing() as connection:
-        with _published_or_nothing() as published, transaction(connection):
+        with _unpublished_on_failure() as published, transaction(connection):
             withdrawal.withdraw_unsent(connection, day=day, message=REPLANNED)
             target = data_folder / REQUESTS_FOLDER / day
             with _hidden_folder(target) as hidden:
@@ -68,17 +68,17 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
                 number = transitions.next_plan(connection, day)
                 shards = [_publish_shard(shard, target, number, published) for shard in written]
             round_number = _round(connection)
-            _record(connection, task, shards, day, number, round_number, options)
+            _enter_shards(connection, task, shards, day, number, round_number, options)
             _record_task(connection, task, day)
             plan = _plan(connection, task, options, shards, number, round_number, states)
-        # also the files of a run that was killed. This run holds the lock, so no other run plans these files meanwhile
+        # also those of a run that was killed: this run holds the lock, so no other run is planning these files
         for path in submissions.withdrawn_files(connection, day):
             (data_folder / path).unlink(missing_ok=True)
     return plan
 
 
 def planned_task(database: Database, day: str) -> Task | None:
-    """The task that the day was last planned with, as the ledger recorded it; None for a day without a plan."""
+    """The task of the day's last plan, from the ledger; None for a day without a plan."""
     statement = "SELECT task FROM day_plan WHERE partition_date = CAST(? AS DATE)"
     with database.reading() as connection:
         row = connection.execute(statement, [day]).fetchone()
@@ -95,8 +95,8 @@ def _record_task(connection: duckdb.DuckDBPyConnection, task: Task, day: str) ->
 
 @contextmanager
 def _hidden_folder(target: Path) -> Iterator[Path]:
-    """A folder inside `target` for files that are not finished; deleted at the end."""
-    for leftover in target.glob(f"{UNFINISHED}*"):  # of a run that was killed: no other run is writing now
+    """A folder inside `target` for unfinished files; it is deleted at the end."""
+    for leftover in target.glob(f"{UNFINISHED}*"):  # of a run that was killed, since this run holds the lock
         shutil.rmtree(leftover, ignore_errors=True)
     hidden = target / f"{UNFINISHED}{uuid.uuid4().hex[:8]}"
     make_private_folder(hidden)
@@ -107,7 +107,7 @@ def _hidden_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _published_or_nothing() -> Iterator[list[Path]]:
+def _unpublished_on_failure() -> Iterator[list[Path]]:
     """A list for the files that the plan publishes. If the plan fails, they are deleted."""
     published: list[Path] = []
     try:
@@ -119,7 +119,7 @@ def _published_or_nothing() -> Iterator[list[Path]]:
 
 
 def _publish_shard(shard: Shard, folder: Path, plan_number: int, published: list[Path]) -> Shard:
-    """The shard at its final path, which contains the id of its submission: a file never changes under its name."""
+    """Move the shard to its final path. The path has the id of the submission, so no later file has the same one."""
     submission_id = transitions.new_submission_id()
     path = folder / f"plan-{plan_number:03d}-shard-{shard.position:04d}-{submission_id}.jsonl"
     published.append(path)
@@ -128,14 +128,14 @@ def _publish_shard(shard: Shard, folder: Path, plan_number: int, published: list
 
 
 def _round(connection: duckdb.DuckDBPyConnection) -> int:
-    """1 + how often one of the requests to be sent has come back without an answer."""
+    """1 + how often one of the requests to send has failed, at most."""
     row = connection.execute(
         "SELECT coalesce(max(attempts), 0) + 1 FROM failure SEMI JOIN request_to_send USING (custom_id)"
     ).fetchone()
     return int(row[0]) if row else 1
 
 
-def _record(
+def _enter_shards(
     connection: duckdb.DuckDBPyConnection,
     task: Task,
     shards: list[Shard],
@@ -166,7 +166,7 @@ def _record(
         )  # fmt: skip
         transitions.plan(connection, shard.submission_id, day, plan_number, round_number, shard.position)
     with fixed_join_order(connection):
-        enter_requests(connection, day, plan_number)
+        record_requests(connection, day, plan_number)
         connection.execute(
             """
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, failed_at)

@@ -14,13 +14,13 @@ from batch_assets.batching.provider.prices import ModelPrice
 class PlanOptions:
     """Everything about a plan but the task.
 
-    max_rounds: how often a request may come back without an answer before it counts as failed.
-    api: the name of the API that is configured; answers of the built-in engine count only for itself.
-    max_enqueued_tokens: keeps files so small that two of them fit into that limit.
-    refresh: ask for everything again, answered or not; the old answers stay until the new ones are loaded.
+    max_rounds: how often a request may end without an answer before it counts as failed.
+    api: the name of the configured API. Answers of the built-in engine count only if it is the built-in engine.
+    max_enqueued_tokens: the limit of the API. Two files together fit into it.
+    refresh: send all requests again, answered or not; the old answers stay until the new ones are loaded.
     resume_cancelled: whether to send what the user has cancelled.
-    optional_parameters: parameters that this API takes for this model, and that do not change the question.
-    own_prices: the user's, which win over the published ones.
+    optional_parameters: parameters that this API accepts for this model, and that do not change the question.
+    own_prices: prices that the user set; they take precedence over the published ones.
     rows_at_once: how many articles a statement reads; bounds the memory.
     """
 

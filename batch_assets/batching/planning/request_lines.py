@@ -1,7 +1,7 @@
-"""The lines of a request file, and the names of the requests on them.
+"""The lines of a request file, and the custom_ids of the requests on them.
 
-A line is constant but for the article, so DuckDB only puts the user's message together and escapes it. The name, a
-sha256, is made here for what is written anyway: Python's is several times as fast as DuckDB's.
+A line is constant but for the article, so DuckDB only joins and escapes the user's message. The custom_id, a sha256, is
+computed in Python for each line that it writes: Python's sha256 is several times as fast as DuckDB's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,22 +10,22 @@ from typing import Any, TextIO
 
 import duckdb
 
-from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, forget_what_was_read
+from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, release_cached_blocks
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.endpoint import ENDPOINT
 
-CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal ones: 160 bits; some servers allow no more than 64
-FETCH_ROWS = 256  # some 700 kB: a block stays in the processor's cache on its way from DuckDB to the file
+CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal digits: 160 bits; some servers allow no more than 64 characters
+FETCH_ROWS = 256  # about 700 kB: the block stays in the processor's cache until it is written
 ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
 
 
 def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
-    """Enter the day's requests into `batch_request`, from the articles as they are now. Writes no line."""
-    name, parameters = custom_id_sql(task, task.question_tail)
+    """Enter the requests of the day's present articles into `batch_request`. Writes no line."""
+    custom_id, parameters = custom_id_sql(task, task.question_tail)
     connection.execute(
         f"""
         INSERT INTO batch_request (partition_date, article_id, custom_id)
-        SELECT partition_date, article_id, {name} FROM raw_articles
+        SELECT partition_date, article_id, {custom_id} FROM raw_articles
         WHERE partition_date = CAST(? AS DATE)
         """,
         [*parameters, day],
@@ -33,10 +33,10 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -
 
 
 def custom_id_sql(task: Task, tail: str) -> tuple[str, list[str]]:
-    """SQL for the name of an article's request, and its parameters."""
+    """SQL for the custom_id of an article's request, and its parameters."""
     message, parameters = user_message_sql(task)
     return f"left(sha256(? || to_json({message}) || ?), {CUSTOM_ID_CHARACTERS})", [
-        _asked_head(task),
+        _hashed_head(task),
         *parameters,
         tail,
     ]
@@ -65,11 +65,11 @@ def article_messages(
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(FETCH_ROWS):
             yield block
-        forget_what_was_read(connection)
+        release_cached_blocks(connection)
 
 
 def article_rowid_ranges(connection: duckdb.DuckDBPyConnection, day: str, rows_at_once: int) -> list[tuple[int, int]]:
-    """(first, last) rowid of ranges of the day's articles: work on one range at a time needs little memory."""
+    """(first, last) rowid of each range of the day's articles: a statement that reads one range needs little memory."""
     row = connection.execute(
         "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = CAST(? AS DATE)", [day]
     ).fetchone()
@@ -81,10 +81,10 @@ def article_rowid_ranges(connection: duckdb.DuckDBPyConnection, day: str, rows_a
 
 
 class RequestLineBuilder:
-    """Makes request lines from messages, and writes an index of which row has which request: `rowid,line,custom_id`.
+    """Makes request lines from messages, and writes an index of the request of each row: `rowid,line,custom_id`.
 
-    Lines count from 0; there is none where the request is too large. `options` are sent beside what is asked;
-    `old_names` are those that an earlier version gave to some of the requests.
+    Lines count from 0. A request that is too large has no line. `options` are sent and do not change the question;
+    `old_names` are new custom_id → the custom_id of an earlier version.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RequestLineBuilder:
         options: Mapping[str, Any],
         old_names: Mapping[str, str],
     ) -> None:
-        self._asked = sha256(_asked_head(task).encode())
+        self._head_digest = sha256(_hashed_head(task).encode())
         self._question_tail = task.question_tail.encode()
         self._old_names = old_names
         self._before_id = b'{"custom_id":"'
@@ -107,14 +107,14 @@ class RequestLineBuilder:
         self._written = 0
 
     def lines(self, block: list[tuple[int, bytes]]) -> list[bytes]:
-        """The lines of these rows, each with its newline. The index also names a line that fits into no file."""
+        """The lines of these rows, each with its newline. The index also has the requests that are too large."""
         lines: list[bytes] = []
         entries: list[str] = []
         for row, message in block:
-            asked = self._asked.copy()
-            asked.update(message)
-            asked.update(self._question_tail)
-            custom_id = asked.hexdigest()[:CUSTOM_ID_CHARACTERS]
+            digest = self._head_digest.copy()
+            digest.update(message)
+            digest.update(self._question_tail)
+            custom_id = digest.hexdigest()[:CUSTOM_ID_CHARACTERS]
             if self._old_names:
                 custom_id = self._old_names.get(custom_id, custom_id)
             line = b"".join((self._before_id, custom_id.encode(), self._before_message, message, self._after_message))
@@ -128,13 +128,13 @@ class RequestLineBuilder:
         return lines
 
 
-def _asked_head(task: Task) -> str:
-    """What the hash of a request begins with; the message and the tail of the question follow."""
+def _hashed_head(task: Task) -> str:
+    """The first of the hashed bytes; the message and the tail of the question follow."""
     return f"POST {ENDPOINT}\n{task.body_head}"
 
 
 def user_message_sql(task: Task) -> tuple[str, list[str]]:
-    """SQL for the user's message of an article, and its parameters: literal pieces are bound, never pasted."""
+    """SQL for the user's message of an article, and its parameters: texts of the template are bound parameters."""
     pieces, parameters = [], []
     for text, is_field in task.template_parts:
         if is_field:

@@ -1,6 +1,6 @@
-"""Request lines into JSONL shards that OpenAI accepts: at most 50,000 lines and 200 MB each.
+"""Request lines → JSONL shards that OpenAI accepts: at most 50,000 lines and 200 MB each.
 
-They are written into a hidden folder and synced. The plan then moves them to their final names.
+The shards are written to a hidden folder and synced. The plan then moves them to their final paths.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from pathlib import Path
 from batch_assets.batching.planning.large_file import LargeFile
 from batch_assets.batching.safety.private_folder import make_private_folder
 
-# https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's own message counts
-# 209,715,200 bytes; the smaller reading of "200 MB" is right under either.
+# https://developers.openai.com/api/docs/guides/batch: 50,000 requests, 200 MB. OpenAI's error message says
+# 209,715,200 bytes; a file of 200,000,000 bytes is within both.
 MAX_REQUESTS_PER_FILE = 50_000
 MAX_BYTES_PER_FILE = 200_000_000
 
@@ -25,7 +25,7 @@ MAX_BYTES_PER_FILE = 200_000_000
 class FileLimits:
     """How much a request file may hold. The defaults are those of OpenAI.
 
-    fill_bytes: where a file is full although it might hold more; only a single longer line goes beyond it.
+    fill_bytes: the size at which a file is full; a single longer line makes a file of its own, up to `max_bytes`.
     """
 
     max_requests: int = MAX_REQUESTS_PER_FILE
@@ -34,12 +34,12 @@ class FileLimits:
 
 
 LINES_AT_ONCE = 256
-BLOCKS_UNDER_WAY = 4  # to the disk, of less than a megabyte each as a rule
+QUEUED_BLOCKS = 4  # to be written; usually of less than a megabyte each
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A request file. `position` counts from 0 in its folder; `bytes` are UTF-8; published, it has a submission."""
+    """A request file. `position` counts from 0; `bytes` are UTF-8. `submission_id` is empty until it is published."""
 
     position: int
     path: Path
@@ -50,7 +50,7 @@ class Shard:
 
 
 class ShardWriter:
-    """Fills shards greedily in a folder, which it makes. Only a few blocks of lines are in memory.
+    """Writes lines to shards in a new folder, and fills each shard before the next. Holds a few blocks in memory.
 
     One thread hashes and writes, and another syncs full shards, while the caller makes the next lines. A later call
     raises the errors of these threads, `close` at the latest.
@@ -70,17 +70,19 @@ class ShardWriter:
         self._bytes = 0
         self._writing = ThreadPoolExecutor(1, "write")
         self._syncing = ThreadPoolExecutor(1, "sync")
-        self._under_way: deque[Future[None]] = deque()
+        self._queued: deque[Future[None]] = deque()
         self._finished: list[Future[Shard]] = []
 
     def add(self, lines: Sequence[bytes]) -> None:
-        """Append lines, each with its newline, of which none is longer than `max_bytes`."""
+        """Append lines, each with its newline. None may be longer than `max_bytes`."""
         ends = list(accumulate(map(len, lines)))  # where each line ends, counted from the first
         done, done_bytes = 0, 0
         while done < len(lines):
-            room = self._fill_bytes - self._bytes
+            free_bytes = self._fill_bytes - self._bytes
             fitting = min(
-                bisect_right(ends, done_bytes + room, lo=done), done + self._max_requests - self._requests, len(lines)
+                bisect_right(ends, done_bytes + free_bytes, lo=done),
+                done + self._max_requests - self._requests,
+                len(lines),
             )
             if fitting == done and self._requests:
                 self._finish()
@@ -90,7 +92,7 @@ class ShardWriter:
             done, done_bytes = stop, ends[stop - 1]
 
     def close(self) -> list[Shard]:
-        """Finish the last shard; returns all of them."""
+        """Finish the last shard; returns all shards."""
         self._finish()
         self._wait(0)
         shards = [finished.result() for finished in self._finished]
@@ -103,13 +105,13 @@ class ShardWriter:
             self._file = LargeFile(self._folder / f"shard-{self._position:04d}.jsonl")
         self._requests += requests
         self._bytes += len(block)
-        self._under_way.append(self._writing.submit(_write, self._file, self._digest, block))
-        self._wait(BLOCKS_UNDER_WAY)
+        self._queued.append(self._writing.submit(_write, self._file, self._digest, block))
+        self._wait(QUEUED_BLOCKS)
 
     def _finish(self) -> None:
         if self._file is None:
             return
-        written = self._under_way[-1]
+        written = self._queued[-1]
         figures = (self._position, self._requests, self._bytes)
         self._finished.append(self._syncing.submit(_finish_file, written, self._file, self._digest, *figures))
         self._file = None
@@ -118,9 +120,9 @@ class ShardWriter:
         self._requests = self._bytes = 0
 
     def _wait(self, most: int) -> None:
-        """Until at most so many blocks are under way to the disk."""
-        while len(self._under_way) > most:
-            self._under_way.popleft().result()
+        """Wait until at most so many blocks are queued."""
+        while len(self._queued) > most:
+            self._queued.popleft().result()
 
 
 def _write(file: LargeFile, digest: "hashlib._Hash", block: bytes) -> None:
@@ -131,13 +133,13 @@ def _write(file: LargeFile, digest: "hashlib._Hash", block: bytes) -> None:
 def _finish_file(
     written: Future[None], file: LargeFile, digest: "hashlib._Hash", position: int, requests: int, size: int
 ) -> Shard:
-    written.result()  # of the last block, and so of all
+    written.result()  # the last block, so all blocks are written
     file.close()
     return Shard(position, file.path, digest.hexdigest(), requests, size)
 
 
 def lines_without(shards: Iterable[Shard], unwanted: Iterable[int]) -> Iterator[list[bytes]]:
-    """The shards' lines in blocks, without those that are numbered in `unwanted`: from 0, through all shards, rising.
+    """The shards' lines in blocks, without the numbers in `unwanted`. These count from 0 through all shards and rise.
 
     A shard is deleted once it has been read.
     """

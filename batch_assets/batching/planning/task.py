@@ -1,8 +1,8 @@
-"""What is asked of the model: the one definition that every request is made from.
+"""The task: what every request asks the model.
 
-A request body is constant but for the article, so it is built as three parts: a head, the user's message,
-a tail. Head and tail are made once, here; the message is put together and escaped by DuckDB, article by
-article, from the pieces of the template. Article text is only ever a value: braces in it mean nothing.
+A request body is constant but for the article, so it has three parts: a head, the user's message, a tail. Head and tail
+are made once, here. DuckDB joins and escapes the message of each article from the parts of the template. Text of an
+article is always a value: braces in it have no meaning.
 """
 
 import json
@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 ARTICLE_FIELDS = ("title", "body", "url", "published_at")
 PLACEHOLDER = re.compile(r"\{(" + "|".join(ARTICLE_FIELDS) + r")\}")
-# Models that think before they answer; they refuse the sampling parameters of the older ones.
+# Models that reason before they answer. They refuse the sampling parameters of the older models.
 REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-(?:[5-9]|\d\d))(?!.*(?:chat|turbo))")
 
 SYSTEM_PROMPT = (
@@ -25,17 +25,24 @@ SYSTEM_PROMPT = (
 USER_TEMPLATE = "Title: {title}\n\n{body}"
 
 
+class TemplatePart(NamedTuple):
+    """A text of the template or, with `is_field`, the name of an article's field."""
+
+    text: str
+    is_field: bool
+
+
 class TaskError(ValueError):
-    """The task cannot be asked as it is configured; the message says what to change."""
+    """The task is not configured correctly; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A model, its instructions and its limits.
 
-    `user_template` holds `{title}`, `{body}`, `{url}` and `{published_at}`, and must hold `{body}`.
-    `max_output_tokens` bounds an answer; a reasoning model's thinking counts, so leave it room.
-    `temperature`, `top_p` and `reasoning_effort` are sent only where given, and only to models that take them.
+    `user_template` may have `{title}`, `{url}` and `{published_at}`, and must have `{body}`. `max_output_tokens` limits
+    an answer, the reasoning of a reasoning model included. `temperature`, `top_p` and `reasoning_effort` are sent only
+    if they are set, and only to models that accept them.
     """
 
     model: str
@@ -60,7 +67,7 @@ class Task:
 
     @property
     def question_parameters(self) -> dict[str, Any]:
-        """What is sent beside the messages and changes what is asked: a part of the request's name."""
+        """The parameters that change the question: they are a part of the custom_id."""
         if self.is_reasoning_model:
             optional: dict[str, Any] = {"reasoning_effort": self.reasoning_effort}
         else:
@@ -68,15 +75,15 @@ class Task:
         return {name: value for name, value in optional.items() if value is not None}
 
     def parameters(self, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """All that is sent beside the messages. `max_tokens` never is: newer models refuse it.
+        """All parameters of a request. `max_tokens` is never among them: newer models refuse it.
 
-        options: parameters that this API takes for this model and that change only what an answer costs.
+        options: parameters that this API accepts for this model, and that change only the cost of an answer.
         """
         return {"max_completion_tokens": self.max_output_tokens, **options, **self.question_parameters}
 
     @property
     def withheld_parameters(self) -> list[str]:
-        """Names of the parameters that were configured but that this model would refuse."""
+        """Names of the configured parameters that this model would refuse; they are not sent."""
         names = ("temperature", "top_p") if self.is_reasoning_model else ("reasoning_effort",)
         return [name for name in names if getattr(self, name) is not None]
 
@@ -92,23 +99,22 @@ class Task:
 
     @property
     def question_tail(self) -> str:
-        """The same as far as it is a part of the request's name: without the limit of an answer and without options."""
+        """The tail as the custom_id has it: without the limit of an answer and without options."""
         parameters = _json(self.question_parameters)[1:-1]
         return "}]" + (f",{parameters}" if parameters else "") + "}"
 
-    def question_tail_of_the_first_edition(self, max_output_tokens: int) -> str:
-        """In the first edition, the limit was a part of the name."""
+    def question_tail_of_the_first_version(self, max_output_tokens: int) -> str:
+        """The same in the first version, where the limit of an answer was a part of the custom_id."""
         return "}]," + _json({"max_completion_tokens": max_output_tokens, **self.question_parameters})[1:]
 
     @property
-    def template_parts(self) -> list[tuple[str, bool]]:
-        """The template cut at its placeholders: (text, False), or (name of an article's field, True)."""
-        return [
-            (piece, position % 2 == 1) for position, piece in enumerate(PLACEHOLDER.split(self.user_template)) if piece
-        ]
+    def template_parts(self) -> list[TemplatePart]:
+        """The template, split at its placeholders."""
+        parts = enumerate(PLACEHOLDER.split(self.user_template))
+        return [TemplatePart(text, is_field=position % 2 == 1) for position, text in parts if text]
 
     def render(self, article: dict[str, Any], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """The request body for one article, in plain Python: the reference for what the SQL builds."""
+        """The request body for one article, made in Python. Tests compare it with what the SQL makes."""
         parts = [str(article.get(text) or "") if is_field else text for text, is_field in self.template_parts]
         messages = [
             {"role": "system", "content": self.system_prompt},

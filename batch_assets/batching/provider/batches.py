@@ -1,7 +1,7 @@
-"""What an API says of a batch, made safe to read.
+"""Reads what an API returns for a batch, and makes it safe to use.
 
-OpenAI's own answers are regular; those of servers that imitate it have missing keys, nulls, upper-case words and
-empty strings. All of that is dealt with here, once, so that nobody else has to think of it.
+OpenAI's own answers are regular. Those of servers that imitate it have missing keys, nulls, upper-case words and empty
+strings. Only this module handles them: other code can rely on `RemoteBatch`.
 """
 
 import time
@@ -18,12 +18,12 @@ from batch_assets.batching.safety.outside_text import as_message
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 STATUSES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
-MISSING = "missing"  # our word for a batch that the API does not know: of another account, or any more
-# OpenAI cancels within ten minutes; somebody who needs hours will not come back.
-CANCELLING_FOR_EVER = timedelta(hours=1)
+MISSING = "missing"  # this project's status of a batch that the API does not know: of another account, or deleted
+# OpenAI cancels within ten minutes. A server that needs more than an hour will not finish.
+CANCELLING_ENDS_AFTER = timedelta(hours=1)
 PAGE = 100
-# What reading raises where an answer is no batch: a page of HTML that is sent as a success, say.
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
+# What `read_batch` raises if the answer is no batch, such as a page of HTML with status 200.
+UNREADABLE_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RemoteError:
 
 @dataclass(frozen=True)
 class RemoteBatch:
-    """A batch as the API shows it. Times are UTC without zone; what the API does not say is None."""
+    """A batch as the API returns it. Times are UTC without zone; what the API does not return is None."""
 
     id: str
     status: str
@@ -60,26 +60,26 @@ class RemoteBatch:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it will not change any more. A status that nobody knows yet is taken for a running one."""
+        """Whether the batch will not change any more. A batch with an unknown status counts as running."""
         if self.status == "cancelling" and self.cancelling_at is not None:
-            return now_utc() - self.cancelling_at > CANCELLING_FOR_EVER
+            return now_utc() - self.cancelling_at > CANCELLING_ENDS_AFTER
         return self.status in ENDED
 
 
 def read_batch(batch: Batch) -> RemoteBatch:
-    """Read the SDK's object, of which nothing but the id can be relied upon."""
-    said = batch.model_dump(mode="python", warnings=False)
-    counts, usage = _mapping(said.get("request_counts")), _mapping(said.get("usage"))
-    ends = (said.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
+    """Read the SDK's object. Only its id is sure to be there."""
+    payload = batch.model_dump(mode="python", warnings=False)
+    counts, usage = _mapping(payload.get("request_counts")), _mapping(payload.get("usage"))
+    ends = (payload.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
     return RemoteBatch(
-        id=str(said["id"]),
-        status=_status(str(said.get("status") or "").lower()),
-        created_at=utc(said.get("created_at")),
-        cancelling_at=utc(said.get("cancelling_at")),
+        id=str(payload["id"]),
+        status=_status(str(payload.get("status") or "").lower()),
+        created_at=utc(payload.get("created_at")),
+        cancelling_at=utc(payload.get("cancelling_at")),
         ended_at=next((moment for moment in map(utc, ends) if moment), None),
-        input_file_id=said.get("input_file_id") or None,
-        output_file_id=said.get("output_file_id") or None,  # null, or "" from some servers
-        error_file_id=said.get("error_file_id") or None,
+        input_file_id=payload.get("input_file_id") or None,
+        output_file_id=payload.get("output_file_id") or None,  # null, or "" from some servers
+        error_file_id=payload.get("error_file_id") or None,
         total=counts.get("total"),
         completed=counts.get("completed"),
         failed=counts.get("failed"),
@@ -87,8 +87,8 @@ def read_batch(batch: Batch) -> RemoteBatch:
         cached_input_tokens=_count(_mapping(usage.get("input_tokens_details")), "cached_tokens"),
         output_tokens=_count(usage, "output_tokens"),
         reasoning_tokens=_count(_mapping(usage.get("output_tokens_details")), "reasoning_tokens"),
-        errors=tuple(_errors(said.get("errors"))),
-        metadata=_mapping(said.get("metadata")),
+        errors=tuple(_errors(payload.get("errors"))),
+        metadata=_mapping(payload.get("metadata")),
     )
 
 
@@ -97,26 +97,26 @@ def list_batches(
     *,
     since: datetime | None,
     after: str | None = None,
-    tell_headers: Callable[[Mapping[str, str]], None] | None = None,
+    on_headers: Callable[[Mapping[str, str]], None] | None = None,
 ) -> Iterator[RemoteBatch]:
-    """All batches made at or after `since` (UTC, without zone; None: ever), newest first, a page of 100 at a time.
+    """All batches created at or after `since` (UTC, without zone; None: all), newest first, a page of 100 at a time.
 
-    With `after`, the id of a batch, only those that are listed after it.
+    after: the id of a batch: only the batches that the API lists after it.
+    on_headers: called with the headers of each page.
 
-    Goes by what is listed, not by `has_more`: some servers leave it out, or ignore `after`. A page of nothing but
-    known batches is the last; so is one of older batches, but only where the newest come first, which OpenAI doesn't
-    promise. A batch that doesn't say when it was made counts as new. `tell_headers` is called with those of each page.
-    Raises openai.OpenAIError.
+    The content of a page decides whether it is the last, not `has_more`: some servers leave it out, or ignore `after`.
+    A page with only known batches is the last. So is a page with only older batches, but only if it lists the newest
+    first, which OpenAI does not promise. A batch without a creation time counts as new. Raises openai.OpenAIError.
     """
     seen: set[str] = set()
     while True:
         try:
             response = client.batches.with_raw_response.list(limit=PAGE, after=after or openai.omit)
-            if tell_headers is not None:
-                tell_headers(response.headers)
+            if on_headers is not None:
+                on_headers(response.headers)
             page = response.parse()
             fresh = [batch for batch in map(read_batch, page.data or []) if batch.id not in seen]
-        except UNREADABLE as error:
+        except UNREADABLE_ERRORS as error:
             raise openai.OpenAIError(f"what the API sent as its list of batches cannot be read ({error})") from error
         recent = [batch for batch in fresh if since is None or batch.created_at is None or batch.created_at >= since]
         yield from recent
@@ -132,17 +132,17 @@ def _newest_first(batches: list[RemoteBatch]) -> bool:
 
 
 def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
-    """The batch as it is now; one that the API answers 404 for has the status `missing`. Raises openai.OpenAIError."""
+    """The present state of the batch; `missing` if the API answers 404. Raises openai.OpenAIError."""
     try:
         return read_batch(client.batches.retrieve(batch_id))
     except openai.NotFoundError:
         return RemoteBatch(batch_id, MISSING)
-    except UNREADABLE as error:
+    except UNREADABLE_ERRORS as error:
         raise openai.OpenAIError(f"what the API sent as {batch_id} cannot be read ({error})") from error
 
 
 def error_message(error: Exception) -> str:
-    """What the API said, in its own words if there are any; without secrets, which it may repeat, and on one line."""
+    """The API's own message or, without one, that of the error; on one line, without secrets."""
     with suppress(AttributeError, TypeError):
         body = error.body  # type: ignore[attr-defined]
         if isinstance(body, dict) and body.get("message"):
@@ -151,17 +151,17 @@ def error_message(error: Exception) -> str:
 
 
 def utc(timestamp: object) -> datetime | None:
-    """Unix seconds as the tables have it: UTC, without zone."""
+    """Unix seconds as a time of the tables: UTC, without zone. None if they are no possible time."""
     if not isinstance(timestamp, (int, float)) or not timestamp:
         return None
     try:
         return datetime.fromtimestamp(timestamp, UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError, OSError):  # milliseconds, say: no time is known then
+    except (ValueError, OverflowError, OSError):  # milliseconds, for example
         return None
 
 
 def now_utc() -> datetime:
-    """Now, as the tables have it: UTC, without zone."""
+    """The present time as a time of the tables: UTC, without zone."""
     return datetime.fromtimestamp(time.time(), UTC).replace(tzinfo=None)
 
 
@@ -170,19 +170,19 @@ def _count(values: Mapping[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _status(word: str) -> str:
-    """There is one for each batch that a tick of the sensor sees, so the usual ones take no time."""
-    return word if word in STATUSES else as_message(word)
+def _status(status: str) -> str:
+    """The status without secrets and controls. A tick of the sensor reads thousands, so known ones are not cleaned."""
+    return status if status in STATUSES else as_message(status)
 
 
 def _errors(errors: object) -> Iterator[RemoteError]:
     for error in _mapping(errors).get("data") or []:
-        said = _mapping(error)
+        payload = _mapping(error)
         yield RemoteError(
-            code=as_message(str(said.get("code") or "unknown")),
-            message=as_message(str(said.get("message") or "")),
-            line=said.get("line") if isinstance(said.get("line"), int) else None,
-            param=as_message(param) if isinstance(param := said.get("param"), str) else None,
+            code=as_message(str(payload.get("code") or "unknown")),
+            message=as_message(str(payload.get("message") or "")),
+            line=payload.get("line") if isinstance(payload.get("line"), int) else None,
+            param=as_message(param) if isinstance(param := payload.get("param"), str) else None,
         )
 
 

@@ -1,17 +1,17 @@
-"""What was made at another API than the present one: it is not asked for here, and the user is told where it is."""
+"""Batches and files at another API than the present one: no run asks this API for them."""
 
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.safety.outside_text import as_message
 
 
-def is_elsewhere(made_at: str | None, api: ApiIdentity) -> bool:
-    """Whether it was made at another API. One that an earlier version did not record may be this one."""
-    return made_at not in (None, api.name)
+def is_at_other_api(api_name: str | None, api: ApiIdentity) -> bool:
+    """Whether this is the name of another API. None, which an earlier version did not record, may be this API."""
+    return api_name not in (None, api.name)
 
 
-def elsewhere_message(what: str, made_at: str | None, api: ApiIdentity, *, what_then: str) -> str:
-    """Where it is, what becomes of it, and what to do if the API has only moved."""
+def other_api_message(subject: str, api_name: str | None, api: ApiIdentity, *, what_then: str) -> str:
+    """Says at which API the subject is, what happens with it, and what to do if the API only has a new address."""
     return as_message(
-        f"{what} at {made_at}, and the API is {api.name} now. {what_then} If it has another address now: "
-        f"`batch-assets move-api {made_at} {api.name}`."
+        f"{subject} at {api_name}, and the API is {api.name} now. {what_then} If it has another address now: "
+        f"`batch-assets move-api {api_name} {api.name}`."
     )

@@ -1,7 +1,7 @@
-"""Who answers: which API, which account, and what time it is there.
+"""Identifies the API: its name, the account of the key, and its clock.
 
-An answer, a price and a batch belong to the API and the account that made them. The local Batch API says by itself that
-it is one, so its answers never pass for those of a model.
+An answer, a price and a batch belong to one API and one account. The local Batch API names itself in a header, so its
+answers never count as those of a model.
 """
 
 import hmac
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import openai
 
 BUILT_IN_ENGINE = "local"  # the local Batch API with its built-in engine: no model answers, and nothing is billed
-REPORTED_API = "x-batch-assets-api"  # the header in which the local Batch API says what answers behind it
+REPORTED_API = "x-batch-assets-api"  # the header in which the local Batch API names itself and its engine
 ORGANIZATION = "openai-organization"  # https://developers.openai.com/api/reference/overview: in each response
 FINGERPRINT_CHARACTERS = 16
-OF_A_GATEWAY = (
+GATEWAY_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.CONFLICT,
     HTTPStatus.TOO_EARLY,
@@ -34,11 +34,11 @@ class ApiIdentity:
 
     name: `local` for the built-in engine of the local Batch API, `local+NAME` for another engine behind it, otherwise
         the base URL, without user info and query.
-    organization: as the API names it; None where it does not.
-    key_fingerprint: an HMAC of the key, and of the organization and project that are asked for, with the warehouse's
-        id, so that equal keys are known and none is stored.
-    clock_offset: the API's clock minus ours.
-    is_assumed: the API did not answer, so this is only what its address says.
+    organization: as the API names it; None if it names none.
+    key_fingerprint: an HMAC of the key, and of the client's organization and project, with the warehouse's id. Equal
+        keys have equal fingerprints, and no key is stored.
+    clock_offset: the API's clock minus the clock of this machine.
+    is_assumed: the API did not answer, so only its address is known.
     """
 
     name: str
@@ -57,23 +57,23 @@ class ApiIdentity:
 
 
 def identify(client: openai.OpenAI, warehouse_id: str) -> ApiIdentity:
-    """Ask the API who it is, with one short call. Raises openai.OpenAIError if it, or a gateway, has no answer."""
+    """Identify the API by one short call. Raises openai.OpenAIError if the API, or a gateway before it, fails."""
     try:
         headers: Mapping[str, str] = client.batches.with_raw_response.list(limit=1).headers
     except openai.APIStatusError as error:
-        if error.status_code in OF_A_GATEWAY or error.status_code >= HTTPStatus.BAD_GATEWAY:
-            raise  # a gateway before the API may have said it, and bears neither its name nor its account
-        headers = error.response.headers  # it answers, whatever it says: some servers have no list
+        if error.status_code in GATEWAY_STATUSES or error.status_code >= HTTPStatus.BAD_GATEWAY:
+            raise  # it may be the answer of a gateway before the API, without the API's name and account
+        headers = error.response.headers  # any other error is the API's own: some servers have no list
     return ApiIdentity(
         name=api_name(client, headers),
         organization=headers.get(ORGANIZATION) or None,
         key_fingerprint=fingerprint(client, warehouse_id),
-        clock_offset=_offset(headers.get("date")),
+        clock_offset=_clock_offset(headers.get("date")),
     )
 
 
 def api_name(client: openai.OpenAI, headers: Mapping[str, str]) -> str:
-    """The API behind the client, which has answered with these headers."""
+    """The name of the client's API, which has answered with these headers."""
     return headers.get(REPORTED_API) or normalized_url(str(client.base_url))
 
 
@@ -87,18 +87,18 @@ def normalized_url(url: str) -> str:
 
 
 def fingerprint(client: openai.OpenAI, warehouse_id: str) -> str:
-    """Of the key, and of the organization and project that the client asks for: one key may have several.
+    """A fingerprint of the key, and of the client's organization and project: one key may have several.
 
-    Where neither is set, it is that of the key alone.
+    If neither is set, it is the fingerprint of the key alone.
     """
     account = (client.organization or "", client.project or "")
-    known_by = "\0".join((client.api_key, *account)) if any(account) else client.api_key
-    return hmac.new(warehouse_id.encode(), known_by.encode(), sha256).hexdigest()[:FINGERPRINT_CHARACTERS]
+    identity = "\0".join((client.api_key, *account)) if any(account) else client.api_key
+    return hmac.new(warehouse_id.encode(), identity.encode(), sha256).hexdigest()[:FINGERPRINT_CHARACTERS]
 
 
-def _offset(date: str | None) -> timedelta:
+def _clock_offset(date: str | None) -> timedelta:
     try:
-        told = parsedate_to_datetime(date or "")
+        api_time = parsedate_to_datetime(date or "")
     except ValueError:
         return timedelta(0)
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)) - datetime.now(UTC)
+    return (api_time if api_time.tzinfo else api_time.replace(tzinfo=UTC)) - datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""How far batches are, for many of them at once and with few HTTP calls."""
+"""Reads the present state of many batches with few HTTP calls."""
 
 import threading
 import time
@@ -13,16 +13,16 @@ from batch_assets.batching.provider.batches import PAGE, RemoteBatch, list_batch
 from batch_assets.batching.provider.identity import api_name
 from batch_assets.batching.timing import Timing
 
-# Of the time until the deadline. The rest is for single retrievals, so that a long list does not starve them.
-SHARE_OF_THE_LIST = 0.75
+# Of the time until the deadline. The rest is for single retrievals, so that a long list leaves time for them.
+LIST_TIME_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class PollCursor:
     """Where a poll that ran out of time stopped: in the list of batches, and in the single retrievals.
 
-    The next poll goes on from there, so that it does not read the same batches again while others wait. A lost cursor
-    costs time, nothing else.
+    The next poll continues from there, so that it does not read the same batches again while others wait. A lost
+    cursor costs only time.
     """
 
     listed_after: str | None = None
@@ -31,7 +31,7 @@ class PollCursor:
 
 @dataclass(frozen=True)
 class PollResult:
-    """The batches that the API returned, by id, and where the next poll goes on. `api` is the name of the API."""
+    """The batches that the API returned, by id, and where the next poll continues. `api` is the name of the API."""
 
     batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
     cursor: PollCursor = field(default_factory=PollCursor)
@@ -49,10 +49,10 @@ def poll_batches(
 ) -> PollResult:
     """The present state of these batches: first from the list of those created after `since`, then one by one.
 
-    `days` holds the batch ids of each day. A day can be judged only if all of its batches are known together, so the
-    poll goes day by day. It stops at `deadline` (of `time.monotonic`) with what it has, and returns `grace_seconds`
-    later at the latest, whatever the server does. A batch that is not in the result was not retrieved in time, or the
-    API returned an error for it. Raises openai.OpenAIError only if the list itself fails.
+    `days` has the batch ids of each day. A day can be judged only if all of its batches are known together, so single
+    retrievals go day after day. The poll stops at `deadline` (of `time.monotonic`) with what it has, and returns
+    `grace_seconds` later at the latest, whatever the server does. A batch is not in the result if the time was over
+    before, or the API returned an error for it. Raises openai.OpenAIError only if the list itself fails.
     """
     start = cursor or PollCursor()
     poll = _Poll(client, days, since, deadline)
@@ -76,7 +76,7 @@ def poll_batches(
 
 
 class _Poll:
-    """A poll under way, in a thread of its own. `found` may be read while the thread fills it."""
+    """A poll that runs in a thread of its own. `found` may be read while the thread fills it."""
 
     def __init__(
         self, client: openai.OpenAI, days: Sequence[Collection[str]], since: datetime, deadline: float
@@ -85,42 +85,42 @@ class _Poll:
         self.api: str | None = None
         self._client = client
         self._days = days
-        self._wanted = dict.fromkeys(batch_id for day in days for batch_id in day)
+        self._batch_ids = dict.fromkeys(batch_id for day in days for batch_id in day)
         self._since = since
         self._deadline = deadline
 
     def run(self, cursor: PollCursor) -> PollCursor:
-        """Fill `found`; returns where the next poll goes on."""
+        """Fill `found`; returns where the next poll continues."""
         listed_after = self._list(cursor.listed_after)
         retrieved_last = self._retrieve(self._not_listed(cursor.retrieved_last, is_list_complete=listed_after is None))
         return PollCursor(listed_after, retrieved_last)
 
     def _list(self, after: str | None) -> str | None:
-        """Read the list from `after` to its end, then from its beginning, until all is found or the time is up.
+        """Read the list from `after` to its end, then from its beginning, until it has found all or the time is over.
 
-        Returns where to go on the next time; None if it read the whole list.
+        Returns where the next poll continues; None if it read the whole list.
         """
         now = time.monotonic()
-        deadline = now + (self._deadline - now) * SHARE_OF_THE_LIST
+        deadline = now + (self._deadline - now) * LIST_TIME_SHARE
         if after is not None:
             try:
                 if (stopped_at := self._list_from(after, deadline)) is not None:
                     return stopped_at
             except openai.APIStatusError as error:
-                if error.status_code not in (400, 404):  # the batch to go on from is no longer there
+                if error.status_code not in (400, 404):  # the batch to continue from no longer exists
                     raise
         return self._list_from(None, deadline)
 
     def _list_from(self, after: str | None, deadline: float) -> str | None:
         listed: list[str] = []
-        for batch in list_batches(self._client, since=self._since, after=after, tell_headers=self._read_api):
-            if len(self.found) == len(self._wanted):
+        for batch in list_batches(self._client, since=self._since, after=after, on_headers=self._read_api):
+            if len(self.found) == len(self._batch_ids):
                 return None
             if listed and len(listed) % PAGE == 0 and time.monotonic() > deadline:
-                # The next poll reads half a page again: batches of one day are neighbors, and need to be read together.
+                # The next poll reads up to a page again: one poll must read all batches of a day, which are neighbors.
                 return listed[-1 - min(PAGE, len(listed) // 2)]
             listed.append(batch.id)
-            if batch.id in self._wanted:
+            if batch.id in self._batch_ids:
                 self.found[batch.id] = batch
         return None
 
@@ -129,14 +129,14 @@ class _Poll:
 
     def _not_listed(self, retrieved_last: str | None, *, is_list_complete: bool) -> list[str]:
         """The batches to retrieve one by one, in the order of urgency."""
-        missing = [batch_id for batch_id in self._wanted if batch_id not in self.found]
-        missing = _rotated(missing, self._wanted, retrieved_last)
+        missing = [batch_id for batch_id in self._batch_ids if batch_id not in self.found]
+        missing = _rotated(missing, self._batch_ids, retrieved_last)
         if is_list_complete:
             return missing
         return list(dict.fromkeys([*_missing_of_ended(self._days, self.found), *missing]))
 
     def _retrieve(self, batch_ids: Iterable[str]) -> str | None:
-        """Retrieve these; returns the last one before the deadline, None if the time was enough for all."""
+        """Retrieve these batches; returns the last one before the deadline, or None if the time was enough for all."""
         last = None
         for batch_id in batch_ids:
             if time.monotonic() > self._deadline:
@@ -150,7 +150,7 @@ class _Poll:
 
 
 def _rotated(batch_ids: list[str], order: Iterable[str], last: str | None) -> list[str]:
-    """Those after `last` first, then the others."""
+    """The batches after `last` first, then the others."""
     position = {batch_id: number for number, batch_id in enumerate(order)}
     start = position.get(last or "", -1)
     return sorted(batch_ids, key=lambda batch_id: (position[batch_id] <= start, position[batch_id]))

@@ -1,4 +1,4 @@
-"""What a batch costs: prices of the user's own, or those of `genai-prices`: offline, and unknown rather than wrong.
+"""What a batch costs: by the user's own prices or by those of `genai-prices`, offline. A doubtful price is unknown.
 
 Figures are USD. OpenAI bills batches at half its standard prices (https://openai.com/api/pricing/).
 """
@@ -14,28 +14,28 @@ from urllib.parse import urlsplit
 from genai_prices import Usage, calc_price
 from genai_prices.types import PriceCalculation, TieredPrices
 
-from batch_assets.batching.planning.model_options import OPENAI_API, base_model, gpt_version
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.model_options import OPENAI_API, base_model, gpt_version
 
-LOCAL_API = "local"  # the engine that is built into the local Batch API
 BYTES_PER_TOKEN = 4  # o200k: 4.2 for English, less for other scripts; measured +2 % over 25M tokens of mixed text
-TOKENS_OF_A_PRICE = 1_000_000
+TOKENS_PER_PRICE = 1_000_000
 # https://developers.openai.com/api/docs/guides/data-residency: + 10 % for models released since 2026-03-05 (GPT-5.4)
 OPENAI_REGION = re.compile(r"https://(us|eu|ae|au|in|jp)\.api\.openai\.com")
 REGIONAL_SURCHARGE = Decimal("1.1")
 REGIONAL_SURCHARGE_SINCE = (5, 4)
-OLDER_THAN_REGIONS = re.compile(r"(gpt-(3\.5|4)|o[134])(?![0-9])")
-# Providers that document one discount for all their models in batches, by `genai-prices`' names of them.
+MODELS_WITHOUT_SURCHARGE = re.compile(r"(gpt-(3\.5|4)|o[134])(?![0-9])")
+# Providers that document one batch discount for all their models, by their names in `genai-prices`.
 # Groq (https://console.groq.com/docs/batch): half the price, and no further discount for cached tokens.
 BATCH_DISCOUNTS = {"groq": Decimal("0.5")}
-# The usage of a request doesn't say how many of its tokens are of an image, so no cost can be known from it.
-PRICES_OF_IMAGES = ("input_image_mtok", "output_image_mtok")
+# The usage of a request does not say how many of its tokens belong to an image, so its cost cannot be computed.
+IMAGE_PRICES = ("input_image_mtok", "output_image_mtok")
 
 
 @dataclass(frozen=True)
 class BatchRates:
     """USD per token of a batch.
 
-    A request of more than `long_context_tokens` input tokens is billed at the `long_` rates as a whole. A model
+    A request of more than `long_context_tokens` input tokens is billed as a whole at the `long_` rates. A model
     without such a limit has None there, and the same rates twice. Reasoning tokens are output tokens.
     """
 
@@ -52,10 +52,10 @@ class BatchRates:
 
 @dataclass(frozen=True)
 class ModelPrice:
-    """A price of the user's own: USD per million tokens in a batch, as billed. The model's name must match exactly.
+    """A user's own price: USD per million tokens in a batch, as billed. The model's name must match exactly.
 
-    Cached and cache-written input costs what input costs, unless it is given. Raises ValueError for an amount that
-    is negative, infinite or no number.
+    Without a price of its own, cached and cache-written input costs as much as other input. Raises ValueError for an
+    amount that is negative, infinite or no number.
     """
 
     model: str
@@ -66,7 +66,7 @@ class ModelPrice:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():
-            raise ValueError("A price has no model. Name the model as the requests do.")
+            raise ValueError("A price has no model. Set its name as the requests have it.")
         for field in fields(self)[1:]:
             amount = getattr(self, field.name)
             if not (_is_amount(amount) or (amount is None and field.default is None)):
@@ -83,7 +83,7 @@ class ModelPrice:
 
 
 def check_own_prices(own_prices: Iterable[ModelPrice]) -> None:
-    """Raise ValueError if a model has two prices: which of them is billed could not be said."""
+    """Raise ValueError if a model has two prices: which of them applies is not known."""
     models: set[str] = set()
     for price in own_prices:
         if price.model in models:
@@ -92,24 +92,23 @@ def check_own_prices(own_prices: Iterable[ModelPrice]) -> None:
 
 
 def batch_rates(model: str, *, api: str = OPENAI_API, own_prices: tuple[ModelPrice, ...] = ()) -> BatchRates | None:
-    """The batch prices of a model at an API, or None if they aren't known: then its cost is unknown, never zero.
+    """The batch prices of a model at an API, or None if they are not known: then its cost is unknown, never zero.
 
-    `api` is the normalized base URL, or "local": what the built-in engine simulates has OpenAI's prices. A price of
-    the user's own wins over every other source. Without one the price is unknown at "local+NAME", at addresses that
-    no provider is known by, at Azure (its model is the name of a deployment), and at providers whose batch prices
-    aren't known.
+    `api` is the normalized base URL, or "local": the built-in engine simulates OpenAI's prices. A user's own price
+    comes before every other source. Without one the price is unknown at "local+NAME", at addresses of no known
+    provider, at Azure (its model is the name of a deployment), and at providers whose batch prices are not known.
     """
     for own in own_prices:
         if own.model == model:
             return own.rates()
-    return _published_rates(model, OPENAI_API if api == LOCAL_API else api, datetime.now(UTC))
+    return _published_rates(model, OPENAI_API if api == BUILT_IN_ENGINE else api, datetime.now(UTC))
 
 
 def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
-    """What `genai-prices` knows. It answers with the *standard* price where it knows none for batches, so look twice.
+    """The batch price that `genai-prices` has. If it has none it returns the *standard* price, so this function checks.
 
-    It does so for models without a batch price, before the day its batch price was entered at, and for a model that
-    it finds at another provider than the one it was asked for (OpenAI's models at Azure).
+    It returns the standard price for a model without a batch price, before the first day of its batch price, and for a
+    model of another provider than the one of the URL (OpenAI's models at Azure).
     """
     origin, factor = _origin(api), Decimal(1)
     if origin is not None and OPENAI_REGION.fullmatch(origin):
@@ -144,7 +143,7 @@ def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
 
 
 def _origin(api: str) -> str | None:
-    """`https://host[:port]` of a base URL in lower case; None for what is no URL."""
+    """`https://host[:port]` of a base URL in lower case; None if it is no URL."""
     try:
         parts = urlsplit(api)
     except ValueError:
@@ -153,18 +152,19 @@ def _origin(api: str) -> str | None:
 
 
 def _regional_factor(model: str) -> Decimal | None:
+    """By which a region of OpenAI multiplies the price of the model; None for a model of unknown age."""
     version = gpt_version(model)
     if version is not None and version >= REGIONAL_SURCHARGE_SINCE:
         return REGIONAL_SURCHARGE
-    if version is not None or OLDER_THAN_REGIONS.match(base_model(model)):
+    if version is not None or MODELS_WITHOUT_SURCHARGE.match(base_model(model)):
         return Decimal(1)
     return None
 
 
 def _active_batch_prices(price: PriceCalculation, at: datetime) -> frozenset[str] | None:
-    """The kinds of tokens that have a batch price of their own; None if the model has no batch prices by then.
+    """The kinds of tokens that have a batch price of their own; None if the model has no batch prices then.
 
-    Empty where batches cost what other requests cost.
+    Empty if a batch costs as much as other requests.
     """
     active = [
         variant.prices
@@ -177,22 +177,22 @@ def _active_batch_prices(price: PriceCalculation, at: datetime) -> frozenset[str
 def _rates(price: PriceCalculation, batch_prices: frozenset[str], factor: Decimal) -> BatchRates | None:
     prices = price.model_price
     inputs, outputs = prices.input_mtok, prices.output_mtok
-    if inputs is None or outputs is None or any(getattr(prices, key) is not None for key in PRICES_OF_IMAGES):
+    if inputs is None or outputs is None or any(getattr(prices, key) is not None for key in IMAGE_PRICES):
         return None
-    # A discount for cached tokens counts only if batches have it, too. OpenAI's models before GPT-5 have it elsewhere
-    # (OpenAI's cookbook, Prompt_Caching_201: "pre-GPT-5 models are not supported").
+    # A discount for cached tokens counts only if batches have it, too. OpenAI's models before GPT-5 have it outside of
+    # batches only (OpenAI's cookbook, Prompt_Caching_201: "pre-GPT-5 models are not supported").
     reads = prices.cache_read_mtok if "cache_read_mtok" in batch_prices else None
     writes = prices.cache_write_mtok if "cache_write_mtok" in batch_prices else None
     kinds = (inputs, inputs if reads is None else reads, inputs if writes is None else writes, outputs)
     limits = {tier.start for kind in kinds if isinstance(kind, TieredPrices) for tier in kind.tiers}
     if len(limits) > 1:
-        return None  # a price in several steps: no model has one yet
+        return None  # a price with several limits: no model has one yet
     limit = next(iter(limits), None)
-    normal, long = ([_at(kind, tokens) * factor for kind in kinds] for tokens in (0, (limit or 0) + 1))
+    normal, long = ([_price_at(kind, tokens) * factor for kind in kinds] for tokens in (0, (limit or 0) + 1))
     return _batch_rates(normal, limit, long)
 
 
-def _at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:
+def _price_at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:
     if isinstance(price, TieredPrices):
         return next((tier.price for tier in reversed(price.tiers) if input_tokens > tier.start), price.base)
     return price
@@ -202,8 +202,8 @@ def _batch_rates(
     normal: Sequence[Decimal | float], limit: int | None, long: Sequence[Decimal | float] | None = None
 ) -> BatchRates:
     """Rates from prices per million tokens: of input, cached input, cache writes and output."""
-    inputs, reads, writes, outputs = (float(usd / TOKENS_OF_A_PRICE) for usd in normal)
-    long_inputs, long_reads, long_writes, long_outputs = (float(usd / TOKENS_OF_A_PRICE) for usd in long or normal)
+    inputs, reads, writes, outputs = (float(usd / TOKENS_PER_PRICE) for usd in normal)
+    long_inputs, long_reads, long_writes, long_outputs = (float(usd / TOKENS_PER_PRICE) for usd in long or normal)
     return BatchRates(inputs, reads, writes, outputs, limit, long_inputs, long_reads, long_writes, long_outputs)
 
 
@@ -212,7 +212,7 @@ def _is_amount(amount: object) -> bool:
 
 
 def estimated_input_tokens(byte_count: int) -> int:
-    """Tokens of a text of so many UTF-8 bytes, rounded up."""
+    """Tokens of a text of this number of UTF-8 bytes, rounded up."""
     return -(-byte_count // BYTES_PER_TOKEN)
 
 
@@ -224,9 +224,9 @@ def max_cost_usd(
     api: str = OPENAI_API,
     own_prices: tuple[ModelPrice, ...] = (),
 ) -> float | None:
-    """The cost if every answer used all its output tokens and all input were written to the cache; None if unknown.
+    """The cost if every answer uses all its output tokens and all input is written to the cache; None if unknown.
 
-    Requests of a long context cost more.
+    Requests with a long context cost more.
     """
     rates = batch_rates(model, api=api, own_prices=own_prices)
     if rates is None:

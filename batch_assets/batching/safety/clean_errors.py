@@ -1,6 +1,6 @@
-"""Secrets and controls out of exceptions and log records, before Dagster or Python stores or prints them.
+"""Removes secrets and control characters from exceptions and log records, before they are stored or printed.
 
-Dagster stores the message of an exception, and those of its causes and contexts; so all of the chain is gone through.
+Dagster stores the messages of an exception and of its causes and contexts, so this module cleans the whole chain.
 """
 
 import functools
@@ -14,11 +14,11 @@ from batch_assets.batching.safety.secrets import without_secrets
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-DEEPEST = 8  # of what an error holds: it comes from JSON
+MAX_DEPTH = 8  # of the values of an error, which may come from JSON
 
 
 def without_secrets_in_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A decorator: whatever the function, or the generator, raises has no secrets in it, nor in what it came from."""
+    """A decorator: what the function or the generator raises has no secrets, and its causes have none."""
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -27,7 +27,7 @@ def without_secrets_in_errors(function: Callable[Parameters, Result]) -> Callabl
                 return (yield from function(*args, **kwargs))
             except BaseException as error:
                 cleaned = without_secrets_in(error)
-            raise cleaned  # out here: inside, the error before it was cleaned would become its context
+            raise cleaned  # not in the except block: there, the error that is not cleaned would become its context
 
         return cast(Callable[Parameters, Result], generate)
 
@@ -43,7 +43,7 @@ def without_secrets_in_errors(function: Callable[Parameters, Result]) -> Callabl
 
 
 def logger_without_secrets(name: str) -> logging.Logger:
-    """The logger of this name; it cleans its records before any handler has them."""
+    """The logger of this name. It cleans its records before any handler gets them."""
     logger = logging.getLogger(name)
     if _clean_record not in logger.filters:
         logger.addFilter(_clean_record)
@@ -51,7 +51,7 @@ def logger_without_secrets(name: str) -> logging.Logger:
 
 
 def _clean_record(record: logging.LogRecord) -> bool:
-    record.msg, record.args = _fit(record.getMessage()), None
+    record.msg, record.args = _clean_text(record.getMessage()), None
     if record.exc_info and record.exc_info[1] is not None:
         error = without_secrets_in(record.exc_info[1])
         record.exc_info = (type(error), error, record.exc_info[2])
@@ -59,7 +59,7 @@ def _clean_record(record: logging.LogRecord) -> bool:
 
 
 def without_secrets_in(error: BaseException) -> BaseException:
-    """The same error, cleaned in place; where its words can't be changed, a RuntimeError with clean ones instead."""
+    """The same error, cleaned in place or, if its message cannot be changed, a RuntimeError with a clean message."""
     return _cleaned(error, {})
 
 
@@ -68,33 +68,35 @@ def _cleaned(error: BaseException, done: dict[int, BaseException]) -> BaseExcept
         return done[id(error)]
     _clean_in_place(error)
     clean = error
-    if any(_fit(said) != said for said in _said_by(error)):
-        clean = RuntimeError(f"{type(error).__name__}: {_fit(_words(error))}").with_traceback(error.__traceback__)
+    if any(_clean_text(text) != text for text in _texts_of(error)):
+        clean = RuntimeError(f"{type(error).__name__}: {_clean_text(_message_of(error))}").with_traceback(
+            error.__traceback__
+        )
         clean.__cause__, clean.__context__ = error.__cause__, error.__context__
-    done[id(error)] = clean  # first: a chain may lead back to where it began
+    done[id(error)] = clean  # before its causes: a chain may lead back to its beginning
     suppressed = error.__suppress_context__
     for link in ("__cause__", "__context__"):
         if (before := getattr(error, link)) is not None:
             setattr(clean, link, _cleaned(before, done))
-    clean.__suppress_context__ = suppressed  # to set a cause sets this, too
+    clean.__suppress_context__ = suppressed  # setting a cause has set it
     return clean
 
 
 def _clean_in_place(error: BaseException) -> None:
     for owner, name, value in [(error, "args", error.args), *((error, *item) for item in vars(error).items())]:
-        cleaned = _clean_value(value, DEEPEST)
+        cleaned = _clean_value(value, MAX_DEPTH)
         if cleaned is not value:
             try:
                 setattr(owner, name, cleaned)
-            except Exception:  # noqa: S112 - read-only; if its words still have a secret, the error is replaced
+            except Exception:  # noqa: S112 - read-only; if its message still has a secret, the error is replaced
                 continue
 
 
 def _clean_value(value: Any, depth: int) -> Any:
-    """The value with clean texts in it; the same object if there is nothing to clean."""
+    """The value with clean texts; the same object if there is nothing to clean."""
     cleaned: Any = value
     if isinstance(value, str):
-        cleaned = _fit(value)
+        cleaned = _clean_text(value)
     elif isinstance(value, bytes):
         text = value.decode("utf-8", "surrogateescape")
         cleaned = without_secrets(text).encode("utf-8", "surrogateescape")
@@ -107,15 +109,15 @@ def _clean_value(value: Any, depth: int) -> Any:
     return value if type(cleaned) is type(value) and cleaned == value else cleaned
 
 
-def _fit(text: str) -> str:
+def _clean_text(text: str) -> str:
     return without_secrets(printable(text, lines=True))
 
 
-def _said_by(error: BaseException) -> list[str]:
-    return [_words(error), *(str(note) for note in getattr(error, "__notes__", ()))]
+def _texts_of(error: BaseException) -> list[str]:
+    return [_message_of(error), *(str(note) for note in getattr(error, "__notes__", ()))]
 
 
-def _words(error: BaseException) -> str:
+def _message_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:

@@ -1,10 +1,10 @@
-"""Folders that only the user can open. `local_api.private` has the same for itself: neither imports the other."""
+"""Folders that only the user can open. `local_api` has its own module for this: neither imports the other."""
 
 from pathlib import Path
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder, and those above it that are missing, with mode 0700; what exists stays as it is."""
+    """Create the folder and its missing parents with mode 0700; existing folders do not change."""
     missing = []
     while not folder.exists():
         missing.append(folder)

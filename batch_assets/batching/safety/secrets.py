@@ -1,6 +1,6 @@
-"""Secrets out of text: values that the environment holds by comparison, and those in URLs by where they stand.
+"""Removes secrets from text: values of the environment by comparison, and secrets in URLs by their place.
 
-What an API, DuckDB or a network library says may repeat what it was sent: a key, a signature, a password.
+A message of an API, of DuckDB or of a network library may repeat a key, a signature or a password that it received.
 """
 
 import base64
@@ -34,7 +34,7 @@ SECRET_VARIABLES = (
     "MYSQL_PWD",
     "HF_TOKEN",
 )
-# Variables with a URL or a connection string, in which there may be secrets.
+# Variables with a URL or a connection string, which may contain secrets.
 URL_VARIABLES = (
     "OPENAI_BASE_URL",
     "BATCH_ASSETS_SOURCE",
@@ -42,40 +42,41 @@ URL_VARIABLES = (
     "AZURE_STORAGE_CONNECTION_STRING",
     *(name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper, upper.lower())),
 )
-SHORTEST = 8  # a shorter value would be found in ordinary words
-LONG = 16  # a value in a query of this length is taken for a secret, whatever its name
+MIN_SECRET_LENGTH = 8  # ordinary words would contain a shorter value
+LONG_VALUE_LENGTH = 16  # a value in a query of at least this length counts as a secret, whatever its name
 
-# How a name ends whose value is a secret
-NAMED_SO = (
+# How the name of a secret ends.
+SENSITIVE_NAME = (
     r"[\w.-]*(?:password|passwd|passphrase|pwd|secret|token|signature|credentials?|(?<![a-z])sig|key(?:[_-]?id)?)"
 )
 QUOTED = r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*\""""
 # host=h password='…' | AccountKey=…;EndpointSuffix=… | --api-key=…
-NAMED_VALUE = re.compile(rf"(?<![\w.-])({NAMED_SO}\s?=\s?)({HIDDEN}|{QUOTED}|[^\s;\"<>`]+)", re.IGNORECASE)
+NAMED_VALUE = re.compile(rf"(?<![\w.-])({SENSITIVE_NAME}\s?=\s?)({HIDDEN}|{QUOTED}|[^\s;\"<>`]+)", re.IGNORECASE)
 # {"token": "…"}
-NAMED_IN_JSON = re.compile(rf"(['\"]{NAMED_SO}['\"]\s*:\s*)({QUOTED})", re.IGNORECASE)
+NAMED_IN_JSON = re.compile(rf"(['\"]{SENSITIVE_NAME}['\"]\s*:\s*)({QUOTED})", re.IGNORECASE)
 AUTHORIZATION = re.compile(
     r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+|\b(?:bearer|basic)\s+(?=\S*\d))[\w.~+/=-]{8,}",
     re.IGNORECASE,
 )
-# What follows a URL's scheme, up to white space, a sign that no URL has, or the next URL. JSON may escape slashes.
+# The rest of a URL after its scheme, up to white space, a character that no URL has, or the next URL. JSON may escape
+# slashes.
 AFTER_SCHEME = re.compile(r"(?<=[a-z0-9]:)(\\?/\\?/)((?:(?!:\\?/\\?/)[^\s\"<>`])*)", re.IGNORECASE)
 HOST_AND_PORT = re.compile(r"[^:@\\/?#]*(?::\d*)?|\[[0-9a-f:.%]*\](?::\d*)?", re.IGNORECASE)
-# A query, of a URL or of something like one: md:db?motherduck_token=… | /v1/files?key=…
-OF_A_QUERY = r"(?:(?!'[\s,;:.)\]}]|'$)[^\s\"<>`?#])"  # a quote ends it where it ends a quotation
-QUERY = re.compile(rf"(?<=[^\s?])([?#])((?=[^\s?#]*=){OF_A_QUERY}+|[\w%~+-]{{16,}})")
-AFTER_A_URL = ".,;:!)]}'\\"  # of the sentence around it
+# A query, of a URL or of a similar text: md:db?motherduck_token=… | /v1/files?key=…
+QUERY_CHARACTER = r"(?:(?!'[\s,;:.)\]}]|'$)[^\s\"<>`?#])"  # a quote ends the query if it ends a quotation
+QUERY = re.compile(rf"(?<=[^\s?])([?#])((?=[^\s?#]*=){QUERY_CHARACTER}+|[\w%~+-]{{16,}})")
+PUNCTUATION = ".,;:!)]}'\\"  # after a URL: it belongs to the sentence around it
 
 
 def without_secrets(text: str, *settings: str) -> str:
     """The text with `…` in place of secrets: those of the environment and of these `settings`, and those of URLs.
 
-    `settings` are URLs or connection strings whose passwords, tokens and signatures are looked for as well. Of a URL,
-    its user info and each value of its query are replaced. Never raises; to do it twice changes nothing more.
+    `settings` are URLs or connection strings: their passwords, tokens and signatures are removed, too. In a URL, the
+    user info and each value of the query are replaced. Never raises. A second call changes nothing more.
     """
     known = [_known_pattern(_environment()), _known_pattern(((), settings)) if settings else None]
     for _ in range(8):
-        cleaned = _once(text, [pattern for pattern in known if pattern])
+        cleaned = _replace_once(text, [pattern for pattern in known if pattern])
         if cleaned == text:
             break
         text = cleaned
@@ -83,13 +84,13 @@ def without_secrets(text: str, *settings: str) -> str:
 
 
 def without_known_secrets(text: str) -> str:
-    """The text with `…` in place of the environment's secrets; URLs in it are left as they are."""
+    """The text with `…` in place of the environment's secrets; URLs in it do not change."""
     pattern = _known_pattern(_environment())
     return pattern.sub(HIDDEN, text) if pattern else text
 
 
 def bytes_without_known_secrets(content: bytes) -> bytes:
-    """The same for bytes, which need not be text."""
+    """`without_known_secrets` for bytes, which need not be text."""
     pattern = _known_pattern(_environment())
     if pattern is None:
         return content
@@ -100,13 +101,13 @@ def bytes_without_known_secrets(content: bytes) -> bytes:
 def known_secrets_pattern() -> str | None:
     """A regular expression, for Python or for DuckDB, of the environment's secrets in all their spellings.
 
-    Letters count in either case. None if there are no secrets.
+    Use it without regard to case. None if there are no secrets.
     """
     pattern = _known_pattern(_environment())
     return pattern.pattern if pattern else None
 
 
-def _once(text: str, known: Iterable[re.Pattern[str]]) -> str:
+def _replace_once(text: str, known: Iterable[re.Pattern[str]]) -> str:
     for pattern in known:
         text = pattern.sub(HIDDEN, text)
     text = AFTER_SCHEME.sub(lambda match: match[1] + _without_user(match[2]), text)
@@ -117,26 +118,26 @@ def _once(text: str, known: Iterable[re.Pattern[str]]) -> str:
 
 
 def _without_user(rest: str) -> str:
-    """What follows the scheme, without user and password."""
+    """The rest of a URL after its scheme, without user and password."""
     end = _end_of_user(rest)
     return rest if end < 0 else HIDDEN + rest[end:]
 
 
 def _end_of_user(rest: str) -> int:
-    """Where, in what follows the scheme, the `@` after the password is; -1 without. It may hold `@`, `/` and `?`."""
+    """The index of the `@` after the password; -1 if there is none. A password may contain `@`, `/` and `?`."""
     before_query = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority = re.split(r"\\?/", before_query, maxsplit=1)[0]
     is_plain = HOST_AND_PORT.fullmatch(authority) is not None
     if is_plain and ":" not in authority:
         return -1
-    # Where there is a user, a later `@` is of the password, but for one in a value of the query. After what may be a
-    # port, there is none in the query.
+    # If there is a user, a later `@` belongs to the password, except in a value of the query. After a possible port, an
+    # `@` in the query does not count.
     is_query = is_plain or ("@" in before_query and re.match("[^@]*=", rest[len(before_query) :]) is not None)
     return (before_query if is_query else rest).rfind("@")
 
 
 def _without_values(query: str) -> str:
-    stripped = query.rstrip(AFTER_A_URL)
+    stripped = query.rstrip(PUNCTUATION)
     end = query[len(stripped) :]
     return "&".join(_without_value(part) for part in stripped.split("&")) + end
 
@@ -151,7 +152,7 @@ def _without_value(part: str) -> str:
 def _hidden(value: str) -> str:
     if value[0] in "'\"" and value[-1] == value[0]:
         return f"{value[0]}{HIDDEN}{value[0]}"
-    return HIDDEN + value[len(value.rstrip(AFTER_A_URL)) :]
+    return HIDDEN + value[len(value.rstrip(PUNCTUATION)) :]
 
 
 def _environment() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -161,10 +162,10 @@ def _environment() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @lru_cache(maxsize=16)
 def _known_pattern(known: tuple[tuple[str, ...], tuple[str, ...]]) -> re.Pattern[str] | None:
-    """Of these secrets, and those in these URLs, longest spelling first."""
+    """A pattern of these secrets, and of those in these URLs, with the longest spelling first."""
     values, urls = known
     secrets = {*values, *(secret for url in urls for secret in _secrets_of(url))}
-    spellings = {spelling for secret in secrets if len(secret) >= SHORTEST for spelling in _spellings(secret)}
+    spellings = {spelling for secret in secrets if len(secret) >= MIN_SECRET_LENGTH for spelling in _spellings(secret)}
     longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
     return re.compile("|".join(map(_escaped, longest_first)), re.IGNORECASE) if spellings else None
 
@@ -177,7 +178,7 @@ def _secrets_of(url: str) -> Iterator[str]:
 
 def _parts_of(url: str) -> Iterator[str]:
     _, is_url, after = url.partition("://")
-    rest = after if is_url else url  # a proxy may be named without a scheme
+    rest = after if is_url else url  # the address of a proxy may have no scheme
     if (end := _end_of_user(rest)) > 0:
         user, has_password, password = rest[:end].partition(":")
         yield rest[:end]
@@ -185,16 +186,16 @@ def _parts_of(url: str) -> Iterator[str]:
     for query in re.split(r"[?#]", url)[1:]:
         for part in query.split("&"):
             name, equals, value = part.partition("=")
-            if re.fullmatch(NAMED_SO, name, re.IGNORECASE) or len(value or name) >= LONG:
+            if re.fullmatch(SENSITIVE_NAME, name, re.IGNORECASE) or len(value or name) >= LONG_VALUE_LENGTH:
                 yield value if equals else name
     for match in NAMED_VALUE.finditer(url):
         yield match[2].strip("'\"")
 
 
 def _spellings(secret: str) -> Iterable[str]:
-    """As it is; in a URL, in JSON, in Python, in HTML; and in Base64, whatever stands before it, as in Basic auth."""
+    """The secret as it is; as in a URL, in JSON, in Python and in HTML; in Base64 after any text, as in Basic auth."""
     raw = secret.encode("utf-8", "surrogatepass")
-    with suppress(UnicodeEncodeError):  # a variable may hold any bytes
+    with suppress(UnicodeEncodeError):  # a variable may contain any bytes
         raw = secret.encode("utf-8", "surrogateescape")
     yield secret
     yield from (quote(raw), quote(raw, safe=""), quote_plus(raw))
@@ -203,12 +204,12 @@ def _spellings(secret: str) -> Iterable[str]:
     yield from (html.escape(secret), html.escape(secret, quote=False))
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + raw)
-        # only the characters that nothing but the secret decides
+        # only the characters that depend on the secret alone
         first, last = (0, 2, 3)[before], (before + len(raw)) * 8 // 6
         for alphabet in (encoded, encoded.translate(bytes.maketrans(b"+/", b"-_"))):
             yield alphabet[first:last].decode()
 
 
 def _escaped(text: str) -> str:
-    """For both Python and RE2. Half a surrogate pair, which stands for a byte, is no text in DuckDB: any character."""
+    """For Python and RE2. Half of a surrogate pair, which stands for a byte, is no text in DuckDB: it becomes `.`."""
     return "".join("." if "\ud800" <= character <= "\udfff" else re.escape(character) for character in text)

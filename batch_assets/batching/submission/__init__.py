@@ -1,6 +1,11 @@
-"""Request files into batches, exactly once.
+"""Request files → batches at the API, each created once.
 
-`submit` takes a day's submissions from the claim to the batch: `reconcile` first brings the ledger up to date with
-what is at the API, `create` uploads the file, creates the batch, and searches for one whose answer was lost,
-`adoption` takes in a batch that the ledger does not know.
+`submit` handles a day. `reconcile` first updates the ledger with what the API lists. Then `submit` claims each
+submission in the ledger, `upload` uploads its request file, and `create` creates the batch. No other module creates a
+batch. The run has committed the claim before it sends anything, and the batch has the claim token in its metadata. So
+`submit` calls `find` to search for the batch of an earlier run before it continues, and `create` calls it after a lost
+answer. `adoption` enters a batch that the ledger does not know. `submitter` has the client, the database and the timing
+that all steps need, `errors` the error texts and what an error of the API means.
+
+A new endpoint changes nothing here: `planning/__init__.py` says where it would go.
 """

@@ -1,6 +1,7 @@
-"""A batch that the ledger does not know enters it: the user made it with curl, or this database before a restore.
+"""Adopts a batch: enters one that the ledger does not know.
 
-The content of a request identifies it. So the answers of the batch find their articles, and no run buys them again.
+The user created it with curl, or a run did before the database was restored from a backup. The custom_id of a request
+identifies its content. So the answers of the batch belong to the right articles, and no run buys them again.
 """
 
 import shutil
@@ -58,7 +59,7 @@ class AdoptionError(Exception):
 
 @dataclass(frozen=True)
 class RequestFile:
-    """A downloaded request file, where it stays."""
+    """A downloaded request file at its final path."""
 
     path: Path
     relative_path: str
@@ -66,7 +67,7 @@ class RequestFile:
 
 
 def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
-    """Enter a batch that the user made from a request file of this project, on OpenAI's page or with curl.
+    """Adopt a batch that the user created from a request file of this project, on OpenAI's page or with curl.
 
     Returns the days that it has requests of. Raises AdoptionError, or openai.OpenAIError.
     """
@@ -74,11 +75,11 @@ def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, dat
     batch = retrieve_batch(client, batch_id)
     if batch.status == MISSING or batch.input_file_id is None:
         raise AdoptionError(f"OpenAI knows no batch {batch_id} with a request file.")
-    made_by_us = submissions.by_batch(database, batch, data_folder)
-    if made_by_us is not None and made_by_us.plan != ADOPTED_PLAN:
+    of_a_run = submissions.by_batch(database, batch, data_folder)
+    if of_a_run is not None and of_a_run.plan != ADOPTED_PLAN:
         raise AdoptionError(
-            f"A run made {batch.id}, for {made_by_us.day}. Materialize `openai_batch` of that day: the run finds what "
-            "is not in the ledger yet."
+            f"A run created {batch.id} for {of_a_run.day}. Materialize `openai_batch` of that day: the run enters it "
+            "if the ledger does not know it yet."
         )
     return enter_batch(database, client, api, batch, data_folder)
 
@@ -93,8 +94,7 @@ def enter_batch(
 ) -> list[str]:
     """Enter the batch into the ledger, unless it is there; returns the days that it has requests of.
 
-    Files that were planned with these requests, and never sent, are withdrawn. Raises AdoptionError, or
-    openai.OpenAIError.
+    Withdraws the files that were planned with these requests and not sent. Raises AdoptionError, or openai.OpenAIError.
     """
     with tempfile.TemporaryDirectory() as folder:
         downloaded = _download_requests(client, batch, Path(folder), timing or Timing())
@@ -104,10 +104,10 @@ def enter_batch(
             if not days:
                 raise AdoptionError(
                     f"No request of {batch.id} belongs to an article of this database: `batch_request` has none of its "
-                    "custom_ids. Was the batch made from an unchanged file of `requests/`, under the present prompt?"
+                    "custom_ids. Was the batch created from an unchanged file of `requests/`, under the present prompt?"
                 )
             if known_batches.is_known(connection, batch.id):
-                return days  # another run has entered it, or the user; only the event for the sensor may be missing
+                return days  # another run, or the user, has entered it; only the event for the sensor may be missing
             withdrawn = withdrawal.withdraw_unsent_with_requests(
                 connection, "adopted_request", message=IN_ADOPTED_BATCH
             )
@@ -120,7 +120,7 @@ def enter_batch(
 
 
 def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path, timing: Timing) -> Path:
-    """A file with a line for each request; the results, which name their requests, if the request file was deleted."""
+    """The request file; if OpenAI has deleted it, the results instead, whose lines have the custom_ids, too."""
     try:
         return download(client, batch.input_file_id or "", folder / "requests.jsonl", timing)
     except openai.NotFoundError:

@@ -1,17 +1,17 @@
-"""Why a request file could not be submitted: sentences for the user, and what an error of the API means."""
+"""Error texts of a submission, and what an error of the API means."""
 
 from enum import Enum, auto
 from typing import TypeGuard
 
 import openai
 
-from batch_assets.batching.ledger.outcomes import RETRYABLE_CLIENT_ERRORS
+from batch_assets.batching.ledger.outcomes import FILE_NOT_FOUND_PHRASES, RETRYABLE_CLIENT_ERRORS
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 
 
 class SubmissionError(Exception):
-    """A request file could not be submitted now; the message says why. Another run goes on from there.
+    """The run could not submit a request file now; the message says why. A later run continues.
 
     `is_final`: OpenAI refused the request file, and will refuse it again.
     """
@@ -22,28 +22,28 @@ class SubmissionError(Exception):
 
 
 class CreationFailure(Enum):
-    """What an error says of the batch that was to be created."""
+    """What an error says about the batch that the run wanted to create."""
 
     ANSWER_LOST = auto()  # the batch may exist
-    METADATA_REFUSED = auto()  # this API takes no metadata
+    METADATA_REFUSED = auto()  # this API accepts no metadata
     FILE_NOT_FOUND = auto()  # the API does not find the uploaded file, yet or any more
     REFUSED = auto()  # no batch exists
 
 
 def creation_failure(error: Exception) -> CreationFailure:
-    """What this error, of the client or of an answer that cannot be read, means."""
+    """What this error means: an error of the client, or of an answer that cannot be read."""
     if not is_refusal(error):
         return CreationFailure.ANSWER_LOST
     text = f"{error.param or ''} {error_message(error)}".lower()
     if error.status_code in (400, 422) and "metadata" in text:
         return CreationFailure.METADATA_REFUSED
-    if "cannot find file" in text or (error.status_code == 404 and "file" in text):
+    if any(phrase in text for phrase in FILE_NOT_FOUND_PHRASES) or (error.status_code == 404 and "file" in text):
         return CreationFailure.FILE_NOT_FOUND
     return CreationFailure.REFUSED
 
 
 def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
-    """Whether the API refused, and did nothing. Timeouts, conflicts and 5xx may come from a gateway, after it did."""
+    """Whether the API refused and did nothing. A gateway may answer with a timeout, a conflict or 5xx after it did."""
     return (
         isinstance(error, openai.APIStatusError)
         and error.status_code < 500
@@ -51,7 +51,7 @@ def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
     )
 
 
-def refused(what: str, submission: Submission, error: Exception) -> SubmissionError:
+def refused_error(what: str, submission: Submission, error: Exception) -> SubmissionError:
     return SubmissionError(
         f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {error_message(error)}. OpenAI "
         "charged nothing for it. Fix the cause, then materialize `openai_batch` again.",
@@ -59,14 +59,14 @@ def refused(what: str, submission: Submission, error: Exception) -> SubmissionEr
     )
 
 
-def unreachable(what: str, error: Exception) -> SubmissionError:
+def unreachable_error(what: str, error: Exception) -> SubmissionError:
     return SubmissionError(
         f"OpenAI did not {what}: {error_message(error)}. What was submitted is in the ledger. Materialize "
         "`openai_batch` again when the API answers: the run goes on from there."
     )
 
 
-def taken_over(submission: Submission) -> SubmissionError:
+def taken_over_error(submission: Submission) -> SubmissionError:
     return SubmissionError(
         f"{submission.path.name} of {submission.day} was withdrawn, or another run has taken it over, since Dagster "
         "reported this run as ended."

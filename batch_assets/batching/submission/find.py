@@ -1,4 +1,4 @@
-"""The search for a batch that an earlier attempt may have created: by the claim token in its metadata."""
+"""Searches for a batch that an earlier attempt may have created, by the claim token in its metadata."""
 
 import time
 from datetime import timedelta
@@ -10,22 +10,22 @@ from batch_assets.batching.provider.batches import RemoteBatch, error_message, l
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.timing import Timing
 
-# Names in a batch's metadata. No other attempt, day, database or account has this claim token.
-WAREHOUSE, SUBMISSION, CLAIM = "warehouse_id", "submission_id", "claim_token"
-KEY_OF_THE_FIRST_EDITION, ATTEMPT_OF_THE_FIRST_EDITION = "submission_key", "attempt"
-# How much older than its claim a batch may say it is. The claim has the time of the API, where the API tells the time.
+# Keys of a batch's metadata. No other attempt, day, database or account has the same claim token.
+WAREHOUSE_ID_KEY, SUBMISSION_ID_KEY, CLAIM_TOKEN_KEY = "warehouse_id", "submission_id", "claim_token"
+KEY_OF_THE_FIRST_VERSION, ATTEMPT_OF_THE_FIRST_VERSION = "submission_key", "attempt"
+# How much older than its claim a batch may be. The claim has the time of the API, if the API tells the time.
 CLOCK_SKEW = timedelta(hours=3)
-ALWAYS_READ = 300  # of the first batches in the list, however old they say they are
+ALWAYS_READ = 300  # batches at the beginning of the list, whatever their time
 
 
 def find_batch(
     client: openai.OpenAI, submission: Submission, warehouse_id: str, timing: Timing, *, always_read: int = ALWAYS_READ
 ) -> RemoteBatch | None:
-    """The batch of this submission: by its metadata or, if the API keeps none, by its file.
+    """The batch of this submission: by its metadata or, if the API keeps none, by its file; None if there is none.
 
     Searches several times, with the pauses `timing.find_batch_pauses_seconds`. Each search reads the list from its
-    beginning to some hours before the claim. Raises SubmissionError if the API does not return the list: then it is
-    not known whether the batch exists, and the run must not create another one.
+    beginning to some hours before the claim. Raises SubmissionError if the API does not return the list: then the
+    batch may exist, and the run must not create another one.
     """
     for pause_seconds in timing.find_batch_pauses_seconds:
         time.sleep(pause_seconds)
@@ -56,14 +56,15 @@ def _search(client: openai.OpenAI, submission: Submission, warehouse_id: str, al
 def is_of(batch: RemoteBatch, submission: Submission, warehouse_id: str) -> bool:
     """Whether the batch was created for this submission.
 
-    The ledger may not know the claim token, after it was restored from a backup: then the ids of the database and the
+    A ledger that was restored from a backup may not know the claim token. Then the ids of the database and the
     submission decide.
     """
-    if CLAIM in batch.metadata:
-        return batch.metadata[CLAIM] in submission.claim_tokens or (
-            batch.metadata.get(WAREHOUSE) == warehouse_id and batch.metadata.get(SUBMISSION) == submission.id
+    if CLAIM_TOKEN_KEY in batch.metadata:
+        return batch.metadata[CLAIM_TOKEN_KEY] in submission.claim_tokens or (
+            batch.metadata.get(WAREHOUSE_ID_KEY) == warehouse_id
+            and batch.metadata.get(SUBMISSION_ID_KEY) == submission.id
         )
-    if KEY_OF_THE_FIRST_EDITION in batch.metadata:
-        key, attempt = batch.metadata[KEY_OF_THE_FIRST_EDITION], batch.metadata.get(ATTEMPT_OF_THE_FIRST_EDITION, "1")
+    if KEY_OF_THE_FIRST_VERSION in batch.metadata:
+        key, attempt = batch.metadata[KEY_OF_THE_FIRST_VERSION], batch.metadata.get(ATTEMPT_OF_THE_FIRST_VERSION, "1")
         return f"{key}/{attempt}" in submission.claim_tokens
     return submission.file_id is not None and batch.input_file_id == submission.file_id

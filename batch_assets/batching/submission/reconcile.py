@@ -1,7 +1,7 @@
-"""Before a run submits, it brings the ledger up to date with the API.
+"""Before a run submits, it updates the ledger with the batches that the API lists.
 
-A batch that failed as a whole is requeued. A batch of this database that the ledger does not know, since the ledger was
-restored from a backup, enters the ledger, so that no run buys its requests again.
+It requeues a batch that failed as a whole. It enters a batch of this database that the ledger does not know, since the
+ledger was restored from a backup. So no run buys its requests again.
 """
 
 import logging
@@ -22,10 +22,10 @@ from batch_assets.batching.provider.batches import (
     list_batches,
     retrieve_batch,
 )
-from batch_assets.batching.provider.elsewhere import is_elsewhere
+from batch_assets.batching.provider.elsewhere import is_at_other_api
 from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
-from batch_assets.batching.submission.errors import unreachable
-from batch_assets.batching.submission.find import CLOCK_SKEW, SUBMISSION, WAREHOUSE
+from batch_assets.batching.submission.errors import unreachable_error
+from batch_assets.batching.submission.find import CLOCK_SKEW, SUBMISSION_ID_KEY, WAREHOUSE_ID_KEY
 from batch_assets.batching.submission.submitter import Submitter
 
 RESULTS_ARE_KEPT = timedelta(days=30)  # https://developers.openai.com/api/docs/guides/batch: how long OpenAI keeps them
@@ -34,8 +34,8 @@ HAS_NO_LIST = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.N
 logger = logging.getLogger(__name__)
 
 
-def refresh(submitter: Submitter) -> int:
-    """Bring the ledger up to date on what is in flight at this API; returns how many submissions were requeued.
+def update_in_flight(submitter: Submitter) -> int:
+    """Update the ledger on the batches in flight at this API; returns how many submissions were requeued.
 
     A batch that OpenAI failed as a whole, since it had no capacity, is requeued: its tokens are no longer enqueued.
     """
@@ -43,7 +43,7 @@ def refresh(submitter: Submitter) -> int:
     in_flight = {
         submission.batch_id: submission
         for submission in submissions.in_flight(submitter.database, submitter.data_folder)
-        if submission.batch_id and not is_elsewhere(submission.api, api)
+        if submission.batch_id and not is_at_other_api(submission.api, api)
     }
     if not in_flight:
         return 0
@@ -53,15 +53,15 @@ def refresh(submitter: Submitter) -> int:
     for batch_id, submission in in_flight.items():
         try:
             batch = found.get(batch_id) or retrieve_batch(client, batch_id)
-        except openai.OpenAIError as error:  # the batch counts as in flight, and the day goes on
+        except openai.OpenAIError as error:  # the batch stays in flight, and the run continues
             logger.warning("The API did not return %s of %s: %s", batch_id, submission.day, error_message(error))
             continue
-        requeued += _record(submitter, submission, batch)
+        requeued += _record_status(submitter, submission, batch)
     return requeued
 
 
-def _record(submitter: Submitter, submission: Submission, batch: RemoteBatch) -> bool:
-    """Record what the API says of a batch in flight; returns whether its submission is requeued."""
+def _record_status(submitter: Submitter, submission: Submission, batch: RemoteBatch) -> bool:
+    """Record what the API says about a batch in flight; returns whether its submission is requeued."""
     database = submitter.database
     if submission.state is State.MISSING and batch.status != MISSING:
         batch_transitions.find(database, submission)
@@ -75,18 +75,18 @@ def _record(submitter: Submitter, submission: Submission, batch: RemoteBatch) ->
 
 
 def _listed(client: openai.OpenAI, since: datetime) -> Iterator[RemoteBatch]:
-    """The batches since then, page by page as they are asked for; none where the API has no list.
+    """The batches since then, page by page as the caller reads them; none if the API has no list.
 
-    Raises SubmissionError if the list can't be had now.
+    Raises SubmissionError if the API does not return the list now.
     """
     try:
         yield from list_batches(client, since=since)
     except openai.APIStatusError as error:
         if error.status_code not in HAS_NO_LIST:
-            raise unreachable("list the batches", error) from error
+            raise unreachable_error("list the batches", error) from error
         logger.warning("This API has no list of batches: %s", error_message(error))
     except openai.OpenAIError as error:
-        raise unreachable("list the batches", error) from error
+        raise unreachable_error("list the batches", error) from error
 
 
 def _until_all(wanted: Iterable[str], batches: Iterable[RemoteBatch]) -> Iterator[RemoteBatch]:
@@ -99,20 +99,20 @@ def _until_all(wanted: Iterable[str], batches: Iterable[RemoteBatch]) -> Iterato
 
 
 def search_for_unknown_batches(submitter: Submitter, is_run_alive: Callable[[str], bool]) -> int:
-    """Enter the batches of this database that the ledger does not know; returns how many there were.
+    """Enter the batches of this database that the ledger does not know; returns how many were entered.
 
-    The run reads the list of the last 30 days once, before it creates its first batch. A second batch of one
-    submission, created after a lost answer while the list lagged, is entered too: what it has done is billed. A batch
-    that a live run is submitting is left to that run. Raises SubmissionError if the API does not return the list or a
-    batch.
+    The run reads the list of the last 30 days once, before it creates its first batch. It also enters a second batch of
+    one submission, created after a lost answer while the list lagged, since OpenAI bills it. It leaves out a batch that
+    a live run is submitting: that run enters it. Raises SubmissionError if the API does not return the list or a batch.
     """
     api, database, data_folder = submitter.api, submitter.database, submitter.data_folder
     known = known_batches.known_batches(database)
-    given_up = {submission.batch_id: submission for submission in submissions.given_up(database, data_folder)}
+    given_up = {submission.batch_id: submission for submission in submissions.lost_or_abandoned(database, data_folder)}
     recovered = 0
-    for batch in list(_listed(submitter.client, api.now() - RESULTS_ARE_KEPT)):  # the whole list, then the first entry
-        is_ours = batch.metadata.get(WAREHOUSE) == submitter.warehouse_id
-        if batch.id in given_up and not is_elsewhere(given_up[batch.id].api, api):
+    # the whole list before the first change
+    for batch in list(_listed(submitter.client, api.now() - RESULTS_ARE_KEPT)):
+        is_ours = batch.metadata.get(WAREHOUSE_ID_KEY) == submitter.warehouse_id
+        if batch.id in given_up and not is_at_other_api(given_up[batch.id].api, api):
             recovered += _see_again(submitter, given_up[batch.id])
         elif is_ours and batch.id not in known and _may_have_results(batch):
             recovered += _recover(submitter, batch, is_run_alive)
@@ -127,7 +127,7 @@ def _may_have_results(batch: RemoteBatch) -> bool:
 
 def _see_again(submitter: Submitter, submission: Submission) -> bool:
     logger.warning(
-        "%s of %s was given up, and the API lists it again: it is collected.", submission.batch_id, submission.day
+        "%s of %s counted as lost. The API lists it again, so a run collects it.", submission.batch_id, submission.day
     )
     withdrawn = batch_transitions.see_again(submitter.database, submission)
     for path in withdrawn or ():
@@ -137,19 +137,19 @@ def _see_again(submitter: Submitter, submission: Submission) -> bool:
 
 def _recover(submitter: Submitter, batch: RemoteBatch, is_run_alive: Callable[[str], bool]) -> bool:
     database = submitter.database
-    submission = submissions.by_id(database, batch.metadata.get(SUBMISSION, ""), submitter.data_folder)
+    submission = submissions.by_id(database, batch.metadata.get(SUBMISSION_ID_KEY, ""), submitter.data_folder)
     if submission is not None and submission.state is State.CLAIMED:
         if submission.owner_run is not None and is_run_alive(submission.owner_run):
             return False  # that run enters it
         return transitions.submit(database, submission, batch)
-    logger.warning("%s was created from this database, and the ledger does not know it: it is entered.", batch.id)
+    logger.warning("%s was created from this database, and the ledger does not know it. The run enters it.", batch.id)
     if submission is not None and submission.state in UNSENT:
         return transitions.recover(database, submission, batch, submitter.api)
     try:
         enter_batch(database, submitter.client, submitter.api, batch, submitter.data_folder, submitter.timing)
     except AdoptionError as error:
-        logger.warning("%s could not be entered: %s", batch.id, error)
+        logger.warning("The run could not enter %s: %s", batch.id, error)
         return False
-    except openai.OpenAIError as error:  # a run may buy nothing before it knows which requests this batch has
-        raise unreachable(f"return the request file of {batch.id}", error) from error
+    except openai.OpenAIError as error:  # without its requests, the run might buy them again
+        raise unreachable_error(f"return the request file of {batch.id}", error) from error
     return True

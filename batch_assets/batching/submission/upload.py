@@ -1,4 +1,4 @@
-"""A request file to the API: once, checked before it leaves, and searched for before it is sent again."""
+"""Uploads a request file after a check of its sha256. After a lost answer, searches for it before a second upload."""
 
 import hashlib
 import time
@@ -12,7 +12,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
-from batch_assets.batching.submission.errors import SubmissionError, is_refusal, refused, unreachable
+from batch_assets.batching.submission.errors import SubmissionError, is_refusal, refused_error, unreachable_error
 from batch_assets.batching.submission.find import CLOCK_SKEW
 from batch_assets.batching.submission.submitter import Submitter
 
@@ -21,29 +21,29 @@ MAX_UPLOADS = 3
 logger = logger_without_secrets(__name__)
 
 
-def upload(submitter: Submitter, submission: Submission, *, may_exist: bool, nothing_sent: bool) -> Submission:
-    """Upload the request file, unless an earlier attempt has; further copies of it are deleted.
+def upload(submitter: Submitter, submission: Submission, *, may_exist: bool, no_batch_can_exist: bool) -> Submission:
+    """Upload the request file, unless an earlier attempt has; deletes further copies of it.
 
-    `may_exist`: an earlier attempt has begun the upload, and the file may be there. `nothing_sent`: no batch of it can
-    exist. Raises SubmissionError.
+    `may_exist`: an earlier attempt has begun the upload, so the API may have the file. `no_batch_can_exist`: of this
+    file. Raises SubmissionError.
     """
     database, timing = submitter.database, submitter.timing
     name = upload_name(submission, submitter.warehouse_id)
     _check_file(database, submission)
-    once = submitter.client.with_options(max_retries=0, timeout=timing.upload_timeout_seconds)
+    client = submitter.client.with_options(max_retries=0, timeout=timing.upload_timeout_seconds)
     for attempt in range(MAX_UPLOADS):
         if may_exist and (file_id := _find_file(submitter.client, name, submission)):
             return transitions.record_upload(database, submission, file_id)
         try:
             with submission.path.open("rb") as file:  # an open file: the client streams it
-                uploaded = once.files.create(file=(name, file), purpose="batch")
+                uploaded = client.files.create(file=(name, file), purpose="batch")
             return transitions.record_upload(database, submission, uploaded.id)
         except openai.OpenAIError as error:
             if is_refusal(error):
-                record_refusal(database, submission, error_message(error), nothing_sent=nothing_sent)
-                raise refused("take the file", submission, error) from error
+                record_refusal(database, submission, error_message(error), no_batch_can_exist=no_batch_can_exist)
+                raise refused_error("take the file", submission, error) from error
             if attempt + 1 == MAX_UPLOADS:
-                raise unreachable(f"take the file of {submission.path.name}", error) from error
+                raise unreachable_error(f"take the file of {submission.path.name}", error) from error
             is_rate_limited = isinstance(error, openai.RateLimitError)
         may_exist = True
         time.sleep(timing.rate_limit_seconds * 2**attempt if is_rate_limited else timing.upload_retry_seconds)
@@ -51,13 +51,13 @@ def upload(submitter: Submitter, submission: Submission, *, may_exist: bool, not
 
 
 def upload_name(submission: Submission, warehouse_id: str) -> str:
-    """The name of this database, submission and attempt. No run takes the file of another for it, or deletes that."""
+    """A file name for this database, submission and attempt: no run uses or deletes the file of another one."""
     return f"{submission.day}-{warehouse_id[:12]}-{submission.file_stem}.jsonl"
 
 
-def record_refusal(database: Database, submission: Submission, message: str, *, nothing_sent: bool) -> None:
-    """Record why the API refused. With `nothing_sent`, no batch can exist, and the claim is released."""
-    if nothing_sent:
+def record_refusal(database: Database, submission: Submission, message: str, *, no_batch_can_exist: bool) -> None:
+    """Record why the API refused. With `no_batch_can_exist`, no batch can exist, and the claim is released."""
+    if no_batch_can_exist:
         transitions.release(database, submission, message)
     else:
         transitions.record_message(database, submission, message)
@@ -71,7 +71,7 @@ def sha256_of(path: Path) -> str:
 def _check_file(database: Database, submission: Submission) -> None:
     """Raise SubmissionError, and withdraw the submission, if its request file is not the one that was planned."""
     if not submission.path.exists():
-        problem = "is gone"
+        problem = "does not exist"
     elif submission.sha256 != sha256_of(submission.path):
         problem = "was changed after it was planned"
     else:
@@ -85,7 +85,7 @@ def _check_file(database: Database, submission: Submission) -> None:
 
 
 def _find_file(client: openai.OpenAI, name: str, submission: Submission) -> str | None:
-    """A complete upload of this name. Deletes further ones, which no batch will use."""
+    """The id of a complete upload of this name. Deletes further ones, which no batch will use."""
     since = submission.claimed_at
     earliest = 0.0 if since is None else (since - CLOCK_SKEW).replace(tzinfo=UTC).timestamp()
     found: list[str] = []
@@ -93,12 +93,12 @@ def _find_file(client: openai.OpenAI, name: str, submission: Submission) -> str 
     try:
         for file in client.files.list(purpose="batch", order="desc"):
             if file.id in seen or (file.created_at or earliest) < earliest:
-                break  # a server that ignores `after` lists the same files again: there are no further ones
+                break  # a server that ignores `after` lists the same files again
             seen.add(file.id)
             if file.filename == name and file.bytes == submission.path.stat().st_size:
                 found.append(file.id)
         for orphan in found[1:]:
             client.files.delete(orphan)
     except openai.OpenAIError as error:
-        logger.warning("The API did not return its list of files (%s); uploading again.", error_message(error))
+        logger.warning("The API did not return its list of files (%s). The run uploads again.", error_message(error))
     return found[0] if found else None

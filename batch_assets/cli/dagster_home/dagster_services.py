@@ -10,7 +10,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, ManagedGrp
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.client import DagsterGrpcClient
 
-from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, ChildProcesses, Process
 from batch_assets.cli.dagster_home.services import HealthCheck, Service
 from batch_assets.cli.dagster_home.ui import Ui

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batch_assets.cli.dagster_home import StartError, local_api_log, start_local_api
+from batch_assets.cli.dagster_home.home import StartError, local_api_log, start_local_api
 from batch_assets.cli.dagster_home.processes import ChildProcesses, Process
 from batch_assets.local_api.serving.discovery import read_discovery, running_url
 from batch_assets.settings import Settings

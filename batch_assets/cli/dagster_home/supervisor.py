@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.dagster_home import StartError, packaged_file, wait_for_local_api
 from batch_assets.cli.dagster_home.dagster_services import code_servers, daemon, fail_runs_of_ended_servers, webserver
+from batch_assets.cli.dagster_home.home import StartError, packaged_file, wait_for_local_api
 from batch_assets.cli.dagster_home.processes import ChildProcesses
 from batch_assets.cli.dagster_home.services import Service, local_api_service
 from batch_assets.cli.dagster_home.ui import Ui

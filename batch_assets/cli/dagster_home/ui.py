@@ -8,7 +8,7 @@ import socket
 import urllib.request
 from dataclasses import dataclass
 
-from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
 from batch_assets.cli.dagster_home.ui_access import is_local
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def execute_line(run: BatchRun, line: Line, engines: Engines, settings: Settings) -> Result | None:
-    """The result of a line. None when the line has none: it was stopped, deferred, or has a fault."""
+    """The result of a line. None when it has none: it was stopped or deferred, or has the fault EXPIRE or DROP."""
     if not _wait_for_latency(run, settings.latency_seconds):
         return None
     request = strict_json.loads(line.data)

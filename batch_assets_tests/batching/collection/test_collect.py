@@ -1,4 +1,4 @@
-"""Guards against results that are fetched and lost, loaded twice, or hidden because one batch of a day is late."""
+"""Guards against results that are lost, loaded twice, or not loaded because another batch of the day is late."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from batch_assets_tests.batching.conftest import (
     FailsFirst,
     Reply,
     Workspace,
-    called,
     database_in,
+    hiding_batches,
     proxy,
-    without,
+    with_api_name,
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
@@ -108,7 +108,9 @@ def test_collecting_again_changes_nothing(submitted: Workspace, api: LocalApi) -
     assert before == [submitted.rows(f"SELECT * FROM {table}") for table in ("completion", "openai_batch", "summaries")]
 
 
-def test_a_batch_that_another_run_loads_meanwhile_is_not_loaded_again(submitted: Workspace, api: LocalApi) -> None:
+def test_a_batch_that_another_run_loads_during_the_download_is_not_loaded_again(
+    submitted: Workspace, api: LocalApi
+) -> None:
     others: list[Collected] = []
 
     def collect_before_the_download(call: Call) -> Reply:
@@ -145,7 +147,7 @@ def test_a_load_that_breaks_leaves_the_files_and_nothing_else(
 
 
 def store_and_do_not_load(workspace: Workspace, client: openai.OpenAI) -> str:
-    """The run stores the result files of the day's batch, and cannot enter them: the disk is full, say."""
+    """The run stores the result files of the day's batch, and cannot load them, for example since the disk is full."""
 
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
@@ -177,17 +179,17 @@ def forgotten(call: Call) -> Reply:
 
 
 AFTERWARDS: list[Callable[[Call], Reply | None]] = [
-    forgotten, called("https://elsewhere.example/v1"), refuse_key, busy, cut_off
+    forgotten, with_api_name("https://elsewhere.example/v1"), refuse_key, busy, cut_off
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("answer", AFTERWARDS, ids=["forgotten", "another API", "another key", "busy", "cut off"])
-def test_result_files_that_are_stored_are_loaded_whatever_the_api_says_afterwards(
+def test_stored_result_files_are_loaded_whatever_the_api_answers(
     submitted: Workspace, api: LocalApi, answer: Callable[[Call], Reply | None]
 ) -> None:
     batch_id = store_and_do_not_load(submitted, api.client)
     with proxy(api.url, answer) as client:
-        if answer in (busy, cut_off):  # whose answers count can't be told, so the summaries wait
+        if answer in (busy, cut_off):  # it is not known which answers count, so `summaries` is not written
             with pytest.raises(CollectionError, match="The API does not answer"):
                 submitted.collect(client)
         else:
@@ -236,7 +238,9 @@ def test_a_batch_without_files_is_entered_later_as_it_would_have_been_at_once(
     assert len(expected) == 2
 
 
-def test_a_stored_file_that_is_gone_before_it_is_loaded_is_fetched_again(submitted: Workspace, api: LocalApi) -> None:
+def test_a_stored_file_that_was_deleted_before_it_was_loaded_is_downloaded_again(
+    submitted: Workspace, api: LocalApi
+) -> None:
     batch_id = store_and_do_not_load(submitted, api.client)
     (path,) = stored(submitted)
     path.unlink()
@@ -248,14 +252,12 @@ def test_a_stored_file_that_is_gone_before_it_is_loaded_is_fetched_again(submitt
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-def test_a_stored_file_that_cannot_be_entered_holds_up_no_batch_that_is_still_at_the_api(
-    workspace: Workspace, api: LocalApi
-) -> None:
+def test_a_stored_file_that_cannot_be_loaded_does_not_stop_other_batches(workspace: Workspace, api: LocalApi) -> None:
     first, second = two_batches(workspace, api)
     (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
     path = workspace.folder / "results" / f"{key}-1_output.jsonl"
     path.mkdir(parents=True)  # what DuckDB can't read
-    with proxy(api.url, without(second)) as client, pytest.raises(CollectionError, match="could not be loaded"):
+    with proxy(api.url, hiding_batches(second)) as client, pytest.raises(CollectionError, match="could not be loaded"):
         workspace.collect(client)
     assert workspace.column("SELECT state FROM openai_batch WHERE batch_id = ?", [first]) == ["ended"]
     with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be loaded"):
@@ -305,7 +307,7 @@ def test_a_file_that_is_stored_again_is_noted_only_while_its_batch_is_not_loaded
     assert after == (before if is_loaded_meanwhile else [("ended", "results/again.jsonl")])
 
 
-def test_a_download_that_breaks_leaves_no_file_and_is_made_again(submitted: Workspace, api: LocalApi) -> None:
+def test_a_broken_download_leaves_no_file_and_is_repeated(submitted: Workspace, api: LocalApi) -> None:
     def cut_downloads(call: Call) -> Reply | None:
         return CUT if "/content" in call.path else call.forward()
 
@@ -346,7 +348,7 @@ def test_groups_that_were_loaded_before_a_kill_stay_loaded(
     assert report.requests == {"answered": 2}
 
 
-def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(workspace: Workspace, api: LocalApi) -> None:
+def test_the_answers_of_one_batch_stay_if_the_api_does_not_return_the_next(workspace: Workspace, api: LocalApi) -> None:
     first, second = two_batches(workspace, api)
 
     def hide_second(call: Call) -> Reply:
@@ -359,9 +361,9 @@ def test_what_an_earlier_batch_gave_stays_when_a_later_one_cannot_be_had(workspa
     assert statuses(workspace) == {"a": "answered", "b": "answered"}
 
 
-def test_a_batch_that_cannot_be_had_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+def test_a_batch_that_the_api_does_not_return_does_not_stop_the_others(workspace: Workspace, api: LocalApi) -> None:
     workspace = workspace.with_file_limits(max_requests=1)
-    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abcdef"})
+    workspace.ingest(workspace.texts("abcdef"))
     workspace.plan()
     first, *others = workspace.submit(api.client).batch_ids
     for batch_id in (first, *others):
@@ -377,7 +379,7 @@ def test_a_batch_that_cannot_be_had_holds_up_no_other(workspace: Workspace, api:
     assert workspace.statuses() == {"answered": 6}
 
 
-def test_a_file_that_cannot_be_entered_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+def test_a_file_that_cannot_be_loaded_does_not_stop_the_others(workspace: Workspace, api: LocalApi) -> None:
     first, second = two_batches(workspace, api)
     (key,) = workspace.column("SELECT submission_id FROM openai_batch WHERE batch_id = ?", [first])
     path = workspace.folder / "results" / f"{key}-1_output.jsonl"
@@ -389,7 +391,7 @@ def test_a_file_that_cannot_be_entered_holds_up_no_other(workspace: Workspace, a
     assert workspace.collect(api.client).requests == {"answered": 2}
 
 
-def test_an_answer_that_is_no_batch_holds_up_no_other(workspace: Workspace, api: LocalApi) -> None:
+def test_an_answer_that_is_no_batch_does_not_stop_the_others(workspace: Workspace, api: LocalApi) -> None:
     first, second = two_batches(workspace, api)
 
     def confuse(call: Call) -> Reply:
@@ -437,13 +439,13 @@ def test_what_expired_is_pending_until_the_rounds_are_used_up(workspace: Workspa
 
 
 def rewrite(workspace: Workspace, path: Path, content: bytes) -> None:
-    """As if we had written the request file so: one that was changed since is not sent."""
+    """Replace the request file and its sha256 in the ledger: a run does not send a file with another sha256."""
     path.write_bytes(content)
     workspace.execute("UPDATE batch_request_file SET sha256 = ?", [sha256(content).hexdigest()])
 
 
 def test_a_line_that_validation_refuses_fails_alone(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "abc"})
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     (path,) = workspace.request_files()
     lines = path.read_bytes().splitlines(keepends=True)
@@ -515,7 +517,7 @@ def test_a_day_collects_the_batch_of_another_that_it_waits_for(submitted: Worksp
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-def test_summaries_of_other_days_are_left_alone(submitted: Workspace, api: LocalApi) -> None:
+def test_summaries_of_other_days_do_not_change(submitted: Workspace, api: LocalApi) -> None:
     submitted.collect(api.client)
     submitted.ingest({"x": "two"}, day=NEXT_DAY)
     submitted.plan(day=NEXT_DAY)
@@ -523,14 +525,14 @@ def test_summaries_of_other_days_are_left_alone(submitted: Workspace, api: Local
     assert len(statuses(submitted)) == 3
 
 
-def test_an_article_that_came_after_the_plan_is_pending(submitted: Workspace, api: LocalApi) -> None:
+def test_an_article_that_is_newer_than_the_plan_is_pending(submitted: Workspace, api: LocalApi) -> None:
     submitted.ingest({"a": "one", "new": "not planned yet"})
     submitted.collect(api.client)
     assert statuses(submitted) == {"a": "answered", "new": "pending"}
 
 
-def test_a_batch_that_cannot_be_found_is_not_given_up_on_the_first_day(submitted: Workspace, api: LocalApi) -> None:
-    """It may be the wrong key, or a passing fault; bought again at once, all of it would be paid twice."""
+def test_a_missing_batch_is_not_lost_on_the_first_day(submitted: Workspace, api: LocalApi) -> None:
+    """The key may be wrong, or the fault may pass: a run that bought the requests at once would pay twice."""
     submitted = submitted.with_timing(lost_after=timedelta(hours=25))
 
     def forget(call: Call) -> Reply:
@@ -563,10 +565,10 @@ def test_what_a_former_prompt_asked_for_is_paid_for_and_so_collected(submitted: 
     assert submitted.rows("SELECT count(*) FROM completion WHERE batch_id = ?", [old]) == [(2,)]
 
 
-def test_a_batch_that_is_missing_is_said_and_not_asked_again_while_its_account_shows_nothing(
+def test_a_missing_batch_is_reported_and_not_bought_again_while_its_account_shows_no_other(
     submitted: Workspace, api: LocalApi
 ) -> None:
-    """It may be the wrong key for days; bought again, all of it would be paid twice."""
+    """The key may be wrong for days: a run that bought the requests again would pay twice."""
 
     def forget(call: Call) -> Reply:
         return Reply.of({"error": {"message": "No batch found"}}, 404) if "/batches/" in call.path else call.forward()
@@ -603,7 +605,7 @@ def test_when_a_batch_ended_is_when_its_answers_came(submitted: Workspace, api: 
 
 
 def with_answers(batch: dict[str, Any]) -> None:
-    """It was stopped in the middle."""
+    """OpenAI stopped it after some requests."""
 
 
 def with_answers_whose_file_comes_later(batch: dict[str, Any]) -> None:
@@ -623,7 +625,7 @@ def with_usage_alone(batch: dict[str, Any]) -> None:
         (with_usage_alone, {"pending": 2}),
     ],
 )
-def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran(
+def test_a_batch_that_failed_for_lack_of_capacity_is_collected_if_a_part_of_it_ran(
     submitted: Workspace,
     api: LocalApi,
     what_is_there: Callable[[dict[str, Any]], None],
@@ -663,18 +665,18 @@ def test_a_batch_that_failed_for_want_of_room_is_collected_if_anything_of_it_ran
     assert submitted.column("SELECT sum(output_tokens) FROM spending") == [900]
 
 
-NO_ROOM = [
+NO_CAPACITY = [
     pytest.param("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.", id="tokens"),
     pytest.param("unknown", "Enqueued request limit reached for gpt-4.1-nano.", id="requests"),
     pytest.param("invalid_request", "Cannot find file file-x, or organization org-x has no access to it.", id="file"),
 ]
 
 
-@pytest.mark.parametrize(("code", "message"), NO_ROOM)
-def test_a_batch_that_found_no_room_goes_out_again_with_its_file(
+@pytest.mark.parametrize(("code", "message"), NO_CAPACITY)
+def test_a_batch_without_capacity_is_sent_again_with_the_same_file(
     workspace: Workspace, api: LocalApi, code: str, message: str
 ) -> None:
-    workspace.ingest({name: f"{name} of {workspace.folder.name}" for name in "ab"})
+    workspace.ingest(workspace.texts())
     workspace.plan()
     with proxy(api.url, FailsFirst(code, message)) as client:
         (first,) = workspace.submit(client).batch_ids
@@ -718,7 +720,7 @@ def interrupted(reply: Reply) -> Reply:
 
 
 def cut_short(reply: Reply) -> Reply:
-    """Nothing tells that something is missing."""
+    """The answer is complete HTTP, and a part of the file is missing."""
     return replace(reply, content=reply.content[: len(reply.content) // 2])
 
 
@@ -732,7 +734,7 @@ def something_longer(reply: Reply) -> Reply:
 
 
 @pytest.mark.parametrize("change", [interrupted, cut_short, something_longer, not_there_yet])
-def test_a_download_that_did_not_come_whole_is_repeated(
+def test_an_incomplete_download_is_repeated(
     submitted: Workspace, api: LocalApi, change: Callable[[Reply], Reply]
 ) -> None:
     downloads: list[Reply] = []
@@ -750,18 +752,21 @@ def test_a_download_that_did_not_come_whole_is_repeated(
     assert submitted.rows("SELECT * FROM quarantined_line") == []
 
 
-def test_a_download_that_never_comes_whole_is_told_and_not_kept(submitted: Workspace, api: LocalApi) -> None:
+def test_a_download_that_is_never_complete_raises_an_error_and_is_not_kept(submitted: Workspace, api: LocalApi) -> None:
     def spoil(call: Call) -> Reply:
         return cut_short(call.forward()) if call.downloads else call.forward()
 
-    with proxy(api.url, spoil) as client, pytest.raises(CollectionError, match=r"\d+ bytes came for .*, which has \d+"):
+    with (
+        proxy(api.url, spoil) as client,
+        pytest.raises(CollectionError, match=r"sent [\d,]+ bytes of .*, which has [\d,]+"),
+    ):
         submitted.collect(client)
     assert stored(submitted) == []
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
 @pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"pending": 2})])
-def test_a_result_file_that_is_gone_is_waited_for_a_day(
+def test_a_missing_result_file_is_expected_for_a_day(
     submitted: Workspace, api: LocalApi, days: int, requests: dict[str, int] | None
 ) -> None:
     def lose(call: Call) -> Reply:
@@ -779,7 +784,7 @@ def test_a_result_file_that_is_gone_is_waited_for_a_day(
             assert submitted.collect(client).requests == requests
 
 
-def test_cancelling_without_an_end_gives_the_requests_back(submitted: Workspace, api: LocalApi) -> None:
+def test_after_an_hour_of_cancelling_the_requests_are_pending(submitted: Workspace, api: LocalApi) -> None:
     def cancel_for_ever(call: Call) -> Reply:
         batch = call.forward().json
         batch.update(status="cancelling", completed_at=None, output_file_id=None, cancelling_at=time.time() - 3_700)
@@ -792,7 +797,7 @@ def test_cancelling_without_an_end_gives_the_requests_back(submitted: Workspace,
 def test_the_requests_of_a_lost_batch_are_asked_again(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
     workspace.ingest({"b": f"two of {workspace.folder.name}"}, day=NEXT_DAY)
-    workspace.whole_day(api, day=NEXT_DAY)  # which the account that made both shows
+    workspace.whole_day(api, day=NEXT_DAY)  # the account still shows this batch
     workspace.plan()
     (lost,) = workspace.submit(api.client).batch_ids
     api.wait(lost)

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from batch_assets.batching.submission.adoption import adopt_batch
-from batch_assets_tests.batching.conftest import DAY, SHORT, Call, Reply, Workspace, proxy
+from batch_assets_tests.batching.conftest import DAY, SHORT_TIMING, Call, Reply, Workspace, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
 NASTY = [
@@ -116,11 +116,9 @@ def test_a_batch_of_any_id_is_adopted_into_a_file_of_our_own_name(
 
 
 @pytest.mark.parametrize("file_id", [".", ".."])
-def test_an_id_of_which_no_url_can_be_made_is_an_error_of_the_api(
-    workspace: Workspace, api: LocalApi, file_id: str
-) -> None:
+def test_an_id_that_fits_into_no_url_is_an_error_of_the_api(workspace: Workspace, api: LocalApi, file_id: str) -> None:
     from batch_assets.batching.provider.download import download
 
-    with pytest.raises(openai.OpenAIError, match="no file can be asked for"):
-        download(api.client, file_id, workspace.folder / "results" / "x.jsonl", SHORT)
+    with pytest.raises(openai.OpenAIError, match="no URL can be made of the file id"):
+        download(api.client, file_id, workspace.folder / "results" / "x.jsonl", SHORT_TIMING)
     assert not (workspace.folder / "results" / "x.jsonl").exists()

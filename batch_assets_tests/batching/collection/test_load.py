@@ -1,5 +1,5 @@
-"""Guards against losing what was paid for: whatever a result file holds, each request of its batch ends up as an
-answer or a failure with its reason, and each line that could not be used is kept as it came."""
+"""Guards against lost answers: from any result file, each request of its batch becomes an answer or a failure with its
+reason, and each line that cannot be used is stored unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Batch:
         return [row[0] for row in self.rows(statement, parameters)]
 
     def load(self, *contents: bytes, status: str = "completed", **more: Any) -> Loaded:
-        """Load result files with these contents, and see that every request is accounted for."""
+        """Load result files with these contents, and check that every request has an answer or a failure."""
         files = [self.folder / f"{number}.jsonl" for number in range(len(contents))]
         for path, content in zip(files, contents, strict=True):
             path.write_bytes(content)
@@ -144,7 +144,7 @@ def ended(planned: Workspace) -> Iterator[Batch]:
 
 @contextmanager
 def copy_of(planned: Workspace, folder: Path) -> Iterator[Batch]:
-    """The planned day as the test may change it."""
+    """A copy of the planned day, which the test may change."""
     shutil.copy(planned.database.path, folder)
     with ended(Workspace(folder, database_in(folder))) as batch:
         yield batch
@@ -202,17 +202,17 @@ TEXTS: dict[bytes, str] = {
 FAILURES: list[tuple[dict[str, Any], str, bool, str]] = [
     (answer("a", **choice(None, "stop", refusal="I can't.")), "content_refused", False, "I can't."),
     (answer("a", **choice("Text", "stop", refusal="I can't.")), "content_refused", False, "I can't."),
-    (answer("a", **choice(None, "content_filter")), "content_refused", False, "withheld by the content filter"),
+    (answer("a", **choice(None, "content_filter")), "content_refused", False, "content filter withheld the answer"),
     (answer("a", **choice("", "length")), "max_output_tokens", False, "Raise max_output_tokens"),
-    (answer("a", None), "empty_answer", True, "answered with nothing"),
-    (answer("a", ""), "empty_answer", True, "answered with nothing"),
-    (answer("a", " \n\t\r\n"), "empty_answer", True, "answered with nothing"),
-    (answer("a", choices=[]), "empty_answer", True, "answered with nothing"),
-    (answer("a", choices=None), "empty_answer", True, "answered with nothing"),
-    (answer("a", choices="x"), "empty_answer", True, "answered with nothing"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "empty_answer", True, "nothing"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "empty_answer", True, "nothing"),
-    ({"custom_id": "a", "response": {"status_code": 200}}, "empty_answer", True, "nothing"),
+    (answer("a", None), "empty_answer", True, "returned an empty answer"),
+    (answer("a", ""), "empty_answer", True, "returned an empty answer"),
+    (answer("a", " \n\t\r\n"), "empty_answer", True, "returned an empty answer"),
+    (answer("a", choices=[]), "empty_answer", True, "returned an empty answer"),
+    (answer("a", choices=None), "empty_answer", True, "returned an empty answer"),
+    (answer("a", choices="x"), "empty_answer", True, "returned an empty answer"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "empty_answer", True, "empty answer"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "empty_answer", True, "empty answer"),
+    ({"custom_id": "a", "response": {"status_code": 200}}, "empty_answer", True, "empty answer"),
     (refused("a", 0, None), "some_type", True, "Its words."),
     ({"custom_id": "a", "response": {"status_code": 0, "body": None}}, "http_0", True, "None"),
     (refused("a", None), "some_code", True, "Its words."),
@@ -249,7 +249,7 @@ def cases() -> dict[str, Callable[[str], bytes]]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What became of each case, and the message: each in a result file of its own, all loaded with one batch."""
+    """The outcome of each case and its message: each in a result file of its own, all loaded with one batch."""
     folder = tmp_path_factory.mktemp("cases")
     workspace = Workspace(folder, database_in(folder))
     workspace.ingest({name: name for name in cases()})
@@ -262,7 +262,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_answer_is_read_in_whatever_form_it_comes(outcomes: Outcomes, form: str) -> None:
+def test_an_answer_is_read_in_each_of_these_forms(outcomes: Outcomes, form: str) -> None:
     assert outcomes[form][0] == "Summary."
 
 
@@ -387,7 +387,7 @@ FURTHER_LINES: dict[str, Callable[[Batch], bytes]] = {
 def test_a_line_that_counts_for_no_request_was_billed_too(
     batch: Batch, line: str, same_file: bool, is_read_again: bool
 ) -> None:
-    """The API tells no usage of its batches; these lines were recorded nowhere."""
+    """The API tells no usage of its batches, so only these lines tell what was billed."""
     lines = [raw(batch.answer("a")), *([b"malformed"] if is_read_again else []), FURTHER_LINES[line](batch)]
     batch.load(*([jsonl(*lines)] if same_file else map(jsonl, lines)))
     assert batch.outcome("a") in ("Summary.", "Another.")
@@ -399,7 +399,9 @@ def test_a_line_that_counts_for_no_request_was_billed_too(
 
 
 @pytest.mark.parametrize(("told", "unattributed"), [(None, 1_000), (1_000, 1_000), (2_000, 1_000), (2_500, 1_500)])
-def test_what_the_batch_tells_is_compared_with_all_its_lines(batch: Batch, told: int | None, unattributed: int) -> None:
+def test_the_usage_of_the_batch_is_compared_with_all_its_lines(
+    batch: Batch, told: int | None, unattributed: int
+) -> None:
     batch.rows("UPDATE openai_batch SET input_tokens = ?", [told])
     batch.load(jsonl(batch.answer("a"), answer("not ours")))
     assert batch.rows("SELECT kind, requests, input_tokens FROM spending ORDER BY kind") == [
@@ -409,7 +411,7 @@ def test_what_the_batch_tells_is_compared_with_all_its_lines(batch: Batch, told:
 
 
 @pytest.mark.parametrize("line", [b"malformed", raw(not_run("not ours", "batch_expired"))])
-def test_a_line_that_tells_no_usage_bills_nothing(batch: Batch, line: bytes) -> None:
+def test_a_line_without_a_usage_bills_nothing(batch: Batch, line: bytes) -> None:
     batch.load(jsonl(batch.answer("a"), line))
     assert batch.rows(f"SELECT kind, {ALL_TOKENS} FROM spending GROUP BY kind") == [("answered", 1_000, 400, 50, 30)]
 
@@ -503,7 +505,7 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("bytes_at_once", [1, ended_batches.BYTES_AT_ONCE])
-def test_batches_that_are_loaded_together_are_told_apart(batch: Batch, bytes_at_once: int) -> None:
+def test_batches_that_are_loaded_together_keep_their_own_results(batch: Batch, bytes_at_once: int) -> None:
     lines = {
         "a": jsonl(batch.answer("a"), batch.answer("b", "A stranger in this file.")),
         "b": jsonl(refused(batch.ids["b"], 500)),

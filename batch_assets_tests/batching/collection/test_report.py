@@ -1,10 +1,10 @@
-"""Guards against figures that flatter or frighten: shared requests count once, an unknown cost is no zero."""
+"""Guards against wrong figures: a shared request counts once, and an unknown cost is not zero."""
 
 from __future__ import annotations
 
 import pytest
 
-from batch_assets.batching.collection.report import CELL_CHARACTERS, DayReport, day_report
+from batch_assets.batching.collection.report import CELL_CHARACTERS, DayReport, PreviewRow, day_report
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
@@ -60,7 +60,10 @@ def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Works
 
 
 def test_the_cells_of_the_preview_hold_text_on_one_line_and_not_too_long() -> None:
-    preview = [("a", "A | B\nC\x1b[2J", "answered", "<script>\r\n\t| x \u202e"), ("b", "", "pending", "y" * 1_000)]
+    preview = [
+        PreviewRow("a", "A | B\nC\x1b[2J", "answered", "<script>\r\n\t| x \u202e"),
+        PreviewRow("b", "", "pending", "y" * 1_000),
+    ]
     assert DayReport(DAY, 2, {}, 0, DaySpending(), [], preview).cells() == [
         {"article": "A | B C[2J", "summary": "<script> | x "},
         {"article": "", "summary": f"{'y' * CELL_CHARACTERS} …"},

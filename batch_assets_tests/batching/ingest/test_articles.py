@@ -1,5 +1,5 @@
-"""Guards against articles that change or vanish on their way in: "007" that becomes 7, a row dropped without a word,
-a day that holds another time zone's articles, a text that is taken for SQL."""
+"""Articles do not change and are not lost: "007" does not become 7, no row is dropped silently, the UTC date decides
+about the day, and no text is executed as SQL."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_every_kind_of_file_gives_the_same_table(workspace: Workspace, name: str
     assert table(workspace) == TABLE
 
 
-def test_a_glob_reads_all_its_files_whatever_the_order_of_their_columns(workspace: Workspace) -> None:
+def test_a_glob_reads_all_its_files_with_columns_in_any_order(workspace: Workspace) -> None:
     (workspace.folder / "a.csv").write_text(f"id,body,published_at\n1,one,{DAY}\n")
     (workspace.folder / "b.csv").write_text(f"body,published_at,id\ntwo,{DAY},2\n")
     assert ingest(workspace, workspace.folder / "*.csv") == Ingested(articles=2, files=2)
@@ -117,14 +117,14 @@ def test_a_partition_in_the_path_selects_the_day(workspace: Workspace) -> None:
         assert table(workspace, day=day) == [(day, None, f"of {day}", None, None)]
 
 
-def test_with_a_partition_in_the_path_no_date_is_needed_or_compared(workspace: Workspace) -> None:
+def test_with_a_partition_in_the_path_dates_do_not_matter(workspace: Workspace) -> None:
     dates = ["2001-01-01", "yesterday", None]
     rows = [{"body": f"text {number}", "published_at": date} for number, date in enumerate(dates)]
     assert workspace.ingest(rows) == Ingested(articles=3, files=1)
     assert [row[4] for row in table(workspace)] == [datetime(2001, 1, 1), None, None]  # noqa: DTZ001
 
 
-def test_the_utc_day_counts(workspace: Workspace) -> None:
+def test_the_utc_date_decides_about_the_day(workspace: Workspace) -> None:
     day_of = {
         "2026-11-20": "2026-11-20",
         "2026-11-20T00:00:00Z": "2026-11-20",
@@ -145,7 +145,7 @@ def test_the_time_zone_of_the_machine_does_not_matter(workspace: Workspace, monk
     assert ingest(workspace, source).articles == 1
 
 
-def test_parquet_may_hold_real_types(workspace: Workspace) -> None:
+def test_parquet_may_have_typed_columns(workspace: Workspace) -> None:
     with duckdb.connect() as connection:
         connection.execute(
             f"""COPY (SELECT 7 AS id, 'text' AS body, TIMESTAMPTZ '2026-11-20 23:30:00-05:00' AS published_at)
@@ -155,16 +155,16 @@ def test_parquet_may_hold_real_types(workspace: Workspace) -> None:
     assert table(workspace, day=NEXT_DAY) == [("7", None, "text", None, datetime(2026, 11, 21, 4, 30))]  # noqa: DTZ001
 
 
-def test_rows_of_no_day_are_counted(workspace: Workspace) -> None:
+def test_rows_without_a_date_are_counted(workspace: Workspace) -> None:
     dates = [DAY, NEXT_DAY, None, "soon", "", "2026-02-30", 5]
     source = workspace.source("all.jsonl", [{"body": f"text {date}", "published_at": date} for date in dates])
     assert ingest(workspace, source) == Ingested(articles=1, undated=5, files=1)
 
 
-def test_a_source_in_whose_rows_no_time_can_be_read_is_refused(workspace: Workspace) -> None:
+def test_a_source_without_any_readable_time_is_refused(workspace: Workspace) -> None:
     rows = [{"body": f"text {number}", "published_at": number} for number in (1772352000, 1772352001)]
     source = workspace.source("all.jsonl", rows)
-    with pytest.raises(SourceError, match=r"None of the 2 rows .* has a `published_at` that can be read as a time"):
+    with pytest.raises(SourceError, match=r"has 2 rows, and none of them has a `published_at` that is a time"):
         ingest(workspace, source)
 
 
@@ -177,12 +177,12 @@ def test_column_names_are_found_in_any_case(workspace: Workspace) -> None:
     assert [row[:3] for row in table(workspace)] == [("y", "T", "text")]
 
 
-def test_a_row_may_leave_out_what_others_have(workspace: Workspace) -> None:
+def test_a_row_may_lack_columns_of_other_rows(workspace: Workspace) -> None:
     workspace.ingest([{"id": "1", "body": "a", "title": "T"}, {"body": "b", "id": "2", "extra": {"x": [1]}}])
     assert [row[:3] for row in table(workspace)] == [("1", "T", "a"), ("2", None, "b")]
 
 
-def test_ids_that_are_missing_come_from_the_text(workspace: Workspace) -> None:
+def test_missing_ids_are_derived_from_the_text(workspace: Workspace) -> None:
     rows: list[dict[str, Any]] = [
         {"body": "a"},
         {"id": None, "body": "b"},
@@ -218,7 +218,7 @@ EMPTY_BODIES = [
 ]
 
 
-def test_bodies_without_a_readable_character_are_set_aside(workspace: Workspace) -> None:
+def test_bodies_without_a_readable_character_are_rejected(workspace: Workspace) -> None:
     rows = [{"id": str(number), "body": body} for number, body in enumerate(EMPTY_BODIES)]
     assert workspace.ingest([*rows, {"id": "good", "body": "."}]) == Ingested(
         articles=1, rejected={"empty_body": len(EMPTY_BODIES)}, files=1
@@ -232,7 +232,7 @@ def test_a_single_character_is_a_text(workspace: Workspace) -> None:
     assert workspace.ingest({body: body for body in bodies}) == Ingested(articles=len(bodies), files=1)
 
 
-def test_of_several_rows_of_an_id_the_first_with_a_text_counts(workspace: Workspace) -> None:
+def test_of_several_rows_with_one_id_the_first_with_a_text_counts(workspace: Workspace) -> None:
     rows = [
         {"id": "x", "body": ""},
         {"id": "x", "body": "first"},
@@ -253,7 +253,7 @@ def test_of_several_rows_of_an_id_the_first_with_a_text_counts(workspace: Worksp
         max_size=8,
     )
 )
-def test_no_row_is_ever_lost(workspace: Workspace, rows: list[dict[str, str | None]]) -> None:
+def test_no_row_is_lost(workspace: Workspace, rows: list[dict[str, str | None]]) -> None:
     marked = [{"body": None, **row, "url": f"row {number}"} for number, row in enumerate(rows)]
     found = workspace.ingest([*marked, {"id": "last", "body": "last"}])
     assert found.articles + sum(found.rejected.values()) == len(rows) + 1
@@ -271,7 +271,7 @@ def test_reading_a_day_again_replaces_it_and_no_other(workspace: Workspace) -> N
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
-def test_quotes_count_wherever_in_the_file_they_begin(workspace: Workspace, name: str) -> None:
+def test_quotes_count_in_any_row_of_a_file(workspace: Workspace, name: str) -> None:
     delimiter = "," if name == "rows.csv" else "\t"
     plain: list[dict[str, Any]] = [
         {"id": str(number), "body": "plain", "published_at": DAY} for number in range(25_000)
@@ -282,7 +282,7 @@ def test_quotes_count_wherever_in_the_file_they_begin(workspace: Workspace, name
     assert workspace.column("SELECT body FROM raw_articles WHERE article_id = 'last'") == [last["body"]]
 
 
-def test_a_source_that_has_no_row_is_a_day_without_articles(workspace: Workspace) -> None:
+def test_a_source_without_rows_is_a_day_without_articles(workspace: Workspace) -> None:
     workspace.ingest({"a": "old"})
     (workspace.folder / "empty.csv").write_text("id,body,published_at\n")
     assert ingest(workspace, workspace.folder / "empty.csv") == Ingested(articles=0, files=1)
@@ -308,7 +308,7 @@ def test_a_source_that_has_no_row_is_a_day_without_articles(workspace: Workspace
         ("a.parquet", "no parquet", r"a\.parquet could not be read"),
     ],
 )
-def test_a_source_that_cannot_be_read_says_why_and_leaves_the_day(
+def test_a_source_that_cannot_be_read_raises_an_error_and_leaves_the_day(
     workspace: Workspace, name: str, content: str, words: str
 ) -> None:
     workspace.ingest({"kept": "text"})
@@ -320,13 +320,13 @@ def test_a_source_that_cannot_be_read_says_why_and_leaves_the_day(
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "no*.csv", "nowhere/{partition}.parquet"])
-def test_a_source_that_is_not_there_is_named(workspace: Workspace, name: str) -> None:
+def test_the_error_names_a_source_that_does_not_exist(workspace: Workspace, name: str) -> None:
     with pytest.raises(SourceError, match="where there is no file") as raised:
         ingest(workspace, workspace.folder / name)
     assert name.replace("{partition}", DAY) in str(raised.value)
 
 
-def test_nothing_in_a_source_is_taken_for_sql(workspace: Workspace) -> None:
+def test_no_text_of_a_source_is_executed_as_sql(workspace: Workspace) -> None:
     hostile = "'); DROP TABLE raw_articles; SELECT getvariable('day') || '\"{body}\" -- "
     row = {"id": hostile, "title": hostile, "body": hostile, "url": hostile, 'x"; DROP TABLE raw_articles; --': hostile}
     workspace.ingest({"other": "text"}, day=NEXT_DAY)
@@ -335,7 +335,7 @@ def test_nothing_in_a_source_is_taken_for_sql(workspace: Workspace) -> None:
     assert len(table(workspace, day=NEXT_DAY)) == 1
 
 
-def test_a_folder_may_be_called_anything(workspace: Workspace) -> None:
+def test_a_folder_may_have_any_name(workspace: Workspace) -> None:
     folder = workspace.folder / "it's; a {folder}"
     folder.mkdir()
     (folder / 'a "b".jsonl').write_bytes(jsonl(ROWS))
@@ -343,9 +343,12 @@ def test_a_folder_may_be_called_anything(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["https://me:SECRET@x.org/a.csv?sig=SECRET", "https://x.org:443/a.csv?sig=SECRET", "me:SECRET@x.org"]
+    "url_in_error",
+    ["https://me:SECRET@x.org/a.csv?sig=SECRET", "https://x.org:443/a.csv?sig=SECRET", "me:SECRET@x.org"],
 )
-def test_secrets_of_a_url_are_not_told_however_duckdb_spells_it(said: str) -> None:
-    told = articles._explain(duckdb.IOException(f"HTTP 403 on {said}"), "https://me:SECRET@x.org/a.csv?sig=SECRET")
-    assert "HTTP 403" in told
-    assert "SECRET" not in told
+def test_errors_have_no_secrets_of_a_url_in_any_spelling(url_in_error: str) -> None:
+    message = articles._explain(
+        duckdb.IOException(f"HTTP 403 on {url_in_error}"), "https://me:SECRET@x.org/a.csv?sig=SECRET"
+    )
+    assert "HTTP 403" in message
+    assert "SECRET" not in message

@@ -1,4 +1,4 @@
-"""What holds of the code around the ledger: who names its tables, how rows are inserted, who takes which way."""
+"""Rules of the code around the ledger: which code names its tables, how rows are inserted, which code makes a move."""
 
 import ast
 import re
@@ -14,17 +14,17 @@ from batch_assets.batching.ledger.states import MEANING, MOVES, REQUEST_MEANING,
 
 PACKAGE = Path(batch_assets.__file__).parent
 LEDGER = PACKAGE / "batching" / "ledger"
-OF_THE_LEDGER = (
+LEDGER_TABLES = (
     "openai_batch", "submission_event", "spending", "in_flight_request", "request_alias", "day_of_old_names",
     "refused_option", "schema_version", "warehouse",
 )  # fmt: skip
-NAMED_IN_SQL = re.compile(rf"\b(?:from|join|into|update|table|exists)\s+(?:{'|'.join(OF_THE_LEDGER)})\b", re.IGNORECASE)
-AN_INSERT = re.compile(r"\bINSERT\s+(?:OR\s+\w+\s+)?INTO\s+\S+\s*(\(?)")
-FOR_LATER = {states.ABANDON, states.DEFER}  # no command of the user, and no rule for refusals, takes these ways yet
+TABLE_IN_SQL = re.compile(rf"\b(?:from|join|into|update|table|exists)\s+(?:{'|'.join(LEDGER_TABLES)})\b", re.IGNORECASE)
+INSERT_INTO = re.compile(r"\bINSERT\s+(?:OR\s+\w+\s+)?INTO\s+\S+\s*(\(?)")
+UNUSED_MOVES = {states.ABANDON, states.DEFER}  # no command of the user, and no rule for refusals, makes these moves yet
 
 
 def texts_in(path: Path) -> Iterator[str]:
-    """Every text of a module but for its docstrings; `{}` stands for what an f-string puts in."""
+    """Every text of a module except its docstrings; `{}` stands for a value of an f-string."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {
         id(node.body[0].value)
@@ -44,12 +44,12 @@ def modules(*, outside: Path | None = None) -> list[Path]:
     return [path for path in sorted(PACKAGE.rglob("*.py")) if outside is None or outside not in path.parents]
 
 
-def test_the_search_finds_what_it_is_for(tmp_path: Path) -> None:
-    assert any(NAMED_IN_SQL.search(text) for path in LEDGER.glob("*.py") for text in texts_in(path))
+def test_the_search_finds_tables_and_inserts_in_sql(tmp_path: Path) -> None:
+    assert any(TABLE_IN_SQL.search(text) for path in LEDGER.glob("*.py") for text in texts_in(path))
     module = tmp_path / "module.py"
     module.write_text('a = 1\nf"""\n DELETE  FROM\n  openai_batch WHERE {a}"""\nb = "INSERT INTO x SELECT 1"')
-    assert [bool(NAMED_IN_SQL.search(text)) for text in texts_in(module)][:1] == [True]
-    assert [match[1] for text in texts_in(module) for match in AN_INSERT.finditer(text)] == [""]
+    assert [bool(TABLE_IN_SQL.search(text)) for text in texts_in(module)][:1] == [True]
+    assert [match[1] for text in texts_in(module) for match in INSERT_INTO.finditer(text)] == [""]
 
 
 def test_no_code_outside_the_ledger_names_its_tables_in_sql() -> None:
@@ -57,7 +57,7 @@ def test_no_code_outside_the_ledger_names_its_tables_in_sql() -> None:
         f"{path.relative_to(PACKAGE)}: {' '.join(text.split())[:80]}"
         for path in modules(outside=LEDGER)
         for text in texts_in(path)
-        if NAMED_IN_SQL.search(text)
+        if TABLE_IN_SQL.search(text)
     ]
     assert found == []
 
@@ -67,13 +67,13 @@ def test_every_insert_names_its_columns() -> None:
         f"{path.relative_to(PACKAGE)}: {' '.join(text[match.start() :].split())[:80]}"
         for path in modules()
         for text in texts_in(path)
-        for match in AN_INSERT.finditer(text)
+        for match in INSERT_INTO.finditer(text)
         if not match[1]
     ]
     assert found == []
 
 
-def takers() -> Counter[Move]:
+def functions_of_moves() -> Counter[Move]:
     """How many functions name each move."""
     named = {name: move for name, move in vars(states).items() if isinstance(move, Move)}
     count: Counter[Move] = Counter()
@@ -93,11 +93,11 @@ def takers() -> Counter[Move]:
 
 
 @pytest.mark.parametrize("move", MOVES, ids=lambda move: move.name)
-def test_each_way_is_taken_by_one_function(move: Move) -> None:
-    assert takers()[move] == (0 if move in FOR_LATER else 1)
+def test_one_function_makes_each_move(move: Move) -> None:
+    assert functions_of_moves()[move] == (0 if move in UNUSED_MOVES else 1)
 
 
-def test_all_ways_are_in_the_list() -> None:
+def test_all_moves_are_in_the_list() -> None:
     named = [value for value in vars(states).values() if isinstance(value, Move)]
     assert sorted(move.name for move in named) == sorted(move.name for move in MOVES)
     assert len({move.name for move in MOVES}) == len(MOVES)
@@ -112,7 +112,7 @@ def test_every_state_can_be_reached_and_has_a_meaning() -> None:
     assert REQUEST_MEANING.keys() == set(RequestState)
 
 
-def test_a_state_without_a_way_on_is_an_end() -> None:
-    """Any other has a next step."""
+def test_only_collected_and_withdrawn_are_final_states() -> None:
+    """Each other state has a move to another one."""
     left = {source for move in MOVES for source in move.sources}
     assert set(State) - left == {State.COLLECTED, State.WITHDRAWN}

@@ -1,4 +1,4 @@
-"""Guards against a day lost to a lock: DuckDB refuses a second process at once, so we have to be the patient ones."""
+"""A locked database delays a run, and does not fail it: DuckDB refuses a second process at once, so this code waits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from batch_assets.batching.ledger.database import (
     Database,
     DatabaseBusyError,
     fixed_join_order,
-    forget_what_was_read,
+    release_cached_blocks,
     transaction,
 )
 
-HOLD = """
+LOCK_DATABASE = """
 import duckdb, sys, time
 with duckdb.connect(sys.argv[1]) as connection:
-    connection.execute("CREATE TABLE IF NOT EXISTS theirs (x INTEGER)")
+    connection.execute("CREATE TABLE IF NOT EXISTS other (x INTEGER)")
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -38,10 +38,12 @@ def database(tmp_path: Path) -> Database:
 
 
 @contextmanager
-def held_by_a_stranger(database: Database, seconds: float) -> Iterator[None]:
-    """Somebody's DuckDB shell, which knows nothing of our lock file."""
+def locked_by_another_program(database: Database, seconds: float) -> Iterator[None]:
+    """As a DuckDB shell locks it, which does not know the lock file of this project."""
     Path(database.path).parent.mkdir(exist_ok=True)
-    process = subprocess.Popen([sys.executable, "-c", HOLD, database.path, str(seconds)], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCK_DATABASE, database.path, str(seconds)], stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     with process.stdout:
         try:
@@ -62,33 +64,33 @@ def titles(database: Database) -> list[str]:
         return [row[0] for row in connection.execute("SELECT title FROM raw_articles ORDER BY title").fetchall()]
 
 
-def test_a_strangers_lock_only_delays(database: Database) -> None:
+def test_a_run_waits_for_the_lock_of_another_program(database: Database) -> None:
     started = time.monotonic()
-    with held_by_a_stranger(database, 2.0):
+    with locked_by_another_program(database, 2.0):
         add(database, "written")
     assert titles(database) == ["written"]
     assert 1.5 < time.monotonic() - started < 10
 
 
-def test_when_patience_runs_out_a_sentence_says_what_to_do(database: Database) -> None:
-    hasty = Database(database.path, lock_timeout_seconds=0.3)
-    with held_by_a_stranger(database, 30):
-        for opening in (hasty.writing, hasty.reading):
+def test_after_the_timeout_the_error_says_what_to_do(database: Database) -> None:
+    impatient = Database(database.path, lock_timeout_seconds=0.3)
+    with locked_by_another_program(database, 30):
+        for opening in (impatient.writing, impatient.reading):
             with pytest.raises(DatabaseBusyError, match=r"Close the shell or program .* nothing was lost"), opening():
                 pass
 
 
-def test_patience_with_our_own_processes_runs_out_too(database: Database) -> None:
-    hasty = Database(database.path, lock_timeout_seconds=0.3)
+def test_the_timeout_applies_to_other_runs_too(database: Database) -> None:
+    impatient = Database(database.path, lock_timeout_seconds=0.3)
     with (
         database.writing(),
         pytest.raises(DatabaseBusyError, match=r"another run of this project holds .*\.lock"),
-        hasty.writing(),
+        impatient.writing(),
     ):
         pass
 
 
-def test_what_is_no_lock_is_raised_at_once(database: Database) -> None:
+def test_an_error_that_is_no_lock_is_raised_at_once(database: Database) -> None:
     Path(database.path).parent.mkdir()
     Path(database.path).write_text("not a database " * 1000)
     started = time.monotonic()
@@ -97,12 +99,12 @@ def test_what_is_no_lock_is_raised_at_once(database: Database) -> None:
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("way", ["writing", "reading"])
-def test_the_file_is_free_after_an_exception(database: Database, way: str) -> None:
-    with pytest.raises(ZeroDivisionError), getattr(database, way)():
+@pytest.mark.parametrize("method", ["writing", "reading"])
+def test_the_file_is_free_after_an_exception(database: Database, method: str) -> None:
+    with pytest.raises(ZeroDivisionError), getattr(database, method)():
         raise ZeroDivisionError
-    with held_by_a_stranger(database, 0):
-        pass  # a stranger gets no patience, so this needs the file to be free
+    with locked_by_another_program(database, 0):
+        pass  # the other program does not wait, so it fails if the file is locked
     add(database, "written")
 
 
@@ -115,7 +117,7 @@ def test_reading_cannot_write(database: Database) -> None:
         connection.execute("DELETE FROM raw_articles")
 
 
-def test_opening_again_keeps_what_is_there(database: Database) -> None:
+def test_opening_again_keeps_all_rows(database: Database) -> None:
     add(database, "one")
     add(database, "two")
     assert titles(database) == ["one", "two"]
@@ -128,7 +130,7 @@ def delete_and_raise(connection: duckdb.DuckDBPyConnection, statement: str) -> N
         raise KeyboardInterrupt
 
 
-def test_a_transaction_is_undone_by_an_error(database: Database) -> None:
+def test_an_error_undoes_a_transaction(database: Database) -> None:
     add(database, "kept")
     with database.writing() as connection:
         for error, statement in ((KeyboardInterrupt, "SELECT 1"), (duckdb.ConversionException, "SELECT 'x'::INTEGER")):
@@ -139,7 +141,7 @@ def test_a_transaction_is_undone_by_an_error(database: Database) -> None:
     assert titles(database) == ["kept!"]
 
 
-def test_times_are_utc_wherever_the_machine_is(database: Database) -> None:
+def test_times_are_utc_in_any_time_zone(database: Database) -> None:
     for opening in (database.writing, database.reading):
         with opening() as connection:
             assert connection.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
@@ -150,7 +152,7 @@ def add_ten(path: str, name: str) -> None:
         add(Database(path, lock_timeout_seconds=60), f"{name}{number}")
 
 
-def test_several_processes_writing_at_once_all_get_through(database: Database) -> None:
+def test_several_processes_can_write_at_once(database: Database) -> None:
     spawn = multiprocessing.get_context("spawn")  # a DuckDB connection must not be forked
     writers = [spawn.Process(target=add_ten, args=(database.path, name)) for name in "abc"]
     for writer in writers:
@@ -161,7 +163,7 @@ def test_several_processes_writing_at_once_all_get_through(database: Database) -
     assert titles(database) == [f"{name}{number}" for name in "abc" for number in range(10)]
 
 
-DIE = """
+KILLED_IN_A_TRANSACTION = """
 import os, sys
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets_tests.batching.ledger.test_database import add
@@ -173,8 +175,8 @@ with database.writing() as connection, transaction(connection):
 """
 
 
-def test_a_killed_writer_leaves_neither_lock_nor_half_a_change(database: Database) -> None:
-    assert subprocess.run([sys.executable, "-c", DIE, database.path], check=False).returncode == -9
+def test_a_killed_process_leaves_no_lock_and_no_part_of_a_transaction(database: Database) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED_IN_A_TRANSACTION, database.path], check=False).returncode == -9
     assert titles(database) == ["kept"]
 
 
@@ -186,7 +188,7 @@ def test_threads_of_one_process_take_turns(database: Database) -> None:
     assert read == [[f"{number:02d}" for number in range(12)]] * 4
 
 
-def test_memory_and_threads_are_bounded(database: Database) -> None:
+def test_memory_and_threads_have_limits(database: Database) -> None:
     small = Database(database.path, memory_limit="100MB", threads=1)
     for opening in (small.writing, small.reading):
         with opening() as connection:
@@ -194,7 +196,7 @@ def test_memory_and_threads_are_bounded(database: Database) -> None:
             assert settings.fetchone() == ("95.3 MiB", 1)
 
 
-def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database: Database) -> None:
+def test_data_over_the_memory_limit_is_in_a_temporary_folder_beside_the_file(database: Database) -> None:
     small = Database(database.path, memory_limit="64MB")
     spill = Path(f"{database.path}.tmp")
     with small.writing() as connection:
@@ -209,7 +211,7 @@ def test_what_does_not_fit_into_memory_goes_beside_the_file_for_a_while(database
     assert not spill.exists()
 
 
-def test_all_cores_have_row_groups_to_pack(database: Database) -> None:
+def test_row_groups_are_small_enough_for_all_cores(database: Database) -> None:
     with database.writing() as connection:
         connection.execute("INSERT INTO in_flight_request SELECT md5(n::VARCHAR), 'key' FROM range(100000) AS t(n)")
     with database.reading() as connection:
@@ -222,19 +224,17 @@ def test_all_cores_have_row_groups_to_pack(database: Database) -> None:
 
 
 @pytest.mark.parametrize("is_busy", [False, True])
-def test_a_file_is_shared_with_whoever_has_it_open_in_this_process(database: Database, is_busy: bool) -> None:
+def test_two_connections_of_one_process_share_a_file(database: Database, is_busy: bool) -> None:
     add(database, "first")
-    with duckdb.connect(database.path) as theirs:
+    with duckdb.connect(database.path) as other:
         if is_busy:
-            theirs.execute(
-                "BEGIN; INSERT INTO rejected_article VALUES ('2026-11-20', 1, 'a', '', '', '', 'empty_body')"
-            )
+            other.execute("BEGIN; INSERT INTO rejected_article VALUES ('2026-11-20', 1, 'a', '', '', '', 'empty_body')")
         add(database, "second")
         add(database, "third")
         if is_busy:
-            theirs.execute("COMMIT")
-        assert theirs.execute("SELECT count(*) FROM raw_articles").fetchone() == (3,)
-        theirs.execute("CREATE TABLE theirs AS SELECT 1")
+            other.execute("COMMIT")
+        assert other.execute("SELECT count(*) FROM raw_articles").fetchone() == (3,)
+        other.execute("CREATE TABLE other AS SELECT 1")
     assert titles(database) == ["first", "second", "third"]
 
 
@@ -252,14 +252,14 @@ def cached_bytes(connection: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row else 0
 
 
-def test_what_was_read_can_be_forgotten_in_the_middle_of_a_transaction(database: Database) -> None:
+def test_cached_blocks_can_be_released_in_a_transaction(database: Database) -> None:
     with database.writing() as connection:
         connection.execute("INSERT INTO in_flight_request SELECT md5(n::VARCHAR), 'key' FROM range(300000) AS t(n)")
     with database.writing() as connection, transaction(connection):
         connection.execute("DELETE FROM in_flight_request WHERE custom_id < '1'")
         left = connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone()
         before = cached_bytes(connection)
-        forget_what_was_read(connection)
+        release_cached_blocks(connection)
         assert cached_bytes(connection) < before / 2
         assert connection.execute("SELECT current_setting('memory_limit')").fetchone() == ("343.3 MiB",)
         assert connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone() == left
@@ -267,7 +267,7 @@ def test_what_was_read_can_be_forgotten_in_the_middle_of_a_transaction(database:
         assert connection.execute("SELECT count(*), max(custom_id) FROM in_flight_request").fetchone() == left
 
 
-def test_joins_are_as_written_for_a_while(database: Database) -> None:
+def test_joins_keep_the_written_order_only_inside_the_context(database: Database) -> None:
     build_side = """
         EXPLAIN SELECT count(*)
         FROM (SELECT range AS x FROM range(10)) AS few JOIN (SELECT range AS x FROM range(100000)) AS many USING (x)
@@ -281,6 +281,6 @@ def test_joins_are_as_written_for_a_while(database: Database) -> None:
         assert connection.execute(build_side).fetchall() == usual
 
 
-def test_what_duckdb_says_of_a_locked_database_has_no_secrets_of_its_url() -> None:
+def test_the_error_of_a_locked_database_has_no_secrets_of_its_url() -> None:
     database = Database("md:ours?motherduck_token=pass-word-of-mine")
-    assert "pass-word" not in str(database._busy("conflicting lock: pass-word-of-mine, md:ours?token=pass-word"))
+    assert "pass-word" not in str(database._busy_error("conflicting lock: pass-word-of-mine, md:ours?token=pass-word"))

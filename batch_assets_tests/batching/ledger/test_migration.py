@@ -1,4 +1,4 @@
-"""A database of the first edition opens with the present code: nothing of it is lost, and nothing is bought again."""
+"""The present code opens a database of version 1: no row is lost, and no request is paid for again."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.submission.find import is_of
 from batch_assets_tests.batching.conftest import Workspace
-from batch_assets_tests.batching.ledger.first_edition import (
+from batch_assets_tests.batching.ledger.first_version import (
     ADOPTED,
     CLAIMED,
     COLLECTED,
@@ -24,10 +24,10 @@ from batch_assets_tests.batching.ledger.first_edition import (
     LIMIT,
     MODEL,
     PLANNED,
-    PUT_BACK,
     REFUSED_BATCH,
+    REQUEUED,
     SYSTEM_PROMPT,
-    make_first_edition,
+    make_first_version,
     request,
 )
 from batch_assets_tests.local_api_client import LocalApi
@@ -54,7 +54,7 @@ with Database(sys.argv[1]).writing():
 
 @dataclass(frozen=True)
 class Upgrade:
-    """A workspace on the old database, which nobody has opened yet, and its batches at the API by day."""
+    """A workspace with a database of version 1 that is not upgraded yet, and its batches at the API by day."""
 
     workspace: Workspace
     batches: dict[str, str]
@@ -67,13 +67,13 @@ class Upgrade:
 @pytest.fixture
 def upgrade(tmp_path: Path, api: LocalApi) -> Upgrade:
     path = tmp_path / "old.duckdb"
-    batches = make_first_edition(path, tmp_path, api.client)
+    batches = make_first_version(path, tmp_path, api.client)
     for batch_id in batches.values():
         api.wait(batch_id)
     return Upgrade(Workspace(tmp_path, Database(str(path), lock_timeout_seconds=20)), batches, path)
 
 
-def test_nothing_is_lost_and_each_submission_has_its_state(upgrade: Upgrade) -> None:
+def test_an_upgrade_keeps_all_rows_and_gives_each_submission_its_state(upgrade: Upgrade) -> None:
     with duckdb.connect(str(upgrade.path)) as connection:
         before = {table: len(connection.execute(f"FROM {table}").fetchall()) for table in KEPT}
         in_flight = connection.execute("FROM pending_request ORDER BY ALL").fetchall()
@@ -85,7 +85,7 @@ def test_nothing_is_lost_and_each_submission_has_its_state(upgrade: Upgrade) -> 
         (IN_FLIGHT, "submitted"),
         (CLAIMED, "claimed"),
         (PLANNED, "planned"),
-        (PUT_BACK, "deferred"),
+        (REQUEUED, "deferred"),
         (ADOPTED, "submitted"),
     ]
     assert {table: len(workspace.rows(f"FROM {table}")) for table in KEPT} == before
@@ -95,7 +95,7 @@ def test_nothing_is_lost_and_each_submission_has_its_state(upgrade: Upgrade) -> 
     [(attempt, earlier, message)] = workspace.rows(
         "SELECT attempt, earlier_batch_ids, message FROM openai_batch WHERE state = 'deferred'"
     )
-    assert (attempt, earlier, message) == (2, [REFUSED_BATCH], "token_limit_exceeded: No room.")
+    assert (attempt, earlier, message) == (2, [REFUSED_BATCH], "token_limit_exceeded: No capacity.")
     assert workspace.column("SELECT count(*) FROM submission_event WHERE move = 'migrate'") == [6]
     assert workspace.rows("SELECT DISTINCT max_output_tokens FROM completion") == [(LIMIT,)]
     with duckdb.connect(str(upgrade.path)) as connection:
@@ -112,7 +112,7 @@ def test_a_second_opening_changes_nothing(upgrade: Upgrade) -> None:
     assert upgrade.workspace.column("SELECT count(*) FROM schema_version") == [1]
 
 
-def test_what_was_billed_is_in_the_record_of_spending(upgrade: Upgrade) -> None:
+def test_an_upgrade_records_the_spending_of_collected_batches(upgrade: Upgrade) -> None:
     rows = upgrade.workspace.rows(
         """
         SELECT batch_id, partition_date::VARCHAR, kind, requests, input_tokens, output_tokens, cost_usd
@@ -127,21 +127,21 @@ def test_what_was_billed_is_in_the_record_of_spending(upgrade: Upgrade) -> None:
 
 @pytest.mark.parametrize("day", [COLLECTED, IN_FLIGHT, CLAIMED, ADOPTED])
 @pytest.mark.parametrize(("limit", "cut"), [(LIMIT, []), (LIMIT // 2, []), (2 * LIMIT, ["cut"])])
-def test_planning_an_old_day_sends_nothing_that_was_sent(
+def test_a_plan_of_an_old_day_has_no_request_that_was_sent(
     upgrade: Upgrade, day: str, limit: int, cut: list[str]
 ) -> None:
-    """Under any limit: only the answer that was cut under a lower one is asked for again, and what is owed."""
+    """Under any limit, the plan has only the unanswered request, and the one whose answer a lower limit cut."""
     task = replace(TASK, max_output_tokens=limit)
-    wanted = upgrade.names(day, "owed", *cut) if day == COLLECTED else []
+    pending = upgrade.names(day, "owed", *cut) if day == COLLECTED else []
     for _ in range(2):
         plan = upgrade.workspace.plan(day=day, task=task)
-        assert sum(shard.requests for shard in plan.shards) == len(wanted)
+        assert sum(shard.requests for shard in plan.shards) == len(pending)
     names = [line["custom_id"] for shard in plan.shards for line in lines_of(shard.path)]
-    assert sorted(names) == wanted
+    assert sorted(names) == pending
 
 
-@pytest.mark.parametrize(("day", "articles"), [(PLANNED, ["a", "b"]), (PUT_BACK, ["a"])])
-def test_what_was_never_sent_is_planned_anew_under_its_old_names(
+@pytest.mark.parametrize(("day", "articles"), [(PLANNED, ["a", "b"]), (REQUEUED, ["a"])])
+def test_unsent_requests_keep_their_old_custom_ids_in_a_new_plan(
     upgrade: Upgrade, day: str, articles: list[str], api: LocalApi
 ) -> None:
     for _ in range(2):
@@ -154,8 +154,10 @@ def test_what_was_never_sent_is_planned_anew_under_its_old_names(
     assert upgrade.workspace.submit(api.client, day=day).created == 0
 
 
-@pytest.mark.parametrize(("day", "articles"), [(PLANNED, 2), (PUT_BACK, 1)])
-def test_what_waits_goes_out_without_a_new_plan(upgrade: Upgrade, day: str, articles: int, api: LocalApi) -> None:
+@pytest.mark.parametrize(("day", "articles"), [(PLANNED, 2), (REQUEUED, 1)])
+def test_an_unsent_submission_is_submitted_without_a_new_plan(
+    upgrade: Upgrade, day: str, articles: int, api: LocalApi
+) -> None:
     before = api.stats()["requests_executed"]
     for batch_id in upgrade.workspace.submit(api.client, day=day).batch_ids:
         api.wait(batch_id)
@@ -165,7 +167,7 @@ def test_what_waits_goes_out_without_a_new_plan(upgrade: Upgrade, day: str, arti
 
 
 @pytest.mark.parametrize(("day", "articles"), [(IN_FLIGHT, 2), (CLAIMED, 2), (ADOPTED, 1)])
-def test_what_was_at_the_api_is_found_collected_and_not_sent_again(
+def test_an_old_batch_is_found_and_collected_and_not_sent_again(
     upgrade: Upgrade, day: str, articles: int, api: LocalApi
 ) -> None:
     before = api.stats()
@@ -174,15 +176,15 @@ def test_what_was_at_the_api_is_found_collected_and_not_sent_again(
     upgrade.workspace.collect(api.client, day=day)
     assert upgrade.workspace.statuses(day) == {"answered": articles}
     assert api.stats() == before
-    who = "SELECT DISTINCT api FROM summaries WHERE partition_date = CAST(? AS DATE)"
-    assert upgrade.workspace.rows(who, [day]) == [("local+instant",)]
+    answered_by = "SELECT DISTINCT api FROM summaries WHERE partition_date = CAST(? AS DATE)"
+    assert upgrade.workspace.rows(answered_by, [day]) == [("local+instant",)]
     billed = "SELECT kind, requests, api FROM spending WHERE batch_id = ?"
     assert upgrade.workspace.rows(billed, [upgrade.batches[day]]) == [("answered", articles, "local+instant")]
     plan = upgrade.workspace.plan(day=day, task=TASK)
     assert not plan.shards
 
 
-def test_a_migration_that_is_killed_leaves_the_old_database(upgrade: Upgrade) -> None:
+def test_a_killed_migration_leaves_the_old_database(upgrade: Upgrade) -> None:
     with duckdb.connect(str(upgrade.path)) as connection:
         before = connection.execute("SELECT table_name, estimated_size FROM duckdb_tables() ORDER BY ALL").fetchall()
     killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_MIDDLE, str(upgrade.path)], check=False, timeout=120)
@@ -199,11 +201,9 @@ def lines_of(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("attempt", "is_ours"), [("2", True), ("1", False), (None, False)])
-def test_a_batch_of_the_first_edition_is_known_by_key_and_attempt(
-    upgrade: Upgrade, attempt: str | None, is_ours: bool
-) -> None:
-    """Of the put-back submission, whose second attempt it is: the file is the same in all attempts."""
-    [submission] = unsubmitted(upgrade.workspace.database, PUT_BACK, upgrade.workspace.folder)
+def test_key_and_attempt_identify_a_batch_of_version_1(upgrade: Upgrade, attempt: str | None, is_ours: bool) -> None:
+    """The submission is requeued, so this is its second attempt. All attempts have the same file."""
+    [submission] = unsubmitted(upgrade.workspace.database, REQUEUED, upgrade.workspace.folder)
     metadata = {"submission_key": submission.id, **({} if attempt is None else {"attempt": attempt})}
     batch = RemoteBatch("batch_x", "in_progress", input_file_id=submission.file_id, metadata=metadata)
     assert is_of(batch, submission, "another warehouse") is is_ours

@@ -1,6 +1,6 @@
-"""Guards against money that no table knows of: whatever a batch billed is in `spending`, and budgets read nothing else.
+"""Everything that a batch billed is in the table `spending`, and budgets read only this table.
 
-The results of the real server are changed on their way, so that each kind of line comes with a usage of its own.
+A proxy changes the results of the real server, so that each kind of line has a usage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.spending import (
     Budget,
-    Used,
+    UsedBudget,
     spending_of_day,
     unattributed_batches,
     used_in_month,
@@ -42,11 +42,11 @@ from batch_assets_tests.batching.conftest import (
     Call,
     Reply,
     Workspace,
-    called,
     changed_lines,
+    hiding_batches,
     proxy,
     still_running,
-    without,
+    with_api_name,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -56,12 +56,8 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 60},
 }
-COST = 1_000 * 0.05e-6 + 100 * 0.2e-6  # of one such line
-FIGURES = "kind, requests, input_tokens, output_tokens, reasoning_tokens"
-
-
-def texts(workspace: Workspace, names: str = "ab") -> dict[str, str]:
-    return {name: f"{name} of {workspace.folder.name}" for name in names}
+COST = 1_000 * 0.05e-6 + 100 * 0.2e-6  # of a line with this usage
+COUNTS = "kind, requests, input_tokens, output_tokens, reasoning_tokens"
 
 
 def answer(body: dict[str, Any]) -> None:
@@ -84,7 +80,7 @@ def begin_no_answer(body: dict[str, Any]) -> None:
     body["choices"][0].update(finish_reason="length", message={"role": "assistant", "content": ""})
 
 
-def be_empty(body: dict[str, Any]) -> None:
+def return_empty_answer(body: dict[str, Any]) -> None:
     body["choices"][0]["message"]["content"] = " "
 
 
@@ -106,7 +102,7 @@ LINES = {
     "refused": (billed(refuse), "failed"),
     "filtered": (billed(filter_content), "failed"),
     "no answer began": (billed(begin_no_answer), "failed"),
-    "empty": (billed(be_empty), "failed"),
+    "empty": (billed(return_empty_answer), "failed"),
     "error 500": (billed(answer, status=500), "failed"),
     "error 400": (billed(answer, status=400), "failed"),
 }
@@ -118,12 +114,12 @@ def collect_changed(workspace: Workspace, api: LocalApi, change: Callable[[Any],
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_the_usage_of_every_kind_of_line_is_counted(workspace: Workspace, api: LocalApi, kind: str) -> None:
+def test_the_usage_of_every_kind_of_line_is_recorded(workspace: Workspace, api: LocalApi, kind: str) -> None:
     change, counted_as = LINES[kind]
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     collect_changed(workspace, api, change)
-    assert workspace.rows(f"SELECT {FIGURES} FROM spending WHERE requests > 0") == [(counted_as, 2, 2_000, 200, 120)]
+    assert workspace.rows(f"SELECT {COUNTS} FROM spending WHERE requests > 0") == [(counted_as, 2, 2_000, 200, 120)]
     ((cost, task, model, submitted, name),) = workspace.rows(
         "SELECT cost_usd, task, model, submitted_at IS NOT NULL, api FROM spending WHERE requests > 0"
     )
@@ -136,12 +132,12 @@ def test_the_usage_of_every_kind_of_line_is_counted(workspace: Workspace, api: L
     ]
 
 
-def test_each_round_is_counted(workspace: Workspace, api: LocalApi) -> None:
-    """Three rounds of empty answers were billed, and no table said so."""
-    workspace.ingest(texts(workspace))
+def test_the_spending_of_each_round_is_recorded(workspace: Workspace, api: LocalApi) -> None:
+    """Once, three rounds of empty answers were billed, and no table had their cost."""
+    workspace.ingest(workspace.texts())
     for _ in range(3):
         workspace.plan()
-        collect_changed(workspace, api, billed(be_empty))
+        collect_changed(workspace, api, billed(return_empty_answer))
     assert workspace.statuses() == {"failed": 2}
     with workspace.database.reading() as connection:
         spending = spending_of_day(connection, DAY)
@@ -161,7 +157,7 @@ def more_than_the_lines(call: Call) -> Reply:
 
 
 @pytest.mark.parametrize("lines_left", [2, 1, 0])
-def test_what_a_batch_reports_beyond_its_lines_is_a_row_of_its_own(
+def test_usage_that_a_batch_reports_beyond_its_lines_has_its_own_row(
     workspace: Workspace, api: LocalApi, lines_left: int
 ) -> None:
     seen: list[str] = []
@@ -172,7 +168,7 @@ def test_what_a_batch_reports_beyond_its_lines_is_a_row_of_its_own(
         return len(seen) <= lines_left
 
     change = changed_lines(drop_some)
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     (batch_id,) = workspace.submit(api.client).batch_ids
     api.wait(batch_id)
@@ -192,21 +188,21 @@ def test_what_a_batch_reports_beyond_its_lines_is_a_row_of_its_own(
 
 
 @pytest.mark.parametrize("kind", ["answers", "failures", "beyond the lines"])
-def test_two_batches_of_one_id_are_two_bills(workspace: Workspace, api: LocalApi, kind: str) -> None:
-    """Servers that count their batches begin at one, each of them, and again after they were installed anew."""
-    change = changed_lines(billed(answer if kind == "answers" else be_empty))
+def test_two_batches_with_one_id_are_recorded_separately(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    """Servers that number their batches all begin at one, and begin again after a new installation."""
+    change = changed_lines(billed(answer if kind == "answers" else return_empty_answer))
 
     def answer_call(call: Call) -> Reply:
         return more_than_the_lines(call) if kind == "beyond the lines" and "/batches/" in call.path else change(call)
 
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
-    with proxy(api.url, called("https://one.example/v1", changed_lines(billed(be_empty)))) as client:
+    with proxy(api.url, with_api_name("https://one.example/v1", changed_lines(billed(return_empty_answer)))) as client:
         workspace.send(client, api)
     workspace.plan()
     (second_id,) = workspace.submit(api.client).batch_ids
     api.wait(second_id)
-    for table in ("openai_batch", "spending", "failed_request"):  # as if the first API had used this id, too
+    for table in ("openai_batch", "spending", "failed_request"):  # as if the batch at the first API had the same id
         workspace.execute(f"UPDATE {table} SET batch_id = ?", [second_id])
     with proxy(api.url, answer_call) as client:
         workspace.collect(client)
@@ -216,8 +212,8 @@ def test_two_batches_of_one_id_are_two_bills(workspace: Workspace, api: LocalApi
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_loading_a_file_again_adds_nothing(workspace: Workspace, api: LocalApi, times: int) -> None:
-    workspace.ingest(texts(workspace))
+def test_loading_a_file_again_records_no_further_spending(workspace: Workspace, api: LocalApi, times: int) -> None:
+    workspace.ingest(workspace.texts())
     workspace.whole_day(api)
     before = workspace.rows("SELECT * FROM spending")
     for _ in range(times):
@@ -245,7 +241,7 @@ def test_reads_and_writes_of_the_cache_are_recorded_and_priced(
 ) -> None:
     usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written}}
     prices = (ModelPrice(TASK.model, 1.0, 2.0, 0.1, 1.25),)
-    workspace.ingest(texts(workspace, "a"))
+    workspace.ingest(workspace.texts("a"))
     workspace.plan()
     api.wait(workspace.submit(api.client).batch_ids[0])
     with proxy(api.url, changed_lines(billed(answer, usage=usage))) as client:
@@ -256,17 +252,17 @@ def test_reads_and_writes_of_the_cache_are_recorded_and_priced(
     assert workspace.column("SELECT cost_usd FROM spending") == [pytest.approx((usd + 100 * 2.0) / 1e6)]
 
 
-@pytest.mark.parametrize("demos", [1, 2])
+@pytest.mark.parametrize("rounds", [1, 2])
 def test_tokens_of_the_built_in_engine_are_not_added_to_those_of_a_model(
-    workspace: Workspace, api: LocalApi, local_api: LocalApi, demos: int
+    workspace: Workspace, api: LocalApi, local_api: LocalApi, rounds: int
 ) -> None:
-    for number in range(demos):
-        workspace.ingest(texts(workspace, "abcd"[: number + 1]))
+    for number in range(rounds):
+        workspace.ingest(workspace.texts("abcd"[: number + 1]))
         workspace.plan(api="local")
         workspace.send(local_api.client, local_api)
     with workspace.database.reading() as connection:
-        assert spending_of_day(connection, DAY).requests == demos
-    workspace.ingest(texts(workspace, "ab"))
+        assert spending_of_day(connection, DAY).requests == rounds
+    workspace.ingest(workspace.texts())
     workspace.plan()
     with proxy(api.url, changed_lines(billed(answer))) as client:
         workspace.send(client, api)
@@ -277,16 +273,18 @@ def test_tokens_of_the_built_in_engine_are_not_added_to_those_of_a_model(
 
 
 @pytest.mark.parametrize("tokens", [272_000, 272_001, 500_000])
-def test_a_long_prompt_costs_what_long_prompts_cost(workspace: Workspace, api: LocalApi, tokens: int) -> None:
+def test_a_prompt_over_the_long_context_limit_has_the_long_rates(
+    workspace: Workspace, api: LocalApi, tokens: int
+) -> None:
     model, name = "gpt-5.6-luna", "https://api.openai.com/v1"
     rates = batch_rates(model, api=name)
     assert rates is not None
     assert rates.long_context_tokens == 272_000
     usage = {**USAGE, "prompt_tokens": tokens}
-    workspace.ingest(texts(workspace, "a"))
+    workspace.ingest(workspace.texts("a"))
     workspace.plan(task=replace(TASK, model=model), api=name)
     change = changed_lines(billed(answer, usage=usage))
-    with proxy(api.url, called(name, change)) as client:
+    with proxy(api.url, with_api_name(name, change)) as client:
         workspace.send(client, api)
     is_long = tokens > 272_000
     expected = tokens * (rates.long_input_usd if is_long else rates.input_usd)
@@ -298,21 +296,21 @@ def test_a_long_prompt_costs_what_long_prompts_cost(workspace: Workspace, api: L
 def test_an_unknown_price_is_null_and_not_zero(
     workspace: Workspace, api: LocalApi, change: Callable[..., None]
 ) -> None:
-    workspace.ingest(texts(workspace))
-    workspace.plan(task=Task("a-model-of-our-own"))
+    workspace.ingest(workspace.texts())
+    workspace.plan(task=Task("a-model-without-price"))
     collect_changed(workspace, api, change)
     assert workspace.rows("SELECT cost_usd, simulated_cost_usd, input_tokens FROM spending WHERE requests > 0") == [
         (None, None, 2_000)
     ]
     with workspace.database.reading() as connection:
         assert spending_of_day(connection, DAY).cost_usd is None
-    workspace.plan(task=Task("a-model-of-our-own"), refresh=True)
-    with pytest.raises(SubmissionError, match="so no budget can hold"):
+    workspace.plan(task=Task("a-model-without-price"), refresh=True)
+    with pytest.raises(SubmissionError, match="so no budget can be checked"):
         workspace.submit(api.client, limits=Limits(budget=Budget(100.0)))
 
 
 def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: LocalApi) -> None:
-    workspace.ingest({name: f"{text}. A second sentence." for name, text in texts(workspace).items()})
+    workspace.ingest({name: f"{text}. A second sentence." for name, text in workspace.texts().items()})
     workspace.plan(api="local")
     workspace.send(local_api.client, local_api)
     ((cost, simulated, requests),) = workspace.rows("SELECT cost_usd, simulated_cost_usd, requests FROM spending")
@@ -330,19 +328,15 @@ def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: Loca
 # --- budgets
 
 
-def one_request_per_file(workspace: Workspace) -> Workspace:
-    return workspace.with_file_limits(max_requests=1)
-
-
 def expected_cost(workspace: Workspace) -> float:
     """USD of the largest planned file, by its bytes and its limit: nothing has been measured yet."""
     (size, tokens) = workspace.rows("SELECT max(bytes), max(max_output_tokens) FROM batch_request_file")[0]
     return float(size / 4 * 0.05e-6 + tokens * 0.2e-6)
 
 
-def amounts(used: Used) -> tuple[float, float]:
+def amounts(used: UsedBudget) -> tuple[float, float]:
     """USD spent and reserved, where all of it has a known price."""
-    assert used.unpriced == ()
+    assert used.unpriced_models == ()
     return used.spent_usd, used.reserved_usd
 
 
@@ -352,8 +346,10 @@ def limits(*, day: float | None = None, month: float | None = None) -> Limits:
 
 @pytest.mark.parametrize("period", ["day", "month"])
 @pytest.mark.parametrize("runs", [2, 4])
-def test_runs_at_once_never_pass_a_budget_together(workspace: Workspace, api: LocalApi, period: str, runs: int) -> None:
-    workspace = one_request_per_file(workspace)
+def test_runs_at_the_same_time_do_not_exceed_a_budget_together(
+    workspace: Workspace, api: LocalApi, period: str, runs: int
+) -> None:
+    workspace = workspace.with_file_limits(max_requests=1)
     days = [DAY] if period == "day" else [DAY, NEXT_DAY]
     for day in days:
         workspace.ingest({str(n): f"{n} of {day} {workspace.folder.name}" for n in range(4)}, day=day)
@@ -391,7 +387,7 @@ def test_runs_at_once_never_pass_a_budget_together(workspace: Workspace, api: Lo
 
 
 def submit_in_a_process(folder: Path, database: str, url: str, day: str, run_id: str, limit: float) -> str | None:
-    """Submit the day from another process; returns why it was refused, if it was."""
+    """Submit the day from another process; returns the error, if there is one."""
     workspace = Workspace(folder, Database(database, lock_timeout_seconds=30))
     client = openai.OpenAI(api_key="key", base_url=url)
     try:
@@ -401,11 +397,13 @@ def submit_in_a_process(folder: Path, database: str, url: str, day: str, run_id:
     return None
 
 
-def test_processes_at_once_never_pass_a_budget_together(tmp_path: Path, new_database: Path, api: LocalApi) -> None:
+def test_processes_at_the_same_time_do_not_exceed_a_budget_together(
+    tmp_path: Path, new_database: Path, api: LocalApi
+) -> None:
     path = str(shutil.copy(new_database, tmp_path))
-    # not kept open: the processes take turns
-    workspace = one_request_per_file(Workspace(tmp_path, Database(path, lock_timeout_seconds=30)))
-    workspace.be_another_warehouse()
+    # no `OpenDatabase`: the processes open the file in turn
+    workspace = Workspace(tmp_path, Database(path, lock_timeout_seconds=30)).with_file_limits(max_requests=1)
+    workspace.renew_warehouse_id()
     days = [DAY, NEXT_DAY]
     for day in days:
         workspace.ingest({str(n): f"{n} of {day} {workspace.folder.name}" for n in range(4)}, day=day)
@@ -424,24 +422,24 @@ def test_processes_at_once_never_pass_a_budget_together(tmp_path: Path, new_data
 
 
 @pytest.mark.parametrize("kind", ["a refresh", "an earlier prompt", "a batch in flight", "a failed round"])
-def test_everything_that_was_spent_on_the_day_counts(workspace: Workspace, api: LocalApi, kind: str) -> None:
-    workspace.ingest(texts(workspace))
+def test_a_budget_of_a_day_counts_all_its_spending(workspace: Workspace, api: LocalApi, kind: str) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     cost = expected_cost(workspace)
     if kind == "a batch in flight":
         workspace.submit(api.client, limits=limits(day=1.0))
-        workspace.ingest(texts(workspace, "abcd"))
+        workspace.ingest(workspace.texts("abcd"))
         workspace.plan()
         spent = 0.0
     else:
-        change = billed(be_empty if kind == "a failed round" else answer)
+        change = billed(return_empty_answer if kind == "a failed round" else answer)
         collect_changed(workspace, api, change)
         workspace.plan(refresh=kind == "a refresh", task=replace(TASK, temperature=0.5) if "prompt" in kind else TASK)
         spent = 2 * COST
     created = api.stats()["batches_created"]
-    with pytest.raises(SubmissionError, match=r"sent nothing of") as said:
+    with pytest.raises(SubmissionError, match=r"sent nothing of") as refused:
         workspace.submit(api.client, limits=limits(day=max(spent, cost)))
-    assert f"${spent:.4f} is spent" in str(said.value)
+    assert f"${spent:.4f} is spent" in str(refused.value)
     assert api.stats()["batches_created"] == created
     assert workspace.submit(api.client, limits=limits(day=1.0)).created == 1
 
@@ -449,14 +447,14 @@ def test_everything_that_was_spent_on_the_day_counts(workspace: Workspace, api: 
 @pytest.mark.parametrize("period", ["day", "month"])
 @pytest.mark.parametrize(
     "change",
-    [billed(be_empty), billed(answer, status=500), billed(answer, status=429)],
+    [billed(return_empty_answer), billed(answer, status=500), billed(answer, status=429)],
     ids=["empty", "error 500", "error 429"],
 )
-def test_rounds_that_are_billed_and_bring_no_answer_end_at_the_budget(
+def test_billed_rounds_without_an_answer_end_at_the_budget(
     workspace: Workspace, api: LocalApi, change: Callable[[Any], None], period: str
 ) -> None:
-    """The budget allows for two and a half rounds. All three went out, and no table said that they were billed."""
-    workspace.ingest(texts(workspace))
+    """The budget allows two and a half rounds. Once, all three were sent, since no table had their cost."""
+    workspace.ingest(workspace.texts())
     budget = limits(**{period: 2.5 * 2 * COST})
     for _ in range(2):
         workspace.plan()
@@ -470,19 +468,21 @@ def test_rounds_that_are_billed_and_bring_no_answer_end_at_the_budget(
 
 
 @pytest.mark.parametrize("period", ["day", "month"])
-def test_what_another_api_billed_does_not_count(workspace: Workspace, api: LocalApi, period: str) -> None:
-    workspace.ingest(texts(workspace))
+def test_a_budget_does_not_count_the_spending_at_another_api(workspace: Workspace, api: LocalApi, period: str) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
-    with proxy(api.url, called("https://elsewhere.example/v1", changed_lines(billed(be_empty)))) as client:
+    with proxy(
+        api.url, with_api_name("https://elsewhere.example/v1", changed_lines(billed(return_empty_answer)))
+    ) as client:
         workspace.send(client, api)
     assert workspace.column("SELECT sum(cost_usd) FROM spending") == [pytest.approx(2 * COST)]
     workspace.plan()
-    limit = {period: 3 * COST}  # by what was measured, this day costs 2 more
+    limit = {period: 3 * COST}  # by the calibration, this day costs 2 more
     assert workspace.submit(api.client, limits=limits(**limit)).created == 1
 
 
-def test_a_month_is_that_of_the_submission(workspace: Workspace, api: LocalApi) -> None:
-    """Whatever the days' own dates are."""
+def test_a_monthly_budget_counts_by_the_date_of_submission(workspace: Workspace, api: LocalApi) -> None:
+    """The dates of the days do not matter."""
     for day in ("2025-01-31", "2025-02-01"):
         workspace.ingest({"a": f"a of {day} {workspace.folder.name}"}, day=day)
         workspace.plan(day=day)
@@ -507,11 +507,11 @@ LAST_MONTH = "date_trunc('month', now()::TIMESTAMP) - INTERVAL 1 SECOND"
     ],
     ids=["claimed just before", "claimed and not submitted yet", "submitted just before", "by another clock"],
 )
-def test_a_reservation_counts_in_the_month_of_its_bill(
+def test_a_reservation_counts_in_the_month_of_its_submission(
     workspace: Workspace, api: LocalApi, change: str, counts: bool
 ) -> None:
-    """A batch that was claimed at the end of a month and created in the next one was in the budget of neither."""
-    workspace.ingest(texts(workspace))
+    """Once, a batch that was claimed at the end of a month and created in the next one counted in neither budget."""
+    workspace.ingest(workspace.texts())
     workspace.plan()
     workspace.submit(api.client, limits=limits(month=1.0))
     workspace.execute(f"UPDATE openai_batch SET {change}")
@@ -521,11 +521,11 @@ def test_a_reservation_counts_in_the_month_of_its_bill(
 
 
 @pytest.mark.parametrize("state", ["lost", "abandoned"])
-def test_a_batch_that_was_given_up_stays_reserved_until_it_is_collected(
+def test_a_lost_or_abandoned_batch_stays_reserved_until_it_is_collected(
     workspace: Workspace, api: LocalApi, state: str
 ) -> None:
-    """It may have been billed all the same."""
-    workspace.ingest(texts(workspace))
+    """OpenAI may have billed it."""
+    workspace.ingest(workspace.texts())
     workspace.plan()
     cost = expected_cost(workspace)
     (batch_id,) = workspace.submit(api.client, limits=limits(day=1.0)).batch_ids
@@ -534,13 +534,13 @@ def test_a_batch_that_was_given_up_stays_reserved_until_it_is_collected(
     with workspace.database.reading() as connection:
         used = [used_on_day(connection, DAY, API), used_in_month(connection, now_utc(), API)]
     assert [amounts(one) for one in used] == [pytest.approx((0, cost))] * 2
-    workspace.ingest(texts(workspace, "xyz"))
+    workspace.ingest(workspace.texts("xyz"))
     workspace.plan()
     with (
         pytest.raises(SubmissionError, match="is in flight, lost or abandoned"),
-        proxy(api.url, without(batch_id)) as c,
+        proxy(api.url, hiding_batches(batch_id)) as client,
     ):
-        workspace.submit(c, limits=limits(day=cost))
+        workspace.submit(client, limits=limits(day=cost))
     workspace.execute("UPDATE openai_batch SET state = 'submitted' WHERE batch_id = ?", [batch_id])
     with proxy(api.url, changed_lines(billed(answer))) as client:
         workspace.collect(client)
@@ -552,15 +552,17 @@ def test_a_batch_that_was_given_up_stays_reserved_until_it_is_collected(
 
 
 @pytest.mark.parametrize("kind", ["failures", "an answer and a refresh", "beyond the lines"])
-def test_tokens_of_an_unknown_price_count_when_it_is_known(workspace: Workspace, api: LocalApi, kind: str) -> None:
-    """They counted as nothing."""
-    change = changed_lines(billed(answer if "refresh" in kind else be_empty))
+def test_tokens_of_an_unknown_price_count_once_the_price_is_known(
+    workspace: Workspace, api: LocalApi, kind: str
+) -> None:
+    """Once, they counted as no cost."""
+    change = changed_lines(billed(answer if "refresh" in kind else return_empty_answer))
 
     def answer_call(call: Call) -> Reply:
         return more_than_the_lines(call) if kind == "beyond the lines" and "/batches/" in call.path else change(call)
 
     spent = 5_000 * 0.05e-6 + 900 * 0.2e-6 if kind == "beyond the lines" else 2 * COST
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     for batch_id in workspace.submit(api.client).batch_ids:
         api.wait(batch_id)
@@ -573,7 +575,7 @@ def test_tokens_of_an_unknown_price_count_when_it_is_known(workspace: Workspace,
             used_in_month(connection, now_utc(), API, PRICES),
         ):
             assert amounts(used) == pytest.approx((spent, 0))
-        assert used_on_day(connection, DAY, API) == Used(0, 0, (TASK.model,))
+        assert used_on_day(connection, DAY, API) == UsedBudget(0, 0, (TASK.model,))
     workspace.plan(refresh="refresh" in kind)
     with pytest.raises(SubmissionError, match=rf"\${spent:.4f} is spent"):
         workspace.submit(api.client, limits=limits(day=1.1 * spent))
@@ -585,7 +587,7 @@ def submit_without_a_price(workspace: Workspace, api: LocalApi) -> None:
     workspace.submit(api.client)
 
 
-def adopt_by_hand(workspace: Workspace, api: LocalApi) -> None:
+def adopt_batch_of_another_program(workspace: Workspace, api: LocalApi) -> None:
     (shard,) = workspace.plan().shards
     file = api.client.files.create(file=("x.jsonl", shard.path.read_bytes()), purpose="batch")
     made = api.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
@@ -598,12 +600,12 @@ def submit_by_an_earlier_version(workspace: Workspace, api: LocalApi) -> None:
     workspace.execute("UPDATE openai_batch SET api = NULL, expected_cost_usd = NULL")
 
 
-@pytest.mark.parametrize("send", [submit_without_a_price, adopt_by_hand, submit_by_an_earlier_version])
-def test_what_is_in_flight_without_an_expected_cost_is_reserved(
+@pytest.mark.parametrize("send", [submit_without_a_price, adopt_batch_of_another_program, submit_by_an_earlier_version])
+def test_a_batch_in_flight_without_an_expected_cost_is_reserved(
     workspace: Workspace, api: LocalApi, send: Callable[[Workspace, LocalApi], None]
 ) -> None:
-    """It reserved nothing until it was collected."""
-    workspace.ingest(texts(workspace))
+    """Once, it reserved nothing until it was collected."""
+    workspace.ingest(workspace.texts())
     send(workspace, api)
     assert workspace.column("SELECT expected_cost_usd FROM openai_batch WHERE batch_id IS NOT NULL") == [None]
     ((size, tokens),) = workspace.rows(
@@ -614,23 +616,23 @@ def test_what_is_in_flight_without_an_expected_cost_is_reserved(
     )
     with workspace.database.reading() as connection:
         used = [used_on_day(connection, DAY, API, PRICES), used_in_month(connection, now_utc(), API, PRICES)]
-        assert used_on_day(connection, DAY, API) == Used(0, 0, (TASK.model,))
+        assert used_on_day(connection, DAY, API) == UsedBudget(0, 0, (TASK.model,))
     assert [amounts(one) for one in used] == [pytest.approx((0, size / 4 * 0.05e-6 + tokens * 0.2e-6))] * 2
 
 
 @pytest.mark.parametrize("is_planned", [True, False])
-def test_a_batch_that_a_backup_does_not_know_is_reserved_when_it_is_taken_in(
+def test_a_batch_that_a_backup_does_not_know_is_reserved_when_it_is_adopted(
     workspace: Workspace, api: LocalApi, is_planned: bool
 ) -> None:
     backup = workspace.back_up()
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     backup = workspace.back_up() if is_planned else backup
     cost = expected_cost(workspace)
     workspace.submit(api.client, limits=limits(day=1.0))
     with workspace.restore(backup) as restored:
         if not is_planned:
-            restored.ingest(texts(workspace))
+            restored.ingest(workspace.texts())
             restored.plan()
         with proxy(api.url, still_running) as client:
             assert restored.submit(client, limits=limits(day=1.0)).recovered == 1

@@ -1,4 +1,4 @@
-"""Guards against a cancelled day that goes on, or loses what was paid for, and a batch by hand that is paid twice."""
+"""Guards against a cancelled day that goes on or loses billed answers, and an adopted batch that is bought twice."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from batch_assets_tests.batching.conftest import (
     API,
     CUT,
     DAY,
+    ELSEWHERE,
     NEXT_DAY,
     TASK,
     Call,
     FailsFirst,
     Reply,
     Workspace,
-    called,
+    hiding_batches,
     proxy,
-    without,
+    with_api_name,
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
@@ -47,19 +48,11 @@ def adopt(workspace: Workspace, client: openai.OpenAI, batch_id: str) -> list[st
     return adopt_batch(workspace.database, client, batch_id=batch_id, data_folder=workspace.folder)
 
 
-def texts(workspace: Workspace, names: str) -> dict[str, str]:
-    return {name: f"{name} of {workspace.folder.name}" for name in names}
-
-
-def batch_by_hand(client: openai.OpenAI, path: Path) -> str:
-    """As by web page or curl: nothing says that it is ours."""
+def create_as_a_user(client: openai.OpenAI, path: Path) -> str:
+    """As on OpenAI's page or with curl: its metadata has nothing of ours."""
     with path.open("rb") as file:
         file_id = client.files.create(file=("renamed.jsonl", file), purpose="batch").id
     return client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h").id
-
-
-def one_request_per_file(workspace: Workspace) -> Workspace:
-    return workspace.with_file_limits(max_requests=1)
 
 
 def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_asked(
@@ -86,7 +79,7 @@ def test_a_cancelled_day_keeps_what_is_answered_and_sends_the_rest_only_when_ask
 
 
 def test_cancelling_costs_no_round(workspace: Workspace, slow: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abcdefghij"))
+    workspace.ingest(workspace.texts("abcdefghij"))
     for _ in range(2):
         workspace.plan(max_rounds=1)
         (batch_id,) = workspace.submit(slow.client).batch_ids
@@ -96,15 +89,15 @@ def test_cancelling_costs_no_round(workspace: Workspace, slow: LocalApi) -> None
         assert "failed" not in workspace.statuses()
 
 
-def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi) -> None:
-    workspace = one_request_per_file(workspace)
-    workspace.ingest(texts(workspace, "abc"))
+def test_deferred_files_are_withdrawn(workspace: Workspace, slow: LocalApi) -> None:
+    workspace = workspace.with_file_limits(max_requests=1)
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     submitted = workspace.submit(slow.client, limits=Limits(max_enqueued_tokens=1))
     assert (submitted.created, submitted.deferred) == (1, 2)
     done = cancel(workspace, slow.client)
     assert (done.stopped + done.had_ended, done.withdrawn) == (1, 2)
-    assert str(done).endswith("goes out when `batch_request_file` is materialized again.")
+    assert str(done).endswith("A run sends the other requests after you materialize `batch_request_file` again.")
     slow.wait(submitted.batch_ids[0])
     workspace.collect(slow.client)
     assert workspace.statuses()["cancelled"] >= 2
@@ -115,8 +108,8 @@ def test_shards_that_wait_are_withdrawn(workspace: Workspace, slow: LocalApi) ->
     assert slow.stats()["requests_executed"] == 3
 
 
-def test_what_had_ended_is_collected_as_ever(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_batch_that_had_ended_is_collected(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     api.wait(workspace.submit(api.client).batch_ids[0])
     assert cancel(workspace, api.client) == Cancelled(had_ended=1)
@@ -137,19 +130,16 @@ def recorded(
     return note
 
 
-ELSEWHERE = "https://api.elsewhere.example/v1"
-
-
 @pytest.mark.parametrize("name", [ELSEWHERE, "local", "local+other"])
-def test_a_batch_of_another_api_is_not_cancelled_here_and_the_user_is_told_where_it_is(
+def test_a_batch_at_another_api_is_not_cancelled_and_the_user_gets_its_api(
     workspace: Workspace, slow: LocalApi, name: str
 ) -> None:
-    """An id may mean another batch there; and this one goes on, and costs."""
+    """There, the id may belong to another batch; and this one goes on and costs money."""
     workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
     workspace.plan()
     (batch_id,) = workspace.submit(slow.client).batch_ids
     cancels: list[str] = []
-    with proxy(slow.url, called(name, recorded(cancels))) as client:
+    with proxy(slow.url, with_api_name(name, recorded(cancels))) as client:
         done = cancel(workspace, client)
     assert cancels == []
     assert (done.stopped, done.had_ended, done.not_found) == (0, 0, [])
@@ -161,13 +151,13 @@ def test_a_batch_of_another_api_is_not_cancelled_here_and_the_user_is_told_where
     assert cancel(workspace, slow.client) == Cancelled(stopped=1)
 
 
-def test_a_batch_that_the_api_does_not_know_is_not_said_to_have_ended(workspace: Workspace, slow: LocalApi) -> None:
-    """It may be another account's, where it goes on."""
+def test_a_batch_that_the_api_does_not_find_is_not_reported_as_ended(workspace: Workspace, slow: LocalApi) -> None:
+    """It may belong to another account, and go on there."""
     workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
     workspace.plan()
     (batch_id,) = workspace.submit(slow.client).batch_ids
     for _ in range(2):
-        with proxy(slow.url, without(batch_id)) as client:
+        with proxy(slow.url, hiding_batches(batch_id)) as client:
             done = cancel(workspace, client)
             assert done == Cancelled(not_found=[batch_id])
             assert f"does not find {batch_id} with the present key: it may go on and cost" in str(done)
@@ -178,23 +168,19 @@ def test_a_batch_that_the_api_does_not_know_is_not_said_to_have_ended(workspace:
     assert workspace.statuses()["cancelled"] >= 1
 
 
-def test_a_batch_whose_results_are_here_needs_no_api_to_be_known_to_have_ended(
-    workspace: Workspace, api: LocalApi
-) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_batch_with_stored_results_has_ended_without_a_call_of_the_api(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     api.wait(workspace.submit(api.client).batch_ids[0])
     workspace.execute("UPDATE openai_batch SET state = 'ended'")
     cancels: list[str] = []
-    with proxy(api.url, called(ELSEWHERE, recorded(cancels))) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE, recorded(cancels))) as client:
         assert cancel(workspace, client) == Cancelled(had_ended=1)
     assert cancels == []
 
 
 @pytest.mark.parametrize("status", [401, 503, None])
-def test_a_day_is_held_though_the_api_cannot_be_asked_to_cancel(
-    workspace: Workspace, slow: LocalApi, status: int | None
-) -> None:
+def test_a_day_is_held_if_the_api_does_not_answer(workspace: Workspace, slow: LocalApi, status: int | None) -> None:
     workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
     workspace.plan()
     (batch_id,) = workspace.submit(slow.client).batch_ids
@@ -211,8 +197,8 @@ def test_a_day_is_held_though_the_api_cannot_be_asked_to_cancel(
     assert workspace.plan(resume_cancelled=False).shards == []
 
 
-def test_a_batch_that_had_no_room_does_not_go_out_again_after_a_cancel(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_batch_without_capacity_is_not_sent_again_after_a_cancellation(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
         api.wait(workspace.submit(client).batch_ids[0])
@@ -231,7 +217,7 @@ def terminated(workspace: Workspace, api: LocalApi) -> None:
     assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 0)
 
 
-def cancelled_after_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+def cancelled_after_it_had_no_capacity(workspace: Workspace, api: LocalApi) -> None:
     with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
         api.wait(workspace.submit(client).batch_ids[0])
         workspace.collect(client)
@@ -239,14 +225,14 @@ def cancelled_after_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
         cancel(workspace, client)
 
 
-def cancelled_before_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+def cancelled_before_it_had_no_capacity(workspace: Workspace, api: LocalApi) -> None:
     with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
         api.wait(workspace.submit(client).batch_ids[0])
         cancel(workspace, client)
         workspace.collect(client)
 
 
-def cancelled_before_another_day_saw_that_it_had_no_room(workspace: Workspace, api: LocalApi) -> None:
+def cancelled_before_another_day_saw_that_it_had_no_capacity(workspace: Workspace, api: LocalApi) -> None:
     with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
         api.wait(workspace.submit(client).batch_ids[0])
         cancel(workspace, client)
@@ -266,7 +252,7 @@ def unknown_and_no_longer_wanted(workspace: Workspace, api: LocalApi) -> None:
 
 
 def planned_again_by_a_run_that_was_killed(workspace: Workspace, api: LocalApi) -> None:
-    """After its commit, before it had deleted anything."""
+    """It was killed after its commit, before it had deleted a file."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -279,12 +265,12 @@ def planned_again_by_a_run_that_was_killed(workspace: Workspace, api: LocalApi) 
     workspace.plan()
 
 
-def made_by_hand_meanwhile(workspace: Workspace, api: LocalApi) -> None:
-    adopt(workspace, api.client, batch_by_hand(api.client, workspace.request_files()[0]))
+def created_by_the_user(workspace: Workspace, api: LocalApi) -> None:
+    adopt(workspace, api.client, create_as_a_user(api.client, workspace.request_files()[0]))
 
 
 def lose_the_creation(workspace: Workspace, api: LocalApi) -> None:
-    """No batch is made, and the run cannot know it."""
+    """The API creates no batch, and the run does not know that."""
 
     def lose(call: Call) -> Reply | None:
         return CUT if call.creates_batch else call.forward()
@@ -298,19 +284,19 @@ def lose_the_creation(workspace: Workspace, api: LocalApi) -> None:
     [
         cancelled,
         terminated,
-        cancelled_after_it_had_no_room,
-        cancelled_before_it_had_no_room,
-        cancelled_before_another_day_saw_that_it_had_no_room,
+        cancelled_after_it_had_no_capacity,
+        cancelled_before_it_had_no_capacity,
+        cancelled_before_another_day_saw_that_it_had_no_capacity,
         cancelled_while_its_batch_was_unknown,
         unknown_and_no_longer_wanted,
         planned_again_by_a_run_that_was_killed,
-        made_by_hand_meanwhile,
+        created_by_the_user,
     ],
 )
 def test_a_request_file_that_will_not_be_sent_does_not_stay_on_disk(
     workspace: Workspace, api: LocalApi, withdraw: Callable[[Workspace, LocalApi], None]
 ) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     withdraw(workspace, api)
     paths = dict(
@@ -323,9 +309,9 @@ def test_a_request_file_that_will_not_be_sent_does_not_stay_on_disk(
     assert left == sorted(path for path, is_withdrawn in paths.items() if not is_withdrawn)
 
 
-def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Workspace, slow: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abc"))
-    workspace.ingest(texts(workspace, "a"), day=NEXT_DAY)
+def test_another_days_batch_with_an_equal_article_is_not_cancelled(workspace: Workspace, slow: LocalApi) -> None:
+    workspace.ingest(workspace.texts("abc"))
+    workspace.ingest(workspace.texts("a"), day=NEXT_DAY)
     workspace.plan()
     workspace.plan(day=NEXT_DAY)
     (batch_id,) = workspace.submit(slow.client).batch_ids
@@ -336,23 +322,23 @@ def test_another_days_batch_that_holds_an_equal_article_goes_on(workspace: Works
     assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 1})
 
 
-def test_an_intent_whose_batch_is_not_known_is_looked_for_and_not_made(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "a"))
+def test_the_batch_of_an_open_claim_is_searched_and_not_created(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("a"))
     workspace.plan()
     workspace.execute(
-        "UPDATE openai_batch SET state = 'claimed', owner_run = 'dead', claim_token = 'theirs', claimed_at = now()"
+        "UPDATE openai_batch SET state = 'claimed', owner_run = 'killed', claim_token = 'theirs', claimed_at = now()"
     )
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
-    assert "1 submissions may be under way" in str(Cancelled(unknown=1))
+    assert "1 submission may have a batch" in str(Cancelled(unknown=1))
     assert workspace.submit(api.client).created == 0
     workspace.collect(api.client)
     assert workspace.statuses() == {"cancelled": 1}
 
 
-def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_cancelled_file_does_not_stop_another_day(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
-    workspace.ingest(texts(workspace, "ac"), day=NEXT_DAY)
+    workspace.ingest(workspace.texts("ac"), day=NEXT_DAY)
     workspace.plan(day=NEXT_DAY)
     assert cancel(workspace, api.client) == Cancelled(withdrawn=1)
     workspace.plan(day=NEXT_DAY, resume_cancelled=False)
@@ -364,12 +350,12 @@ def test_a_cancelled_shard_that_waited_holds_up_no_other_day(workspace: Workspac
     assert workspace.statuses() == {"answered": 1, "cancelled": 1}
 
 
-def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
+def test_after_a_terminated_run_existing_batches_are_found_and_nothing_more_is_sent(
     workspace: Workspace, api: LocalApi
 ) -> None:
-    """Of four files one is a batch, one may be a batch and is, one may be and isn't, and one was never begun."""
-    workspace = one_request_per_file(workspace)
-    workspace.ingest(texts(workspace, "abcd"))
+    """Of four files, one has a batch, one claim has a batch, one claim has none, and one file was never claimed."""
+    workspace = workspace.with_file_limits(max_requests=1)
+    workspace.ingest(workspace.texts("abcd"))
     workspace.plan()
     workspace.submit(api.client, limits=Limits(max_batches_an_hour=2))
     first, second = workspace.column("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL ORDER BY shard")
@@ -401,8 +387,8 @@ def test_after_a_terminated_run_what_is_made_is_found_and_nothing_more_goes_out(
 
 
 def test_refresh_buys_exactly_the_days_requests_again(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abc"))
-    workspace.ingest(texts(workspace, "cxy"), day=NEXT_DAY)
+    workspace.ingest(workspace.texts("abc"))
+    workspace.ingest(workspace.texts("cxy"), day=NEXT_DAY)
     for day in (DAY, NEXT_DAY):
         workspace.whole_day(api, day=day)
     assert api.stats()["requests_executed"] == 5
@@ -417,35 +403,37 @@ def test_refresh_buys_exactly_the_days_requests_again(workspace: Workspace, api:
 
 
 def test_refresh_does_not_buy_again_what_is_in_flight(workspace: Workspace, slow: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abcd"))
+    workspace.ingest(workspace.texts("abcd"))
     workspace.plan()
     workspace.submit(slow.client)
     assert workspace.plan(refresh=True).shards == []
 
 
-def test_a_batch_by_hand_finds_its_articles_and_nothing_is_executed_twice(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abc"))
+def test_a_batch_that_the_user_created_is_adopted_and_nothing_is_executed_twice(
+    workspace: Workspace, api: LocalApi
+) -> None:
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
-    by_hand = batch_by_hand(api.client, workspace.request_files()[0])
-    assert adopt(workspace, api.client, by_hand) == [DAY]
-    assert workspace.submit(api.client).batch_ids == [by_hand]
-    api.wait(by_hand)
+    of_the_user = create_as_a_user(api.client, workspace.request_files()[0])
+    assert adopt(workspace, api.client, of_the_user) == [DAY]
+    assert workspace.submit(api.client).batch_ids == [of_the_user]
+    api.wait(of_the_user)
     workspace.whole_day(api)
     assert workspace.statuses() == {"answered": 3}
     assert api.stats() == {**api.stats(), "batches_created": 1, "requests_executed": 3}
 
 
 def test_an_adopted_batch_may_hold_a_part_of_a_day_and_of_another(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abc"))
-    workspace.ingest(texts(workspace, "xy"), day=NEXT_DAY)
+    workspace.ingest(workspace.texts("abc"))
+    workspace.ingest(workspace.texts("xy"), day=NEXT_DAY)
     for day in (DAY, NEXT_DAY):
         workspace.plan(day=day)
     first, second = (path.read_bytes().splitlines(keepends=True) for path in workspace.request_files())
     part = workspace.folder / "part.jsonl"
     part.write_bytes(first[0] + second[0])
-    by_hand = batch_by_hand(api.client, part)
-    assert adopt(workspace, api.client, by_hand) == [DAY, NEXT_DAY]
-    api.wait(by_hand)
+    of_the_user = create_as_a_user(api.client, part)
+    assert adopt(workspace, api.client, of_the_user) == [DAY, NEXT_DAY]
+    api.wait(of_the_user)
     for day in (DAY, NEXT_DAY):
         workspace.whole_day(api, day=day)
     assert (workspace.statuses(), workspace.statuses(NEXT_DAY)) == ({"answered": 3}, {"answered": 2})
@@ -453,12 +441,12 @@ def test_an_adopted_batch_may_hold_a_part_of_a_day_and_of_another(workspace: Wor
 
 
 def test_what_an_adopted_batch_did_not_answer_is_pending(workspace: Workspace, slow: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "abcdefghij"))
+    workspace.ingest(workspace.texts("abcdefghij"))
     workspace.plan()
-    by_hand = batch_by_hand(slow.client, workspace.request_files()[0])
-    slow.client.batches.cancel(by_hand)
-    slow.wait(by_hand)
-    adopt(workspace, slow.client, by_hand)
+    of_the_user = create_as_a_user(slow.client, workspace.request_files()[0])
+    slow.client.batches.cancel(of_the_user)
+    slow.wait(of_the_user)
+    adopt(workspace, slow.client, of_the_user)
     workspace.collect(slow.client)
     assert workspace.statuses()["pending"] >= 8
     workspace.whole_day(slow)
@@ -466,19 +454,19 @@ def test_what_an_adopted_batch_did_not_answer_is_pending(workspace: Workspace, s
     assert slow.stats()["requests_executed"] == 10
 
 
-def test_a_batch_is_adopted_once_and_our_own_never(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_batch_is_adopted_once_and_the_batch_of_a_run_never(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     (own,) = workspace.submit(api.client).batch_ids
-    by_hand = batch_by_hand(api.client, workspace.request_files()[0])
-    for _ in range(2):  # the sensor may not have heard of it the first time
-        assert adopt(workspace, api.client, by_hand) == [DAY]
-    assert len(workspace.column("SELECT 1 FROM openai_batch WHERE batch_id = ?", [by_hand])) == 1
-    with pytest.raises(AdoptionError, match=f"A run made {own}, for {DAY}"):
+    of_the_user = create_as_a_user(api.client, workspace.request_files()[0])
+    for _ in range(2):  # the event for the sensor may be missing the first time
+        assert adopt(workspace, api.client, of_the_user) == [DAY]
+    assert len(workspace.column("SELECT 1 FROM openai_batch WHERE batch_id = ?", [of_the_user])) == 1
+    with pytest.raises(AdoptionError, match=f"A run created {own} for {DAY}"):
         adopt(workspace, api.client, own)
     # nor while the ledger does not know it yet, since the answer to its creation was lost
     workspace.execute("UPDATE openai_batch SET state = 'claimed', batch_id = NULL WHERE batch_id = ?", [own])
-    with pytest.raises(AdoptionError, match=f"A run made {own}, for {DAY}"):
+    with pytest.raises(AdoptionError, match=f"A run created {own} for {DAY}"):
         adopt(workspace, api.client, own)
 
 
@@ -487,11 +475,11 @@ FOREIGN_LINE = b'{"custom_id": "theirs", "method": "POST", "url": "/v1/chat/comp
 
 @pytest.mark.parametrize("content", [FOREIGN_LINE, FOREIGN_LINE + b"not JSON\n", b'{"a": 1}\n'])
 def test_a_foreign_batch_is_not_adopted(workspace: Workspace, api: LocalApi, content: bytes) -> None:
-    workspace.ingest(texts(workspace, "a"))
+    workspace.ingest(workspace.texts("a"))
     workspace.plan()
     path = workspace.folder / "foreign.jsonl"
     path.write_bytes(content)
-    foreign = batch_by_hand(api.client, path)
+    foreign = create_as_a_user(api.client, path)
     with pytest.raises(AdoptionError, match=r"No request of .* unchanged file .* under the present prompt\?"):
         adopt(workspace, api.client, foreign)
     assert workspace.rows("SELECT state, batch_id FROM openai_batch") == [("planned", None)]
@@ -503,9 +491,7 @@ def test_a_batch_that_openai_does_not_know_is_not_adopted(workspace: Workspace, 
         adopt(workspace, api.client, "batch_none")
 
 
-def test_a_cancelled_day_does_not_hold_up_another_one_with_an_equal_article(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_a_cancelled_day_does_not_stop_another_day_with_an_equal_article(workspace: Workspace, tmp_path: Path) -> None:
     shared = f"shared by both days of {workspace.folder.name}"
     with serving(tmp_path / "slow", latency_seconds=2, concurrency=1) as slow:
         for day in (DAY, NEXT_DAY):

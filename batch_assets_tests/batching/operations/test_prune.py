@@ -1,4 +1,4 @@
-"""Guards against a disk that fills up, and against a clean-up that costs a summary, an answer or a second payment."""
+"""Guards against a full disk, and against a prune that loses a summary or an answer, or makes a run buy one again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from batch_assets.batching.provider.identity import identify
 from batch_assets_tests.batching.conftest import (
     API,
     DAY,
+    ELSEWHERE,
     NEXT_DAY,
     TASK,
     Call,
     Reply,
     Workspace,
-    called,
     proxy,
+    with_api_name,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -35,7 +36,7 @@ ALL = RetentionPolicy(tables=True, answers=True, remote=True)
 
 @pytest.fixture
 def done(workspace: Workspace, api: LocalApi) -> Workspace:
-    """A day that is done. Its texts are this test's own."""
+    """A day that is done. No other test has its texts."""
     workspace.ingest({"a": f"one of {workspace.folder}", "b": f"two of {workspace.folder}"})
     workspace.whole_day(api)
     return workspace
@@ -45,7 +46,7 @@ def find(workspace: Workspace, policy: RetentionPolicy = ALL, today: date = LATE
     return plan_pruning(workspace.database, data_folder=workspace.folder, policy=policy, today=today)
 
 
-def do(workspace: Workspace, policy: RetentionPolicy = ALL, today: date = LATER) -> PrunePlan:
+def run_prune(workspace: Workspace, policy: RetentionPolicy = ALL, today: date = LATER) -> PrunePlan:
     return prune(workspace.database, data_folder=workspace.folder, policy=policy, today=today)
 
 
@@ -57,7 +58,7 @@ def summaries(workspace: Workspace) -> list[tuple[object, ...]]:
     return workspace.rows("SELECT * FROM summaries ORDER BY ALL")
 
 
-def test_looking_changes_nothing(done: Workspace) -> None:
+def test_planning_a_prune_changes_nothing(done: Workspace) -> None:
     before = files(done)
     found = find(done)
     assert found.to_delete == before
@@ -67,9 +68,9 @@ def test_looking_changes_nothing(done: Workspace) -> None:
     assert len(done.rows("SELECT * FROM completion")) == 2
 
 
-def test_files_of_an_old_day_go_and_everything_else_stays(done: Workspace) -> None:
+def test_files_of_an_old_day_are_deleted_and_everything_else_stays(done: Workspace) -> None:
     before = summaries(done)
-    do(done, RetentionPolicy())
+    run_prune(done, RetentionPolicy())
     assert files(done) == []
     assert summaries(done) == before
     assert done.rows("SELECT output_path, error_path FROM openai_batch") == [(None, None)]
@@ -80,68 +81,68 @@ def test_files_of_an_old_day_go_and_everything_else_stays(done: Workspace) -> No
 @pytest.mark.parametrize("age_days", [0, 89, 90])
 def test_a_day_that_is_not_old_enough_keeps_its_files(done: Workspace, age_days: int) -> None:
     before = files(done)
-    do(done, RetentionPolicy(compress_after_days=None), date.fromisoformat(DAY) + timedelta(days=age_days))
+    run_prune(done, RetentionPolicy(compress_after_days=None), date.fromisoformat(DAY) + timedelta(days=age_days))
     assert files(done) == before
 
 
-def test_result_files_are_packed_first_byte_for_byte(done: Workspace) -> None:
+def test_result_files_are_compressed_first_byte_for_byte(done: Workspace) -> None:
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
-    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
+    run_prune(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     [packed] = (done.folder / "results").iterdir()
     assert packed.name == f"{plain.name}.gz"
     assert gzip.decompress(packed.read_bytes()) == content
     [(path,)] = done.rows("SELECT output_path FROM openai_batch")
     assert done.folder / path == packed
-    do(done, RetentionPolicy())
+    run_prune(done, RetentionPolicy())
     assert files(done) == []
 
 
-def test_a_plain_file_that_a_killed_prune_left_behind_goes_with_the_next(done: Workspace) -> None:
+def test_the_next_prune_deletes_a_plain_file_that_a_killed_prune_left(done: Workspace) -> None:
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
     week_later = date.fromisoformat(DAY) + timedelta(days=8)
-    do(done, RetentionPolicy(), week_later)
+    run_prune(done, RetentionPolicy(), week_later)
     plain.write_bytes(content)
-    assert do(done, RetentionPolicy(), week_later).to_delete == [plain]
+    assert run_prune(done, RetentionPolicy(), week_later).to_delete == [plain]
     [packed] = (done.folder / "results").iterdir()
     assert gzip.decompress(packed.read_bytes()) == content
     plain.write_bytes(content)
-    do(done, RetentionPolicy())
+    run_prune(done, RetentionPolicy())
     assert files(done) == []
 
 
 @pytest.mark.parametrize(
     "left", [b"", b"\x1f\x8b\x08 half", gzip.compress(b"something else", mtime=0)], ids=["nothing", "half", "another"]
 )
-def test_a_packed_file_that_is_not_whole_is_written_anew(done: Workspace, left: bytes) -> None:
+def test_an_incomplete_compressed_file_is_written_again(done: Workspace, left: bytes) -> None:
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
     packed = plain.with_name(f"{plain.name}.gz")
     packed.write_bytes(left)
-    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
+    run_prune(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     assert list(packed.parent.iterdir()) == [packed]
     assert gzip.decompress(packed.read_bytes()) == content
 
 
-def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_prunes_at_once_compress_a_file_completely(done: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     [plain] = (done.folder / "results").iterdir()
     content = plain.read_bytes()
     copy = shutil.copyfileobj
     running = 0
 
-    def copy_and_be_overtaken(source: BinaryIO, target: BinaryIO, length: int) -> None:
+    def copy_while_another_prune_runs(source: BinaryIO, target: BinaryIO, length: int) -> None:
         nonlocal running
         running += 1
         if running == 2:  # the second stops in the middle of the first
             raise KeyboardInterrupt
         target.write(source.read(len(content) // 2))
         with pytest.raises(KeyboardInterrupt):
-            do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
+            run_prune(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
         copy(source, target, length)
 
-    monkeypatch.setattr(shutil, "copyfileobj", copy_and_be_overtaken)
-    do(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
+    monkeypatch.setattr(shutil, "copyfileobj", copy_while_another_prune_runs)
+    run_prune(done, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=8))
     [packed] = (done.folder / "results").iterdir()
     assert gzip.decompress(packed.read_bytes()) == content
 
@@ -162,22 +163,22 @@ def test_two_prunes_at_once_pack_a_file_whole(done: Workspace, monkeypatch: pyte
         "DELETE FROM summaries",
     ],
 )
-def test_a_day_that_is_not_done_is_left_alone(done: Workspace, statement: str) -> None:
+def test_a_day_that_is_not_done_does_not_change(done: Workspace, statement: str) -> None:
     done.execute(statement)
     before = files(done)
-    assert do(done).lines == []
+    assert run_prune(done).lines == []
     assert files(done) == before
     assert len(done.rows("SELECT * FROM completion")) == 2
 
 
-def test_a_day_with_news_since_its_summaries_is_left_alone(done: Workspace, api: LocalApi) -> None:
+def test_a_day_with_articles_newer_than_its_summaries_does_not_change(done: Workspace, api: LocalApi) -> None:
     done.ingest({"a": f"one of {done.folder}", "late": f"came late to {done.folder}"})
-    assert do(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
+    assert run_prune(done).lines == []  # between `raw_articles` and `batch_request_file` of a run
     done.whole_day(api)
     assert done.statuses() == {"answered": 2}
 
 
-def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
+def test_answers_that_are_not_in_the_summaries_yet_stay(
     done: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done.plan(task=replace(TASK, system_prompt="Be brief."))
@@ -191,45 +192,45 @@ def test_answers_that_are_not_in_the_summaries_yet_are_left_alone(
         patch.setattr(collect, "write_summaries", killed)
         with pytest.raises(KeyboardInterrupt):
             done.collect(api.client)
-    assert do(done).lines == []
+    assert run_prune(done).lines == []
     assert len(done.rows("SELECT * FROM completion")) == 4
     assert done.collect(api.client).requests == {"answered": 2}
 
 
-def test_summaries_outlive_the_tables_that_they_were_made_from(done: Workspace, api: LocalApi) -> None:
+def test_summaries_stay_after_their_source_tables_were_pruned(done: Workspace, api: LocalApi) -> None:
     before = summaries(done)
-    do(done, RetentionPolicy(tables=True))
+    run_prune(done, RetentionPolicy(tables=True))
     for table in ("raw_articles", "batch_request"):
         assert done.rows(f"SELECT * FROM {table}") == []
-    done.collect(api.client)  # somebody materializes them once more
+    done.collect(api.client)  # as when the user materializes `summaries` again
     assert summaries(done) == before
 
 
-def test_a_pruned_day_that_comes_back_is_not_paid_for_again_unless_the_answers_went(
+def test_a_pruned_day_that_is_ingested_again_is_bought_only_if_its_answers_were_deleted(
     done: Workspace, api: LocalApi
 ) -> None:
     source = {"a": f"one of {done.folder}", "b": f"two of {done.folder}"}
-    do(done, RetentionPolicy(tables=True))
+    run_prune(done, RetentionPolicy(tables=True))
     done.ingest(source)
     assert done.plan().requests == {"answered": 2}
     assert done.collect(api.client).requests == {"answered": 2}
-    do(done)
+    run_prune(done)
     done.ingest(source)
     assert done.plan().requests == {"pending": 2}
 
 
-def test_answers_that_a_younger_day_shares_stay(done: Workspace, api: LocalApi) -> None:
+def test_answers_that_a_newer_day_shares_stay(done: Workspace, api: LocalApi) -> None:
     done.ingest({"x": f"two of {done.folder}"}, day=NEXT_DAY)
     done.whole_day(api, day=NEXT_DAY)
-    do(done, today=date.fromisoformat(DAY) + timedelta(days=91))  # the next day is 90 days old
+    run_prune(done, today=date.fromisoformat(DAY) + timedelta(days=91))  # the next day is 90 days old
     assert len(done.rows("SELECT * FROM completion")) == 1
     assert done.plan(day=NEXT_DAY).requests == {"answered": 1}
 
 
-def test_files_at_openai_go_when_asked_and_once(done: Workspace, api: LocalApi) -> None:
+def test_files_at_openai_are_deleted_on_request_and_once(done: Workspace, api: LocalApi) -> None:
     file_ids = [name for [names] in done.rows("SELECT [file_id, output_file_id] FROM openai_batch") for name in names]
     assert find(done, RetentionPolicy()).remote_files == []
-    found = do(done, RetentionPolicy(remote=True))
+    found = run_prune(done, RetentionPolicy(remote=True))
     assert delete_remote_files(done.database, api.client, found) == []
     assert "2 files at OpenAI" in found.lines
     for file_id in file_ids:
@@ -250,16 +251,13 @@ def deletions(deleted: list[str], status: int | None = None) -> Callable[[Call],
     return answer
 
 
-ELSEWHERE = "https://api.elsewhere.example/v1"
-
-
 @pytest.mark.parametrize("name", [ELSEWHERE, "local", "local+other"])
 def test_files_at_another_api_are_not_deleted_here_and_stay_to_be_deleted(
     done: Workspace, api: LocalApi, name: str
 ) -> None:
-    found = do(done, RetentionPolicy(remote=True))
+    found = run_prune(done, RetentionPolicy(remote=True))
     deleted: list[str] = []
-    with proxy(api.url, called(name, deletions(deleted))) as client:
+    with proxy(api.url, with_api_name(name, deletions(deleted))) as client:
         (sentence,) = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
     assert deleted == []
     assert f"2 files of {DAY} are at {API}, and the API is {name} now" in sentence
@@ -279,17 +277,17 @@ def test_files_at_another_api_are_not_deleted_here_and_stay_to_be_deleted(
         (None, ("org-A", "org-B"), False),
     ],
 )
-def test_files_of_another_account_are_left_alone(
+def test_files_of_another_account_are_not_deleted(
     done: Workspace,
     api: LocalApi,
     key: str | None,
     organizations: tuple[str | None, str | None],
     is_deleted: bool,
 ) -> None:
-    """Its ids may mean other files there. A new key of the same organization is no other account."""
+    """There, the ids may belong to other files. A new key of the same organization belongs to the same account."""
     theirs, present = organizations
     done.execute("UPDATE openai_batch SET organization = ?", [theirs])
-    found = do(done, RetentionPolicy(remote=True))
+    found = run_prune(done, RetentionPolicy(remote=True))
     deleted: list[str] = []
     with proxy(api.url, deletions(deleted)) as client:
         client = client.with_options(api_key=key or api.client.api_key)
@@ -315,7 +313,7 @@ def test_a_file_that_is_not_found_counts_as_deleted_only_for_the_key_that_made_i
     done: Workspace, api: LocalApi, forget: str, is_settled: bool
 ) -> None:
     done.execute(forget)
-    found = do(done, RetentionPolicy(remote=True))
+    found = run_prune(done, RetentionPolicy(remote=True))
     with proxy(api.url, deletions([], status=404)) as client:
         kept = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
     assert [f"2 files of {DAY} are not found with the present key" in text for text in kept] == (

@@ -1,6 +1,6 @@
-"""Guards against a whole day that is bought again when a limit is raised: only what the lower limit cut is asked again.
+"""Guards against a day that is bought again after a higher limit: a run sends only the requests whose answers were cut.
 
-The server behind these tests answers with a text's first words, a word for a token, and cuts at the limit.
+The server of these tests answers with a text's first words, a word for a token, and cuts at the limit.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_equal_articles_that_were_cut_share_a_request(workspace: Workspace, api:
         workspace.whole_day(api, day=day, task=limited(5))
     assert api.stats()["requests_executed"] == 2
     assert asked_again(workspace, 12, NEXT_DAY) == 1
-    assert asked_again(workspace, 12) == 0  # on its way for the other day
+    assert asked_again(workspace, 12) == 0  # in flight for the other day
     workspace.send(api.client, api, task=limited(12))
     workspace.collect(api.client, day=NEXT_DAY, task=limited(12))
     assert workspace.column("SELECT DISTINCT finish_reason FROM summaries") == ["stop"]
@@ -117,7 +117,7 @@ def test_the_cut_answer_stays_until_the_longer_one_is_loaded(workspace: Workspac
 
 
 def began_no_answer(line: dict[str, Any]) -> None:
-    """All output tokens went into thinking."""
+    """The model used all output tokens for reasoning."""
     body = line["response"]["body"]
     body["choices"][0].update(finish_reason="length")
     body["choices"][0]["message"]["content"] = None
@@ -125,7 +125,7 @@ def began_no_answer(line: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "state"), [(5, "failed"), (4, "failed"), (6, "pending"), (100, "pending")])
-def test_what_began_no_answer_is_asked_again_under_a_higher_limit_only(
+def test_a_request_whose_answer_never_began_is_sent_again_under_a_higher_limit_only(
     workspace: Workspace, api: LocalApi, tokens: int, state: str
 ) -> None:
     ingest(workspace, short=2, long=0)

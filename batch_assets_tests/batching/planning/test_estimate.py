@@ -1,4 +1,4 @@
-"""Guards against a day that costs more than somebody allowed, or one that is refused for a price that nobody knows."""
+"""Guards against a day that costs more than its budget, and against an unknown price that counts as zero."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_another_engine_or_model_used_lets_no_day_through(
     local_api: LocalApi,
     answer: Callable[[Workspace, LocalApi, LocalApi], None],
 ) -> None:
-    """A day was blocked by its estimate, and sent after a demo, whose token counts are lower than a model's."""
+    """The estimate of a day must not use the token counts of a demo, which are lower than those of a model."""
     workspace.ingest(articles(workspace, 3))
     answer(workspace, api, local_api)
     before = api.stats()
@@ -122,7 +122,7 @@ def test_before_the_first_batch_the_estimate_is_a_bound(workspace: Workspace, ap
     assert 0 < estimated(workspace).spent_usd < bound
 
 
-def test_after_a_batch_came_back_its_tokens_are_the_measure(workspace: Workspace, api: LocalApi) -> None:
+def test_after_a_batch_was_collected_its_tokens_calibrate_the_estimate(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest(articles(workspace, 10))
     workspace.whole_day(api)
     (cost,) = workspace.column("SELECT sum(cost_usd) FROM completion")
@@ -171,10 +171,10 @@ def test_the_sentence_says_how_much_and_what_to_do(workspace: Workspace) -> None
     workspace.plan()
     estimate = estimated(workspace)
     sentence = estimate.why_not_within(Budget(0.00001, 1.0)) or ""
-    assert sentence.startswith(f"1 requests of {DAY} would bring the day to an estimated $0.0000 ")
+    assert sentence.startswith(f"1 request of {DAY} would bring the day to an estimated $0.0000 ")
     assert "BATCH_ASSETS_MAX_COST_USD allows $0.0000. Nothing was submitted. Raise the limit" in sentence
     sentence = estimate.why_not_within(Budget(1.0, 0.00001)) or ""
-    assert sentence.startswith(f"1 requests of {DAY} would bring the month to an estimated $0.0000 ")
+    assert sentence.startswith(f"1 request of {DAY} would bring the month to an estimated $0.0000 ")
     assert "BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows $0.0000. Nothing was submitted." in sentence
 
 
@@ -242,7 +242,7 @@ def be_not_run(number: int, line: dict[str, Any]) -> None:
 def test_a_request_that_was_not_billed_is_no_measure(
     workspace: Workspace, api: LocalApi, change: Callable[[int, dict[str, Any]], None]
 ) -> None:
-    """Of ten lines nine told no usage; each counted as a request of no tokens, and a budget was passed by as much."""
+    """Nine of ten lines have no usage. They must not count as requests without tokens."""
     workspace.ingest(articles(workspace, 10))
     answer_with(workspace, api, change)
     new = {name: text.replace("Article", "Nothing") for name, text in articles(workspace, 10).items()}
@@ -271,7 +271,7 @@ def test_what_was_cut_under_a_lower_limit_is_no_measure(
     limit: int,
     is_calibrated: bool,
 ) -> None:
-    """Answers were expected to be as long as those that an earlier limit had cut, when just these were asked again."""
+    """The estimate must not expect answers of the length at which an earlier limit cut them."""
     workspace.ingest(articles(workspace, 4))
     answer_with(workspace, api, change)
     workspace.ingest({"new": articles(workspace, 1)["0"].replace("Article", "Nothing")}, day=NEXT_DAY)
@@ -316,9 +316,9 @@ def test_a_day_of_unknown_spending_is_never_within(
     estimate = estimated(workspace)
     sentence = estimate.why_not_within(budget) or ""
     assert sentence.startswith("What `a-model-of-our-own` used in batches for")
-    assert f"at {API} has no known price, so no budget can hold" in sentence
+    assert f"at {API} has no known price, so no budget can be checked" in sentence
     assert estimate.why_not_within(Budget()) is None
-    with pytest.raises(SubmissionError, match="has no known price, so no budget can hold"):
+    with pytest.raises(SubmissionError, match="has no known price, so no budget can be checked"):
         workspace.submit(api.client, limits=Limits(budget=budget, own_prices=PRICES))
     prices = (*PRICES, ModelPrice(other.model, 1.0, 2.0))
     assert workspace.submit(api.client, limits=Limits(budget=budget, own_prices=prices)).created == 1

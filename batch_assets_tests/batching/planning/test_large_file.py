@@ -1,4 +1,4 @@
-"""Files written past the system's cache: the same bytes, whatever the file system can do."""
+"""Files written with direct I/O, or without it if the file system refuses: the same bytes."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def written(path: Path, size: int) -> bytes:
 
 
 class Refuses(FileIO):
-    """A file system that takes one block, and then says no."""
+    """A file system that accepts one block, and refuses the next."""
 
     code = errno.EINVAL
 
@@ -48,7 +48,7 @@ def test_what_was_written_is_in_the_file(tmp_path: Path, size: int) -> None:
     assert written(path, size) == path.read_bytes()
 
 
-def test_a_file_system_that_knows_no_direct_writing_is_written_as_usual(
+def test_a_file_system_without_direct_io_is_written_through_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct, really_open = getattr(os, "O_DIRECT", 0), os.open
@@ -62,12 +62,14 @@ def test_a_file_system_that_knows_no_direct_writing_is_written_as_usual(
     assert written(tmp_path / "file", SIZES[-1]) == (tmp_path / "file").read_bytes()
 
 
-def test_a_block_that_is_refused_is_written_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_direct_io_refuses_is_written_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(large_file, "_open_directly", lambda path: Refuses(path, "wb"))
     assert written(tmp_path / "file", SIZES[-1]) == (tmp_path / "file").read_bytes()
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_file, "_open_directly", lambda path: IsFull(path, "wb"))
     with pytest.raises(OSError, match="No space left"):
         written(tmp_path / "file", SIZES[-1])

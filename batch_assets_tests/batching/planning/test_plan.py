@@ -1,5 +1,5 @@
-"""Guards against paying twice and against requests that say something else than was meant: a request is known by
-its content, an answered or submitted one is not written again, and its line is what the task says, byte for byte."""
+"""Guards against requests that are bought twice or have the wrong content: the content identifies a request, no plan
+writes an answered or submitted one again, and its line is what the task renders, byte for byte."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_a_changed_prompt_leaves_submitted_files_alone(workspace: Workspace, api
     assert workspace.request_files() == sorted([submitted, plan.shards[0].path])
 
 
-def test_a_request_that_fits_no_file_fails_and_the_others_go_out(workspace: Workspace) -> None:
+def test_a_request_that_fits_no_file_fails_and_the_others_are_planned(workspace: Workspace) -> None:
     workspace = workspace.with_file_limits(max_bytes=2_000)
     workspace.ingest({"a": "small", "b": "large " * 1_000, "c": "small too"})
     workspace.plan()
@@ -271,7 +271,7 @@ def test_a_request_that_failed_is_pending_while_it_may_still_succeed(workspace: 
     )
 
 
-def test_a_day_without_articles_makes_no_file(workspace: Workspace) -> None:
+def test_a_day_without_articles_has_no_request_file(workspace: Workspace) -> None:
     plan = workspace.plan()
     assert (plan.articles, plan.requests, plan.shards) == (0, {}, [])
     assert workspace.request_files() == []

@@ -1,4 +1,4 @@
-"""Guards against a refresh that loses what is there: old answers stay until the new ones are loaded, and both count."""
+"""Guards against a refresh that loses answers: old ones stay until the new ones are loaded, and both are counted."""
 
 from __future__ import annotations
 
@@ -33,14 +33,10 @@ def renewed(line: dict[str, Any]) -> None:
     message["content"] = f"new {message['content']}"
 
 
-def texts(workspace: Workspace, names: str = "ab") -> dict[str, str]:
-    return {name: f"{name} of {workspace.folder.name}" for name in names}
-
-
 @pytest.fixture
 def done(workspace: Workspace, api: LocalApi) -> Workspace:
     """A day that is answered."""
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.whole_day(api)
     return workspace
 
@@ -144,7 +140,7 @@ STOPS = {
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_refresh_that_comes_to_nothing_leaves_the_answers_and_buys_nothing_more(
+def test_a_refresh_without_new_answers_keeps_the_old_ones_and_buys_nothing_more(
     done: Workspace, api: LocalApi, stop: str
 ) -> None:
     old = summaries(done)
@@ -177,8 +173,8 @@ def test_a_refresh_that_is_half_answered_replaces_that_half(done: Workspace, api
     assert done.plan().shards == []
 
 
-def test_another_day_with_an_equal_article_keeps_its_answer_meanwhile(done: Workspace, api: LocalApi) -> None:
-    done.ingest(texts(done, "b"), day=NEXT_DAY)
+def test_during_a_refresh_another_day_with_an_equal_article_keeps_its_answer(done: Workspace, api: LocalApi) -> None:
+    done.ingest(done.texts("b"), day=NEXT_DAY)
     done.whole_day(api, day=NEXT_DAY)
     old = summaries(done, NEXT_DAY)
     done.plan(refresh=True)
@@ -191,8 +187,8 @@ def test_another_day_with_an_equal_article_keeps_its_answer_meanwhile(done: Work
     assert summaries(done, NEXT_DAY) == [("b", "answered", f"new {old[0][2]}")]
 
 
-def test_a_refresh_gives_what_failed_another_chance(workspace: Workspace, api: LocalApi) -> None:
-    workspace.ingest(texts(workspace))
+def test_a_refresh_sends_failed_requests_again(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts())
     workspace.plan()
     all_lines_refused(workspace, api)
     assert workspace.statuses() == {"failed": 2}
@@ -206,7 +202,7 @@ def test_a_refresh_gives_what_failed_another_chance(workspace: Workspace, api: L
 def test_two_refreshes_replace_one_after_the_other(done: Workspace, api: LocalApi, tmp_path: Path) -> None:
     for _ in range(2):
         done.plan(refresh=True)
-        assert done.plan(refresh=True).shards != []  # the first was not sent yet, and goes
+        assert done.plan(refresh=True).shards != []  # the first plan was not sent, and is withdrawn
         with proxy(api.url, changed_lines(renewed)) as client:
             done.send(client, api)
     assert done.column("SELECT sum(requests) FROM spending") == [6]

@@ -1,4 +1,4 @@
-"""Guards against a round, or a day, that is lost since an API does not know a parameter that only saves money."""
+"""Guards against a lost round or day when an API does not know a parameter that only saves money."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import pytest
 from batch_assets_tests.batching.conftest import (
     API,
     DAY,
+    ELSEWHERE,
     NEXT_DAY,
     TASK,
     Call,
     Reply,
     Workspace,
-    called,
     changed_lines,
     proxy,
+    with_api_name,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
 OPTION = "prompt_cache_options"
 OPTIONS = {OPTION: {"mode": "explicit"}}
-SAID = f"Unknown parameter: '{OPTION}'."
-ELSEWHERE = "https://api.elsewhere.example/v1"
+REFUSAL = f"Unknown parameter: '{OPTION}'."
 
 
 def refuse_lines(call: Call) -> Reply:
     """Each line is executed, and answered with a 400."""
 
     def refuse(line: dict[str, Any]) -> None:
-        line["response"].update(status_code=400, body={"error": {"code": "unknown_parameter", "message": SAID}})
+        line["response"].update(status_code=400, body={"error": {"code": "unknown_parameter", "message": REFUSAL}})
 
     return changed_lines(refuse)(call)
 
@@ -52,7 +52,7 @@ def failing_with(*errors: dict[str, Any]) -> Callable[[Call], Reply]:
 
 
 def error(line: int | None) -> dict[str, Any]:
-    return {"code": "unknown_parameter", "message": SAID, "line": line, "param": OPTION}
+    return {"code": "unknown_parameter", "message": REFUSAL, "line": line, "param": OPTION}
 
 
 REFUSALS = {
@@ -68,7 +68,7 @@ def ingest(workspace: Workspace, day: str = DAY) -> None:
 
 
 def sent_options(workspace: Workspace) -> set[str | None]:
-    """What the planned request files say."""
+    """The option in the planned request files."""
     paths = workspace.column(
         "SELECT path FROM batch_request_file JOIN openai_batch USING (submission_id) WHERE state = 'planned'"
     )
@@ -80,10 +80,10 @@ def sent_options(workspace: Workspace) -> set[str | None]:
     ("first", "then"),
     [({}, OPTIONS), (OPTIONS, {}), (OPTIONS, {OPTION: {"mode": "implicit"}}), ({}, {"reasoning_effort": "low"})],
 )
-def test_an_option_that_only_saves_money_is_no_part_of_the_name_of_a_request(
+def test_an_option_that_only_saves_money_is_no_part_of_the_custom_id(
     workspace: Workspace, api: LocalApi, first: dict[str, Any], then: dict[str, Any]
 ) -> None:
-    """Otherwise a day would be bought again as soon as it is known that the API takes one."""
+    """Otherwise a run would buy the day again as soon as the API is known to accept an option."""
     ingest(workspace)
     workspace.plan(optional_parameters=first)
     names = {line["custom_id"]: line["body"] for line in workspace.requests()}
@@ -105,7 +105,9 @@ def test_a_refused_option_is_dropped_and_costs_no_round(workspace: Workspace, ap
     with proxy(api.url, REFUSALS[kind]) as client:
         api.wait(workspace.submit(client).batch_ids[0])
         assert workspace.collect(client, max_rounds=1).requests == {"pending": 2}
-    assert workspace.rows("SELECT api, model, option, message FROM refused_option") == [(API, TASK.model, OPTION, SAID)]
+    assert workspace.rows("SELECT api, model, option, message FROM refused_option") == [
+        (API, TASK.model, OPTION, REFUSAL)
+    ]
     plan = workspace.plan(optional_parameters=OPTIONS, max_rounds=1)
     assert (plan.requests, plan.plan, plan.round) == ({"pending": 2}, 2, 1)
     assert sent_options(workspace) == {"null"}
@@ -113,7 +115,7 @@ def test_a_refused_option_is_dropped_and_costs_no_round(workspace: Workspace, ap
 
 
 @pytest.mark.parametrize(("api_name", "model"), [(ELSEWHERE, TASK.model), (API, "gpt-4.1-mini")])
-def test_another_api_or_model_keeps_it(workspace: Workspace, api: LocalApi, api_name: str, model: str) -> None:
+def test_another_api_or_model_keeps_the_option(workspace: Workspace, api: LocalApi, api_name: str, model: str) -> None:
     ingest(workspace)
     workspace.plan(optional_parameters=OPTIONS)
     with proxy(api.url, refuse_lines) as client:
@@ -123,17 +125,17 @@ def test_another_api_or_model_keeps_it(workspace: Workspace, api: LocalApi, api_
     assert sent_options(workspace) == {'{"mode": "explicit"}'}
     ingest(workspace, NEXT_DAY)
     workspace.plan(optional_parameters=OPTIONS, day=NEXT_DAY, api=api_name, task=task)
-    with proxy(api.url, called(api_name)) as client:
+    with proxy(api.url, with_api_name(api_name)) as client:
         for day in (DAY, NEXT_DAY):
             assert workspace.send(client, api, day=day, task=task).requests == {"answered": 2}
     assert workspace.column("SELECT count(*) FROM refused_option") == [1]
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_the_same_words_of_requests_without_it_are_an_ordinary_failure(
+def test_the_same_message_for_requests_without_the_option_is_an_ordinary_failure(
     workspace: Workspace, api: LocalApi, kind: str
 ) -> None:
-    """Otherwise a day would be sent for ever."""
+    """Otherwise runs would send the day for ever."""
     ingest(workspace)
     with proxy(api.url, REFUSALS[kind]) as client:
         for _ in range(2):
@@ -144,7 +146,7 @@ def test_the_same_words_of_requests_without_it_are_an_ordinary_failure(
 
 
 @pytest.mark.parametrize("kind", ["each line", "the batch", "a line of the batch"])
-def test_batches_that_were_made_before_it_was_refused_cost_no_round_either(
+def test_batches_created_before_the_refusal_cost_no_round_either(
     workspace: Workspace, api: LocalApi, kind: str
 ) -> None:
     days = (DAY, NEXT_DAY)

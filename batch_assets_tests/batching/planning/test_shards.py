@@ -1,4 +1,4 @@
-"""Guards against a file that OpenAI refuses as a whole: a line or a byte too many, or bytes that aren't the lines."""
+"""Guards against a file that OpenAI refuses as a whole: too many lines or bytes, or other bytes than the lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cut(lines: list[bytes], sizes: list[int]) -> list[list[bytes]]:
     raise AssertionError
 
 
-@settings(deadline=None)  # a busy disk is no fault
+@settings(deadline=None)  # the disk may be busy
 @given(
     lines=LINES,
     max_requests=st.integers(1, 6),
@@ -68,7 +68,7 @@ def test_shards_hold_all_lines_in_order_and_as_many_as_fit(
 
 @settings(deadline=None)
 @given(lines=LINES, max_requests=st.integers(1, 6), data=st.data())
-def test_unwanted_lines_are_taken_out_and_the_files_with_them(
+def test_unwanted_lines_are_removed_and_the_files_deleted(
     lines: list[bytes], max_requests: int, data: st.DataObject
 ) -> None:
     unwanted = data.draw(st.sets(st.integers(0, max(len(lines) - 1, 0))))
@@ -80,7 +80,7 @@ def test_unwanted_lines_are_taken_out_and_the_files_with_them(
     assert kept == [line for number, line in enumerate(lines) if number not in unwanted]
 
 
-def test_nothing_makes_no_shard(tmp_path: Path) -> None:
+def test_without_lines_there_is_no_shard(tmp_path: Path) -> None:
     assert ShardWriter(tmp_path).close() == []
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +93,9 @@ def test_the_limits_are_openais(tmp_path: Path) -> None:
     assert [shard.requests for shard in writer.close()] == [50_000, 1]
 
 
-def test_a_disk_that_fails_is_told_at_the_latest_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_raised_at_the_end_at_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError("No space left on device")
 

@@ -1,4 +1,4 @@
-"""Who answers: what a gateway says in its place is never taken for the API."""
+"""The identity of an API: the answer of a gateway before it never counts as the API's."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from batch_assets_tests.conftest import serving
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_an_error_of_a_gateway_names_no_api(tmp_path: Path, status: int) -> None:
-    """A batch that is recorded under the gateway's name would never be collected from the API's."""
+def test_an_error_of_a_gateway_does_not_identify_an_api(tmp_path: Path, status: int) -> None:
+    """A run would not collect a batch that is recorded with the gateway's name."""
     with serving(tmp_path) as api:
         faults = [status]
 
@@ -28,7 +28,7 @@ def test_an_error_of_a_gateway_names_no_api(tmp_path: Path, status: int) -> None
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_an_api_without_a_list_is_known_by_its_address(status: int) -> None:
+def test_an_api_without_a_list_is_identified_by_its_address(status: int) -> None:
     with proxy("", lambda call: Reply.of({"error": {"message": "No such route."}}, status)) as client:
         assert identify(client, "a warehouse").name == "local+instant"
     without_name = Reply(status, b"{}", api=None)

@@ -1,4 +1,4 @@
-"""Guards against a sensor that costs a call per batch, or that one bad batch can blind."""
+"""Polling needs few calls for many batches, and one failing batch does not hide the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch
 from batch_assets.batching.provider.polling import PollCursor, PollResult, poll_batches
-from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.batching.conftest import Call, Reply, make_batches, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
 NOW = datetime.now(UTC).replace(tzinfo=None)
@@ -24,25 +24,12 @@ def soon() -> float:
     return time.monotonic() + 30
 
 
-def make_batches(api: LocalApi, count: int) -> list[str]:
-    line = b'{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": '
-    line += b'{"model": "gpt-4.1-nano", "messages": [{"role": "user", "content": "Text."}]}}\n'
-    file_id = api.client.files.create(file=("a.jsonl", line), purpose="batch").id
-    made = [
-        api.client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h").id
-        for _ in range(count)
-    ]
-    for batch_id in made:
-        api.wait(batch_id)
-    return made
-
-
 def progress(batch: RemoteBatch) -> tuple[str, str, int | None, int | None, int | None]:
     return batch.id, batch.status, batch.total, batch.completed, batch.failed
 
 
 class Recorder:
-    """Forwards, and remembers what was asked for; `failing` maps a part of a path to a status."""
+    """Forwards each call and records its path; `failing` maps a part of a path to the status of an error."""
 
     def __init__(self, failing: dict[str, int] | None = None) -> None:
         self.failing = failing or {}
@@ -56,7 +43,7 @@ class Recorder:
         return call.forward()
 
 
-def test_one_list_shows_all(api: LocalApi) -> None:
+def test_one_call_lists_all_batches(api: LocalApi) -> None:
     made = make_batches(api, 5)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
@@ -68,7 +55,7 @@ def test_one_list_shows_all(api: LocalApi) -> None:
     assert len(recorder.paths) == 1
 
 
-def test_what_the_list_does_not_show_is_asked_for_singly(api: LocalApi) -> None:
+def test_batches_that_are_not_listed_are_retrieved_singly(api: LocalApi) -> None:
     made = make_batches(api, 3)
     recorder = Recorder()
     with proxy(api.url, recorder) as client:
@@ -86,20 +73,20 @@ def test_a_batch_that_openai_does_not_know_is_missing(api: LocalApi) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_one_that_cannot_be_had_hides_no_other(api: LocalApi, status: int) -> None:
+def test_a_batch_that_cannot_be_retrieved_hides_no_other(api: LocalApi, status: int) -> None:
     made = make_batches(api, 3)
     bad = sorted(made)[0]
     with proxy(api.url, Recorder({bad: status})) as client:
         assert poll_batches(client, [made], since=LATER, deadline=soon()).batches.keys() == set(made) - {bad}
 
 
-def test_without_a_list_the_caller_is_told(api: LocalApi) -> None:
+def test_a_failing_list_raises(api: LocalApi) -> None:
     with proxy(api.url, Recorder({"/v1/batches?": 500})) as client, pytest.raises(openai.InternalServerError):
         poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon())
 
 
 class Listing:
-    """An API with these batches, the newest first, whose clock goes on by `seconds` at each call; counts calls."""
+    """An API with these batches, the newest first, whose clock advances by `seconds` with each call; counts calls."""
 
     def __init__(self, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch, *, seconds: float = 2.0) -> None:
         self.batch_ids, self.ended, self.calls, self.now, self.seconds = batch_ids, set[str](), 0, 0.0, seconds
@@ -142,39 +129,39 @@ def test_a_thousand_days_take_ten_calls(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen.cursor == PollCursor()
 
 
-@pytest.mark.parametrize("keeps_its_place", [True, False])
-def test_a_slow_api_is_gone_on_with_where_the_time_was_up(
-    monkeypatch: pytest.MonkeyPatch, keeps_its_place: bool
+@pytest.mark.parametrize("keeps_cursor", [True, False])
+def test_the_next_poll_continues_where_a_slow_api_stopped_it(
+    monkeypatch: pytest.MonkeyPatch, keeps_cursor: bool
 ) -> None:
     """Two seconds a call: a tick sees two thirds of a thousand days at most, and the next the others."""
     days = days_of_batches(1000, 3)
     listing = Listing([name for day in days for name in day][::-1], monkeypatch)
-    looked_up: set[int] = set()
-    place = None
+    complete: set[int] = set()
+    cursor = None
     with proxy("", listing) as client:
         for _ in range(4):
             start = listing.now
-            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, cursor=place)
+            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, cursor=cursor)
             assert listing.now <= start + 44
-            looked_up |= complete_days(days, seen)
-            place = seen.cursor if keeps_its_place else None
-    assert len(looked_up) == 1000 if keeps_its_place else 400 < len(looked_up) < 1000
+            complete |= complete_days(days, seen)
+            cursor = seen.cursor if keeps_cursor else None
+    assert len(complete) == 1000 if keeps_cursor else 400 < len(complete) < 1000
 
 
-def test_without_a_list_each_batch_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_list_the_polls_retrieve_all_batches_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     days = days_of_batches(40, 3)
     listing = Listing([], monkeypatch)
-    looked_up: set[int] = set()
-    place = None
+    complete: set[int] = set()
+    cursor = None
     with proxy("", listing) as client:
         for _ in range(9):
-            seen = poll_batches(client, days, since=RECENTLY, deadline=listing.now + 40.0, cursor=place)
-            looked_up |= complete_days(days, seen)
-            place = seen.cursor
-    assert len(looked_up) > 30
+            seen = poll_batches(client, days, since=RECENTLY, deadline=listing.now + 40.0, cursor=cursor)
+            complete |= complete_days(days, seen)
+            cursor = seen.cursor
+    assert len(complete) > 30
 
 
-def test_a_day_whose_batches_lie_far_apart_is_completed_singly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_day_whose_batches_are_far_apart_in_the_list_is_completed_singly(monkeypatch: pytest.MonkeyPatch) -> None:
     days = [["newest", "oldest"], *days_of_batches(1500, 1)]
     listing = Listing(["newest", *[name for day in days[1:] for name in day], "oldest"], monkeypatch, seconds=4.0)
     listing.ended = {"newest", "oldest"}
@@ -183,7 +170,7 @@ def test_a_day_whose_batches_lie_far_apart_is_completed_singly(monkeypatch: pyte
     assert 0 in complete_days(days, seen)
 
 
-def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cursor_whose_batch_no_longer_exists_starts_the_list_again(monkeypatch: pytest.MonkeyPatch) -> None:
     days = days_of_batches(3, 2)
     listing = Listing([name for day in days for name in day], monkeypatch)
     with proxy("", listing) as client:
@@ -192,7 +179,7 @@ def test_a_place_that_is_gone_means_the_beginning(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -> None:
+def test_a_refused_list_is_not_read_again(api: LocalApi, status: int) -> None:
     recorder = Recorder({"/v1/batches?": status})
     with proxy(api.url, recorder) as client, pytest.raises(openai.APIStatusError):
         poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon(), cursor=PollCursor("batch_y"))
@@ -200,7 +187,7 @@ def test_a_list_that_is_refused_is_not_begun_again(api: LocalApi, status: int) -
 
 
 @pytest.mark.parametrize("hangs", ["list", "batch"])
-def test_a_server_that_never_answers_is_left(api: LocalApi, hangs: str) -> None:
+def test_a_poll_ends_although_the_server_never_answers(api: LocalApi, hangs: str) -> None:
     (made,) = make_batches(api, 1)
     over = threading.Event()
 
@@ -209,18 +196,18 @@ def test_a_server_that_never_answers_is_left(api: LocalApi, hangs: str) -> None:
             over.wait(60)
         return call.forward()
 
-    place = PollCursor("batch_y", "batch_z")
+    cursor = PollCursor("batch_y", "batch_z")
     with proxy(api.url, answer) as client:
         if hangs == "list":
             with pytest.raises(openai.OpenAIError, match="too long"):
-                poll_batches(client, [[made]], since=RECENTLY, deadline=time.monotonic(), cursor=place)
+                poll_batches(client, [[made]], since=RECENTLY, deadline=time.monotonic(), cursor=cursor)
         else:
-            seen = poll_batches(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, cursor=place)
-            assert (set(seen.batches), seen.cursor) == ({made}, place)
+            seen = poll_batches(client, [[made, "lost"]], since=RECENTLY, deadline=time.monotonic() + 1, cursor=cursor)
+            assert (set(seen.batches), seen.cursor) == ({made}, cursor)
         over.set()
 
 
-def test_an_unknown_status_is_a_running_one(api: LocalApi) -> None:
+def test_a_batch_with_an_unknown_status_counts_as_running(api: LocalApi) -> None:
     (made,) = make_batches(api, 1)
 
     def answer(call: Call) -> Reply:

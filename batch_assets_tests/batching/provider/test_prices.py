@@ -1,4 +1,4 @@
-"""Guards against a wrong price: an unknown cost must be None, and never zero or that of another way of asking."""
+"""Prices of batches: an unknown price is None, and never zero or the price of requests outside of a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from genai_prices import Usage, calc_price
 
-from batch_assets.batching.planning.model_options import OPENAI_API
+from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import (
     BatchRates,
     ModelPrice,
@@ -68,7 +68,7 @@ def test_a_batch_costs_half_of_the_standard_price(model: str, prices: list[float
 
 
 @pytest.mark.parametrize("model", ["gpt-5.4", "gpt-5.5", "gpt-5.6-sol", "gpt-6-luna", "gpt-6-astra", "gpt-6.1-sol"])
-def test_a_long_context_doubles_the_price_of_input_and_raises_that_of_output_by_half(model: str) -> None:
+def test_a_long_context_costs_twice_the_input_price_and_one_and_a_half_times_the_output_price(model: str) -> None:
     rates = batch_rates(model)
     assert rates is not None
     assert rates.long_context_tokens == 272_000
@@ -95,13 +95,13 @@ def test_an_unknown_model_has_no_price(model: str, api: str) -> None:
 @pytest.mark.parametrize(
     "model", ["text-embedding-3-small", "text-embedding-3-large", "omni-moderation-latest", "gpt-5.3", "whisper-1"]
 )
-def test_a_standard_price_is_not_taken_for_a_batch_price(model: str) -> None:
+def test_a_standard_price_does_not_count_as_a_batch_price(model: str) -> None:
     answered = calc_price(Usage(), model, provider_id="openai", price_context={"processing": "batch"})
     assert answered.model_price == calc_price(Usage(), model, provider_id="openai").model_price  # silently the standard
     assert batch_rates(model) is None
 
 
-def test_a_batch_price_counts_from_the_day_on_that_it_was_entered_for() -> None:
+def test_a_batch_price_counts_from_its_first_day() -> None:
     day_before = datetime(2026, 10, 13, 12, tzinfo=UTC)
     answered = calc_price(
         Usage(input_tokens=MILLION),
@@ -110,14 +110,14 @@ def test_a_batch_price_counts_from_the_day_on_that_it_was_entered_for() -> None:
         price_context={"processing": "batch"},
         genai_request_timestamp=day_before,
     )
-    assert answered.total_price == Decimal("0.2")  # the standard price, long context, and no word about it
+    assert answered.total_price == Decimal("0.2")  # the standard price with a long context, without a warning
     assert _published_rates("gpt-6-luna", OPENAI_API, day_before) is None
     assert per_million(_published_rates("gpt-6-luna", OPENAI_API, datetime(2026, 10, 14, tzinfo=UTC)))[0] == (
         pytest.approx(0.05)
     )
 
 
-def test_the_price_of_today_is_the_latest_of_several() -> None:
+def test_the_latest_of_several_prices_counts() -> None:
     mistral = "https://api.mistral.ai/v1"
     prices = [
         per_million(_published_rates("mistral-large-4", mistral, datetime(2026, month, day, tzinfo=UTC)))[0]
@@ -126,8 +126,8 @@ def test_the_price_of_today_is_the_latest_of_several() -> None:
     assert prices == pytest.approx([0.34, 0.68, 0.35])
 
 
-def test_a_wrong_word_for_batches_would_have_been_ignored() -> None:
-    """`genai-prices` answers any context; this is why the variants are looked at, and the word is tested here."""
+def test_genai_prices_ignores_an_unknown_price_context() -> None:
+    """So `prices` checks the variants of a price, and this test checks the spelling of the context."""
     wrong = calc_price(Usage(), "gpt-6-luna", provider_id="openai", price_context={"processing": "batches"})
     assert wrong.model_price == calc_price(Usage(), "gpt-6-luna", provider_id="openai").model_price
     right = calc_price(
@@ -136,23 +136,17 @@ def test_a_wrong_word_for_batches_would_have_been_ignored() -> None:
     assert per_million(batch_rates("gpt-6-luna"))[0] == pytest.approx(float(right.total_price) * 1000)
 
 
-def test_an_unknown_model_is_an_error_of_the_table_and_an_unknown_price_here() -> None:
-    with pytest.raises(LookupError):
-        calc_price(Usage(), "no-such-model", provider_id="openai")
-    assert batch_rates("no-such-model") is None
-
-
 @pytest.mark.parametrize("model", ["gpt-image-1", "gpt-image-1.5", "gpt-image-2"])
-def test_the_cost_of_images_is_unknown_since_their_tokens_have_prices_of_their_own(model: str) -> None:
+def test_a_model_with_image_prices_has_an_unknown_price(model: str) -> None:
     assert batch_rates(model) is None
 
 
-def test_a_price_by_the_hour_or_page_is_not_a_price_of_zero_per_token() -> None:
+def test_a_price_per_hour_or_page_is_not_a_price_of_zero_per_token() -> None:
     assert batch_rates("whisper-large-v3", api=GROQ_API) is None
     assert batch_rates("mistral-ocr-2512", api="https://api.mistral.ai/v1") is None
 
 
-def test_prices_are_looked_up_without_the_network_and_without_a_thread_that_fetches_them() -> None:
+def test_prices_need_no_network_and_no_thread() -> None:
     program = """
 import sys, threading
 def forbid(event, arguments):
@@ -169,7 +163,7 @@ print(batch_rates("gpt-6-luna").output_usd, threading.active_count())
 @pytest.mark.parametrize(
     ("api", "model", "prices"),
     [
-        # Batches at Groq: half the price, and nothing off for cached tokens. Marked so in the table, and not marked.
+        # Batches at Groq: half the price, no discount for cached tokens. `genai-prices` marks only the first of these.
         (GROQ_API, "openai/gpt-oss-120b", [0.075, 0.075, 0.075, 0.3]),
         (GROQ_API, "llama-3.3-70b-versatile", [0.295, 0.295, 0.295, 0.395]),
         ("https://api.mistral.ai/v1", "mistral-large-2512", [0.25, 0.025, 0.25, 0.75]),
@@ -201,7 +195,7 @@ def test_the_limit_of_a_long_context_is_that_of_the_provider() -> None:
         ("https://gateway.example.org/v1", "gpt-6-luna"),
         ("http://localhost:8000/v1", "gpt-6-luna"),
         ("http://vllm:8000/v1", "Qwen/Qwen3-14B-FP8"),
-        ("https://api.openai.com.example.org/v1", "gpt-6-luna"),  # begins as OpenAI's address does
+        ("https://api.openai.com.example.org/v1", "gpt-6-luna"),  # begins like OpenAI's address
         ("https://api.groq.com.example.org/v1", "openai/gpt-oss-120b"),
         ("https://example.org/api.openai.com/v1", "gpt-6-luna"),
         ("https://example.org/?https://api.openai.com/v1", "gpt-6-luna"),
@@ -216,13 +210,13 @@ def test_the_limit_of_a_long_context_is_that_of_the_provider() -> None:
         ("", "gpt-6-luna"),
     ],
 )
-def test_elsewhere_the_price_is_unknown_unless_the_user_has_one(api: str, model: str) -> None:
+def test_at_other_addresses_the_price_is_unknown_unless_the_user_has_set_one(api: str, model: str) -> None:
     assert batch_rates(model, api=api) is None
     own = (OWN, ModelPrice(model, 2, 8))
     assert per_million(batch_rates(model, api=api, own_prices=own)) == [2, 2, 2, 8]
 
 
-def test_at_azure_the_table_would_have_answered_with_the_standard_price() -> None:
+def test_genai_prices_returns_the_standard_price_at_azure() -> None:
     azure = "https://my.openai.azure.com"
     answered = calc_price(Usage(), "gpt-6-luna", provider_api_url=azure, price_context={"processing": "batch"})
     assert answered.model_price == calc_price(Usage(), "gpt-6-luna", provider_id="openai").model_price
@@ -240,7 +234,7 @@ def test_a_region_of_openai_costs_a_tenth_more_for_models_since_gpt_5_4(region: 
 
 
 @pytest.mark.parametrize("model", ["gpt-image-2", "text-embedding-4", "news-model", "o13"])
-def test_whether_a_region_costs_more_is_unknown_for_a_model_of_unknown_age(model: str) -> None:
+def test_the_regional_price_of_a_model_of_unknown_age_is_unknown(model: str) -> None:
     assert _regional_factor(model) is None
 
 
@@ -249,7 +243,7 @@ def usd_of(rates: BatchRates | None) -> list[float]:
     return [*per_million(rates), *long_per_million(rates)]
 
 
-def test_a_price_of_the_users_own_wins_over_every_other() -> None:
+def test_a_users_own_price_comes_before_every_other() -> None:
     own = (ModelPrice("gpt-6-luna", 1, 4, cached_input_usd_per_million=0.5, cache_write_usd_per_million=3), OWN)
     for api in (OPENAI_API, "local", "local+vllm", GROQ_API, "https://gateway.example.org/v1"):
         rates = batch_rates("gpt-6-luna", api=api, own_prices=own)
@@ -260,11 +254,11 @@ def test_a_price_of_the_users_own_wins_over_every_other() -> None:
 
 
 @pytest.mark.parametrize("model", ["Our-Model", "our-model-2026-01-01", "our-model ", "our"])
-def test_a_price_of_the_users_own_is_for_the_exact_model(model: str) -> None:
+def test_a_users_own_price_is_for_the_exact_model(model: str) -> None:
     assert batch_rates(model, api="local+vllm", own_prices=(OWN,)) is None
 
 
-def test_what_costs_nothing_can_be_said() -> None:
+def test_a_users_own_price_may_be_zero() -> None:
     rates = batch_rates("ours", api="http://vllm:8000/v1", own_prices=(ModelPrice("ours", 0, 0),))
     assert usd_of(rates) == [0] * 8
     assert (
@@ -277,7 +271,7 @@ def test_what_costs_nothing_can_be_said() -> None:
 
 @pytest.mark.parametrize("amount", [-0.01, float("nan"), float("inf"), -float("inf"), "1", None, True])
 @pytest.mark.parametrize("field", ["input_usd_per_million", "output_usd_per_million"])
-def test_an_amount_that_cannot_be_is_refused(field: str, amount: object) -> None:
+def test_an_impossible_price_is_refused(field: str, amount: object) -> None:
     amounts = {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0, field: amount}
     with pytest.raises(ValueError, match=rf"The price of m has {field}=.*Give USD per million tokens"):
         ModelPrice("m", **amounts)  # type: ignore[arg-type]
@@ -285,7 +279,7 @@ def test_an_amount_that_cannot_be_is_refused(field: str, amount: object) -> None
 
 @pytest.mark.parametrize("amount", [-1.0, float("nan"), float("inf"), "1"])
 @pytest.mark.parametrize("field", ["cached_input_usd_per_million", "cache_write_usd_per_million"])
-def test_an_amount_of_the_cache_that_cannot_be_is_refused(field: str, amount: object) -> None:
+def test_an_impossible_price_of_the_cache_is_refused(field: str, amount: object) -> None:
     with pytest.raises(ValueError, match=f"The price of m has {field}="):
         ModelPrice("m", 1, 1, **{field: amount})  # type: ignore[arg-type]
 

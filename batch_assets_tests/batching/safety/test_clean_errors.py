@@ -1,4 +1,4 @@
-"""Guards against secrets in an exception, or in any that it came from: Dagster stores the whole chain."""
+"""An exception and its causes have no secrets: Dagster stores the whole chain."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-class StubbornError(Exception):
-    """Its words can't be changed."""
+class FixedMessageError(Exception):
+    """Its message cannot be changed."""
 
     def __str__(self) -> str:
         return f"refused {KEY}"
 
 
 class SlottedError(Exception):
-    __slots__ = ("words",)
+    __slots__ = ("text",)
 
     def __init__(self) -> None:
-        self.words = KEY
+        self.text = KEY
 
     def __str__(self) -> str:
-        return self.words
+        return self.text
 
 
 def raise_with_cause() -> None:
@@ -51,15 +51,15 @@ def raise_with_context() -> None:
         raise RuntimeError("no key") from None
 
 
-def raise_a_stubborn_cause() -> None:
+def raise_with_fixed_cause() -> None:
     try:
-        raise StubbornError
-    except StubbornError as error:
+        raise FixedMessageError
+    except FixedMessageError as error:
         raise RuntimeError("refused") from error
 
 
-def raise_stubborn() -> None:
-    raise StubbornError
+def raise_fixed_message() -> None:
+    raise FixedMessageError
 
 
 def raise_slotted() -> None:
@@ -73,16 +73,16 @@ def raise_with_a_note() -> None:
 
 
 def raise_a_group() -> None:
-    raise ExceptionGroup(f"two of {KEY}", [ValueError(KEY), StubbornError()])
+    raise ExceptionGroup(f"two of {KEY}", [ValueError(KEY), FixedMessageError()])
 
 
-def raise_as_the_api_does() -> None:
+def raise_error_of_the_api() -> None:
     body = {"message": f"Incorrect API key provided: {KEY}", "details": [{"Authorization": f"Bearer {KEY}"}]}
     raise openai.OpenAIError(f"Error code: 401 - {body}", body)
 
 
-def raise_in_a_circle() -> None:
-    one, other = ValueError(KEY), StubbornError()
+def raise_with_circular_causes() -> None:
+    one, other = ValueError(KEY), FixedMessageError()
     one.__cause__, other.__cause__ = other, one
     raise one
 
@@ -92,13 +92,13 @@ def raise_bytes() -> None:
 
 
 RAISERS = [
-    raise_with_cause, raise_with_context, raise_a_stubborn_cause, raise_stubborn, raise_slotted, raise_with_a_note,
-    raise_a_group, raise_as_the_api_does, raise_in_a_circle, raise_bytes,
+    raise_with_cause, raise_with_context, raise_with_fixed_cause, raise_fixed_message, raise_slotted, raise_with_a_note,
+    raise_a_group, raise_error_of_the_api, raise_with_circular_causes, raise_bytes,
 ]  # fmt: skip
 
 
 def chain_of(error: BaseException | None, seen: set[int] | None = None) -> Iterator[BaseException]:
-    """The error and all that it came from, what Python would not print included."""
+    """The error with all its causes and contexts, including those that Python does not print."""
     seen = set() if seen is None else seen
     if error is None or id(error) in seen:
         return
@@ -122,7 +122,7 @@ def generator(raiser: Callable[[], None]) -> Callable[[], None]:
 def test_no_link_of_the_chain_has_a_secret_in_it(
     raiser: Callable[[], None], wrap: Callable[[Callable[[], None]], Callable[[], None]]
 ) -> None:
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - whatever it is
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - of any kind
         wrap(raiser)()
     shown = "".join(traceback.format_exception(raised.value))
     for error in chain_of(raised.value):
@@ -130,7 +130,7 @@ def test_no_link_of_the_chain_has_a_secret_in_it(
     assert KEY not in shown
     assert "\x1b" not in shown
     assert "…" in shown or raiser is raise_with_context
-    assert raiser.__name__ in shown  # the traceback still leads there
+    assert raiser.__name__ in shown  # the traceback still has the function
 
 
 def test_an_error_without_secrets_is_raised_as_it_is() -> None:
@@ -148,10 +148,10 @@ def test_an_error_without_secrets_is_raised_as_it_is() -> None:
     assert repr(error.__cause__) == "KeyError('cause')"
 
 
-def test_what_is_decorated_returns_and_yields_what_it_did() -> None:
+def test_a_decorated_function_returns_and_yields_the_same() -> None:
     @without_secrets_in_errors
     def generate(limit: int) -> Iterator[int]:
-        """Its words."""
+        """Its docstring."""
         yield from range(limit)
 
     @without_secrets_in_errors
@@ -159,17 +159,17 @@ def test_what_is_decorated_returns_and_yields_what_it_did() -> None:
         return number * times
 
     assert list(generate(3)) == [0, 1, 2]
-    assert (generate.__name__, generate.__doc__) == ("generate", "Its words.")
+    assert (generate.__name__, generate.__doc__) == ("generate", "Its docstring.")
     assert double(3, times=3) == 9
     generate(3).close()  # type: ignore[attr-defined]
 
 
-def test_a_record_is_clean_before_any_handler_has_it() -> None:
+def test_a_record_is_clean_before_any_handler_gets_it() -> None:
     logger, written = logger_without_secrets("batch_assets.batching.a_test"), io.StringIO()
     handler = logging.StreamHandler(written)
     logging.getLogger("batch_assets").addHandler(handler)
     try:
-        for raiser in (raise_stubborn, raise_with_cause):
+        for raiser in (raise_fixed_message, raise_with_cause):
             try:
                 raiser()
             except Exception:
@@ -177,6 +177,6 @@ def test_a_record_is_clean_before_any_handler_has_it() -> None:
     finally:
         logging.getLogger("batch_assets").removeHandler(handler)
     assert "It said …, and 7" in written.getvalue()
-    assert "raise_stubborn" in written.getvalue()
+    assert "raise_fixed_message" in written.getvalue()
     assert KEY not in written.getvalue()
     assert "\x1b" not in written.getvalue()

@@ -1,4 +1,4 @@
-"""Guards against text that acts: moves the cursor, turns what follows around, or says what is not to be seen."""
+"""Outside text has no effect: it moves no cursor, changes no direction, and hides no part of itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batch_assets.batching.safety.outside_text import as_code, as_message, as_shown, printable
 
 FLAGS = "🏴󠁧󠁢󠁥󠁮󠁧󠁿🏴󠁧󠁢󠁳󠁣󠁴󠁿🏴󠁧󠁢󠁷󠁬󠁳󠁿"
-ACTS = [
+CONTROLS = [
     *map(chr, range(0x20)),
     *map(chr, range(0x7F, 0xA0)),
     *"\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ufff9",
@@ -30,39 +30,43 @@ ORDINARY = [
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(st.text(st.one_of(st.characters(), st.characters(categories=["Cs", "Cc", "Cf"]), st.sampled_from(ACTS))))
-def test_nothing_of_it_acts_and_nothing_else_is_changed(text: str) -> None:
-    fit = printable(text)
-    assert not set(fit) & {*ACTS, "\u202e"}
-    fit.encode("utf-8")
-    assert printable(fit) == fit
-    assert printable(text, lines=True).replace("\n", " ").split() == fit.split()
-    # all that is ordinary is still there, in the same order
-    ordinary = [sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in ("Cc", "Cf", "Cs")]
-    assert [s for s in fit if not s.isspace() and unicodedata.category(s) != "Cf"] == ordinary or "\ufffd" in fit
+@given(st.text(st.one_of(st.characters(), st.characters(categories=["Cs", "Cc", "Cf"]), st.sampled_from(CONTROLS))))
+def test_control_characters_are_removed_and_no_others_are_changed(text: str) -> None:
+    safe = printable(text)
+    assert not set(safe) & {*CONTROLS, "\u202e"}
+    safe.encode("utf-8")
+    assert printable(safe) == safe
+    assert printable(text, lines=True).replace("\n", " ").split() == safe.split()
+    # all ordinary characters are still there, in the same order
+    ordinary = [
+        character
+        for character in text
+        if not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+    ]
+    assert [c for c in safe if not c.isspace() and unicodedata.category(c) != "Cf"] == ordinary or "\ufffd" in safe
 
 
-@pytest.mark.parametrize("sign", ACTS, ids=ascii)
-def test_each_sign_that_acts_goes(sign: str) -> None:
-    fit = printable(f"a{sign}b")
-    assert fit in ("ab", "a b", "a\ufffdb")
-    assert printable(f"a{sign}b", lines=True) == (f"a{sign}b" if sign == "\n" else fit)
+@pytest.mark.parametrize("character", CONTROLS, ids=ascii)
+def test_each_control_character_is_removed(character: str) -> None:
+    safe = printable(f"a{character}b")
+    assert safe in ("ab", "a b", "a\ufffdb")
+    assert printable(f"a{character}b", lines=True) == (f"a{character}b" if character == "\n" else safe)
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_of_any_script_is_left_as_it_is(text: str) -> None:
+def test_ordinary_text_of_any_script_does_not_change(text: str) -> None:
     assert printable(text) == text
     assert as_shown(text) == text
 
 
 @pytest.mark.parametrize("tags", ["\U000e0068\U000e0069\U000e007f", "\U000e0067\U000e0062\U000e0065", "\U000e0001"])
-def test_a_flag_is_no_hiding_place(tags: str) -> None:
+def test_tags_after_a_flag_are_removed(tags: str) -> None:
     assert printable(f"\U0001f3f4{tags}!") == "\U0001f3f4!"
 
 
 @settings(deadline=None)  # the machine may be busy
 @given(st.text())
-def test_in_code_nothing_is_markdown(text: str) -> None:
+def test_text_as_code_has_no_markdown(text: str) -> None:
     code = as_code(text)
     assert code[0] == code[-1] == "`"
     assert len(code) > 2
@@ -70,7 +74,7 @@ def test_in_code_nothing_is_markdown(text: str) -> None:
     assert not code[1:-1].isspace()
 
 
-def test_a_key_is_found_though_signs_that_are_not_seen_stand_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_with_invisible_characters_in_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-0123456789")
     for shown in (as_message, as_shown):
         assert shown("It is sk-\u200bproj-\x1b012\u202e3456789.") == "It is ….."[:-1]

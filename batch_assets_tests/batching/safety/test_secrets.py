@@ -1,4 +1,4 @@
-"""Guards against secrets in logs, tables, events and terminals, whoever repeats them and however it spells them."""
+"""Secrets are removed in all spellings, from the text of any API or library, before it is logged, stored or printed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_value_of_each_secret_variable_is_removed(name: str, monkeypatch: py
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("clean", [without_secrets, without_known_secrets])
-def test_a_secret_is_known_in_each_of_its_spellings(
+def test_a_secret_is_found_in_each_of_its_spellings(
     spelling: str, clean: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
@@ -61,18 +61,18 @@ def test_a_secret_is_known_in_each_of_its_spellings(
 
 @settings(deadline=None)  # the machine may be busy
 @given(user=st.text("abc:", max_size=9), after=st.text("xyz", max_size=5))
-def test_a_secret_is_known_in_base64_whatever_stands_beside_it(user: str, after: str) -> None:
+def test_a_secret_is_found_in_base64_beside_any_text(user: str, after: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", SECRET)
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            said = encode(f"{user}{SECRET}{after}".encode()).decode()
-            left = without_known_secrets(f"basic {said}")
+            text = encode(f"{user}{SECRET}{after}".encode()).decode()
+            left = without_known_secrets(f"basic {text}")
             assert "…" in left
             kept = left.removeprefix("basic ").split("…")
             assert len("".join(kept)) <= (len(user) + len(after)) * 4 / 3 + 8
 
 
-def test_words_that_happen_to_be_short_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_of_variables_are_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "local")
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", "https://x.org/a.jsonl?feed=articles&page=1")
     text = "the local table raw_articles, page 1"
@@ -81,7 +81,7 @@ def test_words_that_happen_to_be_short_values_stay(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "text"),
     [
         ("https://me:pass-word@x.org/a.csv", "user me with pass-word was refused"),
         ("https://me:pa%40ss%2Fword@x.org/a.csv", "pa@ss/word"),
@@ -99,14 +99,14 @@ def test_words_that_happen_to_be_short_values_stay(monkeypatch: pytest.MonkeyPat
     ],
 )
 @pytest.mark.parametrize("variable", URL_VARIABLES)
-def test_the_secrets_of_a_url_in_a_setting_are_known_wherever_they_stand(
-    url: str, said: str, variable: str, monkeypatch: pytest.MonkeyPatch
+def test_the_secrets_of_a_url_in_a_setting_are_found_anywhere(
+    url: str, text: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert without_secrets(said) == said
+    assert without_secrets(text) == text
     monkeypatch.setenv(variable, url)
-    assert "…" in without_secrets(said)
+    assert "…" in without_secrets(text)
     monkeypatch.delenv(variable)
-    assert "…" in without_secrets(said, url)
+    assert "…" in without_secrets(text, url)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_secrets_of_a_url_in_a_setting_are_known_wherever_they_stand(
         ("sent bearer abcd1234efgh", "sent bearer …"),
     ],
 )
-def test_secrets_are_known_by_where_they_stand(text: str, clean: str) -> None:
+def test_secrets_are_found_by_their_place(text: str, clean: str) -> None:
     assert without_secrets(text) == clean
 
 
@@ -163,7 +163,7 @@ def test_secrets_are_known_by_where_they_stand(text: str, clean: str) -> None:
         "mail to desk@example.com",
     ],
 )
-def test_what_holds_no_secret_is_left_as_it_is(text: str) -> None:
+def test_text_without_a_secret_does_not_change(text: str) -> None:
     assert without_secrets(text) == text
 
 
@@ -176,7 +176,7 @@ PIECES = [
 @settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=25).map("".join))
 @example("https://a@https://b:c@d")
-def test_it_never_raises_and_once_is_as_good_as_twice(text: str) -> None:
+def test_it_never_raises_and_a_second_call_changes_nothing(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "abc12345abc12345")
         patch.setenv("BATCH_ASSETS_SOURCE", "https://user:token…abc12345@x.org/?sig=abc12345")
@@ -186,11 +186,11 @@ def test_it_never_raises_and_once_is_as_good_as_twice(text: str) -> None:
 
 
 @pytest.mark.parametrize("long", ["a" * 300_000, "a:" * 100_000, "https://" * 40_000, "?a" * 100_000, "'=" * 100_000])
-def test_a_long_text_is_done_in_time(long: str) -> None:
+def test_a_long_text_takes_no_quadratic_time(long: str) -> None:
     assert without_secrets(f"{long} https://me:pw@x.org").endswith(" https://…@x.org")
 
 
-def test_duckdb_takes_the_pattern_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duckdb_accepts_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("PGPASSWORD", "with a byte \udcff, ( and .*")
     with duckdb.connect(":memory:") as connection:

@@ -1,4 +1,4 @@
-"""Guards against a second batch that is made since two clocks differ, or since one batch tells a time that can't be."""
+"""Guards against a second batch because two clocks differ, or because a batch has an impossible time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def times_shifted(reply: Reply, hours: float) -> Reply:
 
 
 def clocks(hours: float, date: str | None = "theirs") -> Callable[[Call], Reply | None]:
-    """An API whose clock is so far from ours, and whose first creation's answer is lost."""
+    """An API whose clock differs by so many hours, and that loses the answer to the first creation."""
     creates: list[Call] = []
 
     def answer(call: Call) -> Reply | None:
@@ -60,7 +60,7 @@ def clocks(hours: float, date: str | None = "theirs") -> Callable[[Call], Reply 
         (2, "Thu, 01 Jan 1970 00:00:00 GMT"),
     ],
 )
-def test_a_lost_creation_is_found_whatever_the_clocks_say(
+def test_a_batch_with_a_lost_answer_is_found_if_the_clocks_differ(
     workspace: Workspace, api: LocalApi, hours: float, date: str | None
 ) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
@@ -74,7 +74,7 @@ def test_a_lost_creation_is_found_whatever_the_clocks_say(
 
 
 @pytest.mark.parametrize(("hours", "first"), [(-2, 2), (2, -2), (2, 2)])
-def test_a_killed_runs_batch_is_found_though_a_clock_was_set_meanwhile(
+def test_the_batch_of_a_killed_run_is_found_after_a_clock_was_set(
     workspace: Workspace, api: LocalApi, hours: float, first: float
 ) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
@@ -97,7 +97,7 @@ MILLISECONDS = 1_795_000_000_000
     ("moment", "place"),
     [*((MILLISECONDS, place) for place in ("first", "last", "own")), (1e30, "first"), (None, "own"), ("soon", "own")],
 )
-def test_one_batch_with_a_time_that_cannot_be_hides_no_other(
+def test_a_batch_with_an_impossible_time_hides_no_other(
     workspace: Workspace, api: LocalApi, moment: object, place: str
 ) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})

@@ -1,7 +1,7 @@
-"""Guards against one database's batch, file or account being taken for another's, and against what that costs.
+"""Guards against a run that uses or changes a batch, a file or an account of another database.
 
-Two databases with equal articles share one account, a key is exchanged, an API moves: nothing is bought twice, nothing
-of the other is touched, and what waits says what it waits for.
+Two databases with equal articles share one account, the user changes the key, an API moves: no run buys a request twice
+or changes the files and batches of the other database, and messages name the API that a batch waits for.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from batch_assets_tests.batching.conftest import (
     API,
     CUT,
     DAY,
+    ELSEWHERE,
     NEXT_DAY,
     Call,
     FailsFirst,
     Reply,
     Workspace,
-    called,
     changed_lines,
-    kept_open,
+    hiding_batches,
+    open_workspace,
     proxy,
     still_running,
-    without,
+    with_api_name,
+    with_key,
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 
-ELSEWHERE = "https://api.elsewhere.example/v1"
-
 
 def plan_equal_days(*workspaces: Workspace) -> None:
-    texts = {name: f"{name} of {workspaces[0].folder.name}" for name in "ab"}
+    """Plan the same articles in each of these databases."""
     for workspace in workspaces:
-        workspace.ingest(texts)
+        workspace.ingest(workspaces[0].texts())
         workspace.plan()
 
 
@@ -57,10 +57,6 @@ def only_batch(workspace: Workspace) -> str:
 
 def states(workspace: Workspace) -> list[str]:
     return workspace.column("SELECT state FROM openai_batch ORDER BY partition_date, plan, shard")
-
-
-def with_key(client: openai.OpenAI, key: str) -> openai.OpenAI:
-    return client.with_options(api_key=key)
 
 
 # --- two databases on one account
@@ -86,7 +82,7 @@ def arrives_without_metadata(call: Call, creates: list[Call]) -> Reply | None:
 
 @pytest.mark.parametrize("lose", [never_arrives, arrives, arrives_without_metadata])
 @pytest.mark.parametrize("a_is_first", [True, False])
-def test_a_database_that_loses_the_answer_to_its_creation_makes_its_own_batch(
+def test_a_database_that_loses_the_answer_to_its_creation_has_its_own_batch(
     workspace: Workspace,
     second: Workspace,
     api: LocalApi,
@@ -99,7 +95,7 @@ def test_a_database_that_loses_the_answer_to_its_creation_makes_its_own_batch(
     def answer(call: Call) -> Reply | None:
         if call.creates_batch:
             creates.append(call)
-            if not a_is_first and len(creates) == 1:  # the other's is made while this one's answer is lost
+            if not a_is_first and len(creates) == 1:  # the other batch is created while this answer is lost
                 workspace.submit(api.client)
         return lose(call, creates)
 
@@ -146,7 +142,7 @@ def test_a_day_that_is_cancelled_in_one_database_goes_on_in_the_other(
         workspace.submit(slow.client)
         prepare(second, slow.client)
         assert cancel_day(second.database, slow.client, day=DAY, data_folder=second.folder) == cancelled
-        second.submit(slow.client)  # looks for the lost one, and makes none
+        second.submit(slow.client)  # searches for the lost batch, and creates none
         assert slow.wait(only_batch(workspace)).status == "completed"
         assert workspace.collect(slow.client).requests == {"answered": 2}
         assert slow.stats()["batches_created"] == (2 if prepare is a_batch else 1)
@@ -183,12 +179,12 @@ def copied(workspace: Workspace, *, is_renamed: bool) -> Iterator[Workspace]:
     """The data folder and the database as they are now, in another place; renamed: with an identity of its own."""
     with workspace.restore(workspace.back_up()) as copy:
         if is_renamed:
-            copy.be_another_warehouse()
+            copy.renew_warehouse_id()
         yield copy
 
 
 @pytest.mark.parametrize("lose", [never_arrives, arrives, None])
-def test_a_copied_database_with_an_identity_of_its_own_makes_its_own_batch(
+def test_a_copied_database_with_its_own_identity_has_its_own_batch(
     workspace: Workspace, api: LocalApi, lose: Callable[[Call, list[Call]], Reply | None] | None
 ) -> None:
     plan_equal_days(workspace)
@@ -210,7 +206,7 @@ def test_a_copied_database_with_an_identity_of_its_own_makes_its_own_batch(
 
 
 def drop_metadata_of_others(call: Call) -> Reply:
-    """The account has batches that bear nothing of ours, or not even metadata."""
+    """The account has batches with other metadata, or without metadata."""
     reply = call.forward()
     if not call.lists_batches:
         return reply
@@ -224,9 +220,9 @@ def drop_metadata_of_others(call: Call) -> Reply:
 def test_a_copy_that_was_not_renamed_shares_the_batches_and_buys_nothing(
     workspace: Workspace, api: LocalApi, answer: Callable[[Call], Reply], shards: int
 ) -> None:
-    """It cannot be told from a backup that was put back."""
+    """It looks like a restored backup."""
     if shards == 2:
-        workspace = one_request_per_file(workspace)
+        workspace = workspace.with_file_limits(max_requests=1)
     plan_equal_days(workspace)
     with copied(workspace, is_renamed=False) as copy:
         workspace.submit(api.client)
@@ -239,10 +235,6 @@ def test_a_copy_that_was_not_renamed_shares_the_batches_and_buys_nothing(
                 api.wait(batch_id)
             assert one.collect(api.client).requests == {"answered": 2}
     assert api.stats() == {**api.stats(), "batches_created": shards, "requests_executed": 2}
-
-
-def one_request_per_file(workspace: Workspace) -> Workspace:
-    return workspace.with_file_limits(max_requests=1)
 
 
 # --- the key of another account
@@ -290,7 +282,7 @@ def test_a_batch_that_is_not_found_is_lost_only_if_its_account_shows_others(
     make_others(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
     api.wait(batch_id)
-    with proxy(api.url, without(batch_id)) as client:
+    with proxy(api.url, hiding_batches(batch_id)) as client:
         for key in ("another", "ours"):
             collected = workspace.collect(with_key(client, key))
         assert collected.fetched.missing == ([] if is_lost else [batch_id])
@@ -326,7 +318,7 @@ def test_a_batch_that_the_same_key_made_in_another_organization_or_project_is_no
     workspace.ingest({"x": f"x of {workspace.folder.name}"}, day=NEXT_DAY)
     workspace.plan(day=NEXT_DAY)
     workspace.send(change(ours), api, day=NEXT_DAY)
-    with proxy(api.url, without(batch_id)) as client:
+    with proxy(api.url, hiding_batches(batch_id)) as client:
         blind = with_key(client.with_options(organization="org-A", project="proj_A"), api.client.api_key)
         for _ in range(3):
             assert workspace.collect(change(blind)).fetched.missing == [batch_id]
@@ -342,20 +334,20 @@ def test_a_batch_that_the_same_key_made_in_another_organization_or_project_is_no
 def test_the_organization_that_the_api_names_tells_accounts_apart_where_both_are_known(
     workspace: Workspace, api: LocalApi, ours: str | None, theirs: str | None, is_lost: bool
 ) -> None:
-    """The default organization of the user was changed at OpenAI: the key is the same, and we set nothing."""
+    """The user changed the default organization at OpenAI: the key is the same."""
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
     for day, organization in ((DAY, ours), (NEXT_DAY, theirs)):
         workspace.execute("UPDATE openai_batch SET organization = ? WHERE partition_date = ?", [organization, day])
-    with proxy(api.url, without(batch_id)) as client:
+    with proxy(api.url, hiding_batches(batch_id)) as client:
         for _ in range(2):
             workspace.collect(with_key(client, "ours"))
     assert states(workspace)[0] == ("lost" if is_lost else "missing")
 
 
 def test_a_key_alone_has_the_fingerprint_that_it_always_had(api: LocalApi) -> None:
-    """A ledger knows the accounts of its batches by it."""
+    """A ledger identifies the accounts of its batches by it."""
     assert identify(with_key(api.client, "a key"), "a warehouse").key_fingerprint == "7b9c457a4a7f727b"
 
 
@@ -366,14 +358,14 @@ def days_ago(workspace: Workspace, column: str, days: int) -> None:
 def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_take(
     workspace: Workspace, api: LocalApi
 ) -> None:
-    """However old it is: one answer of 404 says nothing."""
+    """A single 404 is no proof, however old the batch is."""
     workspace = workspace.with_timing(lost_after=timedelta(hours=25))
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
     for moment in ("claimed_at", "submitted_at"):
         days_ago(workspace, moment, 20)
-    with proxy(api.url, without(batch_id)) as client:
+    with proxy(api.url, hiding_batches(batch_id)) as client:
         for days in (0, 1):
             days_ago(workspace, "missing_since", days)
             assert workspace.collect(with_key(client, "ours")).fetched.missing == [batch_id]
@@ -384,7 +376,7 @@ def test_a_batch_is_lost_only_after_it_was_missing_for_longer_than_a_batch_may_t
 
 
 @pytest.mark.parametrize("through", ["submit", "collect"])
-def test_the_time_for_which_a_batch_is_missing_begins_anew_when_it_was_found_meanwhile(
+def test_the_time_for_which_a_batch_is_missing_restarts_after_it_was_found(
     workspace: Workspace, api: LocalApi, through: str
 ) -> None:
     workspace = workspace.with_timing(lost_after=timedelta(hours=25))
@@ -392,7 +384,7 @@ def test_the_time_for_which_a_batch_is_missing_begins_anew_when_it_was_found_mea
     made_by_the_same_key(workspace, api)
     client = with_key(api.client, "ours")
     (batch_id,) = workspace.submit(client).batch_ids
-    with proxy(api.url, without(batch_id)) as blind, proxy(api.url, still_running) as running:
+    with proxy(api.url, hiding_batches(batch_id)) as blind, proxy(api.url, still_running) as running:
         for _ in range(3):
             workspace.collect(with_key(blind, "ours"))
             days_ago(workspace, "missing_since", 2)
@@ -406,7 +398,7 @@ def listed_all_the_same(batch_id: str) -> Callable[[Call], Reply]:
     """An API that finds the batch by no id, and lists it."""
 
     def answer(call: Call) -> Reply:
-        return call.forward() if call.lists_batches else without(batch_id)(call)
+        return call.forward() if call.lists_batches else hiding_batches(batch_id)(call)
 
     return answer
 
@@ -417,7 +409,7 @@ def no_list(batch_id: str) -> Callable[[Call], Reply]:
     def answer(call: Call) -> Reply:
         if call.lists_batches and "limit=100" in call.path:
             return Reply.of({"error": {"message": "overloaded"}}, 503)
-        return without(batch_id)(call)
+        return hiding_batches(batch_id)(call)
 
     return answer
 
@@ -438,13 +430,13 @@ def test_a_batch_is_not_lost_unless_a_whole_list_without_it_was_seen(
     assert states(workspace)[0] == "missing"
 
 
-def test_another_accounts_key_is_said_at_once_and_buys_nothing_again(workspace: Workspace, api: LocalApi) -> None:
+def test_the_key_of_another_account_is_reported_at_once_and_buys_nothing(workspace: Workspace, api: LocalApi) -> None:
     """For days, whichever asset is materialized; its account shows batches of its own."""
     plan_equal_days(workspace)
     made_by_another_key(workspace, api)
     (batch_id,) = workspace.submit(with_key(api.client, "ours")).batch_ids
     api.wait(batch_id)
-    with proxy(api.url, without(batch_id)) as client:
+    with proxy(api.url, hiding_batches(batch_id)) as client:
         stranger = with_key(client, "another")
         for _ in range(3):
             assert workspace.submit(stranger).created == 0
@@ -459,7 +451,11 @@ def test_another_accounts_key_is_said_at_once_and_buys_nothing_again(workspace: 
 KINDS: dict[str, tuple[Callable[[], Callable[[Call], Reply]], str, str]] = {
     "running": (lambda: still_running, "submitted", "submitted"),
     "completed": (lambda: Call.forward, "submitted", "collected"),
-    "no room": (lambda: FailsFirst("token_limit_exceeded", "Enqueued token limit reached."), "deferred", "deferred"),
+    "no capacity": (
+        lambda: FailsFirst("token_limit_exceeded", "Enqueued token limit reached."),
+        "deferred",
+        "deferred",
+    ),
 }
 
 
@@ -473,7 +469,7 @@ def test_a_missing_batch_is_found_again_when_its_key_returns(
     with proxy(api.url, make_answer()) as client:
         (batch_id,) = workspace.submit(client).batch_ids
         api.wait(batch_id)
-        with proxy(api.url, without(batch_id)) as stranger:
+        with proxy(api.url, hiding_batches(batch_id)) as stranger:
             workspace.collect(stranger) if through == "collect" else workspace.submit(stranger)
         assert states(workspace) == ["missing"]
         if through == "collect":
@@ -489,13 +485,13 @@ def test_a_missing_batch_is_found_again_when_its_key_returns(
 
 
 def lose(workspace: Workspace, api: LocalApi) -> str:
-    """A day whose batch the account shows no more, although it shows others."""
+    """A day whose batch the account no longer shows, although it shows others."""
     plan_equal_days(workspace)
     made_by_the_same_key(workspace, api)
     client = with_key(api.client, "ours")
     (batch_id,) = workspace.submit(client).batch_ids
     api.wait(batch_id)
-    with proxy(api.url, without(batch_id)) as blind:
+    with proxy(api.url, hiding_batches(batch_id)) as blind:
         for _ in range(2):
             workspace.collect(with_key(blind, "ours"))
     assert states(workspace)[0] == "lost"
@@ -519,7 +515,7 @@ def test_a_lost_batch_that_is_seen_after_it_was_bought_again_is_counted_and_noth
 ) -> None:
     batch_id = lose(workspace, api)
     workspace.plan()
-    with proxy(api.url, without(batch_id)) as blind:
+    with proxy(api.url, hiding_batches(batch_id)) as blind:
         workspace.send(with_key(blind, "ours"), api)
     answers = workspace.rows("SELECT * FROM completion ORDER BY ALL")
     workspace.ingest({"c": f"c of {workspace.folder.name}", "a": f"a of {workspace.folder.name}"})
@@ -541,7 +537,7 @@ def test_a_lost_batch_that_only_shares_a_request_with_what_is_planned_is_not_ask
     workspace: Workspace, api: LocalApi
 ) -> None:
     lose(workspace, api)
-    texts = {name: f"{name} of {workspace.folder.name}" for name in "bcd"}
+    texts = workspace.texts("bcd")
     workspace.ingest(texts)
     workspace.plan()
     workspace.send(api.client, api)
@@ -557,7 +553,7 @@ def test_a_batch_at_another_api_waits_for_it_and_says_so(workspace: Workspace, a
     plan_equal_days(workspace)
     (batch_id,) = workspace.submit(api.client).batch_ids
     api.wait(batch_id)
-    with proxy(api.url, called(ELSEWHERE)) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE)) as client:
         for _ in range(2):
             collected = workspace.collect(client)
             assert collected.requests == {"in_flight": 2}
@@ -571,7 +567,9 @@ def test_a_batch_at_another_api_waits_for_it_and_says_so(workspace: Workspace, a
 
 
 @pytest.mark.parametrize("is_deferred", [False, True])
-def test_what_no_batch_was_made_of_goes_to_the_new_api(workspace: Workspace, api: LocalApi, is_deferred: bool) -> None:
+def test_a_submission_without_a_batch_is_sent_to_the_new_api(
+    workspace: Workspace, api: LocalApi, is_deferred: bool
+) -> None:
     plan_equal_days(workspace)
     if is_deferred:
         with proxy(api.url, FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")) as client:
@@ -579,7 +577,7 @@ def test_what_no_batch_was_made_of_goes_to_the_new_api(workspace: Workspace, api
             workspace.collect(client)
         assert states(workspace) == ["deferred"]
         workspace.end_pauses()
-    with proxy(api.url, called(ELSEWHERE)) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE)) as client:
         (batch_id,) = workspace.submit(client).batch_ids
         api.wait(batch_id)
         assert workspace.collect(client).requests == {"answered": 2}
@@ -590,10 +588,10 @@ def test_what_no_batch_was_made_of_goes_to_the_new_api(workspace: Workspace, api
     )  # a file of the old API is not known at the new one
 
 
-def test_a_claim_at_another_api_is_said_and_not_made_again(workspace: Workspace, api: LocalApi) -> None:
+def test_a_claim_at_another_api_raises_an_error_and_is_not_repeated(workspace: Workspace, api: LocalApi) -> None:
     plan_equal_days(workspace)
     a_lost_claim(workspace, api.client)
-    with proxy(api.url, called(ELSEWHERE)) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE)) as client:
         with pytest.raises(
             SubmissionError, match=rf"A run began .* at {API.replace('+', '.')}, and the API is"
         ) as said:
@@ -611,7 +609,7 @@ def test_an_api_that_has_moved_is_the_same_one(workspace: Workspace, api: LocalA
     (batch_id,) = workspace.submit(api.client).batch_ids
     api.wait(batch_id)
     assert move_api(workspace.database, API, ELSEWHERE) == 2
-    with proxy(api.url, called(ELSEWHERE)) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE)) as client:
         collected = workspace.collect(client)
         assert (collected.fetched.elsewhere, collected.requests) == ([], {"answered": 2})
         assert workspace.collect(client, day=NEXT_DAY).requests == {"answered": 1}
@@ -633,7 +631,7 @@ def test_a_claim_is_found_after_its_api_has_moved(workspace: Workspace, api: Loc
     with proxy(api.url, die) as client, pytest.raises(SubmissionError):
         workspace.submit(client)
     move_api(workspace.database, API, ELSEWHERE)
-    with proxy(api.url, called(ELSEWHERE)) as client:
+    with proxy(api.url, with_api_name(ELSEWHERE)) as client:
         assert workspace.submit(client, run_id="later").adopted == 1
     assert api.stats()["batches_created"] == 1
 
@@ -643,7 +641,7 @@ def test_answers_of_any_real_api_count_under_any_other(workspace: Workspace, api
     plan_equal_days(workspace)
     workspace.send(api.client, api)
     assert workspace.plan(api=name or "http://127.0.0.1:1/v1").requests == {"answered": 2}
-    with proxy(api.url, called(name)) as client:
+    with proxy(api.url, with_api_name(name)) as client:
         assert workspace.submit(client).created == 0
         assert workspace.collect(client).requests == {"answered": 2}
 
@@ -654,7 +652,7 @@ def test_the_built_in_engines_answers_do_not_count_for_a_model(workspace: Worksp
     assert workspace.send(local_api.client, local_api).requests == {"answered": 1}
     for name in (ELSEWHERE, API):
         assert workspace.plan(api=name).requests == {"pending": 1}
-    with proxy(local_api.url, called(ELSEWHERE)) as client:
+    with proxy(local_api.url, with_api_name(ELSEWHERE)) as client:
         workspace.send(client, local_api)
     assert workspace.column("SELECT api FROM completion") == [ELSEWHERE]
     assert workspace.plan(api="local").requests == {"answered": 1}
@@ -694,7 +692,7 @@ def test_what_the_built_in_engine_has_not_answered_is_asked_of_a_model(
     workspace: Workspace, api: LocalApi, fail: Callable[[dict[str, Any]], None]
 ) -> None:
     plan_equal_days(workspace)
-    with proxy(api.url, called("local", changed_lines(fail))) as client:
+    with proxy(api.url, with_api_name("local", changed_lines(fail))) as client:
         for _ in range(3):
             workspace.plan(api="local")
             workspace.send(client, api)
@@ -711,7 +709,7 @@ def test_a_second_folder_is_opened_as_it_is(workspace: Workspace) -> None:
     backup = workspace.back_up()
     with workspace.restore(backup) as copy:
         assert copy.database.warehouse_id() == own
-        copy.be_another_warehouse()
+        copy.renew_warehouse_id()
         other = copy.database.warehouse_id()
-    with kept_open(copy.folder) as again:
+    with open_workspace(copy.folder) as again:
         assert again.database.warehouse_id() == other != own

@@ -1,4 +1,4 @@
-"""Guards against a second bill after a backup of the database was put back: its batches are found by their metadata."""
+"""Guards against a second batch after a backup was restored: runs find the batches by their metadata."""
 
 from __future__ import annotations
 
@@ -21,14 +21,10 @@ from batch_assets_tests.batching.conftest import (
     FailsFirst,
     Reply,
     Workspace,
+    hiding_batches,
     proxy,
-    without,
 )
 from batch_assets_tests.local_api_client import LocalApi
-
-
-def texts(workspace: Workspace, names: str = "abc") -> dict[str, str]:
-    return {name: f"{name} of {workspace.folder.name}" for name in names}
 
 
 def make_the_batches(workspace: Workspace, api: LocalApi, stage: str) -> Path:
@@ -40,7 +36,7 @@ def make_the_batches(workspace: Workspace, api: LocalApi, stage: str) -> Path:
             backups["after the claim"] = workspace.back_up("4")
         return call.forward()
 
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts("abc"))
     backups["before planning"] = workspace.back_up("2")
     workspace.plan()
     backups["after planning"] = workspace.back_up("3")
@@ -65,7 +61,7 @@ def make_the_batches(workspace: Workspace, api: LocalApi, stage: str) -> Path:
         ("after submission", 3, True),
     ],
 )
-def test_a_backup_that_is_put_back_buys_nothing_again(
+def test_a_restored_backup_buys_nothing_again(
     workspace: Workspace,
     api: LocalApi,
     stage: str,
@@ -78,7 +74,7 @@ def test_a_backup_that_is_put_back_buys_nothing_again(
     before = workspace.column("SELECT batch_id FROM openai_batch ORDER BY batch_id")
     with workspace.restore(backup) as restored:
         if is_planned_again:
-            restored.ingest(texts(workspace))
+            restored.ingest(workspace.texts("abc"))
             restored.plan()
         assert restored.submit(api.client, run_id="later").created == 0
         assert restored.collect(api.client).requests == {"answered": 3}
@@ -110,12 +106,10 @@ def test_what_was_collected_and_spent_since_the_backup_is_collected_and_counted_
 
 
 @pytest.mark.parametrize("stage", ["before planning", "after planning"])
-def test_only_what_came_since_is_bought_after_a_backup_was_put_back(
-    workspace: Workspace, api: LocalApi, stage: str
-) -> None:
+def test_after_a_restored_backup_only_new_articles_are_bought(workspace: Workspace, api: LocalApi, stage: str) -> None:
     backup = make_the_batches(workspace, api, stage)
     with workspace.restore(backup) as restored:
-        restored.ingest(texts(workspace, "abcde"))
+        restored.ingest(workspace.texts("abcde"))
         restored.plan()
         restored.send(api.client, api)
         restored.whole_day(api)
@@ -127,8 +121,8 @@ def test_only_what_came_since_is_bought_after_a_backup_was_put_back(
 def test_a_second_attempt_that_the_backup_does_not_know_is_found(
     workspace: Workspace, api: LocalApi, stage: str
 ) -> None:
-    """The first attempt failed for want of room, or was refused: the batch that ran bears another claim."""
-    workspace.ingest(texts(workspace))
+    """The first attempt failed for lack of capacity: the batch that ran has another claim token."""
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     backups: list[Path] = [workspace.back_up("planned")] if stage == "after planning" else []
     fails = FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")
@@ -162,10 +156,10 @@ def lost(call: Call) -> Reply | None:
 
 
 @pytest.mark.parametrize("first", [refused, lost])
-def test_a_claim_that_was_made_anew_since_the_backup_is_found(
+def test_the_batch_of_a_claim_after_the_backup_is_found(
     workspace: Workspace, api: LocalApi, first: Callable[[Call], Reply | None]
 ) -> None:
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     backups: list[Path] = []
 
@@ -187,11 +181,11 @@ def test_a_claim_that_was_made_anew_since_the_backup_is_found(
     assert api.stats() == {**api.stats(), "batches_created": 1, "requests_executed": 3}
 
 
-def test_another_warehouses_batches_are_not_taken_in_by_a_backup(
+def test_a_restored_backup_does_not_enter_the_batches_of_another_warehouse(
     workspace: Workspace, second: Workspace, api: LocalApi
 ) -> None:
     for one in (workspace, second):
-        one.ingest(texts(workspace))
+        one.ingest(workspace.texts("abc"))
     backup = second.back_up()
     workspace.whole_day(api)
     with second.restore(backup) as restored:
@@ -200,9 +194,9 @@ def test_another_warehouses_batches_are_not_taken_in_by_a_backup(
         assert (submitted.created, submitted.recovered) == (1, 0)
 
 
-def test_a_list_that_is_refused_holds_up_no_first_submission(workspace: Workspace, api: LocalApi) -> None:
-    """Some servers have no list: where no answer is lost, it is not needed."""
-    workspace.ingest(texts(workspace))
+def test_a_refused_list_does_not_stop_a_first_submission(workspace: Workspace, api: LocalApi) -> None:
+    """Some servers have no list. Without a lost answer, a run does not need it."""
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
 
     def no_list(call: Call) -> Reply:
@@ -212,13 +206,11 @@ def test_a_list_that_is_refused_holds_up_no_first_submission(workspace: Workspac
         assert workspace.submit(client).created == 1
 
 
-# --- what stands in the way of the search
+# --- errors of the search
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, None])
-def test_a_list_that_cannot_be_had_now_lets_nothing_be_bought(
-    workspace: Workspace, api: LocalApi, status: int | None
-) -> None:
+def test_without_the_list_nothing_is_bought(workspace: Workspace, api: LocalApi, status: int | None) -> None:
     backup = make_the_batches(workspace, api, "after planning")
 
     def fails(call: Call) -> Reply | None:
@@ -234,11 +226,11 @@ def test_a_list_that_cannot_be_had_now_lets_nothing_be_bought(
 
 
 @pytest.mark.parametrize("search_first", [True, False])
-def test_what_was_requeued_since_the_backup_is_not_sent_a_third_time(
+def test_a_submission_that_was_requeued_after_the_backup_is_not_sent_a_third_time(
     workspace: Workspace, api: LocalApi, search_first: bool
 ) -> None:
-    """The backup knows the first batch as running. It has failed since for want of room, and a second one has run."""
-    workspace.ingest(texts(workspace))
+    """The backup knows the first batch as running. It has failed since then, and a second one has run."""
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     fails = FailsFirst("token_limit_exceeded", "Enqueued token limit reached.")
     with proxy(api.url, fails) as client:
@@ -263,7 +255,7 @@ def search(workspace: Workspace, client: openai.OpenAI, is_alive: bool = False) 
     return search_for_unknown_batches(workspace.submitter(client), lambda run_id: is_alive)
 
 
-def test_the_search_enters_the_batch_of_a_dead_runs_claim_and_leaves_a_live_runs(
+def test_the_search_enters_the_batch_of_a_killed_run_and_not_that_of_a_live_run(
     workspace: Workspace, api: LocalApi
 ) -> None:
     backup = make_the_batches(workspace, api, "after the claim")
@@ -275,11 +267,9 @@ def test_the_search_enters_the_batch_of_a_dead_runs_claim_and_leaves_a_live_runs
         assert restored.collect(api.client).requests == {"answered": 3}
 
 
-def test_a_second_batch_of_one_claim_is_counted_and_its_answers_are_not_asked_for(
-    workspace: Workspace, api: LocalApi
-) -> None:
-    """An answer was lost, and the list lagged for longer than the run looked: both batches are billed."""
-    workspace.ingest(texts(workspace, "ab"))
+def test_a_second_batch_of_one_claim_is_counted(workspace: Workspace, api: LocalApi) -> None:
+    """An answer was lost, and the list lagged for longer than the run searched: OpenAI bills both batches."""
+    workspace.ingest(workspace.texts())
     workspace.plan()
     creations: list[str] = []
 
@@ -293,7 +283,7 @@ def test_a_second_batch_of_one_claim_is_counted_and_its_answers_are_not_asked_fo
     with proxy(api.url, lags) as client:
         workspace.submit(client)
     assert api.stats()["batches_created"] == 2
-    workspace.ingest(texts(workspace, "abc"))
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
     for batch in api.client.batches.list(limit=2).data:
         api.wait(batch.id)
@@ -304,10 +294,10 @@ def test_a_second_batch_of_one_claim_is_counted_and_its_answers_are_not_asked_fo
     assert workspace.column("SELECT count(*) FROM completion") == [3]
 
 
-def test_a_run_that_returns_from_its_post_after_another_has_taken_over_leaves_its_batch_in_the_tables(
+def test_the_batch_of_a_run_that_was_overtaken_during_its_post_is_in_the_tables(
     workspace: Workspace, api: LocalApi
 ) -> None:
-    workspace.ingest(texts(workspace, "ab"))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     overtaken: list[str] = []
 
@@ -316,7 +306,7 @@ def test_a_run_that_returns_from_its_post_after_another_has_taken_over_leaves_it
         if call.creates_batch and not overtaken:
             overtaken.append(reply.json["id"])
             api.wait(overtaken[0])
-            with proxy(api.url, without(overtaken[0])) as client:  # the list lags
+            with proxy(api.url, hiding_batches(overtaken[0])) as client:  # the list lags
                 workspace.submit(client, run_id="second")
         return reply
 
@@ -330,7 +320,7 @@ def test_a_run_that_returns_from_its_post_after_another_has_taken_over_leaves_it
     assert workspace.statuses() == {"answered": 2}
 
 
-def test_a_batch_that_two_runs_take_in_at_once_is_entered_once(workspace: Workspace, api: LocalApi) -> None:
+def test_a_batch_that_two_runs_adopt_at_once_is_entered_once(workspace: Workspace, api: LocalApi) -> None:
     backup = make_the_batches(workspace, api, "before planning")
     with workspace.restore(backup) as restored:
         restored.plan()
@@ -343,7 +333,7 @@ def test_a_batch_that_two_runs_take_in_at_once_is_entered_once(workspace: Worksp
 
 
 @pytest.mark.parametrize("has_results", [True, False])
-def test_an_unknown_batch_whose_request_file_was_deleted_holds_up_no_day(
+def test_an_unknown_batch_without_its_request_file_does_not_stop_other_days(
     workspace: Workspace, api: LocalApi, has_results: bool
 ) -> None:
     backup = make_the_batches(workspace, api, "before planning")
@@ -375,11 +365,11 @@ def test_an_api_without_a_list_takes_one_day_after_the_other(workspace: Workspac
             assert workspace.submit(client, day=day).created == 1
 
 
-def test_a_batch_that_cannot_be_had_holds_up_no_other_day(workspace: Workspace, api: LocalApi) -> None:
+def test_a_batch_that_the_api_does_not_return_does_not_stop_other_days(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": f"a of {workspace.folder.name}"}, day=NEXT_DAY)
     workspace.plan(day=NEXT_DAY)
     (broken,) = workspace.submit(api.client, day=NEXT_DAY).batch_ids
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts("abc"))
     workspace.plan()
 
     def fails(call: Call) -> Reply:

@@ -1,5 +1,5 @@
-"""Guards what a run does with a submission that a dead run has begun: in which account its batch may be, and whether
-the request file, the user's wish and the account are still the same when the next POST is made.
+"""Guards the takeover of a submission that a killed run has begun: the run checks the account that may have its batch,
+and before each POST whether the request file, the account and the cancellation have changed.
 """
 
 from __future__ import annotations
@@ -13,23 +13,15 @@ import pytest
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.provider.identity import identify
 from batch_assets.batching.submission.errors import SubmissionError
-from batch_assets_tests.batching.conftest import CUT, DAY, Call, Reply, Workspace, called, proxy
+from batch_assets_tests.batching.conftest import CUT, DAY, Call, Reply, Workspace, proxy, with_api_name, with_key
 from batch_assets_tests.local_api_client import LocalApi
 
 NO_FILE = {"error": {"message": "Cannot find file, or organization org-1 does not have access to it."}}
 
 
-def texts(workspace: Workspace, names: str = "ab") -> dict[str, str]:
-    return {name: f"{name} of {workspace.folder.name}" for name in names}
-
-
-def with_key(client: openai.OpenAI, key: str) -> openai.OpenAI:
-    return client.with_options(api_key=key)
-
-
 def begin(workspace: Workspace, api: LocalApi) -> str:
-    """A run whose batch is made, and which does not learn of it before it dies; returns the batch's id."""
-    workspace.ingest(texts(workspace))
+    """A run that was killed after the API had created its batch, before it knew the batch; returns the batch's id."""
+    workspace.ingest(workspace.texts())
     workspace.plan()
     made: list[str] = []
 
@@ -57,7 +49,7 @@ def another_account(call: Call) -> Reply:
     return call.forward()
 
 
-def as_an_earlier_version_left_it(workspace: Workspace) -> None:
+def as_an_earlier_version_recorded_it(workspace: Workspace) -> None:
     workspace.execute("UPDATE openai_batch SET api = NULL, key_fingerprint = NULL, organization = NULL")
 
 
@@ -65,14 +57,14 @@ def as_it_is(workspace: Workspace) -> None:
     pass
 
 
-@pytest.mark.parametrize("age", [as_it_is, as_an_earlier_version_left_it])
+@pytest.mark.parametrize("age", [as_it_is, as_an_earlier_version_recorded_it])
 @pytest.mark.parametrize("name", [None, "local+instant"])
-def test_what_was_begun_with_another_accounts_key_is_not_made_again(
+def test_a_submission_begun_with_the_key_of_another_account_is_not_repeated(
     workspace: Workspace, api: LocalApi, age: Callable[[Workspace], None], name: str | None
 ) -> None:
     made = begin(workspace, api)
     age(workspace)
-    with proxy(api.url, called(name, another_account) if age is not as_it_is else another_account) as client:
+    with proxy(api.url, with_api_name(name, another_account) if age is not as_it_is else another_account) as client:
         for _ in range(2):
             with pytest.raises(SubmissionError, match="with another key, and its batch may exist") as stopped:
                 workspace.submit(with_key(client, "theirs"), run_id="later")
@@ -83,9 +75,7 @@ def test_what_was_begun_with_another_accounts_key_is_not_made_again(
     assert api.stats()["batches_created"] == 1
 
 
-def test_a_key_that_was_rotated_within_the_account_finds_the_batch_and_is_noted(
-    workspace: Workspace, api: LocalApi
-) -> None:
+def test_a_new_key_of_the_same_account_finds_the_batch_and_is_recorded(workspace: Workspace, api: LocalApi) -> None:
     made = begin(workspace, api)
     client = with_key(api.client, "rotated")
     submitted = workspace.submit(client, run_id="later")
@@ -107,16 +97,18 @@ def test_an_api_that_cannot_tell_whether_it_has_the_file_is_asked_again(workspac
     assert api.stats()["batches_created"] == 1
 
 
-def test_a_claim_without_an_upload_goes_out_in_any_account(workspace: Workspace, api: LocalApi) -> None:
-    """The upload is in the ledger before a batch is made of it."""
-    workspace.ingest(texts(workspace))
+def test_a_claim_without_an_upload_is_submitted_from_any_account(workspace: Workspace, api: LocalApi) -> None:
+    """The ledger has the upload before a run creates a batch of it."""
+    workspace.ingest(workspace.texts())
     workspace.plan()
     with proxy(api.url, lambda call: CUT if call.uploads else call.forward()) as client, pytest.raises(SubmissionError):
         workspace.submit(with_key(client, "ours"))
     assert workspace.submit(with_key(api.client, "theirs"), run_id="later").created == 1
 
 
-def test_a_cancelled_day_gives_up_what_another_account_may_have(workspace: Workspace, api: LocalApi) -> None:
+def test_a_cancelled_day_does_not_wait_for_a_batch_that_another_account_may_have(
+    workspace: Workspace, api: LocalApi
+) -> None:
     begin(workspace, api)
     cancel_day(workspace.database, api.client, day=DAY, data_folder=workspace.folder)
     with proxy(api.url, another_account) as client:
@@ -130,10 +122,10 @@ def test_a_cancelled_day_gives_up_what_another_account_may_have(workspace: Works
 
 
 @pytest.mark.parametrize("moment", ["upload", "lost answer"])
-def test_what_the_user_cancels_between_the_claim_and_the_batch_is_not_made(
+def test_no_batch_is_created_of_a_day_that_the_user_cancels_after_the_claim(
     workspace: Workspace, api: LocalApi, moment: str
 ) -> None:
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
 
     def answer(call: Call) -> Reply | None:
@@ -165,10 +157,10 @@ def with_a_line_twice(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("change", [cut_short, with_another_model, with_a_line_twice])
-def test_a_request_file_that_was_changed_since_it_was_planned_is_not_paid_for(
+def test_a_request_file_that_was_changed_after_the_plan_is_not_sent(
     workspace: Workspace, api: LocalApi, change: Callable[[bytes], bytes]
 ) -> None:
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     (shard,) = workspace.plan().shards
     shard.path.write_bytes(change(shard.path.read_bytes()))
     with pytest.raises(SubmissionError, match=r"was changed after it was planned\. The run sent nothing of it"):
@@ -180,11 +172,11 @@ def test_a_request_file_that_was_changed_since_it_was_planned_is_not_paid_for(
 
 
 @pytest.mark.parametrize("refusal", [(403, "You have no permission."), (400, "Billing hard limit has been reached.")])
-def test_a_second_upload_that_is_refused_leaves_what_was_sent_to_be_looked_for(
+def test_after_a_refused_second_upload_the_claim_stays(
     workspace: Workspace, api: LocalApi, refusal: tuple[int, str]
 ) -> None:
     """The answer to the creation was lost, and the list lags."""
-    workspace.ingest(texts(workspace))
+    workspace.ingest(workspace.texts())
     workspace.plan()
     status, message = refusal
     creations: list[str] = []
@@ -213,7 +205,7 @@ def test_a_second_upload_that_is_refused_leaves_what_was_sent_to_be_looked_for(
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503])
-def test_a_gateway_that_answers_for_the_api_gives_it_no_other_name(
+def test_an_error_of_a_gateway_does_not_change_the_name_of_the_api(
     workspace: Workspace, api: LocalApi, status: int
 ) -> None:
     def gateway(call: Call) -> Reply:

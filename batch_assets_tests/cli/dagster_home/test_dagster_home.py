@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.cli.dagster_home import is_unfinished, make_dagster_home, packaged_file, write_whole
+from batch_assets.cli.dagster_home.home import is_unfinished, make_dagster_home, packaged_file, write_whole
 from batch_assets.settings import Settings, read_settings
 
 OURS = packaged_file("dagster.yaml").read_bytes()
@@ -76,7 +76,7 @@ def test_a_symbolic_link_of_the_user_stays_a_link(settings: Settings, tmp_path: 
 def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
     """The limit on the size of files is 1,000 bytes: a write beyond it fails, as on a full disk."""
     script = (
-        "from batch_assets.cli.dagster_home import *; from batch_assets.settings import *; "
+        "from batch_assets.cli.dagster_home.home import *; from batch_assets.settings import *; "
         "make_dagster_home(read_settings())"
     )
     environment = {"BATCH_ASSETS_DATA_DIR": str(settings.data_folder), "PYTHONPATH": ":".join(sys.path)}
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_no_part_of_the_file(settings: Settings) -> None:
 def test_a_kill_before_the_rename_leaves_no_part_of_the_file(tmp_path: Path) -> None:
     """SIGKILL ends the process when the content is written and the file is not yet renamed."""
     script = (
-        "import os, pathlib, signal; from batch_assets.cli.dagster_home import write_whole; "
+        "import os, pathlib, signal; from batch_assets.cli.dagster_home.home import write_whole; "
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
         f"write_whole(pathlib.Path({str(tmp_path / 'dagster.yaml')!r}), b'whole')"
     )

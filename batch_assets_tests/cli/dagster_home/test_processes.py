@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.cli.dagster_home import StartError
+from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.lock import AlreadyRunningError, exclusive_lock
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, ChildProcesses, child_processes
 from batch_assets.cli.dagster_home.services import MAX_RESTARTS, HealthCheck, Service

@@ -10,14 +10,14 @@ from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_assets.batching.collection.token_costs import (
+from batch_assets.batching.provider.prices import BatchRates, ModelPrice, batch_rates
+from batch_assets.batching.provider.token_costs import (
     COST_USD_SQL,
     RATE_COLUMNS,
     RATE_COLUMNS_DDL,
     cost_usd,
     rate_values,
 )
-from batch_assets.batching.provider.prices import BatchRates, ModelPrice, batch_rates
 
 CACHING_MODELS = [
     "gpt-5",

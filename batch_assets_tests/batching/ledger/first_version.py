@@ -1,6 +1,6 @@
-"""A database as the first edition wrote it: its tables, and a row of each kind that it could hold.
+"""A database as version 1 wrote it: its tables, and a row of each kind.
 
-The statements are those of that edition, copied; its code is not used, so that no later change can alter them.
+The statements are copies of those of version 1. Its code is not used, so that no later change can alter them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import duckdb
 import openai
 
 MODEL, SYSTEM_PROMPT, LIMIT = "gpt-4.1-nano", "You summarise.", 100
-COLLECTED, IN_FLIGHT, CLAIMED, PLANNED, PUT_BACK, ADOPTED = (f"2026-10-0{number}" for number in range(1, 7))
+COLLECTED, IN_FLIGHT, CLAIMED, PLANNED, REQUEUED, ADOPTED = (f"2026-10-0{number}" for number in range(1, 7))
 NOW = datetime.now(UTC).replace(tzinfo=None)
 COLLECTED_BATCH, REFUSED_BATCH = "batch_collected", "batch_refused"
 
@@ -78,9 +78,9 @@ CREATE TABLE IF NOT EXISTS openai_batch (
     round INTEGER NOT NULL,
     shard INTEGER NOT NULL,
     run_id VARCHAR,                     -- the run that submits, or submitted
-    intended_at TIMESTAMP,              -- NULL: waits, for room in a limit; nothing of this attempt was sent
+    intended_at TIMESTAMP,              -- NULL: it waits for capacity; no run has sent this attempt
     attempt INTEGER NOT NULL DEFAULT 1,
-    not_before TIMESTAMP,               -- of a waiting one: no use in trying earlier
+    not_before TIMESTAMP,               -- of a waiting one: the next attempt is not earlier
     earlier_batch_ids VARCHAR[] NOT NULL DEFAULT [],  -- of attempts that OpenAI refused as a whole
     file_id VARCHAR,
     batch_id VARCHAR,
@@ -99,9 +99,9 @@ CREATE TABLE IF NOT EXISTS openai_batch (
     seen_at TIMESTAMP,
     ended_at TIMESTAMP,
     collected_at TIMESTAMP,             -- its results are in the tables
-    cancel_requested_at TIMESTAMP,      -- somebody wants it to stop, and none of it to go out again by itself
+    cancel_requested_at TIMESTAMP,      -- by the user: no run sends its requests again by itself
     remote_deleted_at TIMESTAMP,        -- its files at OpenAI were deleted
-    refusal VARCHAR                     -- what OpenAI said when it would not take the submission
+    refusal VARCHAR                     -- OpenAI's message, if it refused the submission
 );
 
 -- an answered request; key: custom_id
@@ -173,27 +173,27 @@ def body(day: str, article: str) -> str:
 
 
 def request(day: str, article: str) -> dict[str, Any]:
-    """The line of a request file: its name is made of all that is sent, the limit of an answer included."""
+    """The line of a request file. Its custom_id depends on all that is sent, including the limit of an answer."""
     messages = [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": f"Title: {article}\n\n{body(day, article)}"},
     ]
-    asked = {"model": MODEL, "messages": messages, "max_completion_tokens": LIMIT}
-    text = json.dumps(asked, ensure_ascii=False, separators=(",", ":"))
+    request_body = {"model": MODEL, "messages": messages, "max_completion_tokens": LIMIT}
+    text = json.dumps(request_body, ensure_ascii=False, separators=(",", ":"))
     name = hashlib.sha256(f"POST /v1/chat/completions\n{text}".encode()).hexdigest()[:40]
-    return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": asked}
+    return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": request_body}
 
 
 @dataclass(frozen=True)
-class FirstEdition:
-    """A data folder of the first edition, and the batches that it has at the API."""
+class FirstVersionDatabase:
+    """Writes a data folder of version 1, and creates its batches at the API."""
 
     folder: Path
     connection: duckdb.DuckDBPyConnection
     client: openai.OpenAI
     now: datetime = NOW
 
-    def enter(self, table: str, **values: object) -> None:
+    def insert(self, table: str, **values: object) -> None:
         columns, places = ", ".join(values), ", ".join("?" * len(values))
         self.connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(values.values()))
 
@@ -201,15 +201,15 @@ class FirstEdition:
         """Articles, requests and a request file; returns the submission's key and the file."""
         lines = [request(day, article) for article in articles]
         for article, line in zip(articles, lines, strict=True):
-            self.enter("raw_articles", partition_date=day, article_id=article, title=article, body=body(day, article))
-            self.enter("batch_request", partition_date=day, article_id=article, custom_id=line["custom_id"])
+            self.insert("raw_articles", partition_date=day, article_id=article, title=article, body=body(day, article))
+            self.insert("batch_request", partition_date=day, article_id=article, custom_id=line["custom_id"])
         content = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
         digest = hashlib.sha256(content).hexdigest()
         key = hashlib.sha256(f"{digest}\n{day}\n1".encode()).hexdigest()
         path = self.folder / "requests" / day / f"round-001-shard-{shard:04d}-{digest[:12]}.jsonl"
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-        self.enter(
+        self.insert(
             "batch_request_file",
             partition_date=day, round=1, shard=shard, submission_key=key, path=f"requests/{day}/{path.name}",
             sha256=digest, endpoint="/v1/chat/completions", model=MODEL, requests=len(lines), bytes=len(content),
@@ -217,11 +217,13 @@ class FirstEdition:
             max_cost_usd=None, created_at=self.now,
         )  # fmt: skip
         for line in lines:
-            self.enter("pending_request", custom_id=line["custom_id"], submission_key=key)
+            self.insert("pending_request", custom_id=line["custom_id"], submission_key=key)
         return key, path
 
-    def send(self, day: str, key: str, path: Path, *, attempt: int = 1, by_hand: bool = False) -> tuple[str, str]:
-        """A batch at the API as the first edition made one; returns the ids of file and batch."""
+    def send(
+        self, day: str, key: str, path: Path, *, attempt: int = 1, without_metadata: bool = False
+    ) -> tuple[str, str]:
+        """Create a batch as version 1 did, or without metadata as other programs do; returns file id and batch id."""
         with path.open("rb") as file:
             uploaded = self.client.files.create(file=(f"{day}-{key[:12]}.jsonl", file), purpose="batch")
         metadata = {"submission_key": key, "attempt": str(attempt), "partition": day}
@@ -229,21 +231,21 @@ class FirstEdition:
             input_file_id=uploaded.id,
             endpoint="/v1/chat/completions",
             completion_window="24h",
-            metadata=openai.omit if by_hand else metadata,
+            metadata=openai.omit if without_metadata else metadata,
         )
         return uploaded.id, batch.id
 
     def submission(self, key: str, day: str, **values: object) -> None:
         chosen = {"run_id": "run-of-old", "intended_at": self.now, **values}
-        self.enter("openai_batch", submission_key=key, partition_date=day, round=1, shard=0, **chosen)
+        self.insert("openai_batch", submission_key=key, partition_date=day, round=1, shard=0, **chosen)
 
 
-def make_first_edition(database: Path, folder: Path, client: openai.OpenAI) -> dict[str, str]:
+def make_first_version(database: Path, folder: Path, client: openai.OpenAI) -> dict[str, str]:
     """Write the database and its files; returns the ids of the batches that are at the API, by day."""
     batches: dict[str, str] = {}
     with duckdb.connect(str(database)) as connection:
         connection.execute(TABLES)
-        old = FirstEdition(folder, connection, client)
+        old = FirstVersionDatabase(folder, connection, client)
         _collected_day(old)
 
         key, path = old.plan(IN_FLIGHT, ["a", "b"])
@@ -252,19 +254,19 @@ def make_first_edition(database: Path, folder: Path, client: openai.OpenAI) -> d
             key, IN_FLIGHT, file_id=file_id, batch_id=batches[IN_FLIGHT], submitted_at=old.now, status="in_progress"
         )
         key, path = old.plan(CLAIMED, ["a", "b"])
-        file_id, batches[CLAIMED] = old.send(CLAIMED, key, path)  # the answer to its creation got lost
+        file_id, batches[CLAIMED] = old.send(CLAIMED, key, path)  # the answer to its creation was lost
         old.submission(key, CLAIMED, file_id=file_id)
 
-        old.plan(PLANNED, ["a", "b"])  # the ledger had no row before the intent
+        old.plan(PLANNED, ["a", "b"])  # version 1 had no row in the ledger before the claim
 
-        key, path = old.plan(PUT_BACK, ["a"])
-        file_id = client.files.create(file=(f"{PUT_BACK}.jsonl", path.read_bytes()), purpose="batch").id
+        key, path = old.plan(REQUEUED, ["a"])
+        file_id = client.files.create(file=(f"{REQUEUED}.jsonl", path.read_bytes()), purpose="batch").id
         old.submission(
-            key, PUT_BACK, run_id=None, intended_at=None, attempt=2, earlier_batch_ids=[REFUSED_BATCH],
-            not_before=old.now - timedelta(minutes=1), file_id=file_id, refusal="token_limit_exceeded: No room.",
+            key, REQUEUED, run_id=None, intended_at=None, attempt=2, earlier_batch_ids=[REFUSED_BATCH],
+            not_before=old.now - timedelta(minutes=1), file_id=file_id, refusal="token_limit_exceeded: No capacity.",
         )  # fmt: skip
         key, path = old.plan(ADOPTED, ["a"], is_adopted=True)
-        file_id, batches[ADOPTED] = old.send(ADOPTED, key, path, by_hand=True)
+        file_id, batches[ADOPTED] = old.send(ADOPTED, key, path, without_metadata=True)
         old.submission(
             key,
             ADOPTED,
@@ -277,8 +279,8 @@ def make_first_edition(database: Path, folder: Path, client: openai.OpenAI) -> d
     return batches
 
 
-def _collected_day(old: FirstEdition) -> None:
-    """Of four requests one is answered, one was cut, one refused for good, one is owed. 30 tokens are in no line."""
+def _collected_day(old: FirstVersionDatabase) -> None:
+    """Of four requests one is answered, one cut, one refused permanently, one is owed. 30 tokens are in no line."""
     articles = ["answered", "cut", "refused", "owed"]
     key, _ = old.plan(COLLECTED, articles)
     old.connection.execute("DELETE FROM pending_request WHERE submission_key = ?", [key])
@@ -290,20 +292,20 @@ def _collected_day(old: FirstEdition) -> None:
     )  # fmt: skip
     names = {article: request(COLLECTED, article)["custom_id"] for article in articles}
     for article, reason, tokens in (("answered", "stop", 20), ("cut", "length", 100)):
-        old.enter(
+        old.insert(
             "completion", custom_id=names[article], text=f"Summary of {article}.", finish_reason=reason, model=MODEL,
             input_tokens=50, cached_input_tokens=0, output_tokens=tokens, reasoning_tokens=0, cost_usd=0.001,
             batch_id=COLLECTED_BATCH, request_id="req-1", completed_at=old.now,
         )  # fmt: skip
     for article, code, retryable in (("refused", "content_refused", False), ("owed", "server_error", True)):
-        old.enter(
-            "failed_request", custom_id=names[article], batch_id=COLLECTED_BATCH, code=code, message="Its words.",
+        old.insert(
+            "failed_request", custom_id=names[article], batch_id=COLLECTED_BATCH, code=code, message="A message.",
             http_status=500 if retryable else 200, retryable=retryable, failed_at=old.now,
         )  # fmt: skip
-    old.enter("quarantined_line", batch_id=COLLECTED_BATCH, path="x", line_number=9, reason="not JSON", line=b"{")
+    old.insert("quarantined_line", batch_id=COLLECTED_BATCH, path="x", line_number=9, reason="not JSON", line=b"{")
     statuses = {"answered": "summarised", "cut": "summarised", "refused": "failed", "owed": "owed"}
     for article, status in statuses.items():
-        old.enter(
+        old.insert(
             "summaries", partition_date=COLLECTED, article_id=article, title=article, status=status,
             summary=f"Summary of {article}." if status == "summarised" else None, custom_id=names[article],
             batch_id=COLLECTED_BATCH, summarised_at=old.now,

@@ -1,4 +1,4 @@
-"""What the tokens of one request cost: the same rule in SQL, for what is loaded, and in Python.
+"""The cost of one request's tokens: the same rule in SQL, for loaded lines, and in Python.
 
 OpenAI counts cached tokens and tokens that were written to the cache as parts of the input tokens, and reasoning
 tokens as parts of the output tokens (`CompletionUsage` and `ResponseUsage` in openai's types).
@@ -8,7 +8,7 @@ from dataclasses import astuple, fields
 
 from batch_assets.batching.provider.prices import BatchRates
 
-# Columns that `COST_USD_SQL` reads, beside those of the tokens. All are NULL where the price is not known.
+# Columns that `COST_USD_SQL` reads, beside those of the tokens. All are NULL if the price is not known.
 RATE_COLUMNS = tuple(field.name for field in fields(BatchRates))
 RATE_COLUMNS_DDL = ", ".join(
     f"{name} {'BIGINT' if name == 'long_context_tokens' else 'DOUBLE'}" for name in RATE_COLUMNS
@@ -49,7 +49,7 @@ def cost_usd(
     cached_input_tokens: int | None = None,
     cache_write_tokens: int | None = None,
 ) -> float | None:
-    """USD of a request, as `COST_USD_SQL` has it. Counts that contradict each other never give less than zero."""
+    """USD of a request, by the rule of `COST_USD_SQL`. Never negative, also if the counts contradict each other."""
     if rates is None or (input_tokens is None and output_tokens is None):
         return None
     inputs = max(input_tokens or 0, 0)

@@ -1,10 +1,10 @@
-"""Guards against a parameter that a model refuses, which fails every line of a batch, and one that makes it dearer."""
+"""Guards against a parameter that a model refuses, which fails every line of a batch, and one that raises the cost."""
 
 from __future__ import annotations
 
 import pytest
 
-from batch_assets.batching.planning.model_options import OPENAI_API, gpt_version, known_options
+from batch_assets.batching.provider.model_options import OPENAI_API, gpt_version, known_options
 
 CACHE = {"prompt_cache_options": {"mode": "explicit"}}
 LOW = {"reasoning_effort": "low"}
@@ -25,7 +25,7 @@ LOW = {"reasoning_effort": "low"}
         ("gpt-5.6-terra-2026-07-09", CACHE | LOW),
         ("ft:gpt-5.6-luna-2026-07-09:acme::abc123", CACHE | LOW),
         ("ft:gpt-6-luna:acme:news:abc123", CACHE | LOW),
-        ("gpt-7-nova", CACHE),  # "gpt-5.6 and later"; whether an unknown kind thinks isn't known
+        ("gpt-7-nova", CACHE),  # "gpt-5.6 and later"; it is not known whether this kind reasons
         ("gpt-10", CACHE | LOW),
         ("gpt-5.10-luna", CACHE | LOW),  # ten is more than six
         ("gpt-6-cyber", CACHE),
@@ -42,7 +42,7 @@ LOW = {"reasoning_effort": "low"}
         ("o3-mini", LOW),
         ("o4-mini-2025-04-16", LOW),
         ("ft:o4-mini-2025-04-16:acme::abc123", LOW),
-        # don't think unless they are told to: "low" would make them dearer
+        # do not reason by default: "low" would make them more expensive
         ("gpt-5.1", {}),
         ("gpt-5.2", {}),
         ("gpt-5.2-2025-12-11", {}),
@@ -107,7 +107,7 @@ def test_no_other_api_gets_a_parameter_of_openai(api: str, model: str) -> None:
     assert known_options(model, api) == {}
 
 
-def test_what_a_caller_changes_stays_with_the_caller() -> None:
+def test_a_change_of_the_returned_options_changes_no_later_result() -> None:
     known_options("gpt-6-luna", OPENAI_API)["prompt_cache_options"].clear()  # type: ignore[attr-defined]
     assert known_options("gpt-6-luna", OPENAI_API) == CACHE | LOW
 
