@@ -30,7 +30,7 @@ test: lint types
 	$(PYTEST)
 
 test-unit: $(VENV)/ready-for-tests
-	$(PYTEST) --numprocesses 4 -m "not end_to_end and not small_model"
+	$(PYTEST) --numprocesses 2 -m "not server and not end_to_end and not small_model"
 
 test-thorough: $(VENV)/ready-for-tests
 	BATCH_ASSETS_TEST_THOROUGH=1 $(PYTEST)

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 # Before the imports of our modules, which read them: no test may see the project or the key of the user.
 FOR_TESTS = ("BATCH_ASSETS_TEST_THOROUGH",)
@@ -21,6 +21,19 @@ from batch_assets.local_api.serving.keys import given_key
 from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
+
+# Fixtures that start a local Batch API, and what modules call that start one, or another process.
+SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
+STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server or another process: `make test-unit` leaves them out."""
+    modules = {item.path: item.path.read_text(encoding="utf-8") for item in items}
+    for item in items:
+        needs_server = SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if needs_server or any(call in modules[item.path] for call in STARTS_A_PROCESS):
+            item.add_marker(pytest.mark.server)
 
 
 @contextmanager
@@ -52,7 +65,9 @@ def serving(directory: Path, **options: Any) -> Iterator[LocalApi]:
         listening.wait(20)
         if not urls:
             raise failures[0]
-        with OpenAI(base_url=urls[0], api_key=options.get("api_key") or "unused", max_retries=0) as client:
+        plain = DefaultHttpxClient(verify=False)  # reading certificates takes 35 ms
+        key = options.get("api_key") or "unused"
+        with OpenAI(base_url=urls[0], api_key=key, max_retries=0, http_client=plain) as client:
             yield LocalApi(urls[0], client, directory)
     finally:
         stop.set()

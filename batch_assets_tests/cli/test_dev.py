@@ -11,6 +11,8 @@ from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
 from batch_assets.cli.dagster_home.ui import Ui, make_ui
 from batch_assets_tests.end_to_end.processes import run_command
 
+pytestmark = pytest.mark.server  # commands that load Dagster
+
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "build.example"])
 @pytest.mark.parametrize("password", [None, "", "  "])

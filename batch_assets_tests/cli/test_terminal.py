@@ -25,6 +25,8 @@ from batch_assets.cli.terminal import CommandLine
 from batch_assets.settings import read_settings
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 
+pytestmark = pytest.mark.server  # commands that load Dagster
+
 KEY = "sk-proj-0123456789"
 CONTROLS = set(ESCAPES) & {
     chr(code) for code in [*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066, 0xFEFF, 0xE0041]
