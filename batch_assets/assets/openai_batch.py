@@ -7,18 +7,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import duckdb
 import openai as openai_client
 
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.database import DatabaseBusyError
 from batch_assets.batching.operations.cancel import stop_submitting
 from batch_assets.batching.planning.estimate import estimate_day
+from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
-from batch_assets.day_events import Origin, location_of_run, submission_metadata
+from batch_assets.day_events import Origin, location_of_run, newest_event, submission_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Warehouse
 from batch_assets.runless_events import announce_days_without_event, report_of_submission
@@ -109,14 +112,19 @@ def _submitter(
 
 @contextmanager
 def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin) -> Iterator[None]:
-    """Raise an error of the submission as dagster.Failure, and report it to the sensor, which tries again later."""
+    """Raise an error of the submission as dagster.Failure, and report it to the sensor, which tries again later.
+
+    Whatever ends the submission, batches may have been created before. The sensor polls only batches that an event
+    names, so each error leaves one. `PAUSE_WHILE_UNREACHABLE` is longer than all of Dagster's retries of the step.
+    """
     try:
         yield
     except SubmissionError as error:
-        if error.is_final or context.retry_number == RETRY_POLICY.max_retries:
-            pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
-            _report_to_sensor(context, warehouse, origin, pause, str(error))
+        pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
+        _report_to_sensor(context, warehouse, origin, pause, str(error))
         raise dg.Failure(str(error), allow_retries=not error.is_final) from error
+    except dg.Failure:
+        raise  # before anything was submitted: the user has to do something first
     except dg.DagsterExecutionInterruptedError:
         run = context.instance.get_run_by_id(context.run.run_id)
         if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
@@ -125,6 +133,9 @@ def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse,
         _report_to_sensor(context, warehouse, origin, PAUSE_AFTER_TERMINATION, "The run was terminated.")
         # Dagster would retry the step after the interrupt, as after any other error
         raise dg.Failure("The run was terminated. It submits nothing more.", allow_retries=False) from None
+    except Exception as error:
+        _report_to_sensor(context, warehouse, origin, PAUSE_WHILE_UNREACHABLE, error_message(error))
+        raise
 
 
 @contextmanager
@@ -162,16 +173,21 @@ def _recover_unknown_batches(context: dg.AssetExecutionContext, warehouse: Wareh
 def _report_to_sensor(
     context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin, pause: timedelta, reason: str
 ) -> None:
-    """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest."""
-    event = report_of_submission(
-        openai_batch.key,
-        warehouse.tables,
-        warehouse.files,
-        origin,
-        context.partition_key,
-        datetime.now(UTC) + pause,
-        error=reason,
-    )
+    """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest.
+
+    If the tables cannot be read, the event repeats the batches of the newest one. The next run finds the others.
+    """
+    day, next_attempt_at = context.partition_key, datetime.now(UTC) + pause
+    try:
+        event = report_of_submission(
+            openai_batch.key, warehouse.tables, warehouse.files, origin, day, next_attempt_at, error=reason
+        )
+    except (DatabaseBusyError, duckdb.Error, OSError) as error:
+        context.log.warning(f"The tables cannot be read: {error_message(error)}")
+        newest = newest_event(context.instance, openai_batch.key, day, origin.location)
+        batch_ids = () if newest is None else newest.batch_ids
+        metadata = submission_metadata(origin, batch_ids, deferred_files=1, next_attempt_at=next_attempt_at)
+        event = dg.AssetMaterialization(openai_batch.key, partition=day, metadata={**metadata, "error": reason})
     context.instance.report_runless_asset_event(event)
 
 

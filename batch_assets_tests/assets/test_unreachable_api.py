@@ -1,6 +1,5 @@
 """An API that does not answer stops no planning, and each day gets an event that the sensor reads."""
 
-import sys
 from collections.abc import Callable
 
 import dagster as dg
@@ -22,7 +21,6 @@ CLOSED = "http://127.0.0.1:9/v1"
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retries, for which Dagster would wait ten minutes."""
     monkeypatch.setitem(QUIET, "execution", {"config": {"retries": {"disabled": {}}}})
-    monkeypatch.setattr(sys.modules["batch_assets.assets.openai_batch"], "RETRY_POLICY", dg.RetryPolicy(max_retries=0))
 
 
 def the_day_waits_and_goes_on(project: Project) -> None:

@@ -31,14 +31,13 @@ def test_the_password_is_removed_from_the_environment(monkeypatch: pytest.Monkey
     assert make_ui("127.0.0.1", 0).password is None
 
 
-def test_a_taken_port_is_an_error_and_a_taken_usual_port_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_an_error_and_a_taken_usual_port_is_replaced() -> None:
     """Another `dev` takes its port when it begins to start; its webserver starts seconds later."""
     with make_ui("127.0.0.1", 0).listener as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=rf"cannot listen on 127.0.0.1, port {port}: Address already in use"):
             make_ui("127.0.0.1", port)
-        monkeypatch.setattr("batch_assets.cli.dagster_home.ui.USUAL_PORT", port)
-        assert make_ui("127.0.0.1", None).port not in (0, port)
+        assert make_ui("127.0.0.1", None, usual_port=port).port not in (0, port)
 
 
 def test_an_address_of_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Ui:
         return content
 
 
-def make_ui(host: str, port: int | None) -> Ui:
+def make_ui(host: str, port: int | None, usual_port: int = USUAL_PORT) -> Ui:
     """Listen on the port; without one, on the usual port or any free one. Raises StartError.
 
     The password is removed from our environment, so that no child inherits it by accident.
@@ -82,13 +82,13 @@ def make_ui(host: str, port: int | None) -> Ui:
             f"{PASSWORD_VARIABLE} in the environment to a password that it asks for. Use it in a network that you "
             "trust: the traffic is not encrypted."
         )
-    return Ui(host, _listen(host, port), password if password.strip() else None)
+    return Ui(host, _listen(host, port, usual_port), password if password.strip() else None)
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
+def _listen(host: str, port: int | None, usual_port: int) -> socket.socket:
     """A socket that listens from now on. The webserver starts seconds later, and no other `dev` may take the port."""
     try:
-        return _listener(host, USUAL_PORT if port is None else port)
+        return _listener(host, usual_port if port is None else port)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
             where = host if port is None else f"{host}, port {port}"
