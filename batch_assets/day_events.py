@@ -14,7 +14,7 @@ import dagster as dg
 
 # Names of metadata; the UI shows them.
 BATCH_IDS, DEFERRED_FILES, NEXT_ATTEMPT_AT = "batch_ids", "deferred_files", "next_attempt_at"
-REQUESTS_PENDING = "requests_pending"
+REQUESTS_PENDING, ERROR = "requests_pending", "error"
 CODE_LOCATION, WAREHOUSE_ID, API = "code_location", "warehouse_id", "api"
 NAMES_OF_THE_FIRST_VERSION = {
     DEFERRED_FILES: "waiting_shards",
@@ -50,6 +50,7 @@ class DayEvent:
     deferred_files: int = 0
     next_attempt_at: datetime | None = None
     requests_pending: int = 0
+    error: str | None = None
 
 
 def location_of_run(run: dg.DagsterRun) -> str:
@@ -68,13 +69,17 @@ def submission_metadata(
     origin: Origin, batch_ids: Sequence[str], deferred_files: int, next_attempt_at: datetime | None
 ) -> dict[str, Any]:
     """The metadata that the sensor needs about a day after a submission, a failed one included."""
-    attempt = {} if next_attempt_at is None else {NEXT_ATTEMPT_AT: dg.MetadataValue.timestamp(next_attempt_at)}
     return {
         BATCH_IDS: dg.MetadataValue.json(list(batch_ids)),
         DEFERRED_FILES: deferred_files,
-        **attempt,
+        **next_attempt_metadata(next_attempt_at),
         **origin.as_metadata(),
     }
+
+
+def next_attempt_metadata(next_attempt_at: datetime | None) -> dict[str, Any]:
+    """When the sensor may request the next run for what is pending or deferred; empty: at once."""
+    return {} if next_attempt_at is None else {NEXT_ATTEMPT_AT: dg.MetadataValue.timestamp(next_attempt_at)}
 
 
 def read_events(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Sequence[int]) -> Iterator[DayEvent]:
@@ -118,6 +123,7 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
         deferred_files=_value(metadata, DEFERRED_FILES) or 0,
         next_attempt_at=None if next_attempt_at is None else datetime.fromtimestamp(next_attempt_at, UTC),
         requests_pending=_value(metadata, REQUESTS_PENDING) or 0,
+        error=_value(metadata, ERROR),
     )
 
 

@@ -1,6 +1,7 @@
-"""Dagster's event log → the days that need a step, with a constant number of queries."""
+"""Dagster's event log → the days that need a step, with a bounded number of queries and of events in each tick."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -8,30 +9,81 @@ from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Day
 from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, read_events
 
+EVENTS_PER_TICK = 3000  # of `summaries`, at 0.65 ms each
+# Several processes write events at once: one with a lower storage id may become visible later. A tick reads them again.
+OVERLAP = 1000
+
+
+@dataclass(frozen=True)
+class CollectedDays:
+    """What the sensor knows of the events of `summaries` that it has read, so that it reads each only once.
+
+    read_up_to: the storage id up to which it has read. pending: the days among them that may need a step: requests are
+    pending, or their newest event is of another code location.
+    """
+
+    read_up_to: int = -1
+    pending: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DaysRead:
+    """The days that need a step, what to remember for the next tick, and how many collected days are still unread."""
+
+    days: list[Day]
+    collected: CollectedDays
+    unread: int
+
 
 def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) -> list[Day]:
     """The days that were submitted and not collected, and the collected days with pending requests.
 
     Only events of this code location count: another one may define the same assets with another database.
     """
+    return read_new_days(instance, location, CollectedDays(), limit=0).days
+
+
+def read_new_days(
+    instance: dg.DagsterInstance, location: str, known: CollectedDays, *, limit: int | None = None
+) -> DaysRead:
+    """The same, but it reads only the events of `summaries` that are new, the oldest first, at most
+    `limit` (None: EVENTS_PER_TICK; 0: all).
+
+    With an empty memory and many collected days, the first ticks do not find all collected days with pending requests.
+    They find all days that were submitted and not collected.
+    """
     submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
-    ended = {day: collected[day] for day in submitted.keys() - uncollected.keys()}
+    new = sorted(storage_id for storage_id in collected.values() if storage_id > known.read_up_to - OVERLAP)
+    page = new[: EVENTS_PER_TICK if limit is None else limit or None]
+    again = {collected[day] for day in known.pending if day in collected}
+
     days: list[Day] = []
     foreign: set[str] = set()
+    pending: set[str] = set()
     for event in read_events(instance, openai_batch.key, list(uncollected.values())):
         if event.origin.location != location:
             foreign.add(event.day)
         else:
             days.append(_submitted_day(event, last_collected))
-    for event in read_events(instance, summaries.key, list(ended.values())):
-        if event.origin.location != location:
+    for event in read_events(instance, summaries.key, sorted(again.union(page))):
+        is_collected = event.day in submitted and event.day not in uncollected
+        if event.origin.location == location and event.requests_pending:
+            pending.add(event.day)
+            days += [_collected_day(event)] if is_collected else []
+        elif event.origin.location != location and is_collected:
             foreign.add(event.day)
-        elif event.requests_pending:
-            days.append(_collected_day(event))
-    days += [day for name in foreign if (day := _day_of_several_locations(instance, name, location, last_collected))]
-    return sorted(days, key=lambda day: day.storage_id)
+    for name in foreign:
+        if (day := _day_of_several_locations(instance, name, location, last_collected)) is not None:
+            days.append(day)
+            pending.add(name)
+    read_up_to = max([known.read_up_to, *page[-1:]])
+    return DaysRead(
+        sorted(days, key=lambda day: day.storage_id),
+        CollectedDays(read_up_to, tuple(sorted(pending))),
+        unread=len(new) - len(page),
+    )
 
 
 def _newest(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, int]:
@@ -61,9 +113,10 @@ def _submitted_day(event: DayEvent, last_collected: int) -> Day:
         api=event.origin.api,
         deferred=event.deferred_files,
         next_attempt_at=event.next_attempt_at,
+        error=event.error,
         is_capacity_freed=last_collected > event.storage_id,
     )
 
 
 def _collected_day(event: DayEvent) -> Day:
-    return Day(event.day, event.storage_id, event.at, needs_next_round=True)
+    return Day(event.day, event.storage_id, event.at, next_attempt_at=event.next_attempt_at, needs_next_round=True)

@@ -1,61 +1,38 @@
 """The sensor: polls the batches of every day in flight, shows their progress, and requests the runs that come next.
 
-It reads Dagster's event log with a constant number of queries. It never opens DuckDB, whose lock belongs to the runs.
-Its cursor has the progress that it showed last, and where the next poll continues. The cursor may be lost.
+It reads the new events of Dagster's event log. It never opens DuckDB, whose lock belongs to the runs. Its cursor may be
+lost: `sensor_cursor`.
 """
 
-import json
 import time
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import dagster as dg
 import openai as openai_client
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step, has_overdue_answers, last_end_of, next_step
-from batch_assets.batching.provider.batches import MISSING, RemoteBatch, error_message
+from batch_assets.batching.provider.batches import RemoteBatch, error_message
 from batch_assets.batching.provider.polling import PollCursor, PollResult, poll_batches
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.timing import Timing
+from batch_assets.batching.waiting import late_sentences, missing_sentences, quoted, summary, why_waits
 from batch_assets.day_events import location_of_sensor
-from batch_assets.days import read_days
+from batch_assets.day_progress import days_to_check_again, observe
+from batch_assets.days import read_new_days
 from batch_assets.resources import BatchApi
-from batch_assets.run_requests import NextRun, request_runs
+from batch_assets.run_requests import NextRun, RequestedRuns, request_runs
+from batch_assets.sensor_cursor import Cursor, ShownDay, read_cursor, write_cursor
 from batch_assets.settings import read_settings
 
 # Dagster ends a tick after 60 s, and starts the next one while the first still runs.
 TICK_SECONDS = 40.0
 HTTP_SECONDS = 10.0
-OBSERVATIONS_PER_TICK = 100  # Dagster takes up to 70 ms for each
+WARNINGS_PER_TICK = 20
 EARLIER = timedelta(days=1)  # a batch may be older than the materialization that names it, for example an adopted one
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """The progress that the sensor showed for each day (a short hash), and where the next poll continues."""
-
-    shown: Mapping[str, str] = field(default_factory=dict)
-    poll: PollCursor = field(default_factory=PollCursor)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The batches of a day taken together."""
-
-    batches: int
-    ended: int
-    total: int
-    done: int
-    statuses: str
-
-    @property
-    def as_shown(self) -> str:
-        """A short hash. It changes with the statuses, and with each tenth of the requests."""
-        shown = f"{self.statuses}:{10 * self.done // self.total if self.total else 0}"
-        return f"{zlib.crc32(shown.encode()):08x}"
 
 
 @dg.sensor(
@@ -67,39 +44,52 @@ class Progress:
 @without_secrets_in_errors
 def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.ResourceParam[BatchApi]) -> dg.SensorResult:
     """Polls the batches of every pending day, shows their progress, and requests the run that comes next."""
-    now = datetime.now(UTC)
-    days = read_days(context.instance, location_of_sensor(context))
-    in_flight = [day for day in days if not day.needs_next_round]
-    cursor = read_cursor(context.cursor)
-    notes: list[str] = []
+    now, timing = datetime.now(UTC), openai.timing
+    cursor = read_cursor(context.cursor, now)
+    read = read_new_days(context.instance, location_of_sensor(context), cursor.collected)
+    in_flight = [day for day in read.days if not day.needs_next_round]
+    check_again = days_to_check_again(in_flight, cursor.days, now, timing)
+    notes = [_unread(read.unread)] if read.unread else []
     try:
-        polled = _poll(context, openai, in_flight, cursor.poll)
+        polled = _poll(context, openai, in_flight, cursor.poll, check_again)
     except (openai_client.OpenAIError, dg.Failure) as error:
         polled = PollResult(cursor=cursor.poll)
-        notes.append(f"The sensor could not read the batches: {error_message(error)}")
+        notes.append(f"The sensor could not read the batches: {quoted(error_message(error))}")
         context.log.warning(notes[-1])
 
-    elsewhere = [day for day in in_flight if day.api and polled.api and day.api != polled.api]
-    here = [day for day in days if day not in elsewhere]
-    next_runs = _next_runs(here, polled.batches, now, openai.timing)
-    requests, failed_too_often = request_runs(context.instance, next_runs, now, openai.timing)
-    for sentence in failed_too_often:
-        context.log.warning(sentence)
-    observations, shown = observe(in_flight, polled.batches, cursor.shown)
+    elsewhere = _elsewhere(in_flight, polled)
+    here = [day for day in read.days if day.day not in elsewhere]
+    next_runs = _next_runs(here, polled.batches, now, timing)
+    requested = request_runs(context.instance, next_runs, now, timing, cursor.numbers.of(read.days, now))
+    observations, shown = observe(in_flight, polled.batches, cursor.days, now, polled.checked_again)
 
-    notes += [f"{day.day} waits for {day.api}, where its batches are; the API is {polled.api}." for day in elsewhere]
-    notes += missing_sentences(here, polled.batches)
-    waiting = len(in_flight) - sum(next_run.step is Step.COLLECT for next_run in next_runs)
-    notes += [_days_wait(waiting) if days else "Nothing is pending.", *failed_too_often]
+    problems = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
+    for sentence in islice(problems.values(), WARNINGS_PER_TICK):
+        context.log.warning(sentence)
+    waiting = _waiting(here, polled.batches, requested, now, timing)
+    text = summary(notes, {**elsewhere, **problems}, waiting)
+    if requested.requests:
+        context.log.info(text)
     return dg.SensorResult(
-        run_requests=requests,
-        skip_reason=None if requests else " ".join(notes),
+        run_requests=requested.requests,
+        skip_reason=None if requested.requests else text,
         asset_events=observations,
-        cursor=write_cursor(Cursor(shown, polled.cursor)),
+        cursor=write_cursor(Cursor(requested.numbers, shown, polled.cursor, read.collected)),
     )
 
 
-def _poll(context: dg.SensorEvaluationContext, openai: BatchApi, days: Sequence[Day], cursor: PollCursor) -> PollResult:
+def _unread(number: int) -> str:
+    """The first ticks after a lost cursor have it."""
+    return f"{counted(number, 'collected day is', 'collected days are')} not read yet; the next ticks read them."
+
+
+def _poll(
+    context: dg.SensorEvaluationContext,
+    openai: BatchApi,
+    days: Sequence[Day],
+    cursor: PollCursor,
+    check_again: Iterable[Day],
+) -> PollResult:
     """The batches of these days. Raises openai.OpenAIError, and dagster.Failure if there is no API."""
     deadline = time.monotonic() + TICK_SECONDS
     submitted = [day.at for day in days if day.batch_ids]
@@ -114,7 +104,17 @@ def _poll(context: dg.SensorEvaluationContext, openai: BatchApi, days: Sequence[
             deadline=deadline,
             cursor=cursor,
             grace_seconds=openai.timing.poll_grace_seconds,
+            check_again=[batch_id for day in check_again for batch_id in day.batch_ids],
         )
+
+
+def _elsewhere(days: Iterable[Day], polled: PollResult) -> dict[str, str]:
+    """day → a sentence, for each day whose batches are at another API than the one that answered."""
+    return {
+        day.day: f"{day.day} waits for {day.api}, where its batches are; the API is {polled.api}."
+        for day in days
+        if day.api and polled.api and day.api != polled.api
+    }
 
 
 def _next_runs(days: Sequence[Day], polled: Mapping[str, RemoteBatch], now: datetime, timing: Timing) -> list[NextRun]:
@@ -130,74 +130,26 @@ def _next_runs(days: Sequence[Day], polled: Mapping[str, RemoteBatch], now: date
     return ready + overdue
 
 
-def _days_wait(number: int) -> str:
-    return f"{number} day waits for OpenAI." if number == 1 else f"{number} days wait for OpenAI."
+def _problems(
+    days: Collection[Day],
+    polled: Mapping[str, RemoteBatch],
+    shown: Mapping[str, ShownDay],
+    now: datetime,
+    timing: Timing,
+) -> dict[str, str]:
+    """day → a sentence, for each day with a batch that is missing, late or stuck."""
+    unmoved_since = {day: seen.unmoved_since for day, seen in shown.items()}
+    late = late_sentences(days, polled, unmoved_since, now, timing)
+    return {**late, **missing_sentences(days, polled)}
 
 
-def missing_sentences(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) -> list[str]:
-    """A sentence for each batch that the API does not find with the present key."""
-    return [
-        f"The API does not find {batch.id} of {day.day} with the present key. Which organization and project does "
-        "OPENAI_API_KEY belong to? No run sends its requests again."
+def _waiting(
+    days: Iterable[Day], polled: Mapping[str, RemoteBatch], requested: RequestedRuns, now: datetime, timing: Timing
+) -> dict[str, str]:
+    """day → what it waits for, for each day of which this tick requests no run."""
+    running = {request.partition_key for request in requested.requests}
+    return {
+        day.day: requested.waiting.get(day.day) or why_waits(day, polled, now, timing)
         for day in days
-        for batch in day.batches(polled)
-        if batch.status == MISSING
-    ]
-
-
-def observe(
-    days: Iterable[Day], polled: Mapping[str, RemoteBatch], shown: Mapping[str, str]
-) -> tuple[list[dg.AssetObservation], dict[str, str]]:
-    """Observations of the days whose progress changed since it was last shown, and what is shown now."""
-    observations: list[dg.AssetObservation] = []
-    now_shown: dict[str, str] = {}
-    for day in days:
-        progress = progress_of(day, polled)
-        if progress is None or len(observations) == OBSERVATIONS_PER_TICK:
-            now_shown.update({day.day: shown[day.day]} if day.day in shown else {})
-            continue
-        now_shown[day.day] = progress.as_shown
-        if shown.get(day.day) != progress.as_shown:
-            observations.append(
-                dg.AssetObservation(
-                    asset_key=openai_batch.key,
-                    partition=day.day,
-                    description=f"{progress.done:,} of {progress.total:,} requests done",
-                    metadata={
-                        "status": progress.statuses,
-                        "requests_total": progress.total,
-                        "requests_done": progress.done,
-                        "batches": progress.batches,
-                        "batches_ended": progress.ended,
-                    },
-                )
-            )
-    return observations, now_shown
-
-
-def progress_of(day: Day, polled: Mapping[str, RemoteBatch]) -> Progress | None:
-    """The day's batches taken together; None if none of them was polled."""
-    batches = day.batches(polled)
-    if not batches:
-        return None
-    return Progress(
-        batches=len(day.batch_ids),
-        ended=sum(batch.has_ended for batch in batches),
-        total=sum(batch.total or 0 for batch in batches),
-        done=sum((batch.completed or 0) + (batch.failed or 0) for batch in batches),
-        statuses=", ".join(sorted({batch.status for batch in batches})),
-    )
-
-
-def read_cursor(text: str | None) -> Cursor:
-    """The cursor of an earlier tick; an empty one if it is unreadable, for example that of an earlier version."""
-    try:
-        saved = json.loads(text or "{}")
-        return Cursor(dict(saved["shown"]), PollCursor(**saved["poll"]))
-    except (ValueError, TypeError, KeyError):
-        return Cursor()
-
-
-def write_cursor(cursor: Cursor) -> str:
-    """About 25 bytes for each day in flight."""
-    return json.dumps({"shown": cursor.shown, "poll": asdict(cursor.poll)}, separators=(",", ":"))
+        if day.day not in running
+    }

@@ -9,7 +9,9 @@ import duckdb
 import pytest
 
 import batch_assets
+from batch_assets.batching.ledger.outcomes import INVALID_REQUEST, OTHER_FAILURE, OUTCOMES
 from batch_assets.batching.ledger.schema import TABLES
+from batch_assets.batching.ledger.states import RequestState, State
 from batch_assets_tests.project import Project
 
 ROOT = Path(batch_assets.__file__).parent.parent
@@ -59,3 +61,24 @@ def test_the_page_of_tables_names_every_table_and_no_other() -> None:
     tables, _, _ = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8").partition("`summaries.status` is one of")
     named = set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE))
     assert named == set(TABLES)
+
+
+def rows_of(page: str, heading: str) -> dict[str, list[str]]:
+    """The first column (without backticks) → the other columns, of the table under this heading."""
+    _, _, section = (ROOT / page).read_text(encoding="utf-8").partition(f"## {heading}\n")
+    lines = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+    return {first.strip("`| "): others for first, *others in cells}
+
+
+def test_the_page_of_operations_has_every_state_and_every_outcome_and_no_other() -> None:
+    page = "docs/operations.md"
+    assert set(rows_of(page, "States of a submission")) == set(State)
+    assert set(rows_of(page, "States of a request")) == set(RequestState)
+    failures = rows_of(page, "Failures")
+    known = [*OUTCOMES, INVALID_REQUEST, OTHER_FAILURE]
+    assert set(failures) == {outcome.name for outcome in known}
+    for outcome in known:
+        scope, codes, _, remedy = failures[outcome.name]
+        assert (scope, remedy.rstrip("| ")) == (outcome.scope, outcome.remedy)
+        assert set(outcome.codes) <= set(re.findall(r"`(\w+)`", codes))

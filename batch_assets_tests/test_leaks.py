@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -115,10 +114,10 @@ def test_the_sensor_does_not_repeat_what_the_list_says(project: Project, capfd: 
 
 
 def test_the_sensors_own_error_has_no_secret_in_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(instance: dg.DagsterInstance, location: str) -> list[Any]:
+    def fail(*_: object) -> None:
         raise ValueError(f"an event says {KEY}")
 
-    monkeypatch.setattr("batch_assets.sensors.read_days", fail)
+    monkeypatch.setattr("batch_assets.sensors.read_new_days", fail)
     with (
         dg.build_sensor_context(
             instance=project.instance, resources={"openai": api_at("http://127.0.0.1:9/v1", KEY)}

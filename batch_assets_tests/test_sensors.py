@@ -4,26 +4,32 @@ The sensor reads Dagster's event log, so these tests write events; the batches a
 """
 
 import json
+import re
+import time as real_time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from batch_assets import run_requests
+from batch_assets import days, run_requests, sensors
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching import next_step as steps
+from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.batching.timing import Timing
-from batch_assets.days import read_days
+from batch_assets.batching.waiting import late_sentences
+from batch_assets.day_events import DayEvent, read_events
+from batch_assets.days import CollectedDays, read_days, read_new_days
 from batch_assets.resources import SummaryTask
 from batch_assets.run_requests import DEDUP_TAG, NextRun
 from batch_assets.sensors import openai_batch_sensor
-from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at, code_location_origin
@@ -79,7 +85,10 @@ def has_overdue_answers(day: Day, polled: dict[str, RemoteBatch], now: datetime)
 def request_runs(
     instance: dg.DagsterInstance, next_runs: list[NextRun], now: datetime
 ) -> tuple[list[dg.RunRequest], list[str]]:
-    return run_requests.request_runs(instance, next_runs, now, TIMING)
+    """The run requests, and the sentences about days whose runs failed too often."""
+    numbers = run_requests.RunNumbers(since=1)
+    requested = run_requests.request_runs(instance, next_runs, now, TIMING, numbers)
+    return requested.requests, list(requested.failing.values())
 
 
 def ready_day(instance: dg.DagsterInstance) -> NextRun:
@@ -88,8 +97,12 @@ def ready_day(instance: dg.DagsterInstance) -> NextRun:
     return NextRun(day, Step.COLLECT)
 
 
-def collected(instance: dg.DagsterInstance, *, pending: int = 0, day: str = DAY) -> None:
-    metadata = {"requests_pending": pending}
+def collected(
+    instance: dg.DagsterInstance, *, pending: int = 0, day: str = DAY, next_attempt_at: datetime | None = None
+) -> None:
+    metadata: dict[str, Any] = {"requests_pending": pending}
+    if next_attempt_at is not None:
+        metadata["next_attempt_at"] = dg.MetadataValue.timestamp(next_attempt_at)
     instance.report_runless_asset_event(dg.AssetMaterialization(summaries.key, partition=day, metadata=metadata))
 
 
@@ -122,9 +135,31 @@ def requested(result: dg.SensorResult) -> list[tuple[str | None, list[dg.AssetKe
     return [(request.partition_key, list(request.asset_selection or [])) for request in result.run_requests or []]
 
 
-def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunStatus) -> dg.DagsterRun:
-    run = dg.DagsterRun(job_name="a_job", run_id=str(uuid.uuid4()), status=status, tags={DEDUP_TAG: dedup_key})
+def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+    run_id = str(uuid.uuid4())
+    run = dg.DagsterRun(job_name="a_job", run_id=run_id, status=status, tags={DEDUP_TAG: dedup_key, **tags})
     return instance.add_run(run)
+
+
+def failed_run(instance: dg.DagsterInstance, result: dg.SensorResult) -> dg.DagsterRun:
+    """The only run that the tick requested, which failed long ago."""
+    [request] = result.run_requests or []
+    run_id = str(uuid.uuid4())
+    tags = {**request.tags, "dagster/run_key": str(request.run_key)}
+    return instance.add_run(
+        dg.DagsterRun(job_name="a_job", run_id=run_id, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    )
+
+
+def later(monkeypatch: pytest.MonkeyPatch, **time: float) -> None:
+    """The sensor's clock is that much ahead."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls.fromtimestamp(real_time.time() + timedelta(**time).total_seconds(), tz)
+
+    monkeypatch.setattr(sensors, "datetime", Clock)
 
 
 def test_nothing_submitted_means_nothing_to_do(instance: dg.DagsterInstance) -> None:
@@ -236,10 +271,50 @@ def test_a_failed_run_is_requested_again_with_longer_pauses_and_a_new_key_up_to_
         assert request_runs(instance, [want], datetime.now(UTC) + pause * 0.9)[0] == []
         now = datetime.now(UTC) + pause * 1.1
     assert len(keys) == MAX_ATTEMPTS
-    requests, given_up = request_runs(instance, [want], now + timedelta(days=1))
-    assert requests == []
-    assert DAY in given_up[0]
-    assert "materialize `summaries` of the day" in given_up[0]
+
+
+@pytest.mark.parametrize("step", [Step.COLLECT, Step.SUBMIT, Step.NEXT_ROUND])
+def test_no_step_is_given_up_its_runs_continue_hourly_and_then_daily(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """The file of a result may be unreachable for hours, and a broken configuration may be repaired after days."""
+    submitted(instance)
+    want = NextRun(read_days(instance)[0], step)
+    start = datetime.now(UTC)
+    attempts: list[timedelta] = []
+    failed: list[datetime] = []
+    monkeypatch.setattr(run_requests, "_ended", lambda record: failed[int(record.dagster_run.tags["number"])])
+    age = timedelta(0)
+    while age < timedelta(days=4):
+        requests, sentences = request_runs(instance, [want], start + age)
+        if len(failed) >= MAX_ATTEMPTS:
+            assert "the next attempt is at" in sentences[0] or requests
+            assert DAY in sentences[0]
+            assert str(counted(len(failed), "run")) in sentences[0]
+            assert "or wait" in sentences[0]
+        if requests:
+            a_run(instance, want.dedup_key, dg.DagsterRunStatus.FAILURE, number=str(len(failed)))
+            failed.append(start + age)
+            attempts.append(age)
+        age += timedelta(minutes=5)
+    quick, hours = attempts[:MAX_ATTEMPTS], [later - earlier for earlier, later in pairwise(attempts[MAX_ATTEMPTS:])]
+    assert quick[-1] < timedelta(hours=1)
+    assert set(hours) == {timedelta(hours=1), timedelta(days=1)}
+    assert hours == sorted(hours)
+    assert 20 <= hours.count(timedelta(hours=1)) <= 24
+    assert hours.count(timedelta(days=1)) >= 2
+
+
+def test_a_day_that_failed_too_often_says_when_it_is_tried_again(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    submitted(instance)
+    for _ in range(MAX_ATTEMPTS):
+        a_run(instance, ready_day(instance).dedup_key, dg.DagsterRunStatus.FAILURE)
+    reason = str(tick(instance, local_api.url).skip_reason)
+    assert f"{DAY}: {MAX_ATTEMPTS} runs of `summaries` failed" in reason
+    assert re.search(r"the next attempt is at (\d{4}-\d\d-\d\d )?\d\d:\d\d UTC", reason)
+    assert "1 day waits." in reason
 
 
 def test_a_new_submission_restarts_the_count_of_attempts(instance: dg.DagsterInstance) -> None:
@@ -261,8 +336,9 @@ def test_pending_requests_need_another_round_after_a_pause(instance: dg.DagsterI
     [request], _ = request_runs(instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
     # the sensor does not send what the user has cancelled
-    config = {"resume_cancelled": False, "same_task": True}
-    assert request.run_config == {"ops": {"batch_request_file": {"config": config}}}
+    config = request.run_config["ops"]["batch_request_file"]["config"]
+    assert config["resume_cancelled"] is False
+    assert config["same_task"] is True
 
 
 def test_deferred_files_are_submitted_when_a_batch_has_ended_or_their_pause_is_over(
@@ -419,7 +495,7 @@ def test_a_successful_run_that_did_not_change_the_day_is_no_failure(instance: dg
         a_run(instance, want.dedup_key, dg.DagsterRunStatus.SUCCESS)
     assert request_runs(instance, [want], datetime.now(UTC)) == ([], [])
     [request], given_up = request_runs(instance, [want], datetime.now(UTC) + timedelta(minutes=11))
-    assert request.run_key == f"{want.dedup_key}/attempt-{MAX_ATTEMPTS + 4}"
+    assert str(request.run_key).endswith(f"/attempt-{MAX_ATTEMPTS + 4}")
     assert not given_up
     for _ in range(150):  # a day of them
         a_run(instance, want.dedup_key, dg.DagsterRunStatus.SUCCESS)
@@ -514,3 +590,381 @@ def test_the_real_pipeline_is_understood(project: Project) -> None:
     assert requested(result) == [(DAY, [summaries.key])]
     project.materialize([summaries], **(result.run_requests or [])[0].tags)
     assert not requested(tick(project.instance, project.api.url, result.cursor))
+
+
+def test_the_next_round_waits_for_the_next_attempt_that_the_collection_named(instance: dg.DagsterInstance) -> None:
+    now = datetime.now(UTC)
+    submitted(instance)
+    collected(instance, pending=3, next_attempt_at=now + timedelta(hours=2))
+    [day] = read_days(instance)
+    assert next_step(day, {}, now + timedelta(hours=1)) is Step.WAIT
+    assert next_step(day, {}, now + timedelta(hours=2, seconds=1)) is Step.NEXT_ROUND
+    submitted(instance)
+    collected(instance, pending=3, next_attempt_at=now - timedelta(hours=2))  # it is over: the pause counts
+    [day] = read_days(instance)
+    assert next_step(day, {}, datetime.now(UTC)) is Step.WAIT
+    assert next_step(day, {}, datetime.now(UTC) + TIMING.next_round_pause) is Step.NEXT_ROUND
+
+
+@pytest.mark.parametrize("keeps_cursor", [True, False])
+@pytest.mark.parametrize("deleted", ["first", "last", "all"])
+def test_a_deleted_run_does_not_stop_a_day(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, deleted: str, keeps_cursor: bool
+) -> None:
+    """Dagster remembers the run key of a deleted run, and skips a request with the same key for ever."""
+    submitted(instance)
+    used: list[str] = []
+    runs: list[dg.DagsterRun] = []
+    cursor: str | None = None
+    for number in range(2):
+        later(monkeypatch, hours=number)
+        result = tick(instance, "http://127.0.0.1:9/v1", cursor)
+        cursor = result.cursor
+        used += [str(request.run_key) for request in result.run_requests or []]
+        runs.append(failed_run(instance, result))
+    for run in {"first": runs[:1], "last": runs[1:], "all": runs}[deleted]:
+        instance.delete_run(run.run_id)
+    later(monkeypatch, hours=5)
+    [request] = tick(instance, "http://127.0.0.1:9/v1", cursor if keeps_cursor else None).run_requests or []
+    assert len(used) == 2
+    assert request.run_key not in used
+
+
+def test_the_memory_of_run_keys_holds_only_days_in_flight(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor: str | None = None
+    sizes: list[int] = []
+    for number in range(4):
+        submitted(instance)
+        later(monkeypatch, days=number)
+        result = tick(instance, "http://127.0.0.1:9/v1", cursor)
+        failed_run(instance, result)
+        cursor = str(result.cursor)
+        sizes.append(len(json.loads(cursor)["numbers"]["highest"]))
+        collected(instance)
+    assert sizes == [1] * 4
+    assert json.loads(str(tick(instance, "http://127.0.0.1:9/v1", cursor).cursor))["numbers"]["highest"] == {}
+
+
+def test_results_come_before_new_submissions_and_both_before_a_backfill(instance: dg.DagsterInstance) -> None:
+    submitted(instance)
+    [day] = read_days(instance)
+    priorities = {}
+    for step in (Step.COLLECT, Step.COLLECT_PART, Step.SUBMIT, Step.NEXT_ROUND):
+        [request], _ = request_runs(instance, [NextRun(day, step)], datetime.now(UTC))
+        priorities[step] = int(request.tags["dagster/priority"])
+    assert min(priorities.values()) > 0  # of a backfill's runs
+    assert min(priorities[Step.COLLECT], priorities[Step.COLLECT_PART]) > priorities[Step.SUBMIT]
+    assert priorities[Step.SUBMIT] == priorities[Step.NEXT_ROUND]
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_day_at_an_api_without_a_list_is_collected(
+    instance: dg.DagsterInstance, local_api: LocalApi, status: int
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+
+    def answer(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No."}}, status) if call.lists_batches else call.forward()
+
+    with proxy(local_api.url, answer) as client:
+        assert requested(tick(instance, str(client.base_url))) == [(DAY, [summaries.key])]
+
+
+class MovesWhenRetrieved:
+    """A server that advances a batch only when a client retrieves it; counts the retrievals."""
+
+    def __init__(self) -> None:
+        self.retrieved: list[str] = []
+
+    def __call__(self, call: Call) -> Reply:
+        if not call.lists_batches:
+            self.retrieved.append(call.path.rsplit("/", 1)[1])
+            return call.forward()
+        page = call.forward().json
+        for batch in page["data"]:
+            if batch["id"] not in self.retrieved:
+                batch.update(status="in_progress", completed_at=None, output_file_id=None)
+                batch["request_counts"]["completed"] = 0
+        return Reply.of(page)
+
+
+def test_a_batch_that_moves_only_when_it_is_retrieved_is_collected(
+    instance: dg.DagsterInstance, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    server = MovesWhenRetrieved()
+    with proxy(local_api.url, server) as client:
+        first = tick(instance, str(client.base_url))
+        second = tick(instance, str(client.base_url), first.cursor)
+        assert not requested(first)
+        assert not requested(second)
+        assert not server.retrieved  # a batch of which the list shows progress needs no call of its own
+        later(monkeypatch, minutes=20)
+        assert requested(tick(instance, str(client.base_url), second.cursor)) == [(DAY, [summaries.key])]
+    assert server.retrieved == [batch]
+
+
+def test_batches_that_do_not_move_are_retrieved_a_few_in_each_tick_and_all_in_turn(
+    instance: dg.DagsterInstance, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [a_batch(local_api) for _ in range(5)]
+    for number, batch in enumerate(batches):
+        submitted(instance, batch, day=f"2026-01-{number + 10}")
+        local_api.wait(batch)
+    monkeypatch.setattr("batch_assets.day_progress.CHECKS_PER_TICK", 2)
+    retrieved: list[str] = []
+
+    def never_moves(call: Call) -> Reply:
+        if not call.lists_batches:
+            retrieved.append(call.path.rsplit("/", 1)[1])
+        return still_running(call)
+
+    with proxy(local_api.url, never_moves) as client:
+        cursor: str | None = None
+        for minute in (0, 20, 21, 22, 23):
+            later(monkeypatch, minutes=minute)
+            cursor = tick(instance, str(client.base_url), cursor).cursor
+    assert sorted(retrieved) == sorted(batches)  # each once: the fifth tick had none left
+
+
+def test_a_lost_cursor_delays_the_retrieval_of_a_batch_that_does_not_move(
+    instance: dg.DagsterInstance, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    server = MovesWhenRetrieved()
+    with proxy(local_api.url, server) as client:
+        tick(instance, str(client.base_url))
+        later(monkeypatch, minutes=20)
+        lost = tick(instance, str(client.base_url))
+        assert not requested(lost)
+        later(monkeypatch, minutes=40)
+        assert requested(tick(instance, str(client.base_url), lost.cursor)) == [(DAY, [summaries.key])]
+
+
+def reason_of(instance: dg.DagsterInstance, url: str, cursor: str | None = None) -> str:
+    return str(tick(instance, url, cursor).skip_reason)
+
+
+def test_the_skip_reason_says_which_days_wait_for_what_and_since_when(
+    instance: dg.DagsterInstance, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, other = a_batch(local_api), a_batch(local_api)
+    local_api.wait(running)
+    local_api.wait(other)
+    moment = datetime.now(UTC)
+    submitted(instance, running, day="2026-01-05")
+    submitted(instance, day="2026-01-07")
+    collected(instance, day="2026-01-07", pending=3, next_attempt_at=moment + timedelta(days=3))
+    submitted(instance, other, day="2026-01-06", waiting=2, next_attempt_at=moment + timedelta(days=2))
+    with proxy(local_api.url, still_running) as client:
+        reason = reason_of(instance, str(client.base_url))
+    assert "3 days wait." in reason
+    assert re.search(r"2026-01-05: 0 of 1 batch ended, \d of 1 request done, since \d\d:\d\d UTC\.", reason)
+    next_attempt = f"{moment + timedelta(days=2):%Y-%m-%d %H:%M} UTC"
+    assert re.search(
+        rf"2026-01-06: 2 files deferred since \d\d:\d\d UTC \(no capacity\), next attempt at {next_attempt}\.", reason
+    )
+    assert f"next round at {moment + timedelta(days=3):%Y-%m-%d %H:%M} UTC" in reason
+
+
+def test_the_skip_reason_names_the_error_of_the_account(instance: dg.DagsterInstance, local_api: LocalApi) -> None:
+    metadata: dict[str, Any] = {
+        "batch_ids": dg.MetadataValue.json([]),
+        "deferred_files": 1,
+        "error": "Billing hard limit has been reached. " + "Check the billing. " * 30,
+        "next_attempt_at": dg.MetadataValue.timestamp(datetime.now(UTC) + timedelta(hours=1)),
+    }
+    instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=DAY, metadata=metadata))
+    reason = reason_of(instance, local_api.url)
+    assert "(Billing hard limit has been reached." in reason
+    assert len(reason) < 600
+
+
+def test_the_skip_reason_of_many_days_is_short_and_counts_the_others(
+    instance: dg.DagsterInstance, local_api: LocalApi
+) -> None:
+    for number in range(30):
+        submitted(instance, f"batch_{number:032d}", day=f"2026-03-{number + 1:02d}")
+    reason = reason_of(instance, local_api.url)
+    assert len(reason) <= 600
+    assert "30 days wait." in reason
+    assert "does not find batch_00000000000000000000000000000000 of 2026-03-01" in reason
+    shown = len(set(re.findall(r"2026-03-\d\d", reason)))
+    assert f"And {30 - shown} more days." in reason
+
+
+def test_an_api_that_is_down_still_names_the_days(instance: dg.DagsterInstance) -> None:
+    submitted(instance, "batch_1", "batch_2")
+    reason = reason_of(instance, "http://127.0.0.1:9/v1")
+    assert re.search(rf"{DAY}: the state of 2 batches is not known, since \d\d:\d\d UTC", reason)
+
+
+def test_a_day_whose_run_is_in_progress_says_so(instance: dg.DagsterInstance, local_api: LocalApi) -> None:
+    submitted(instance)
+    a_run(instance, ready_day(instance).dedup_key, dg.DagsterRunStatus.STARTED)
+    assert f"{DAY}: a run of `summaries` is in progress." in reason_of(instance, local_api.url)
+
+
+@pytest.mark.parametrize(
+    ("status", "hours", "warns"),
+    [
+        ("in_progress", 24, False),
+        ("in_progress", 26, True),
+        ("validating", 100, True),
+        ("finalizing", 1, False),
+        ("finalizing", 4, True),
+        ("cancelling", 4, True),
+        ("paused", 1, False),
+        ("paused", 4, True),
+    ],
+)
+def test_a_batch_that_is_late_or_stuck_is_named_with_its_age_and_the_commands(
+    instance: dg.DagsterInstance,
+    local_api: LocalApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: str,
+    hours: int,
+    warns: bool,
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+
+    def stuck(call: Call) -> Reply:
+        shown = call.forward().json
+        for one in shown.get("data", [shown]):
+            one.update(status=status, completed_at=None, output_file_id=None)
+        return Reply.of(shown)
+
+    with proxy(local_api.url, stuck) as client:
+        cursor = tick(instance, str(client.base_url)).cursor
+        later(monkeypatch, hours=hours)
+        result = tick(instance, str(client.base_url), cursor)
+        again = tick(instance, str(client.base_url), result.cursor)  # after it was retrieved, too
+    for reason in (str(result.skip_reason), str(again.skip_reason)):
+        assert (f"`batch-assets abandon {batch}`" in reason) is warns
+        assert (f"`batch-assets cancel {DAY}`" in reason) is warns
+        age = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+        assert (f"{batch} of {DAY}, created {age} ago, is" in reason) is warns
+        assert status in reason or not warns
+    assert ("batch-assets abandon" in capfd.readouterr().err) is warns
+
+
+def test_a_hostile_batch_id_is_no_command(instance: dg.DagsterInstance) -> None:
+    day = Day(DAY, 1, datetime.now(UTC), batch_ids=("x`; rm -rf ~ #\n",))
+    seen = {day.batch_ids[0]: RemoteBatch(day.batch_ids[0], "in_progress")}
+    [sentence] = late_sentences([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
+    assert "batch-assets abandon 'x" in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("cursor", ["", "[]", "{}", '{"shown": {}, "poll": {}}', '{"days": 1}', "null"])
+def test_a_cursor_that_cannot_be_read_is_replaced(
+    instance: dg.DagsterInstance, local_api: LocalApi, cursor: str
+) -> None:
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    assert requested(tick(instance, local_api.url, cursor)) == [(DAY, [summaries.key])]
+
+
+def test_the_cursor_holds_only_days_in_flight(instance: dg.DagsterInstance, local_api: LocalApi) -> None:
+    empty = tick(instance, local_api.url)
+    submitted(instance, batch := a_batch(local_api))
+    local_api.wait(batch)
+    full = tick(instance, local_api.url, empty.cursor)
+    collected(instance)
+    after = tick(instance, local_api.url, full.cursor)
+    assert DAY in str(full.cursor)
+    assert DAY not in str(after.cursor)
+
+
+def in_pages(instance: dg.DagsterInstance, page: int, known: CollectedDays) -> tuple[list[list[str]], CollectedDays]:
+    """The days that each tick finds, until all events are read."""
+    found: list[list[str]] = []
+    while True:
+        read = read_new_days(instance, "batch_assets", known, limit=page)
+        found.append(sorted(day.day for day in read.days))
+        known = read.collected
+        if not read.unread:
+            return found, known
+
+
+def many_collected_days(instance: dg.DagsterInstance) -> None:
+    """Ten days, the third and the ninth with pending requests."""
+    for number in range(10):
+        submitted(instance, day=f"2026-02-{number + 1:02d}")
+        collected(instance, day=f"2026-02-{number + 1:02d}", pending=number in (2, 8))
+
+
+@pytest.fixture
+def without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batch_assets.days.OVERLAP", 0)
+
+
+@pytest.mark.usefixtures("without_overlap")
+def test_after_a_lost_cursor_the_collected_days_are_read_in_several_ticks(instance: dg.DagsterInstance) -> None:
+    many_collected_days(instance)
+    submitted(instance, day="2026-01-01")
+    found, _ = in_pages(instance, 4, CollectedDays())
+    assert found == [
+        ["2026-01-01", "2026-02-03"],
+        ["2026-01-01", "2026-02-03"],
+        ["2026-01-01", "2026-02-03", "2026-02-09"],
+    ]
+
+
+@pytest.mark.usefixtures("without_overlap")
+def test_a_day_with_pending_requests_is_remembered_until_it_is_submitted_again(instance: dg.DagsterInstance) -> None:
+    many_collected_days(instance)
+    _, known = in_pages(instance, 100, CollectedDays())
+    found, known = in_pages(instance, 100, known)
+    assert found == [["2026-02-03", "2026-02-09"]]
+    submitted(instance, day="2026-02-03")
+    collected(instance, day="2026-02-03")
+    found, known = in_pages(instance, 100, known)
+    assert found == [["2026-02-09"]]
+    assert known.pending == ("2026-02-09",)
+
+
+@pytest.mark.usefixtures("without_overlap")
+def test_events_that_were_read_are_not_read_again(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_collected_days(instance)
+    _, known = in_pages(instance, 100, CollectedDays())
+    numbers: list[int] = []
+
+    def counting(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: list[int]) -> Iterator[DayEvent]:
+        numbers.append(len(storage_ids))
+        return read_events(instance, key, storage_ids)
+
+    monkeypatch.setattr(days, "read_events", counting)
+    in_pages(instance, 100, known)
+    assert sum(numbers) == 2  # the days with pending requests
+
+
+def test_an_event_that_becomes_visible_late_is_read(instance: dg.DagsterInstance) -> None:
+    """Another process wrote it before the newest one that was read, and committed it later."""
+    submitted(instance)
+    collected(instance, pending=3)
+    [day] = read_days(instance)
+    known = CollectedDays(read_up_to=day.storage_id + 5)
+    assert [one.day for one in read_new_days(instance, "batch_assets", known).days] == [DAY]
+
+
+def test_a_lost_cursor_with_many_collected_days_says_how_many_are_unread(
+    instance: dg.DagsterInstance, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        submitted(instance, day=f"2026-02-0{number + 1}")
+        collected(instance, day=f"2026-02-0{number + 1}")
+    monkeypatch.setattr("batch_assets.days.EVENTS_PER_TICK", 2)
+    monkeypatch.setattr("batch_assets.days.OVERLAP", 0)
+    first = tick(instance, local_api.url)
+    assert "1 collected day is not read yet" in str(first.skip_reason)
+    assert "not read yet" not in str(tick(instance, local_api.url, first.cursor).skip_reason)

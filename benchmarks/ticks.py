@@ -1,14 +1,21 @@
-"""The sensor with many days in flight, three batches each, on a persistent Dagster instance and an API that counts."""
+"""The sensor with many days in flight or collected, on a persistent Dagster instance and an API that counts.
+
+python -m benchmarks.ticks IN_FLIGHT [COLLECTED]
+"""
 
 import json
+import sqlite3
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import dagster as dg
@@ -22,7 +29,7 @@ METADATA = {**dict.fromkeys(("warehouse_id", "submission_id", "claim_token"), "0
 
 @dataclass(frozen=True)
 class Tick:
-    """The seconds of the first tick with so many days in flight, and of a tick without changes."""
+    """The seconds of the first tick, of the slowest one, and of one without changes; `ticks`: until nothing changed."""
 
     days: int
     batches: int
@@ -30,11 +37,18 @@ class Tick:
     seconds: float
     calls: int
     cursor_bytes: int
+    collected_days: int = 0
+    slowest_seconds: float = 0.0
+    ticks: int = 0
 
 
-def tick(days: int, shards: int) -> Tick:
-    """Put the days into a new instance's event log, and evaluate the sensor twice."""
+def tick(days: int, shards: int, collected_days: int = 0) -> Tick:
+    """Put the days into a new instance's event log, and evaluate the sensor until nothing changes.
+
+    The cursor is empty at first, so the sensor reads the collected days in several ticks.
+    """
     from batch_assets.assets import openai_batch
+    from batch_assets.days import EVENTS_PER_TICK, OVERLAP
     from batch_assets.sensors import openai_batch_sensor
 
     batch_ids = [[f"batch_{day:05d}{shard:027d}" for shard in range(shards)] for day in range(days)]
@@ -43,6 +57,8 @@ def tick(days: int, shards: int) -> Tick:
         dg.DagsterInstance.local_temp(home) as instance,
         listing([name for day in batch_ids for name in day][::-1]) as (url, calls),
     ):
+        if collected_days:
+            _add_collected(instance, Path(home), collected_days)
         for number, names in enumerate(batch_ids):
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(
@@ -54,13 +70,52 @@ def tick(days: int, shards: int) -> Tick:
         resources = {"openai": BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
         took: list[float] = []
         cursor: str | None = None
-        for _ in range(2 + days // 100):  # until the sensor has shown all days
+        # until the sensor has shown all days, and has read the collected ones
+        for _ in range(2 + max(days // 100, collected_days // (EVENTS_PER_TICK - OVERLAP))):
             calls.clear()
             started = time.perf_counter()
             with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
                 cursor = openai_batch_sensor.evaluate_tick(context).cursor
             took.append(time.perf_counter() - started)
-    return Tick(days, days * shards, took[0], took[-1], len(calls), len((cursor or "").encode()))
+    cursor_bytes = len((cursor or "").encode())
+    return Tick(
+        days, days * shards, took[0], took[-1], len(calls), cursor_bytes, collected_days, max(took), ticks=len(took)
+    )
+
+
+def _add_collected(instance: dg.DagsterInstance, home: Path, days: int) -> None:
+    """Add so many collected days to the event log, one of them with pending requests.
+
+    Dagster needs 20 ms for an event, so two events are written by it, and copied in its SQLite file.
+    """
+    from batch_assets.assets import openai_batch, summaries
+
+    first = date(2030, 1, 1)
+    metadata: dict[dg.AssetKey, dict[str, Any]] = {
+        openai_batch.key: {"batch_ids": dg.MetadataValue.json([]), "deferred_files": 0},
+        summaries.key: {"requests_pending": 0},
+    }
+    for key, values in metadata.items():
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=first.isoformat(), metadata=values))
+    copies = [((first + timedelta(days=number)).isoformat(), first.isoformat()) for number in range(1, days)]
+    with closing(sqlite3.connect(home / "history" / "runs" / "index.db")) as connection, connection:
+        originals = connection.execute("SELECT id FROM event_logs WHERE partition = ? ORDER BY id", [first.isoformat()])
+        for (original,) in originals.fetchall():
+            connection.executemany(
+                """
+                INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition)
+                SELECT run_id, replace(event, ?2, ?1), dagster_event_type, timestamp, step_key, asset_key, ?1
+                FROM event_logs WHERE id = ?3
+                """,
+                [(day, old, original) for day, old in copies],
+            )
+    pending: dict[str, Any] = {
+        "requests_pending": 3,
+        "next_attempt_at": dg.MetadataValue.timestamp(time.time() + 86_400),
+    }
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(summaries.key, partition=first.isoformat(), metadata=pending)
+    )
 
 
 @contextmanager
@@ -101,3 +156,8 @@ def listing(batch_ids: list[str]) -> Iterator[tuple[str, list[str]]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    print(tick(numbers[0], 1, *numbers[1:]))

@@ -32,6 +32,16 @@ class RequestFileConfig(dg.Config):
         "stays until the new one is loaded.",
     )
     resume_cancelled: bool = Field(default=True, description="Send what the user has cancelled. The sensor does not.")
+    retry_failed: bool = Field(
+        default=False,
+        description="Send the requests again that failed for good, after their cause is removed. No answered request "
+        "is sent.",
+    )
+    respect_pauses: bool = Field(
+        default=False,
+        description="Leave out requests that wait after an error of the account (billing, key, access, model). The "
+        "sensor does so.",
+    )
     same_task: bool = Field(
         default=False,
         description="Use the task of the day's last plan instead of the configured one. The sensor does.",
@@ -73,6 +83,8 @@ def batch_request_file(
             max_enqueued_tokens=task.max_enqueued_tokens,
             refresh=config.refresh,
             resume_cancelled=config.resume_cancelled,
+            retry_failed=config.retry_failed,
+            respect_pauses=config.respect_pauses,
             optional_parameters=known_options(task_to_ask.model, api.name),
             own_prices=task.prices,
         ),

@@ -1,6 +1,7 @@
 """The table that users read: a summary for each article of the day."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.plan import planned_task
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
-from batch_assets.day_events import REQUESTS_PENDING, Origin, location_of_run
+from batch_assets.day_events import REQUESTS_PENDING, Origin, location_of_run, next_attempt_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_the_stand_in_was_not_chosen
@@ -55,7 +56,7 @@ def summaries(
             "batches have ended."
         )
         return
-    yield dg.MaterializeResult(metadata=_metadata(context, warehouse))
+    yield dg.MaterializeResult(metadata=_metadata(context, warehouse, collected.next_attempt_at))
 
 
 def _collect(context: dg.AssetExecutionContext, warehouse: Warehouse, openai: BatchApi, task: SummaryTask) -> Collected:
@@ -89,7 +90,9 @@ def _log(context: dg.AssetExecutionContext, collected: Collected) -> None:
         context.log.warning(f"{batch_id}: OpenAI had no capacity for it. A run sends its requests again.")
 
 
-def _metadata(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dict[str, Any]:
+def _metadata(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, next_attempt_at: datetime | None
+) -> dict[str, Any]:
     report = day_report(warehouse.tables, context.partition_key, preview_rows=PREVIEW_ROWS)
     database_bytes = warehouse.tables.file_bytes
     return {
@@ -98,6 +101,7 @@ def _metadata(context: dg.AssetExecutionContext, warehouse: Warehouse) -> dict[s
         "failed": report.by_status.get("failed", 0),
         # articles, not requests: an article that is newer than the last plan has no request yet
         REQUESTS_PENDING: report.by_status.get("pending", 0),
+        **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
         "answered_by": ", ".join(report.apis),
         "input_tokens": report.spending.input_tokens,
         "output_tokens": report.spending.output_tokens,

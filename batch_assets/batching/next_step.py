@@ -25,7 +25,8 @@ class Day:
     """What the event log has of a day: its newest `openai_batch`, or its newest `summaries` if that is newer.
 
     `needs_next_round`: `summaries` is newer, and requests are pending. `is_capacity_freed`: another day was collected
-    after this one was submitted. `api` is the name of the API that has its batches.
+    after this one was submitted. `api` is the name of the API that has its batches. `next_attempt_at`: when deferred
+    files or pending requests are due; `error`: why a run ended before it submitted all files.
     """
 
     day: str
@@ -35,6 +36,7 @@ class Day:
     api: str | None = None
     deferred: int = 0
     next_attempt_at: datetime | None = None
+    error: str | None = None
     is_capacity_freed: bool = False
     needs_next_round: bool = False
 
@@ -51,7 +53,7 @@ def next_step(
     `last_end`: when the last batch of any day ended, and freed capacity.
     """
     if day.needs_next_round:
-        return Step.NEXT_ROUND if now >= day.at + timing.next_round_pause else Step.WAIT
+        return Step.NEXT_ROUND if now >= next_round_at(day, timing) else Step.WAIT
     batches = day.batches(polled)
     if any(must_requeue(batch) for batch in batches):
         return Step.SUBMIT
@@ -60,6 +62,11 @@ def next_step(
     if len(batches) == len(day.batch_ids) and all(batch.has_ended for batch in batches):
         return Step.COLLECT
     return Step.WAIT
+
+
+def next_round_at(day: Day, timing: Timing) -> datetime:
+    """When the pending requests of a collected day may be sent again."""
+    return max(day.at + timing.next_round_pause, day.next_attempt_at or day.at)
 
 
 def _may_find_capacity(day: Day, now: datetime, last_end: datetime | None) -> bool:

@@ -35,8 +35,14 @@ class Timing:
         next_round_pause: before a run sends requests again that ended without an answer.
         overdue_after: how long results stay at OpenAI because other batches of their day are late. OpenAI deletes
             them after 30 days.
-        max_run_attempts: how often the sensor requests a run that fails.
+        max_run_attempts: how often the sensor requests a run that fails, before the pauses become long.
         first_run_pause, longest_run_pause: between two of these runs. The pause doubles with each.
+        hourly_run_pause, daily_run_pause: between two later runs, the second one from `daily_runs_after` the first
+            failure on.
+        unmoved_after: without a change of its listed batches, the sensor retrieves the batches of a day, and again
+            after the same time.
+        late_after: from then on a running batch is late. It is the completion window of 24 hours, and slack.
+        stuck_after: without a change of the day, for a batch that is finalizing, cancelling or in an unknown status.
     """
 
     upload_timeout_seconds: float = 600.0
@@ -62,6 +68,12 @@ class Timing:
     max_run_attempts: int = 5
     first_run_pause: timedelta = timedelta(seconds=30)
     longest_run_pause: timedelta = timedelta(minutes=10)
+    hourly_run_pause: timedelta = timedelta(hours=1)
+    daily_run_pause: timedelta = timedelta(days=1)
+    daily_runs_after: timedelta = timedelta(days=1)
+    unmoved_after: timedelta = timedelta(minutes=15)
+    late_after: timedelta = timedelta(hours=25)
+    stuck_after: timedelta = timedelta(hours=3)
 
     def requeue_pause(self, attempt: int) -> timedelta:
         """The pause after this attempt, for which the API had no capacity."""
@@ -70,6 +82,12 @@ class Timing:
     def run_pause(self, runs: int) -> timedelta:
         """The pause after this number of runs of the same step."""
         return _doubled(self.first_run_pause, runs - 1, self.longest_run_pause)
+
+    def failed_run_pause(self, failures: int, failing_for: timedelta) -> timedelta:
+        """The pause after this number of failed runs of the same step, whose first one failed so long ago."""
+        if failures < self.max_run_attempts:
+            return self.run_pause(failures)
+        return self.daily_run_pause if failing_for >= self.daily_runs_after else self.hourly_run_pause
 
 
 def _doubled(pause: timedelta, times: int, longest: timedelta) -> timedelta:

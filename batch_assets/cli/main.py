@@ -5,6 +5,7 @@ import os
 import click
 
 from batch_assets import __version__
+from batch_assets.cli.abandon import abandon
 from batch_assets.cli.adopt import adopt
 from batch_assets.cli.cancel import cancel
 from batch_assets.cli.demo import demo
@@ -12,6 +13,7 @@ from batch_assets.cli.dev import dev
 from batch_assets.cli.doctor import doctor
 from batch_assets.cli.move_api import move_api
 from batch_assets.cli.prune import prune
+from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
 from batch_assets.cli.terminal import CommandLine
 
@@ -27,7 +29,7 @@ def main() -> None:
     os.umask(0o077)  # only the user may read what we write
 
 
-for command in (demo, dev, serve, cancel, adopt, move_api, doctor, prune):
+for command in (demo, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
     main.add_command(command)
 
 

@@ -417,15 +417,33 @@ def hiding_batches(*batch_ids: str) -> Callable[[Call], Reply]:
     return answer
 
 
-def still_running(call: Call) -> Reply:
-    """An API whose batches do not end."""
-    reply = call.forward()
-    if call.creates_batch or "/batches" not in call.path:
-        return reply
-    shown = reply.json
-    for batch in shown.get("data", [shown]):
-        batch.update(status="in_progress", completed_at=None, output_file_id=None)
-    return Reply.of(shown, reply.status)
+def with_batches(**fields: Any) -> Callable[[Call], Reply]:
+    """An API whose batches have no result files, and these fields."""
+
+    def answer(call: Call) -> Reply:
+        reply = call.forward()
+        if call.creates_batch or "/batches" not in call.path or reply.status != 200:
+            return reply
+        shown = reply.json
+        for batch in shown.get("data", [shown]):
+            batch.update({"completed_at": None, "output_file_id": None, **fields})
+        return Reply.of(shown, reply.status)
+
+    return answer
+
+
+def refusing_to_cancel(**fields: Any) -> Callable[[Call], Reply]:
+    """The same, and the API refuses to cancel them."""
+
+    def answer(call: Call) -> Reply:
+        if call.path.endswith("/cancel"):
+            return Reply.of({"error": {"message": "Cannot cancel a batch with this status."}}, 409)
+        return with_batches(**fields)(call)
+
+    return answer
+
+
+still_running = with_batches(status="in_progress")  # an API whose batches do not end
 
 
 def with_api_name(

@@ -145,7 +145,14 @@ def test_a_closed_pipe_is_no_message() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["demo"], ["serve"], ["cancel", "2026-01-05"], ["adopt", "batch_x"], ["prune", "--keep-days", "0"]],
+    [
+        ["demo"],
+        ["serve"],
+        ["cancel", "2026-01-05"],
+        ["adopt", "batch_x"],
+        ["abandon", "batch_x"],
+        ["prune", "--keep-days", "0"],
+    ],
     ids=str,
 )
 def test_a_data_folder_that_cannot_be_made_is_one_sentence(

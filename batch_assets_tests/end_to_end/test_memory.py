@@ -91,7 +91,7 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
         with database.writing() as connection, transaction(connection):
             answered += sum(batch.answered for batch in load_results(connection, group).values())
     assert answered == ARTICLES
-    assert write_summaries(database, DAY, RequestStateRules()) == {"answered": ARTICLES}
+    assert write_summaries(database, DAY, RequestStateRules()).requests == {"answered": ARTICLES}
     peak.put(peak_bytes())
 
 

@@ -2,9 +2,10 @@
 
 `collect` handles a day. `fetch` asks the API for its batches, stores the result files of those that have ended, and
 records the state of the others. `stored_results` finds the result files on this disk. `load` loads them in groups of
-batches: `ended_batches` enters the batches into a temp table, `result_lines` reads the lines of the files, `failures`
-records the requests without an answer, and why. `day_summaries` then writes `summaries`, and `report` counts what the
-day has.
+batches: `ended_batches` enters the batches into a temp table, `result_lines` reads the lines of the files. Lines that
+DuckDB cannot read as they are go through `line_repair`, and `other_bodies` finds errors and reasons in answers of other
+servers. `failures` records the requests without an answer, and why. `day_summaries` then writes `summaries`, and
+`report` counts what the day has.
 
 Answers of a new endpoint would be read in `result_lines`.
 """

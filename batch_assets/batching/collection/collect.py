@@ -6,6 +6,7 @@ disk even if a line cannot be parsed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -34,6 +35,7 @@ class Collected:
     batches: dict[str, Loaded] = field(default_factory=dict)
     fetched: Fetched = field(default_factory=Fetched)
     requests: dict[str, int] = field(default_factory=dict)
+    next_attempt_at: datetime | None = None
 
 
 def collect_day(
@@ -73,7 +75,8 @@ def collect_day(
     failures += collected.fetched.failures + load_all(new)
     if failures:
         raise failures[0]
-    collected.requests = write_summaries(database, day, RequestStateRules(api.name, max_output_tokens, max_rounds))
+    written = write_summaries(database, day, RequestStateRules(api.name, max_output_tokens, max_rounds))
+    collected.requests, collected.next_attempt_at = written
     return collected
 
 

@@ -1,5 +1,8 @@
 """Writes a day's `summaries`: one row for each article, with its answer or the reason why there is none."""
 
+from datetime import datetime
+from typing import NamedTuple
+
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
@@ -40,17 +43,24 @@ NOT_ANSWERED = """
 """
 
 
-def write_summaries(database: Database, day: str, rules: RequestStateRules) -> dict[str, int]:
-    """Replace the day in `summaries`; returns how many of its distinct requests are in each state.
+class WrittenDay(NamedTuple):
+    """How many of the day's distinct requests are in each state, and when the pending ones may be sent.
 
-    A day whose articles were pruned keeps its rows.
+    `next_attempt_at` is UTC, without zone; None: at once, or none is pending.
     """
+
+    requests: dict[str, int]
+    next_attempt_at: datetime | None
+
+
+def write_summaries(database: Database, day: str, rules: RequestStateRules) -> WrittenDay:
+    """Replace the day in `summaries`. A day whose articles were pruned keeps what it has."""
     with database.writing() as connection:
         with transaction(connection):
             states = find_states(connection, day, rules)
             if not _is_pruned(connection, day):
                 _replace(connection, states)
-        return states.counts(connection)
+        return WrittenDay(states.counts(connection), states.next_attempt_at(connection))
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
@@ -22,7 +23,7 @@ CREATE_BATCHES = f"""
     CREATE OR REPLACE TEMP TABLE ended_batch (
         batch INTEGER, submission_id VARCHAR, batch_id VARCHAR, model VARCHAR, ended_at TIMESTAMP,
         api VARCHAR, is_simulated BOOLEAN, max_output_tokens BIGINT, is_refresh BOOLEAN,
-        code VARCHAR, message VARCHAR,                                 -- of a request that has no result line
+        code VARCHAR, message VARCHAR, scope VARCHAR,  -- of a request that has no result line
         cancelled_by_user BOOLEAN,
         {RATE_COLUMNS_DDL}     -- USD per token; NULL if not known
     )
@@ -30,9 +31,9 @@ CREATE_BATCHES = f"""
 ENTER_BATCH = f"""
     INSERT INTO ended_batch (
         batch, submission_id, batch_id, model, ended_at, api, is_simulated, max_output_tokens, is_refresh, code,
-        message, cancelled_by_user, {", ".join(RATE_COLUMNS)}
+        message, scope, cancelled_by_user, {", ".join(RATE_COLUMNS)}
     )
-    VALUES ({", ".join("?" * (12 + len(RATE_COLUMNS)))})
+    VALUES ({", ".join("?" * (13 + len(RATE_COLUMNS)))})
 """
 
 
@@ -105,6 +106,14 @@ def _row(number: int, batch: EndedBatch, own_prices: tuple[ModelPrice, ...]) -> 
     )
     return (
         number, batch.submission_id, batch.batch_id, batch.model, batch.ended_at, batch.api,
-        batch.api == BUILT_IN_ENGINE, batch.max_output_tokens, batch.is_refresh, code, message, batch.cancelled_by_user,
+        batch.api == BUILT_IN_ENGINE, batch.max_output_tokens, batch.is_refresh, code, message,
+        outcome_scope(batch), batch.cancelled_by_user,
         *rate_values(batch_rates(batch.model, api=batch.api or OPENAI_API, own_prices=own_prices)),
     )  # fmt: skip
+
+
+def outcome_scope(batch: EndedBatch) -> Scope:
+    """Whose failure a request without a line is: of the batch, if that failed before it ran any request."""
+    if batch.status == "failed" and not batch.files:
+        return Scope.BATCH
+    return Scope.REQUEST

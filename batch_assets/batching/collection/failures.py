@@ -7,7 +7,15 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch
 from batch_assets.batching.ledger.aliases import record_refused_option
-from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, IS_RETRYABLE
+from batch_assets.batching.ledger.outcomes import (
+    ACCOUNT_PAUSES,
+    ACCOUNT_PAUSES_SQL,
+    ACCOUNT_REMEDY,
+    CANCELLED_BY_USER,
+    IS_RETRYABLE,
+    SCOPE,
+)
+from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.model_options import OPTIONAL_PARAMETERS
 from batch_assets.batching.provider.token_costs import COST_USD_SQL
 from batch_assets.batching.safety.secrets import HIDDEN, known_secrets_pattern
@@ -40,7 +48,7 @@ FAILED_LINES = f"""
     CREATE OR REPLACE TEMP VIEW failed_line AS
     SELECT
         batch, custom_id, code, message, status_code AS http_status,
-        {IS_RETRYABLE} AS retryable,
+        {IS_RETRYABLE} AS retryable, {SCOPE} AS scope, {ACCOUNT_REMEDY} AS remedy,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens
     FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome);
 
@@ -48,9 +56,15 @@ FAILED_LINES = f"""
     CREATE OR REPLACE TEMP VIEW missing_line AS
     SELECT
         batch, custom_id, refused.code, refused.message, NULL AS http_status, refused.custom_id IS NULL AS retryable,
+        CASE WHEN refused.custom_id IS NULL THEN ended_batch.scope ELSE 'request' END AS scope, NULL AS remedy,
         NULL AS input_tokens, NULL AS cached_input_tokens, NULL AS cache_write_tokens, NULL AS output_tokens,
         NULL AS reasoning_tokens
-    FROM outcome LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL;
+    FROM outcome JOIN ended_batch USING (batch) LEFT JOIN refused USING (custom_id) WHERE chosen IS NULL;
+
+    -- how often an account error came before: the pause grows with it
+    CREATE OR REPLACE TEMP VIEW earlier_account_error AS
+    SELECT custom_id, count(*) AS earlier FROM failed_request
+    WHERE scope = 'account' AND NOT superseded GROUP BY custom_id;
 """
 # 4. An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
 REDACTED = f"""
@@ -60,7 +74,8 @@ REDACTED = f"""
 # 5. All of them, with the reason of the batch where they have none of their own.
 INSERT_FAILURES = f"""
     INSERT INTO failed_request (
-        custom_id, batch_id, code, message, http_status, retryable, superseded, api, max_output_tokens, input_tokens,
+        custom_id, batch_id, code, message, http_status, retryable, superseded, scope, not_before, api,
+        max_output_tokens, input_tokens,
         cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd, simulated_cost_usd,
         failed_at
     )
@@ -81,11 +96,19 @@ INSERT_FAILURES = f"""
             WHEN retryable AND cancelled_by_user THEN '{CANCELLED_BY_USER}'
             ELSE coalesce(redacted_failure.code, ended_batch.code)
         END,
-        CASE WHEN redacted_failure.code IS NULL THEN ended_batch.message ELSE redacted_failure.message END,
-        http_status, retryable OR is_refused_option, is_refused_option, api, max_output_tokens,
+        CASE
+            WHEN redacted_failure.code IS NULL THEN ended_batch.message
+            WHEN remedy IS NULL THEN redacted_failure.message
+            ELSE concat_ws(' ', redacted_failure.message, remedy)
+        END,
+        http_status, retryable OR is_refused_option, is_refused_option, redacted_failure.scope,
+        CASE WHEN redacted_failure.scope = 'account' THEN
+            $now::TIMESTAMP + {ACCOUNT_PAUSES_SQL}[least(coalesce(earlier, 0) + 1, {len(ACCOUNT_PAUSES)})]
+        END,
+        api, max_output_tokens,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
         CASE WHEN NOT is_simulated THEN {COST_USD_SQL} END, CASE WHEN is_simulated THEN {COST_USD_SQL} END, ended_at
-    FROM redacted_failure JOIN ended_batch USING (batch)
+    FROM redacted_failure JOIN ended_batch USING (batch) LEFT JOIN earlier_account_error USING (custom_id)
 """
 
 
@@ -115,7 +138,7 @@ def load_failures(connection: duckdb.DuckDBPyConnection, batches: Sequence[Ended
     refused = _record_refused_options(connection, batches)
     connection.execute(FAILED_LINES)
     connection.execute(REDACTED)
-    connection.execute(INSERT_FAILURES, {**refused._asdict(), "secrets": known_secrets_pattern()})
+    connection.execute(INSERT_FAILURES, {**refused._asdict(), "secrets": known_secrets_pattern(), "now": now_utc()})
 
 
 def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> RefusedOptions:

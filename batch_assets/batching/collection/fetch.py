@@ -6,6 +6,7 @@ from pathlib import Path
 
 import openai
 
+from batch_assets.batching.collection.late_files import contradiction
 from batch_assets.batching.collection.stored_results import is_stored, result_files
 from batch_assets.batching.ledger import batch_transitions, known_batches, submissions
 from batch_assets.batching.ledger.database import Database
@@ -92,18 +93,28 @@ def fetch_day(fetcher: Fetcher, day: str) -> Fetched:
 def fetch_batch(fetcher: Fetcher, submission: Submission) -> tuple[RemoteBatch, dict[str, Path] | None]:
     """The present state of the batch and, if it has ended, its stored result files. Raises openai.OpenAIError."""
     batch = retrieve_batch(fetcher.client, submission.batch_id or "")
-    is_late = _is_late(submission, batch, fetcher.timing)
-    if must_requeue(batch) or not batch.has_ended or batch.status == MISSING or is_late:
+    if must_requeue(batch) or not batch.has_ended or batch.status == MISSING:
         return batch, None
-    return batch, store_results(fetcher.client, submission, batch, fetcher.data_folder, fetcher.timing)
+    may_be_late = _may_be_late(submission, batch, fetcher.timing)
+    if may_be_late and batch.completed and not batch.output_file_id:
+        return batch, None
+    files = store_results(fetcher.client, submission, batch, fetcher.data_folder, fetcher.timing)
+    reason = contradiction(batch, submission.requests, files) if may_be_late else None
+    if reason is None:
+        return batch, files
+    logger.warning(
+        "%s of %s is late: %s. A later run downloads the files again, until %.0f h after the end of the batch.",
+        batch.id, submission.day, reason, fetcher.timing.lost_after.total_seconds() / 3600,
+    )  # fmt: skip
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    return batch, None
 
 
-def _is_late(submission: Submission, batch: RemoteBatch, timing: Timing) -> bool:
-    """Whether a batch with answers names no output file yet: later runs ask again, until its 24 hours are over."""
-    if batch.status not in ENDED or not batch.completed or batch.output_file_id:
-        return False
+def _may_be_late(submission: Submission, batch: RemoteBatch, timing: Timing) -> bool:
+    """Whether the batch ended so recently that its files may be late: later runs ask again."""
     ended_at = batch.ended_at or submission.ended_at
-    return ended_at is None or now_utc() - ended_at < timing.lost_after
+    return batch.status in ENDED and (ended_at is None or now_utc() - ended_at < timing.lost_after)
 
 
 def _record_batch(

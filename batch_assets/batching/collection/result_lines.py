@@ -1,29 +1,27 @@
 """Reads result files into the temp table `result_line`. Lines that cannot be used go to the table `quarantined_line`.
 
-DuckDB reads the files. If a file has a line that DuckDB cannot read, or that no request of the batch has, Python reads
-the file again line by line. It repairs some of these lines, and keeps the others unchanged in quarantine.
+DuckDB reads the files. If a file has a line that DuckDB cannot read, that no request of the batch has, or that has
+neither an answer nor an error where OpenAI writes them, Python reads the file again line by line (`line_repair`). It
+repairs some of these lines, and keeps the others unchanged in quarantine.
 """
 
 import csv
-import json
 import mmap
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.collection.line_repair import LONGEST_LINE_BYTES, lines_of, repair_line
 from batch_assets.batching.ledger.database import fixed_join_order
 from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
 # DuckDB fails at a line that is longer than its buffer. A small buffer is faster, and few lines need a larger one.
 USUAL_LINE_BYTES, USUAL_BUFFER_BYTES = 4_000_000, 1 << 22
-LONGEST_LINE_BYTES, LARGEST_BUFFER_BYTES = 32_000_000, 1 << 25
-KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
+LARGEST_BUFFER_BYTES = 1 << 25  # for LONGEST_LINE_BYTES
 
 CREATE_TABLES = """
     -- trims only if there is white space: to trim takes longer than to read the line
@@ -32,13 +30,35 @@ CREATE_TABLES = """
             OR suffix(content, E'\\r') OR suffix(content, E'\\t')
         THEN trim(content, E' \\t\\r\\n') ELSE content
     END;
+    -- models without a parser for it write their thinking before the text; a cut answer has no end of it
+    CREATE OR REPLACE TEMP MACRO without_thinking(content) AS CASE
+        WHEN starts_with(content, '<think>')
+        THEN regexp_replace(content, '^(<think>.*?(</think>|\\z)\\s*)+', '', 's') ELSE content
+    END;
+    -- the texts of a list of parts, or of one part, without those of other types (thinking, reasoning)
+    CREATE OR REPLACE TEMP MACRO text_of_parts(content) AS CASE json_type(content)
+        WHEN 'ARRAY' THEN array_to_string(list_transform(
+            list_filter(
+                from_json(content, '["JSON"]'),
+                lambda part: json_type(part) = 'VARCHAR'
+                    OR json_type(part, '$.text') = 'VARCHAR'
+                        AND coalesce(part ->> '$.type', 'text') IN ('text', 'output_text')
+            ),
+            lambda part: CASE json_type(part) WHEN 'VARCHAR' THEN part ->> '$' ELSE part ->> '$.text' END
+        ), '')
+        WHEN 'OBJECT' THEN CASE WHEN json_type(content, '$.text') = 'VARCHAR' THEN content ->> '$.text' END
+        ELSE content ->> '$'
+    END;
+    CREATE OR REPLACE TEMP MACRO refusal_of_parts(content) AS CASE
+        WHEN json_type(content) = 'ARRAY' THEN array_to_string(content ->> '$[*].refusal', '')
+    END;
     -- a result file that is being read, and the number of its batch
     CREATE OR REPLACE TEMP TABLE result_file (path VARCHAR, batch INTEGER);
     CREATE OR REPLACE TEMP TABLE result_line (
         batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
         finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
         cache_write_tokens BIGINT, output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
-        has_other_body BOOLEAN  -- the body has neither choices nor an error message
+        is_unclear BOOLEAN  -- it has neither an answer nor an error where OpenAI writes them
     );
 """
 # The known fields of a result line. A value of another type than expected becomes NULL. `response` of a chat
@@ -46,7 +66,7 @@ CREATE_TABLES = """
 READ_LINES = """
     INSERT INTO result_line (
         batch, path, custom_id, status_code, request_id, model, finish_reason, text, input_tokens, cached_input_tokens,
-        cache_write_tokens, output_tokens, reasoning_tokens, code, message, has_other_body
+        cache_write_tokens, output_tokens, reasoning_tokens, code, message, is_unclear
     )
     WITH line AS (
         SELECT batch, path, custom_id, error, response, response.body AS body, response.body.choices[1] AS choice
@@ -69,13 +89,16 @@ READ_LINES = """
             }
         ) AS line JOIN result_file ON result_file.path = line.filename
     ),
-    result AS (
+    content AS (
         SELECT
             *, try_cast(response.status_code AS INTEGER) AS status_code, body.usage AS usage,
-            nullif(trimmed(choice.message.content), '') AS text,
-            nullif(choice.message.refusal, '') AS refusal  -- some servers send "" for none
+            trimmed(choice.message.content) AS content,
+            nullif(choice.message.refusal, '') AS refusal,  -- some servers send "" for none
+            coalesce(error.code, body.error.code, body.error.type) AS error_code,
+            coalesce(error.message, body.error.message) AS error_message
         FROM line
     ),
+    result AS (SELECT *, nullif(without_thinking(content), '') AS text FROM content),
     classified AS (
         SELECT
             *,
@@ -83,9 +106,12 @@ READ_LINES = """
                 WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
                 WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
                     THEN 'content_refused'
+                WHEN status_code = 200 AND (error_code IS NOT NULL OR error_message IS NOT NULL)
+                    THEN coalesce(error_code, 'error_in_answer')
                 WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
+                WHEN status_code = 200 AND choice.message IS NULL THEN 'no_answer'
                 WHEN status_code = 200 THEN 'empty_answer'
-                ELSE coalesce(error.code, body.error.code, body.error.type, 'http_' || status_code, 'no_response')
+                ELSE coalesce(error_code, 'http_' || status_code, 'no_response')
             END AS code
         FROM result
     )
@@ -96,19 +122,41 @@ READ_LINES = """
         try_cast(usage.completion_tokens AS BIGINT),
         try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
         code,
-        CASE code
-            WHEN 'content_refused' THEN coalesce(refusal, 'The content filter withheld the answer.')
-            WHEN 'max_output_tokens'
+        CASE
+            WHEN code = 'content_refused' THEN coalesce(refusal, 'The content filter withheld the answer.')
+            WHEN error_message IS NOT NULL THEN error_message
+            WHEN code = 'max_output_tokens'
                 THEN 'The model used all output tokens before an answer began. Raise max_output_tokens.'
-            WHEN 'empty_answer' THEN 'The model returned an empty answer.'
-            ELSE coalesce(error.message, body.error.message)
+            WHEN code = 'empty_answer' THEN 'The model returned an empty answer.'
+            WHEN code = 'no_answer' THEN 'The status is 200, but the body is no chat completion.'
         END,
-        status_code IS NOT NULL AND coalesce(body.choices IS NULL AND body.error.message IS NULL, true)
+        error_message IS NULL AND (
+            choice.message IS NULL AND error.code IS NULL
+            OR code = 'empty_answer' AND choice.finish_reason IS DISTINCT FROM 'stop'
+        )
     FROM classified
+"""
+# The same for a file with content in parts. Each content is then JSON text, so that a list differs from a string that
+# looks like one. It takes longer.
+READ_LINES_WITH_PARTS = (
+    READ_LINES.replace("STRUCT(content VARCHAR,", "STRUCT(content JSON,")
+    .replace("trimmed(choice.message.content)", "trimmed(text_of_parts(choice.message.content))")
+    .replace(
+        "nullif(choice.message.refusal, '')",
+        "nullif(coalesce(nullif(choice.message.refusal, ''), refusal_of_parts(choice.message.content)), '')",
+    )
+)
+# The files whose contents may be in parts. DuckDB writes a list or an object as its JSON text into a VARCHAR.
+FILES_WITH_PARTS = """
+    SELECT DISTINCT path FROM result_line
+    WHERE list_contains($paths, path) AND (
+        starts_with(text, '[')
+        OR starts_with(text, '{"') AND contains(text, '"type"') AND contains(text, '"text"')
+    )
 """
 FILES_TO_READ_AGAIN = """
     SELECT DISTINCT path FROM result_line LEFT JOIN requested USING (batch, custom_id)
-    WHERE requested.custom_id IS NULL OR has_other_body
+    WHERE requested.custom_id IS NULL OR is_unclear
 """
 
 # By the lines that DuckDB has read again: it may not read each repaired line.
@@ -152,8 +200,13 @@ def _read(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) ->
     )
     has_a_long_line = any(_has_a_longer_line(file.path, USUAL_LINE_BYTES) for file in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
+    paths = [str(file.path) for file in files]
     with fixed_join_order(connection):
-        connection.execute(READ_LINES, {"paths": [str(file.path) for file in files], "buffer_bytes": buffer_bytes})
+        connection.execute(READ_LINES, {"paths": paths, "buffer_bytes": buffer_bytes})
+        with_parts = [path for (path,) in connection.execute(FILES_WITH_PARTS, {"paths": paths}).fetchall()]
+        if with_parts:
+            connection.execute("DELETE FROM result_line WHERE list_contains($paths, path)", {"paths": with_parts})
+            connection.execute(READ_LINES_WITH_PARTS, {"paths": with_parts, "buffer_bytes": buffer_bytes})
 
 
 def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
@@ -181,8 +234,8 @@ def _read_again(connection: duckdb.DuckDBPyConnection, file: ResultFile) -> int:
         quarantined = 0
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
             quarantine_rows = csv.writer(bad)
-            for number, line, line_bytes in _lines(file.path):
-                repaired_line, reason = _readable(line, line_bytes, requested)
+            for number, line, line_bytes in lines_of(file.path):
+                repaired_line, reason = repair_line(line, line_bytes, requested)
                 if reason:
                     quarantine_rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1
@@ -201,67 +254,3 @@ def _read_again(connection: duckdb.DuckDBPyConnection, file: ResultFile) -> int:
             [file.batch_id, str(file.path), str(quarantine)],
         )
     return quarantined
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes, int]]:
-    """(number from 1, line, its size) of the lines that are not blank. A line ends at \\n, not at U+2028 or similar.
-
-    Of a line that is too long, only the beginning.
-    """
-    with path.open("rb") as file:
-        for number in count(1):
-            if not (line := file.readline(LONGEST_LINE_BYTES + 1)):
-                return
-            line_bytes = len(line)
-            if line_bytes > LONGEST_LINE_BYTES:
-                rest = line
-                line = line[:KEPT_OF_A_LONGER_LINE_BYTES]
-                while rest and not rest.endswith(b"\n"):
-                    rest = file.readline(LONGEST_LINE_BYTES)
-                    line_bytes += len(rest)
-            if line.strip():
-                yield number, line.rstrip(b"\r\n"), line_bytes
-
-
-def _readable(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str | None, str]:
-    """The line as JSON that DuckDB can read, None if that is impossible, and why the line cannot be used.
-
-    The reason is empty for a line that can be used. A line that no request of the batch has may still tell its usage.
-    """
-    if line_bytes > LONGEST_LINE_BYTES:
-        kept = f"its first {len(line):,} bytes are kept here, the whole line in the result file"
-        return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
-    result, reason = _repair(line, requested)
-    if result is None:
-        return None, reason
-    repaired = json.dumps(result)
-    if len(repaired) > LONGEST_LINE_BYTES:
-        return None, reason or f"more than {LONGEST_LINE_BYTES:,} bytes in ASCII"
-    return repaired, reason
-
-
-def _repair(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, str]:
-    """The result on this line, None if there is none, and why it cannot be used; the reason is empty if it can."""
-    text = line.decode("utf-8-sig", errors="replace")
-    try:
-        result = json.loads(text, strict=False)
-    except (ValueError, RecursionError) as error:
-        return None, f"malformed JSON: {error}"
-    if not isinstance(result, dict):
-        return None, "not a JSON object"
-    custom_id = result.get("custom_id")
-    if not isinstance(custom_id, str):
-        return None, "no custom_id"
-    reason = "" if custom_id in requested else "unknown custom_id: no request of this batch has it"
-    # JSON allows a lone half of a surrogate pair, which is no text; DuckDB refuses it
-    whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return _with_body(json.loads(whole.decode("utf-16", "replace"))), reason
-
-
-def _with_body(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with its body as an object: some servers send the body as a string of JSON."""
-    response = result.get("response")
-    if isinstance(response, dict) and isinstance(response.get("body"), str):
-        with suppress(ValueError, RecursionError):
-            return {**result, "response": {**response, "body": json.loads(response["body"])}}
-    return result

@@ -15,7 +15,7 @@ import duckdb
 from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.change_state import add_event, change_state, try_change_state
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, has_not_found_its_file
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER, Scope, has_not_found_its_file, requeue_outcome
 from batch_assets.batching.ledger.owners import is_cancelled
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
@@ -85,7 +85,12 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch, timi
     withdrawn, and its request file is deleted.
     """
     file_not_found = has_not_found_its_file(batch.errors)
+    outcome = requeue_outcome(batch.errors)
+    pause = timing.requeue_pause(submission.attempt)
     message = "; ".join(f"{error.code}: {error.message}" for error in batch.errors)
+    if outcome is not None and outcome.scope is Scope.ACCOUNT:
+        pause = outcome.pause(submission.attempt - 1)
+        message = f"{message} {outcome.remedy}"
     deferred = replace(
         submission,
         state=State.DEFERRED,
@@ -103,7 +108,7 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch, timi
         "submitted_at": None,
         "status": None,
         "ended_at": None,
-        "not_before": now_utc() + timing.requeue_pause(submission.attempt),
+        "not_before": now_utc() + pause,
         "errors": _errors_as_json(batch),
         "file_id": deferred.file_id,
         "message": message,

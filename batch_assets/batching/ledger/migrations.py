@@ -165,6 +165,13 @@ def _create_prices(connection: duckdb.DuckDBPyConnection) -> None:
             )
 
 
+def record_whose_failure_it_is(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the columns by which account errors cost no round. Earlier failures keep costing one."""
+    connection.execute("ALTER TABLE failed_request ADD COLUMN IF NOT EXISTS scope VARCHAR")
+    connection.execute("ALTER TABLE failed_request ADD COLUMN IF NOT EXISTS not_before TIMESTAMP")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
+    "record_whose_failure_it_is": record_whose_failure_it_is,
 }

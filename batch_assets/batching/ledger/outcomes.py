@@ -1,6 +1,13 @@
-"""What a failure means: whether a run may retry a request, and whether it must requeue a batch as a whole."""
+"""What a failure means: whose failure it is, whether a run may retry it, after which pause, and how often.
+
+`OUTCOMES` is the one table of it, with the codes of OpenAI and of servers that imitate it. Each part of the code that
+decides asks it: Python by `outcome_of` and `must_requeue`, SQL by the expressions at the end of this file.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
 
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 
@@ -9,39 +16,209 @@ CANCELLED_BY_USER = "cancelled_by_user"  # the code of a request that waits unti
 CANCELLED_BATCH_ID_PREFIX = "cancelled/"
 # Client errors that may not occur in another attempt: request timeout, conflict, too early, rate limit.
 RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
-# With these codes the answer is final: another attempt would get the same one.
-FINAL_CODES = ("content_refused", "max_output_tokens")
-# SQL: whether a failed request may be sent again, by the columns `code` and `http_status` of its line. `requests` then
-# applies the limit of rounds.
-IS_RETRYABLE = f"""
-    code NOT IN {FINAL_CODES}
-    AND NOT coalesce(http_status BETWEEN 400 AND 499 AND http_status NOT IN {RETRYABLE_CLIENT_ERRORS}, false)
-"""
-# With these codes OpenAI fails a batch that its limits have no capacity for. It does not queue the batch.
-# https://developers.openai.com/api/docs/guides/batch
-NO_CAPACITY_CODES = ("token_limit_exceeded", "request_limit_exceeded")
-NO_CAPACITY_PHRASES = ("enqueued token limit", "enqueued request limit", "number of enqueued tokens")
-FILE_NOT_FOUND_PHRASES = ("cannot find file",)
+MAX_BATCH_RETRIES = 10  # of a request in batches that failed as a whole: they cost nothing, and may never succeed
+
+
+class Scope(StrEnum):
+    """Whose failure it is."""
+
+    REQUEST = "request"  # it costs a round of the request
+    BATCH = "batch"  # of the batch as a whole: it costs no round
+    ACCOUNT = "account"  # of the key, the organization or the project: it costs no round, and is retried without end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What failures with these codes, phrases in the message, or HTTP statuses mean.
+
+    pauses: before each retry; the last one repeats. None: another round decides, or the failure is final.
+    remedy: what the user can do, in a sentence.
+    """
+
+    name: str
+    scope: Scope
+    is_retryable: bool
+    remedy: str
+    codes: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+    http_statuses: tuple[int, ...] = ()
+    pauses: tuple[timedelta, ...] = ()
+
+    def pause(self, earlier: int) -> timedelta:
+        """The pause after a failure, if there were so many earlier ones."""
+        return self.pauses[min(earlier, len(self.pauses) - 1)] if self.pauses else timedelta(0)
+
+
+CAPACITY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 16, 32, 60))
+ACCOUNT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (10, 30, 60, 120, 240))
+
+# The first outcome that matches counts.
+# https://developers.openai.com/api/docs/guides/error-codes and guides/batch; codes of other servers as users saw them.
+OUTCOMES: tuple[Outcome, ...] = (
+    Outcome(
+        "capacity",
+        Scope.BATCH,
+        is_retryable=True,
+        remedy="A run sends the batch again when others have ended. A higher limit: OpenAI's page Limits.",
+        codes=("token_limit_exceeded", "request_limit_exceeded"),
+        phrases=("enqueued token limit", "enqueued request limit", "number of enqueued tokens"),
+        pauses=CAPACITY_PAUSES,
+    ),
+    Outcome(
+        "file not found",
+        Scope.BATCH,
+        is_retryable=True,
+        remedy="A run sends the batch again, after two attempts with a new upload.",
+        phrases=("cannot find file",),
+        pauses=CAPACITY_PAUSES,
+    ),
+    Outcome(
+        "billing",
+        Scope.ACCOUNT,
+        is_retryable=True,
+        remedy="Check the billing, the credit and the spending limits of the organization and the project.",
+        codes=(
+            "billing_hard_limit_reached", "billing_not_active", "insufficient_quota", "quota_exceeded",
+            "insufficient_balance", "payment_required", "arrearage",
+        ),
+        phrases=("billing hard limit", "exceeded your current quota", "insufficient balance", "account is not active"),
+        http_statuses=(402,),
+        pauses=ACCOUNT_PAUSES,
+    ),
+    Outcome(
+        "model",
+        Scope.ACCOUNT,
+        is_retryable=True,
+        remedy="Give the project access to the model, or set BATCH_ASSETS_MODEL to another one and plan the day again.",
+        codes=("model_not_found", "model_not_available", "model_deactivated", "model_unavailable"),
+        phrases=("does not have access to model", "is not supported by the batch api"),
+        http_statuses=(404,),
+        pauses=ACCOUNT_PAUSES,
+    ),
+    Outcome(
+        "key",
+        Scope.ACCOUNT,
+        is_retryable=True,
+        remedy="Set OPENAI_API_KEY to a valid key.",
+        codes=("invalid_api_key", "incorrect_api_key", "invalid_authentication", "expired_api_key"),
+        phrases=("incorrect api key",),
+        http_statuses=(401,),
+        pauses=ACCOUNT_PAUSES,
+    ),
+    Outcome(
+        "access",
+        Scope.ACCOUNT,
+        is_retryable=True,
+        remedy="Check which organization and project the key belongs to, and what they may use.",
+        codes=(
+            "access_terminated", "account_deactivated", "organization_deactivated", "project_archived",
+            "permission_denied", "insufficient_permissions", "unsupported_country_region_territory",
+            "ip_not_authorized",
+        ),
+        http_statuses=(403,),
+        pauses=ACCOUNT_PAUSES,
+    ),
+    Outcome(
+        "refused",
+        Scope.REQUEST,
+        is_retryable=False,
+        remedy="Change the article or the prompt, and plan the day again.",
+        codes=("content_refused", "content_policy_violation", "content_filter", "request_too_large"),
+    ),
+    Outcome(
+        "used up",
+        Scope.REQUEST,
+        is_retryable=False,
+        remedy="Raise max_output_tokens of the task, and plan the day again.",
+        codes=("max_output_tokens",),
+    ),
+)  # fmt: skip
+OTHER_FAILURE = Outcome(
+    "other",
+    Scope.REQUEST,
+    is_retryable=True,
+    remedy="Another round sends the request again.",
+)
+INVALID_REQUEST = Outcome(
+    "invalid request",
+    Scope.REQUEST,
+    is_retryable=False,
+    remedy="Change the article or the task, and plan the day again; or `batch-assets retry DAY`.",
+    http_statuses=tuple(status for status in range(400, 500) if status not in RETRYABLE_CLIENT_ERRORS),
+)
+
+
+def outcome_of(code: str | None, message: str | None = None, http_status: int | None = None) -> Outcome:
+    """What this failure means."""
+    text = (message or "").lower()
+    for outcome in OUTCOMES:
+        has_phrase = any(phrase in text for phrase in outcome.phrases)
+        if (code or "").lower() in outcome.codes or has_phrase or http_status in outcome.http_statuses:
+            return outcome
+    return INVALID_REQUEST if http_status in INVALID_REQUEST.http_statuses else OTHER_FAILURE
 
 
 def must_requeue(batch: RemoteBatch) -> bool:
-    """Whether OpenAI failed the batch as a whole before it ran a request, and may accept the same file later.
+    """Whether the API failed the batch as a whole before it ran a request, and may accept the same file later.
 
     A batch that has answers or usage is collected instead, whatever its status.
     """
-    has_run = batch.output_file_id or batch.completed or batch.input_tokens or batch.output_tokens
-    has_failed = batch.status == "failed" and any(_is_temporary(error) for error in batch.errors)
-    return has_failed and not has_run
+    return batch.status == "failed" and not _has_run(batch) and requeue_outcome(batch.errors) is not None
+
+
+def requeue_outcome(errors: Iterable[RemoteError]) -> Outcome | None:
+    """The outcome for which a run sends the file of a failed batch again; None if its requests failed instead.
+
+    An account error wins: its pauses are longer.
+    """
+    found = [outcome_of(error.code, error.message) for error in errors]
+    shared = [outcome for outcome in found if outcome.scope is not Scope.REQUEST]
+    return next((outcome for outcome in shared if outcome.scope is Scope.ACCOUNT), shared[0] if shared else None)
 
 
 def has_not_found_its_file(errors: Iterable[RemoteError]) -> bool:
     """Whether OpenAI failed the batch because it did not find the uploaded file."""
-    return any(_contains(error.message, FILE_NOT_FOUND_PHRASES) for error in errors)
+    return any(outcome_of(error.code, error.message).name == "file not found" for error in errors)
 
 
-def _is_temporary(error: RemoteError) -> bool:
-    return error.code in NO_CAPACITY_CODES or _contains(error.message, NO_CAPACITY_PHRASES + FILE_NOT_FOUND_PHRASES)
+def _has_run(batch: RemoteBatch) -> bool:
+    return bool(batch.output_file_id or batch.completed or batch.input_tokens or batch.output_tokens)
 
 
-def _contains(message: str, phrases: Iterable[str]) -> bool:
-    return any(phrase in message.lower() for phrase in phrases)
+# --- the same in SQL, by the columns `code`, `message` and `http_status` of a failed line
+
+
+def _matches(outcome: Outcome) -> str:
+    conditions = []
+    if outcome.codes:
+        codes = ", ".join(f"'{code}'" for code in outcome.codes)
+        conditions.append(f"lower(code) IN ({codes})")
+    conditions += [f"contains(lower(message), '{phrase}')" for phrase in outcome.phrases]
+    if outcome.http_statuses:
+        conditions.append(f"http_status IN ({', '.join(map(str, outcome.http_statuses))})")
+    return f"coalesce({' OR '.join(conditions)}, false)"
+
+
+def _case(value_of: dict[str, str], default: str) -> str:
+    rules = [*OUTCOMES, INVALID_REQUEST]
+    whens = "\n".join(
+        f"WHEN {_matches(outcome)} THEN {value_of[outcome.name]}" for outcome in rules if outcome.name in value_of
+    )
+    return f"CASE {whens} ELSE {default} END"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# Whether a failed request may be sent again. `requests` then applies the limit of rounds.
+IS_RETRYABLE = _case({o.name: str(o.is_retryable).lower() for o in [*OUTCOMES, INVALID_REQUEST]}, "true")
+# 'request', 'batch' or 'account'.
+SCOPE = _case({o.name: _quoted(o.scope) for o in [*OUTCOMES, INVALID_REQUEST]}, _quoted(Scope.REQUEST))
+# What the user can do about an account error; NULL for any other failure.
+ACCOUNT_REMEDY = _case(
+    {o.name: _quoted(o.remedy) if o.scope is Scope.ACCOUNT else "NULL" for o in [*OUTCOMES, INVALID_REQUEST]}, "NULL"
+)
+ACCOUNT_PAUSES_SQL = (
+    "[" + ", ".join(f"INTERVAL {pause // timedelta(minutes=1)} MINUTE" for pause in ACCOUNT_PAUSES) + "]"
+)

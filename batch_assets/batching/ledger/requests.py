@@ -5,12 +5,13 @@ failures that count, then the requests in flight, and from these the state of ea
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX, CANCELLED_BY_USER
+from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX, CANCELLED_BY_USER, MAX_BATCH_RETRIES
 from batch_assets.batching.ledger.states import OPEN
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
@@ -72,7 +73,10 @@ FIND_ANSWERS = """
 FIND_FAILURES = f"""
     CREATE OR REPLACE TEMP TABLE failure AS
     SELECT
-        custom_id, count(*) FILTER (code <> '{CANCELLED_BY_USER}') AS attempts, bool_and(retryable) AS retryable,
+        custom_id, count(*) FILTER (code <> '{CANCELLED_BY_USER}' AND coalesce(scope = 'request', true)) AS attempts,
+        count(*) FILTER (scope = 'batch') AS batch_failures,
+        -- after an account error
+        max(not_before) AS not_before, bool_and(retryable) AS retryable,
         arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
         -- Whether the user cancelled it on this day. A request that was cancelled before it was in a batch has its day
         -- in `batch_id`. The cancellation of an equal article of another day does not count.
@@ -98,7 +102,7 @@ FIND_IN_FLIGHT = """
 """
 # 5. The state of each request that has no valid answer, or that is in flight again. The order of the conditions is that
 # of `RequestState`.
-FIND_UNANSWERED = """
+FIND_UNANSWERED = f"""
     CREATE OR REPLACE TEMP TABLE unanswered_request AS
     WITH answered AS (
         SELECT custom_id FROM valid_completion($api) ANTI JOIN in_flight USING (custom_id)
@@ -110,11 +114,17 @@ FIND_UNANSWERED = """
         custom_id,
         CASE
             WHEN in_flight.custom_id IS NOT NULL THEN 'in_flight'
-            WHEN attempts >= $max_rounds OR NOT retryable THEN 'failed'
+            WHEN attempts >= $max_rounds OR batch_failures >= {MAX_BATCH_RETRIES} OR NOT retryable THEN 'failed'
             WHEN is_cancelled THEN 'cancelled'
             ELSE 'pending'
-        END AS state
+        END AS state,
+        not_before
     FROM unanswered LEFT JOIN failure USING (custom_id) LEFT JOIN in_flight USING (custom_id)
+"""
+# NULL if a pending request waits for nothing.
+FIRST_ATTEMPT = """
+    SELECT CASE WHEN bool_and(not_before IS NOT NULL) THEN min(not_before) END
+    FROM unanswered_request WHERE state = 'pending'
 """
 COUNT_UNANSWERED = "SELECT state, count(*) FROM unanswered_request GROUP BY state ORDER BY ALL"
 # The requests that have an answer which does not count, or which a refresh will replace.
@@ -144,6 +154,11 @@ class DayStates:
         answered = self.answers.requests - repeated
         unanswered = connection.execute(COUNT_UNANSWERED).fetchall()
         return {**({"answered": answered} if answered else {}), **dict(unanswered)}
+
+    def next_attempt_at(self, connection: duckdb.DuckDBPyConnection) -> datetime | None:
+        """When the first pending request may be sent (UTC, without zone); None: at once, or none is pending."""
+        row = connection.execute(FIRST_ATTEMPT).fetchone()
+        return None if row is None else row[0]
 
 
 def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules) -> DayStates:

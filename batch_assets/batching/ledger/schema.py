@@ -154,6 +154,8 @@ TABLES: Mapping[str, str] = {
         http_status INTEGER,
         retryable BOOLEAN NOT NULL,
         superseded BOOLEAN NOT NULL,        -- a refresh has sent the request again: this failure does not count
+        scope VARCHAR,                      -- whose failure: request, batch, account; only the first costs a round
+        not_before TIMESTAMP,               -- after an account error: no run of the sensor sends it again before
         api VARCHAR,
         max_output_tokens BIGINT,
         input_tokens BIGINT,

@@ -1,6 +1,7 @@
 """Cancels a day."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.requests import RequestStateRules, cancel_pending
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
+from batch_assets.batching.operations.abandon import abandon_command
+from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc, retrieve_batch
 from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.outside_text import as_message
@@ -24,6 +27,7 @@ class Cancelled:
 
     stopped: batches that the API was asked to cancel.
     had_ended: batches that had ended before.
+    not_stopped: sentences about batches that have not ended, and that the API refused to cancel.
     withdrawn: request files that no run will send.
     unknown: submissions whose batch may exist, since a run is submitting them or has ended during that.
     not_found: ids of batches that the API does not find with the present key. They may go on and cost money.
@@ -32,13 +36,14 @@ class Cancelled:
 
     stopped: int = 0
     had_ended: int = 0
+    not_stopped: list[str] = field(default_factory=list)
     withdrawn: int = 0
     unknown: int = 0
     not_found: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        sentences = [*self.elsewhere]
+        sentences = [*self.elsewhere, *self.not_stopped]
         if self.not_found:
             sentences.append(
                 f"The API does not find {as_message(', '.join(self.not_found))} with the present key: it may go on and "
@@ -110,10 +115,38 @@ def _stop(client: openai.OpenAI, api: ApiIdentity, submission: Submission, repor
         try:
             client.with_options(max_retries=0).batches.cancel(batch_id)
             report.stopped += 1
-        except openai.ConflictError:
-            report.had_ended += 1
+        except openai.ConflictError:  # OpenAI refuses this for a batch that has ended, or is `finalizing`
+            _record_refusal(retrieve_batch(client, batch_id), submission, report)
         except openai.NotFoundError:  # it belongs to another account, or was deleted
             report.not_found.append(batch_id)
+
+
+def _record_refusal(batch: RemoteBatch, submission: Submission, report: Cancelled) -> None:
+    """Note in the report what the API returns for a batch that it refused to cancel."""
+    batch_id = submission.batch_id or ""
+    if batch.status == MISSING:
+        report.not_found.append(batch_id)
+    elif batch.has_ended:
+        report.had_ended += 1
+    else:
+        sentence = as_message(
+            f"The API refused to cancel {batch_id} of {submission.day}. It has not ended: its status is "
+            f"{batch.status or 'not known'}{_since(batch)}. It may go on and cost money; a run collects it when it has "
+            "ended."
+        )
+        report.not_stopped.append(f"{sentence} If it does not end: `{abandon_command(batch_id)}` gives it up.")
+
+
+def _since(batch: RemoteBatch) -> str:
+    """Since when the batch has its status, or when it was created; empty if the API does not return that."""
+    if batch.status_since is not None:
+        return f" since {_moment(batch.status_since)}"
+    return "" if batch.created_at is None else f", and it was created on {_moment(batch.created_at)}"
+
+
+def _moment(moment: datetime) -> str:
+    days = (now_utc() - moment).days
+    return f"{moment:%Y-%m-%d %H:%M} UTC" + (f" ({counted(days, 'day')})" if days > 0 else "")
 
 
 class StoppedSubmissions(NamedTuple):

@@ -14,6 +14,7 @@ import duckdb
 
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
+from batch_assets.batching.ledger.retries import supersede_failures
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import (
@@ -35,14 +36,10 @@ READ_REQUEST_INDEX = """
     )
 """
 # A view, since a table of a million ids would need much memory.
-REQUESTS_TO_SEND = """
-    CREATE OR REPLACE TEMP VIEW request_to_send AS
-    SELECT custom_id FROM unanswered_request WHERE state = 'pending'
-"""
-REQUESTS_TO_SEND_AND_RESUME = """
-    CREATE OR REPLACE TEMP VIEW request_to_send AS
-    SELECT custom_id FROM unanswered_request WHERE state IN ('pending', 'cancelled')
-"""
+# A view: a table of a million ids would need much memory. The conditions are constants of this file.
+IS_PENDING = "state = 'pending'"
+IS_PENDING_OR_CANCELLED = "state IN ('pending', 'cancelled')"
+IS_DUE = "coalesce(not_before <= now() AT TIME ZONE 'UTC', true)"
 # A refresh sends all requests, answered or failed, except those in flight.
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
@@ -115,12 +112,22 @@ def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) 
 def _find_requests_to_send(
     connection: duckdb.DuckDBPyConnection, day: str, task: Task, options: PlanOptions
 ) -> DayStates:
-    states = find_states(connection, day, RequestStateRules(options.api, task.max_output_tokens, options.max_rounds))
+    rules = RequestStateRules(options.api, task.max_output_tokens, options.max_rounds)
+    if options.retry_failed:
+        supersede_failures(connection, day, rules)
+    states = find_states(connection, day, rules)
     if options.refresh:
         connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
         connection.execute(REQUESTS_TO_REFRESH)
     else:
-        connection.execute(REQUESTS_TO_SEND_AND_RESUME if options.resume_cancelled else REQUESTS_TO_SEND)
+        is_sent = IS_PENDING_OR_CANCELLED if options.resume_cancelled else IS_PENDING
+        condition = f"{is_sent} AND {IS_DUE}" if options.respect_pauses else is_sent
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP VIEW request_to_send AS
+            SELECT custom_id FROM unanswered_request WHERE {condition}
+            """
+        )
     return states
 
 

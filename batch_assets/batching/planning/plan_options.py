@@ -19,6 +19,8 @@ class PlanOptions:
     max_enqueued_tokens: the limit of the API. Two files together fit into it.
     refresh: send all requests again, answered or not; the old answers stay until the new ones are loaded.
     resume_cancelled: whether to send what the user has cancelled.
+    retry_failed: send the requests again that failed for good.
+    respect_pauses: leave out requests that wait after an account error (billing, key, access).
     optional_parameters: parameters that this API accepts for this model, and that do not change the question.
     own_prices: prices that the user set; they take precedence over the published ones.
     rows_at_once: how many articles a statement reads; bounds the memory.
@@ -29,6 +31,8 @@ class PlanOptions:
     max_enqueued_tokens: int | None = None
     refresh: bool = False
     resume_cancelled: bool = True
+    retry_failed: bool = False
+    respect_pauses: bool = False
     optional_parameters: Mapping[str, Any] | None = None
     own_prices: tuple[ModelPrice, ...] = ()
     file_limits: FileLimits = field(default_factory=FileLimits)

@@ -43,6 +43,8 @@ class RemoteBatch:
     id: str
     status: str
     created_at: datetime | None = None
+    in_progress_at: datetime | None = None
+    finalizing_at: datetime | None = None
     cancelling_at: datetime | None = None
     ended_at: datetime | None = None
     input_file_id: str | None = None
@@ -65,6 +67,17 @@ class RemoteBatch:
             return now_utc() - self.cancelling_at > CANCELLING_ENDS_AFTER
         return self.status in ENDED
 
+    @property
+    def status_since(self) -> datetime | None:
+        """Since when a batch that has not ended has its status; None if the API does not return that."""
+        since = {
+            "validating": self.created_at,
+            "in_progress": self.in_progress_at,
+            "finalizing": self.finalizing_at,
+            "cancelling": self.cancelling_at,
+        }
+        return since.get(self.status)
+
 
 def read_batch(batch: Batch) -> RemoteBatch:
     """Read the SDK's object. Only its id is sure to be there."""
@@ -75,6 +88,8 @@ def read_batch(batch: Batch) -> RemoteBatch:
         id=str(payload["id"]),
         status=_status(str(payload.get("status") or "").lower()),
         created_at=utc(payload.get("created_at")),
+        in_progress_at=utc(payload.get("in_progress_at")),
+        finalizing_at=utc(payload.get("finalizing_at")),
         cancelling_at=utc(payload.get("cancelling_at")),
         ended_at=next((moment for moment in map(utc, ends) if moment), None),
         input_file_id=payload.get("input_file_id") or None,

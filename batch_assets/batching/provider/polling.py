@@ -4,17 +4,20 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import openai
 
-from batch_assets.batching.provider.batches import PAGE, RemoteBatch, list_batches, retrieve_batch
+from batch_assets.batching.provider.batches import MISSING, PAGE, RemoteBatch, list_batches, retrieve_batch
 from batch_assets.batching.provider.identity import api_name
 from batch_assets.batching.timing import Timing
 
 # Of the time until the deadline. The rest is for single retrievals, so that a long list leaves time for them.
 LIST_TIME_SHARE = 0.75
+# Servers without a list of batches answer with one of these.
+NO_LIST_STATUSES = (404, 405, 501)
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,15 @@ class PollCursor:
 
 @dataclass(frozen=True)
 class PollResult:
-    """The batches that the API returned, by id, and where the next poll continues. `api` is the name of the API."""
+    """The batches that the API returned, by id, and where the next poll continues.
+
+    `api` is the name of the API. `checked_again`: of the batches to check again, those for which the time was enough.
+    """
 
     batches: Mapping[str, RemoteBatch] = field(default_factory=dict)
     cursor: PollCursor = field(default_factory=PollCursor)
     api: str | None = None
+    checked_again: frozenset[str] = frozenset()
 
 
 def poll_batches(
@@ -46,16 +53,23 @@ def poll_batches(
     deadline: float,
     cursor: PollCursor | None = None,
     grace_seconds: float = Timing.poll_grace_seconds,
+    check_again: Collection[str] = (),
 ) -> PollResult:
     """The present state of these batches: first from the list of those created after `since`, then one by one.
 
     `days` has the batch ids of each day. A day can be judged only if all of its batches are known together, so single
-    retrievals go day after day. The poll stops at `deadline` (of `time.monotonic`) with what it has, and returns
+    retrievals go day after day. An API without a list is asked for each batch, some in each poll.
+
+    `check_again`: batches to retrieve although they are listed, unless they have ended: some servers advance a batch
+    only when a client retrieves it, and list it unchanged until then.
+
+    The poll stops at `deadline` (of `time.monotonic`) with what it has, and returns
     `grace_seconds` later at the latest, whatever the server does. A batch is not in the result if the time was over
-    before, or the API returned an error for it. Raises openai.OpenAIError only if the list itself fails.
+    before, or the API returned an error for it. Raises openai.OpenAIError if the list itself fails, and if
+    the API finds neither the list nor a batch.
     """
     start = cursor or PollCursor()
-    poll = _Poll(client, days, since, deadline)
+    poll = _Poll(client, days, since, deadline, check_again)
     finished: Future[PollCursor] = Future()
 
     def run() -> None:
@@ -72,27 +86,46 @@ def poll_batches(
         if not poll.found:
             raise openai.OpenAIError("the API took too long to answer") from None
         stopped_at = start
-    return PollResult(dict(poll.found), stopped_at, poll.api)
+    return PollResult(dict(poll.found), stopped_at, poll.api, frozenset(poll.checked_again))
 
 
 class _Poll:
     """A poll that runs in a thread of its own. `found` may be read while the thread fills it."""
 
     def __init__(
-        self, client: openai.OpenAI, days: Sequence[Collection[str]], since: datetime, deadline: float
+        self,
+        client: openai.OpenAI,
+        days: Sequence[Collection[str]],
+        since: datetime,
+        deadline: float,
+        check_again: Collection[str],
     ) -> None:
         self.found: dict[str, RemoteBatch] = {}
+        self.checked_again: set[str] = set()
         self.api: str | None = None
         self._client = client
         self._days = days
         self._batch_ids = dict.fromkeys(batch_id for day in days for batch_id in day)
         self._since = since
         self._deadline = deadline
+        self._check_again = check_again
 
     def run(self, cursor: PollCursor) -> PollCursor:
         """Fill `found`; returns where the next poll continues."""
-        listed_after = self._list(cursor.listed_after)
+        no_list: openai.APIStatusError | None = None
+        listed_after: str | None = None
+        try:
+            listed_after = self._list(cursor.listed_after)
+        except openai.APIStatusError as error:
+            if error.status_code not in NO_LIST_STATUSES:
+                raise
+            self._read_api(error.response.headers)
+            no_list = error
+        listed = set(self.found)
         retrieved_last = self._retrieve(self._not_listed(cursor.retrieved_last, is_list_complete=listed_after is None))
+        if no_list and no_list.status_code == 404 and all(batch.status == MISSING for batch in self.found.values()):
+            raise no_list  # nothing is found at this address: it is no Batch API, and says nothing about the batches
+        self._retrieve_again(batch_id for batch_id in self._check_again if batch_id in listed)
         return PollCursor(listed_after, retrieved_last)
 
     def _list(self, after: str | None) -> str | None:
@@ -107,7 +140,7 @@ class _Poll:
                 if (stopped_at := self._list_from(after, deadline)) is not None:
                     return stopped_at
             except openai.APIStatusError as error:
-                if error.status_code not in (400, 404):  # the batch to continue from no longer exists
+                if error.status_code not in (400, *NO_LIST_STATUSES):  # the batch to continue from no longer exists
                     raise
         return self._list_from(None, deadline)
 
@@ -147,6 +180,18 @@ class _Poll:
             except openai.OpenAIError:
                 continue  # an error for one batch must not hide the others; the next poll retries it
         return None
+
+    def _retrieve_again(self, batch_ids: Iterable[str]) -> None:
+        """Retrieve these listed batches unless they have ended. One that cannot be retrieved stays as it is listed."""
+        for batch_id in batch_ids:
+            if not self.found[batch_id].has_ended:
+                if time.monotonic() > self._deadline:
+                    return
+                with suppress(openai.OpenAIError):
+                    batch = retrieve_batch(self._client, batch_id)
+                    if batch.status != MISSING:
+                        self.found[batch_id] = batch
+            self.checked_again.add(batch_id)
 
 
 def _rotated(batch_ids: list[str], order: Iterable[str], last: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from typing import TypeGuard
 
 import openai
 
-from batch_assets.batching.ledger.outcomes import FILE_NOT_FOUND_PHRASES, RETRYABLE_CLIENT_ERRORS
+from batch_assets.batching.ledger.outcomes import RETRYABLE_CLIENT_ERRORS, Outcome, Scope, outcome_of
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 
@@ -37,26 +37,41 @@ def creation_failure(error: Exception) -> CreationFailure:
     text = f"{error.param or ''} {error_message(error)}".lower()
     if error.status_code in (400, 422) and "metadata" in text:
         return CreationFailure.METADATA_REFUSED
-    if any(phrase in text for phrase in FILE_NOT_FOUND_PHRASES) or (error.status_code == 404 and "file" in text):
+    outcome = _outcome(error)
+    if outcome.name == "file not found" or (error.status_code == 404 and "file" in text):
         return CreationFailure.FILE_NOT_FOUND
     return CreationFailure.REFUSED
 
 
 def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
-    """Whether the API refused and did nothing. A gateway may answer with a timeout, a conflict or 5xx after it did."""
-    return (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code < 500
-        and error.status_code not in RETRYABLE_CLIENT_ERRORS
-    )
+    """Whether the API refused and did nothing. A gateway may answer with a timeout, a conflict or 5xx after it did.
+
+    A 429 whose code names the account (insufficient_quota) is a refusal; any other one may come from a gateway.
+    """
+    if not isinstance(error, openai.APIStatusError) or error.status_code >= 500:
+        return False
+    if error.status_code in RETRYABLE_CLIENT_ERRORS:
+        return outcome_of(error.code).scope is Scope.ACCOUNT
+    return True
 
 
-def refused_error(what: str, submission: Submission, error: Exception) -> SubmissionError:
-    return SubmissionError(
+def _outcome(error: openai.APIStatusError) -> Outcome:
+    return outcome_of(error.code, error_message(error), error.status_code)
+
+
+def refused_error(what: str, submission: Submission, error: openai.APIStatusError) -> SubmissionError:
+    """The sentence for a refusal. One of the account waits, and names the remedy."""
+    refusal = (
         f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {error_message(error)}. OpenAI "
-        "charged nothing for it. Fix the cause, then materialize `openai_batch` again.",
-        is_final=True,
+        "charged nothing for it."
     )
+    outcome = _outcome(error)
+    if outcome.scope is Scope.ACCOUNT:
+        return SubmissionError(
+            f"{refusal} {outcome.remedy} The sensor tries again by itself; materialize `openai_batch` to try at once.",
+            is_final=True,
+        )
+    return SubmissionError(f"{refusal} Fix the cause, then materialize `openai_batch` again.", is_final=True)
 
 
 def unreachable_error(what: str, error: Exception) -> SubmissionError:

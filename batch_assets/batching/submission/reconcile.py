@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 import openai
 
-from batch_assets.batching.ledger import batch_transitions, known_batches, submissions, transitions
+from batch_assets.batching.ledger import abandonment, batch_transitions, known_batches, submissions, transitions
 from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import Submission
@@ -113,7 +113,7 @@ def search_for_unknown_batches(submitter: Submitter, is_run_alive: Callable[[str
     for batch in list(_listed(submitter.client, api.now() - RESULTS_ARE_KEPT)):
         is_ours = batch.metadata.get(WAREHOUSE_ID_KEY) == submitter.warehouse_id
         if batch.id in given_up and not is_at_other_api(given_up[batch.id].api, api):
-            recovered += _see_again(submitter, given_up[batch.id])
+            recovered += _see_again(submitter, given_up[batch.id], batch)
         elif is_ours and batch.id not in known and _may_have_results(batch):
             recovered += _recover(submitter, batch, is_run_alive)
     return recovered
@@ -125,14 +125,21 @@ def _may_have_results(batch: RemoteBatch) -> bool:
     return not batch.has_ended or batch.output_file_id is not None or batch.error_file_id is not None
 
 
-def _see_again(submitter: Submitter, submission: Submission) -> bool:
+def _see_again(submitter: Submitter, submission: Submission, batch: RemoteBatch) -> bool:
+    database = submitter.database
+    if not abandonment.is_back(database, submission, batch):
+        return False
     logger.warning(
-        "%s of %s counted as lost. The API lists it again, so a run collects it.", submission.batch_id, submission.day
+        "%s of %s was %s. The API lists it again, so a run collects it.", batch.id, submission.day, submission.state
     )
-    withdrawn = batch_transitions.see_again(submitter.database, submission)
-    for path in withdrawn or ():
+    withdrawn = batch_transitions.see_again(database, submission)
+    if withdrawn is None:
+        return False
+    for path in withdrawn:
         (submitter.data_folder / path).unlink(missing_ok=True)
-    return withdrawn is not None
+    # if its results cannot be had, and the user gives it up again, the ledger knows these results
+    batch_transitions.record_progress(database, submission, batch)
+    return True
 
 
 def _recover(submitter: Submitter, batch: RemoteBatch, is_run_alive: Callable[[str], bool]) -> bool:

@@ -210,9 +210,9 @@ FAILURES: list[tuple[dict[str, Any], str, bool, str]] = [
     (answer("a", choices=[]), "empty_answer", True, "returned an empty answer"),
     (answer("a", choices=None), "empty_answer", True, "returned an empty answer"),
     (answer("a", choices="x"), "empty_answer", True, "returned an empty answer"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "empty_answer", True, "empty answer"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "empty_answer", True, "empty answer"),
-    ({"custom_id": "a", "response": {"status_code": 200}}, "empty_answer", True, "empty answer"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "no_answer", True, "no JSON"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "no_answer", True, "a list, not an object"),
+    ({"custom_id": "a", "response": {"status_code": 200}}, "no_answer", True, "the line has no body"),
     (refused("a", 0, None), "some_type", True, "Its words."),
     ({"custom_id": "a", "response": {"status_code": 0, "body": None}}, "http_0", True, "None"),
     (refused("a", None), "some_code", True, "Its words."),
@@ -222,7 +222,9 @@ FAILURES: list[tuple[dict[str, Any], str, bool, str]] = [
     ({"custom_id": "a", "response": [answer("a")["response"]]}, "no_response", True, "None"),
     (not_run("a", "batch_expired"), "batch_expired", True, "Not executed."),
     (not_run("a", "batch_cancelled"), "batch_cancelled", True, "Not executed."),
-    *((refused("a", status), "some_code", False, "Its words.") for status in (400, 401, 403, 404, 413, 422)),
+    *((refused("a", status), "some_code", False, "Its words.") for status in (400, 405, 413, 422)),
+    # of the account: its message ends with what the user can do
+    *((refused("a", status), "some_code", True, "Its words. ") for status in (401, 402, 403, 404)),
     *((refused("a", status), "some_code", True, "Its words.") for status in (408, 409, 425, 429)),
     *((refused("a", status), "some_code", True, "Its words.") for status in (500, 502, 503, 529, 302)),
 ]
@@ -256,7 +258,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     workspace.plan()
     with ended(workspace) as batch:
         loaded = batch.load(*(content(batch.ids[name]) for name, content in cases().items()))
-        assert loaded == Loaded(answered=len(FORMS) + len(TEXTS), failed=len(FAILURES), quarantined=0)
+        quarantined = sum(code == "no_answer" for _, code, _, _ in FAILURES)
+        assert loaded == Loaded(len(FORMS) + len(TEXTS), failed=len(FAILURES), quarantined=quarantined)
         messages = dict(batch.rows("SELECT custom_id, message FROM failed_request"))
         return {name: (batch.outcome(name), str(messages.get(batch.ids[name]))) for name in cases()}
 

@@ -20,7 +20,7 @@ LEDGER_TABLES = (
 )  # fmt: skip
 TABLE_IN_SQL = re.compile(rf"\b(?:from|join|into|update|table|exists)\s+(?:{'|'.join(LEDGER_TABLES)})\b", re.IGNORECASE)
 INSERT_INTO = re.compile(r"\bINSERT\s+(?:OR\s+\w+\s+)?INTO\s+\S+\s*(\(?)")
-UNUSED_MOVES = {states.ABANDON, states.DEFER}  # no command of the user, and no rule for refusals, makes these moves yet
+UNUSED_MOVES = {states.DEFER}  # no rule for refusals makes this move yet
 
 
 def texts_in(path: Path) -> Iterator[str]:

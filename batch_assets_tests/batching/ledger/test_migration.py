@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.submissions import unsubmitted
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import RemoteBatch
@@ -109,7 +110,7 @@ def test_a_second_opening_changes_nothing(upgrade: Upgrade) -> None:
     with upgrade.workspace.database.writing():
         pass
     assert upgrade.workspace.database.warehouse_id() == identity
-    assert upgrade.workspace.column("SELECT count(*) FROM schema_version") == [1]
+    assert upgrade.workspace.column("SELECT count(*) FROM schema_version") == [len(MIGRATIONS)]
 
 
 def test_an_upgrade_records_the_spending_of_collected_batches(upgrade: Upgrade) -> None:

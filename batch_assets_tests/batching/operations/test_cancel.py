@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -27,6 +29,7 @@ from batch_assets_tests.batching.conftest import (
     Workspace,
     hiding_batches,
     proxy,
+    refusing_to_cancel,
     with_api_name,
 )
 from batch_assets_tests.conftest import serving
@@ -166,6 +169,97 @@ def test_a_batch_that_the_api_does_not_find_is_not_reported_as_ended(workspace: 
     slow.wait(batch_id)
     workspace.collect(slow.client)
     assert workspace.statuses()["cancelled"] >= 1
+
+
+HOURS_AGO, DAYS_AGO = (int(time.time()) - seconds for seconds in (2 * 3600, 4 * 86_400 + 3600))
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"status": "finalizing", "finalizing_at": DAYS_AGO}, r"finalizing since [\d-]+ [\d:]+ UTC \(4 days\)\."),
+        ({"status": "finalizing", "finalizing_at": HOURS_AGO}, r"finalizing since [\d-]+ [\d:]+ UTC\."),
+        ({"status": "cancelling", "cancelling_at": int(time.time())}, r"cancelling since [\d-]+ [\d:]+ UTC\."),
+        ({"status": "in_progress", "in_progress_at": DAYS_AGO}, r"in_progress since [\d-]+ [\d:]+ UTC \(4 days\)\."),
+        ({"status": "paused", "created_at": DAYS_AGO}, r"paused, and it was created on [\d-]+ [\d:]+ UTC \(4 days\)\."),
+        ({"status": "finalizing", "finalizing_at": "soon", "created_at": None}, r"finalizing\."),
+        ({"status": "\x1b[2Jodd\n", "created_at": None}, r"\[2jodd\s*\."),
+        ({"status": None, "created_at": None}, r"not known\."),
+    ],
+)
+def test_a_batch_that_the_api_refuses_to_cancel_is_reported_with_its_status(
+    workspace: Workspace, api: LocalApi, fields: dict[str, Any], shown: str
+) -> None:
+    """Once, "1 had ended", of a batch that was `finalizing` for four days."""
+    workspace.ingest(workspace.texts())
+    workspace.plan()
+    (batch_id,) = workspace.submit(api.client).batch_ids
+    api.wait(batch_id)
+    with proxy(api.url, refusing_to_cancel(**fields)) as client:
+        done = cancel(workspace, client)
+    assert (done.stopped, done.had_ended, done.not_found) == (0, 0, [])
+    (sentence,) = done.not_stopped
+    assert re.search(f"refused to cancel {batch_id} of {DAY}. It has not ended: its status is {shown}", sentence)
+    assert sentence in str(done)
+    assert f"`batch-assets abandon {batch_id}` gives it up." in sentence
+    assert str(done).isprintable()
+    workspace.collect(api.client)  # it ends after all
+    assert workspace.statuses() == {"answered": 2}
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled"])
+def test_a_batch_that_the_api_refuses_to_cancel_had_ended_if_its_status_says_so(
+    workspace: Workspace, api: LocalApi, status: str
+) -> None:
+    workspace.ingest(workspace.texts())
+    workspace.plan()
+    api.wait(workspace.submit(api.client).batch_ids[0])
+    with proxy(api.url, refusing_to_cancel(status=status)) as client:
+        assert cancel(workspace, client) == Cancelled(had_ended=1)
+
+
+def test_a_batch_that_has_been_cancelling_for_long_had_ended(workspace: Workspace, api: LocalApi) -> None:
+    """The run collects it as ended."""
+    workspace.ingest(workspace.texts())
+    workspace.plan()
+    api.wait(workspace.submit(api.client).batch_ids[0])
+    with proxy(api.url, refusing_to_cancel(status="cancelling", cancelling_at=HOURS_AGO)) as client:
+        assert cancel(workspace, client) == Cancelled(had_ended=1)
+
+
+@pytest.mark.parametrize("reply", [404, 503, None])
+def test_a_batch_that_cannot_be_read_after_a_refusal_is_not_reported_as_ended(
+    workspace: Workspace, api: LocalApi, reply: int | None
+) -> None:
+    workspace.ingest(workspace.texts())
+    workspace.plan()
+    (batch_id,) = workspace.submit(api.client).batch_ids
+
+    def answer(call: Call) -> Reply | None:
+        if call.method == "GET" and call.path.endswith(batch_id):
+            return CUT if reply is None else Reply.of({"error": {"message": "no"}}, reply)
+        return refusing_to_cancel(status="finalizing")(call)
+
+    with proxy(api.url, answer) as client:
+        if reply == 404:
+            assert cancel(workspace, client) == Cancelled(not_found=[batch_id])
+        else:
+            with pytest.raises(openai.OpenAIError):
+                cancel(workspace, client)
+
+
+def test_a_batch_that_is_not_stopped_does_not_keep_the_others_running(workspace: Workspace, slow: LocalApi) -> None:
+    workspace = workspace.with_file_limits(max_requests=100)
+    workspace.ingest({f"{number}": f"{number} of {workspace.folder.name}" for number in range(200)})
+    workspace.plan()
+    first, _ = workspace.submit(slow.client).batch_ids
+
+    def answer(call: Call) -> Reply | None:
+        return refusing_to_cancel(status="finalizing")(call) if first in call.path else call.forward()
+
+    with proxy(slow.url, answer) as client:
+        done = cancel(workspace, client)
+    assert (done.stopped, done.had_ended, len(done.not_stopped)) == (1, 0, 1)
 
 
 def test_a_batch_with_stored_results_has_ended_without_a_call_of_the_api(workspace: Workspace, api: LocalApi) -> None:

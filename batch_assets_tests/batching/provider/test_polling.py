@@ -90,6 +90,7 @@ class Listing:
 
     def __init__(self, batch_ids: list[str], monkeypatch: pytest.MonkeyPatch, *, seconds: float = 2.0) -> None:
         self.batch_ids, self.ended, self.calls, self.now, self.seconds = batch_ids, set[str](), 0, 0.0, seconds
+        self.ended_when_retrieved, self.lists = set[str](), True
         monkeypatch.setattr("batch_assets.batching.provider.polling.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def __call__(self, call: Call) -> Reply:
@@ -97,7 +98,11 @@ class Listing:
         self.now += self.seconds
         url = urlsplit(call.path)
         if not url.path.endswith("/batches"):
-            return Reply.of(self.batch(url.path.rsplit("/", 1)[1]))
+            name = url.path.rsplit("/", 1)[1]
+            self.ended |= self.ended_when_retrieved & {name}
+            return Reply.of(self.batch(name))
+        if not self.lists:
+            return Reply.of({"error": {"message": "Method not allowed."}}, 405)
         after = parse_qs(url.query).get("after")
         if after and after[0] not in self.batch_ids:
             return Reply.of({"error": {"message": "No such batch."}}, 404)
@@ -220,3 +225,98 @@ def test_a_batch_with_an_unknown_status_counts_as_running(api: LocalApi) -> None
         seen = poll_batches(client, [[made]], since=RECENTLY, deadline=soon()).batches
     assert progress(seen[made]) == (made, "paused", None, None, None)
     assert not seen[made].has_ended
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_an_api_without_a_list_is_asked_for_each_batch(api: LocalApi, status: int) -> None:
+    made = make_batches(api, 3)
+    recorder = Recorder({"/v1/batches?": status})
+    with proxy(api.url, recorder) as client:
+        seen = poll_batches(client, [made], since=RECENTLY, deadline=soon())
+    assert {name: batch.status for name, batch in seen.batches.items()} == dict.fromkeys(made, "completed")
+    assert seen.api is not None  # otherwise the sensor could not tell whose batches these are
+    assert len(recorder.paths) == 4
+
+
+def test_an_api_that_stops_listing_while_a_cursor_points_into_its_list_is_asked_for_each_batch(api: LocalApi) -> None:
+    made = make_batches(api, 2)
+    with proxy(api.url, Recorder({"/v1/batches?": 405})) as client:
+        seen = poll_batches(client, [made], since=RECENTLY, deadline=soon(), cursor=PollCursor("batch_y"))
+    assert seen.batches.keys() == set(made)
+    assert seen.cursor == PollCursor()
+
+
+def test_a_slow_api_without_a_list_is_asked_for_all_batches_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = days_of_batches(40, 1)
+    listing = Listing([], monkeypatch)
+    listing.lists = False
+    complete: set[int] = set()
+    cursor = None
+    with proxy("", listing) as client:
+        for _ in range(3):
+            start = listing.now
+            seen = poll_batches(client, days, since=RECENTLY, deadline=start + 40.0, cursor=cursor)
+            assert listing.now <= start + 44
+            complete |= complete_days(days, seen)
+            cursor = seen.cursor
+    assert len(complete) == 40
+
+
+def test_a_batch_to_check_again_is_retrieved_although_it_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some servers advance a batch only when a client retrieves it."""
+    days = days_of_batches(3, 1)
+    listing = Listing([name for day in days for name in day], monkeypatch)
+    listing.ended_when_retrieved = {"batch_1_0"}
+    with proxy("", listing) as client:
+        assert poll_batches(client, days, since=RECENTLY, deadline=40.0).batches["batch_1_0"].status == "in_progress"
+        seen = poll_batches(client, days, since=RECENTLY, deadline=80.0, check_again=["batch_1_0"])
+    assert seen.batches["batch_1_0"].status == "completed"
+    assert seen.checked_again == {"batch_1_0"}
+    assert listing.calls == 3
+
+
+def test_a_batch_that_has_ended_is_not_retrieved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = Listing(["batch_a"], monkeypatch)
+    listing.ended = {"batch_a"}
+    with proxy("", listing) as client:
+        seen = poll_batches(client, [["batch_a"]], since=RECENTLY, deadline=40.0, check_again=["batch_a"])
+    assert seen.checked_again == {"batch_a"}
+    assert listing.calls == 1
+
+
+@pytest.mark.parametrize("status", [404, 405, 500])
+def test_a_listed_batch_stays_as_listed_if_it_cannot_be_retrieved(api: LocalApi, status: int) -> None:
+    (made,) = make_batches(api, 1)
+
+    def answer(call: Call) -> Reply:
+        if not call.lists_batches:
+            return Reply.of({"error": {"message": "No."}}, status)
+        page = call.forward().json
+        for batch in page["data"]:
+            batch["status"] = "in_progress"
+        return Reply.of(page)
+
+    with proxy(api.url, answer) as client:
+        seen = poll_batches(client, [[made]], since=RECENTLY, deadline=soon(), check_again=[made])
+    assert seen.batches[made].status == "in_progress"
+    assert seen.checked_again == {made}
+
+
+def test_a_batch_is_checked_again_in_a_later_poll_if_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = Listing(["batch_a", "batch_b"], monkeypatch, seconds=30.0)
+    with proxy("", listing) as client:
+        seen = poll_batches(
+            client, [["batch_a", "batch_b"]], since=RECENTLY, deadline=40.0, check_again=["batch_a", "batch_b"]
+        )
+    assert seen.checked_again == {"batch_a"}
+
+
+def test_an_address_that_finds_nothing_at_all_does_not_make_the_batches_missing(api: LocalApi) -> None:
+    with proxy(api.url, Recorder({"/v1/batches": 404})) as client, pytest.raises(openai.NotFoundError):
+        poll_batches(client, [["batch_x", "batch_y"]], since=RECENTLY, deadline=soon())
+
+
+def test_without_a_list_a_batch_that_the_api_does_not_know_is_missing(api: LocalApi) -> None:
+    with proxy(api.url, Recorder({"/v1/batches?": 405})) as client:
+        seen = poll_batches(client, [["batch_x"]], since=RECENTLY, deadline=soon())
+    assert seen.batches["batch_x"].status == MISSING

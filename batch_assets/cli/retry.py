@@ -1,0 +1,45 @@
+"""`batch-assets retry`: send the requests of a day again that failed for good."""
+
+import click
+
+from batch_assets.cli.common import check_day, checked_settings, counted, errors_in_one_sentence, open_client
+
+
+@click.command()
+@click.argument("day")
+@click.option("--code", metavar="CODE", help="Only the requests that failed with this code (`summaries.error_code`).")
+def retry(day: str, code: str | None) -> None:
+    """Send the requests of DAY again that failed for good, and no answered one. Pauses of the day end."""
+    settings = checked_settings()
+    import dagster as dg
+
+    from batch_assets.assets.summaries import summaries
+    from batch_assets.batching.ledger.database import Database
+    from batch_assets.batching.ledger.requests import RequestStateRules
+    from batch_assets.batching.ledger.retries import retry_day
+    from batch_assets.batching.planning.plan import planned_task
+    from batch_assets.batching.provider.identity import identify
+    from batch_assets.cli.dagster_home.home import make_dagster_home
+    from batch_assets.day_events import DEFAULT_LOCATION, REQUESTS_PENDING, Origin
+
+    check_day(day)
+    database = Database(settings.database)
+    with errors_in_one_sentence():
+        task = planned_task(database, day)
+        if task is None:
+            raise click.ClickException(f"{day} has no plan: materialize `batch_request_file` first.")
+        with open_client(settings) as client:
+            api = identify(client, database.warehouse_id())
+        rules = RequestStateRules(api.name, task.max_output_tokens, settings.max_rounds)
+        pending = retry_day(database, day, rules, code)
+        if pending:
+            origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
+            event = dg.AssetMaterialization(
+                summaries.key, partition=day, metadata={REQUESTS_PENDING: pending, **origin.as_metadata()}
+            )
+            with dg.DagsterInstance.from_config(str(make_dagster_home(settings))) as instance:
+                instance.report_runless_asset_event(event)
+    if not pending:
+        click.echo(f"No request of {day} failed for good{'' if code is None else ' with this code'}.")
+        return
+    click.echo(f"{counted(pending, 'request')} of {day} pending again. The sensor starts a run that sends them.")
