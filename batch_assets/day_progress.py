@@ -2,35 +2,19 @@
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import dagster as dg
 
 from batch_assets.assets import openai_batch
-from batch_assets.batching.next_step import Day
+from batch_assets.batching.next_step import Day, Progress
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.timing import Timing
 from batch_assets.sensor_cursor import ShownDay
 
 OBSERVATIONS_PER_TICK = 100  # Dagster takes up to 70 ms for each
 CHECKS_PER_TICK = 20  # HTTP calls in addition to the list
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The batches of a day taken together."""
-
-    batches: int
-    ended: int
-    total: int
-    done: int
-    statuses: str
-
-    @property
-    def as_shown(self) -> str:
-        """A short hash. It changes with the statuses, and with each tenth of the requests."""
-        return _hash(f"{self.statuses}:{10 * self.done // self.total if self.total else 0}")
 
 
 def days_to_check_again(
@@ -69,32 +53,19 @@ def observe(
     now_shown: dict[str, ShownDay] = {}
     for day in days:
         seen = shown.get(day.day)
-        progress = progress_of(day, polled)
+        progress = day.progress(polled)
         if progress is None:
             now_shown.update({} if seen is None else {day.day: seen})
             continue
         seen = _moved(day, polled, seen, now)
         if checked_again.issuperset(day.batch_ids):
             seen = replace(seen, checked_at=int(now.timestamp()))
-        if seen.shown != progress.as_shown and len(observations) < OBSERVATIONS_PER_TICK:
-            seen = replace(seen, shown=progress.as_shown)
+        as_shown = _as_shown(progress)
+        if seen.shown != as_shown and len(observations) < OBSERVATIONS_PER_TICK:
+            seen = replace(seen, shown=as_shown)
             observations.append(_observation(day, progress))
         now_shown[day.day] = seen
     return observations, now_shown
-
-
-def progress_of(day: Day, polled: Mapping[str, RemoteBatch]) -> Progress | None:
-    """The day's batches taken together; None if none of them was polled."""
-    batches = day.batches(polled)
-    if not batches:
-        return None
-    return Progress(
-        batches=len(day.batch_ids),
-        ended=sum(batch.has_ended for batch in batches),
-        total=sum(batch.total or 0 for batch in batches),
-        done=sum((batch.completed or 0) + (batch.failed or 0) for batch in batches),
-        statuses=", ".join(sorted({batch.status for batch in batches})),
-    )
 
 
 def _moved(day: Day, polled: Mapping[str, RemoteBatch], seen: ShownDay | None, now: datetime) -> ShownDay:
@@ -123,6 +94,11 @@ def _observation(day: Day, progress: Progress) -> dg.AssetObservation:
             "batches_ended": progress.ended,
         },
     )
+
+
+def _as_shown(progress: Progress) -> str:
+    """A short hash. It changes with the statuses, and with each tenth of the requests."""
+    return _hash(f"{progress.statuses}:{10 * progress.done // progress.total if progress.total else 0}")
 
 
 def _hash(text: str) -> str:

@@ -9,7 +9,6 @@ from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Day
 from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, read_events
 
-EVENTS_PER_TICK = 3000  # of `summaries`, at 0.65 ms each
 # Several processes write events at once: one with a lower storage id may become visible later. A tick reads them again.
 OVERLAP = 1000
 
@@ -40,14 +39,14 @@ def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) ->
 
     Only events of this code location count: another one may define the same assets with another database.
     """
-    return read_new_days(instance, location, CollectedDays(), limit=0).days
+    return read_new_days(instance, location, CollectedDays()).days
 
 
 def read_new_days(
-    instance: dg.DagsterInstance, location: str, known: CollectedDays, *, limit: int | None = None
+    instance: dg.DagsterInstance, location: str, known: CollectedDays, limit: int | None = None
 ) -> DaysRead:
-    """The same, but it reads only the events of `summaries` that are new, the oldest first, at most
-    `limit` (None: EVENTS_PER_TICK; 0: all).
+    """The same, but it reads only the events of `summaries` that are new, the oldest first, at most `limit`
+    (None: all).
 
     With an empty memory and many collected days, the first ticks do not find all collected days with pending requests.
     They find all days that were submitted and not collected.
@@ -56,7 +55,7 @@ def read_new_days(
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
     new = sorted(storage_id for storage_id in collected.values() if storage_id > known.read_up_to - OVERLAP)
-    page = new[: EVENTS_PER_TICK if limit is None else limit or None]
+    page = new[:limit]
     again = {collected[day] for day in known.pending if day in collected}
 
     days: list[Day] = []

@@ -863,6 +863,13 @@ def test_a_hostile_batch_id_is_no_command(instance: dg.DagsterInstance) -> None:
     assert "\n" not in sentence
 
 
+def test_a_batch_id_with_a_leading_dash_is_no_option_of_the_command() -> None:
+    seen = {"-x": RemoteBatch("-x", "in_progress")}
+    day = Day(DAY, 1, datetime.now(UTC), batch_ids=("-x",))
+    [sentence] = late_sentences([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
+    assert "`batch-assets abandon -- -x`" in sentence
+
+
 @pytest.mark.parametrize("cursor", ["", "[]", "{}", '{"shown": {}, "poll": {}}', '{"days": 1}', "null"])
 def test_a_cursor_that_cannot_be_read_is_replaced(
     instance: dg.DagsterInstance, local_api: LocalApi, cursor: str
@@ -963,7 +970,7 @@ def test_a_lost_cursor_with_many_collected_days_says_how_many_are_unread(
     for number in range(3):
         submitted(instance, day=f"2026-02-0{number + 1}")
         collected(instance, day=f"2026-02-0{number + 1}")
-    monkeypatch.setattr("batch_assets.days.EVENTS_PER_TICK", 2)
+    monkeypatch.setattr("batch_assets.sensors.EVENTS_PER_TICK", 2)
     monkeypatch.setattr("batch_assets.days.OVERLAP", 0)
     first = tick(instance, local_api.url)
     assert "1 collected day is not read yet" in str(first.skip_reason)

@@ -48,8 +48,8 @@ def tick(days: int, shards: int, collected_days: int = 0) -> Tick:
     The cursor is empty at first, so the sensor reads the collected days in several ticks.
     """
     from batch_assets.assets import openai_batch
-    from batch_assets.days import EVENTS_PER_TICK, OVERLAP
-    from batch_assets.sensors import openai_batch_sensor
+    from batch_assets.days import OVERLAP
+    from batch_assets.sensors import EVENTS_PER_TICK, openai_batch_sensor
 
     batch_ids = [[f"batch_{day:05d}{shard:027d}" for shard in range(shards)] for day in range(days)]
     with (

@@ -21,6 +21,17 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
+class Progress:
+    """The batches of a day taken together: their number, how many ended, and the requests in those that were polled."""
+
+    batches: int
+    ended: int
+    total: int
+    done: int
+    statuses: str
+
+
+@dataclass(frozen=True)
 class Day:
     """What the event log has of a day: its newest `openai_batch`, or its newest `summaries` if that is newer.
 
@@ -43,6 +54,19 @@ class Day:
     def batches(self, polled: Mapping[str, RemoteBatch]) -> list[RemoteBatch]:
         """Those of its batches that are among the polled ones."""
         return [polled[batch_id] for batch_id in self.batch_ids if batch_id in polled]
+
+    def progress(self, polled: Mapping[str, RemoteBatch]) -> Progress | None:
+        """Its batches taken together; None if none of them was polled."""
+        batches = self.batches(polled)
+        if not batches:
+            return None
+        return Progress(
+            batches=len(self.batch_ids),
+            ended=sum(batch.has_ended for batch in batches),
+            total=sum(batch.total or 0 for batch in batches),
+            done=sum((batch.completed or 0) + (batch.failed or 0) for batch in batches),
+            statuses=", ".join(sorted({batch.status for batch in batches})),
+        )
 
 
 def next_step(

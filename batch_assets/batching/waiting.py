@@ -1,11 +1,11 @@
 """Why days wait, in sentences for the user who reads them in Dagster's UI. Pure functions."""
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, next_round_at
+from batch_assets.batching.operations.abandon import abandon_command
 from batch_assets.batching.provider.batches import MISSING, STATUSES, RemoteBatch
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.timing import Timing
@@ -24,14 +24,12 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
         cause = quoted(day.error) if day.error else "no capacity"
         attempt = f", next attempt at {clock(day.next_attempt_at, now)}" if day.next_attempt_at else ""
         return f"{counted(day.deferred, 'file')} deferred {since} ({cause}){attempt}"
-    batches = day.batches(polled)
-    ended = sum(batch.has_ended for batch in batches)
     of_all = counted(len(day.batch_ids), "batch", "batches")
-    if not batches:
+    progress = day.progress(polled)
+    if progress is None:
         return f"the state of {of_all} is not known, {since}"
-    total = sum(batch.total or 0 for batch in batches)
-    done = sum((batch.completed or 0) + (batch.failed or 0) for batch in batches)
-    return f"{ended:,} of {of_all} ended, {done:,} of {counted(total, 'request')} done, {since}"
+    requests = f"{progress.done:,} of {counted(progress.total, 'request')} done"
+    return f"{progress.ended:,} of {of_all} ended, {requests}, {since}"
 
 
 def missing_sentences(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) -> dict[str, str]:
@@ -75,8 +73,7 @@ def late_sentences(
             )
             sentences[day.day] = (
                 f"{quoted(batch_id)}{others} of {day.day}, created {duration(age)} ago, is {status}. To cancel: `"
-                f"batch-assets cancel {day.day}`. To give it up: `batch-assets abandon "
-                f"{shlex.quote(as_message(batch_id))}`."
+                f"batch-assets cancel {day.day}`. To give it up: `{abandon_command(batch_id)}`."
             )
     return sentences
 

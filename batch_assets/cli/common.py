@@ -34,11 +34,6 @@ def check_day(day: str) -> str:
     return day
 
 
-def counted(number: int, unit: str) -> str:
-    """1 day, 2 days."""
-    return f"{number:,} {unit if number == 1 else unit + 's'}"
-
-
 @contextmanager
 def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.collection.report import DayReport, day_report
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.safety.outside_text import as_message, printable
-from batch_assets.cli.common import counted
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
 from batch_assets.cli.terminal import as_rich_text
 from batch_assets.settings import Settings

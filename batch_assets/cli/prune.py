@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_assets.cli.common import checked_settings, counted, errors_in_one_sentence, open_client
+from batch_assets.batching.counting import counted
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, open_client
 from batch_assets.settings import Settings
 
 if TYPE_CHECKING:

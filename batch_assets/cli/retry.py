@@ -2,7 +2,8 @@
 
 import click
 
-from batch_assets.cli.common import check_day, checked_settings, counted, errors_in_one_sentence, open_client
+from batch_assets.batching.counting import counted
+from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, open_client
 
 
 @click.command()

@@ -107,12 +107,12 @@ def _row(number: int, batch: EndedBatch, own_prices: tuple[ModelPrice, ...]) -> 
     return (
         number, batch.submission_id, batch.batch_id, batch.model, batch.ended_at, batch.api,
         batch.api == BUILT_IN_ENGINE, batch.max_output_tokens, batch.is_refresh, code, message,
-        outcome_scope(batch), batch.cancelled_by_user,
+        _scope(batch), batch.cancelled_by_user,
         *rate_values(batch_rates(batch.model, api=batch.api or OPENAI_API, own_prices=own_prices)),
     )  # fmt: skip
 
 
-def outcome_scope(batch: EndedBatch) -> Scope:
+def _scope(batch: EndedBatch) -> Scope:
     """Whose failure a request without a line is: of the batch, if that failed before it ran any request."""
     if batch.status == "failed" and not batch.files:
         return Scope.BATCH

@@ -12,11 +12,12 @@ from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.change_state import change_state, is_unchanged
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.expected_cost import expected_cost
-from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX, CANCELLED_BY_USER
+from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.owners import is_cancelled
 from batch_assets.batching.ledger.states import OPEN, State
 from batch_assets.batching.ledger.submissions import Submission
-from batch_assets.batching.provider.batches import RemoteBatch, now_utc
+from batch_assets.batching.ledger.withdrawal import fail_requests
+from batch_assets.batching.provider.batches import RemoteBatch
 
 MESSAGE = "The user gave up the batch."
 
@@ -86,21 +87,7 @@ def abandon(database: Database, submission: Submission) -> bool:
         values: dict[str, object] = {"message": MESSAGE}
         is_abandoned = change_state(connection, states.ABANDON, submission, None, values, message=MESSAGE)
         if is_abandoned and is_cancelled(connection, submission):
-            connection.execute(
-                """
-                INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, api, failed_at)
-                SELECT custom_id, ? || ?, ?, 'The user gave up its batch.', true, false, ?, ?
-                FROM in_flight_request WHERE submission_id = ?
-                """,
-                [
-                    CANCELLED_BATCH_ID_PREFIX,
-                    submission.day,
-                    CANCELLED_BY_USER,
-                    submission.api,
-                    now_utc(),
-                    submission.id,
-                ],
-            )
+            fail_requests(connection, submission, CANCELLED_BY_USER, "The user gave up its batch.")
     return is_abandoned
 
 

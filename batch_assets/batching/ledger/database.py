@@ -1,8 +1,9 @@
 """Short connections to the one DuckDB file, which wait for its lock.
 
 DuckDB lets one process write, or many read, and refuses all others at once. So this code opens a connection late,
-closes it early, and has none open during a network call. The processes of this project wait in turn at a lock file
-beside the database. For another program that has the file open, such as a DuckDB shell, they wait until a deadline.
+closes it early, and has none open during a network call. A process of this project opens the file only while it holds
+a lock file beside it; another process of this project waits until the lock file is free. A DuckDB shell does not use
+the lock file: if it has the database open, the process tries again until a deadline.
 """
 
 import shutil

@@ -4,7 +4,7 @@
 decides asks it: Python by `outcome_of` and `must_requeue`, SQL by the expressions at the end of this file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -31,7 +31,7 @@ class Scope(StrEnum):
 class Outcome:
     """What failures with these codes, phrases in the message, or HTTP statuses mean.
 
-    pauses: before each retry; the last one repeats. None: another round decides, or the failure is final.
+    pauses: of an account error, before each retry; the last one repeats.
     remedy: what the user can do, in a sentence.
     """
 
@@ -49,9 +49,15 @@ class Outcome:
         return self.pauses[min(earlier, len(self.pauses) - 1)] if self.pauses else timedelta(0)
 
 
-CAPACITY_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 16, 32, 60))
 ACCOUNT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (10, 30, 60, 120, 240))
 
+INVALID_REQUEST = Outcome(
+    "invalid request",
+    Scope.REQUEST,
+    is_retryable=False,
+    remedy="Change the article or the task, and plan the day again; or `batch-assets retry DAY`.",
+    http_statuses=tuple(status for status in range(400, 500) if status not in RETRYABLE_CLIENT_ERRORS),
+)
 # The first outcome that matches counts.
 # https://developers.openai.com/api/docs/guides/error-codes and guides/batch; codes of other servers as users saw them.
 OUTCOMES: tuple[Outcome, ...] = (
@@ -62,7 +68,6 @@ OUTCOMES: tuple[Outcome, ...] = (
         remedy="A run sends the batch again when others have ended. A higher limit: OpenAI's page Limits.",
         codes=("token_limit_exceeded", "request_limit_exceeded"),
         phrases=("enqueued token limit", "enqueued request limit", "number of enqueued tokens"),
-        pauses=CAPACITY_PAUSES,
     ),
     Outcome(
         "file not found",
@@ -70,7 +75,6 @@ OUTCOMES: tuple[Outcome, ...] = (
         is_retryable=True,
         remedy="A run sends the batch again, after two attempts with a new upload.",
         phrases=("cannot find file",),
-        pauses=CAPACITY_PAUSES,
     ),
     Outcome(
         "billing",
@@ -132,19 +136,13 @@ OUTCOMES: tuple[Outcome, ...] = (
         remedy="Raise max_output_tokens of the task, and plan the day again.",
         codes=("max_output_tokens",),
     ),
+    INVALID_REQUEST,
 )  # fmt: skip
 OTHER_FAILURE = Outcome(
     "other",
     Scope.REQUEST,
     is_retryable=True,
     remedy="Another round sends the request again.",
-)
-INVALID_REQUEST = Outcome(
-    "invalid request",
-    Scope.REQUEST,
-    is_retryable=False,
-    remedy="Change the article or the task, and plan the day again; or `batch-assets retry DAY`.",
-    http_statuses=tuple(status for status in range(400, 500) if status not in RETRYABLE_CLIENT_ERRORS),
 )
 
 
@@ -155,7 +153,7 @@ def outcome_of(code: str | None, message: str | None = None, http_status: int | 
         has_phrase = any(phrase in text for phrase in outcome.phrases)
         if (code or "").lower() in outcome.codes or has_phrase or http_status in outcome.http_statuses:
             return outcome
-    return INVALID_REQUEST if http_status in INVALID_REQUEST.http_statuses else OTHER_FAILURE
+    return OTHER_FAILURE
 
 
 def must_requeue(batch: RemoteBatch) -> bool:
@@ -199,12 +197,9 @@ def _matches(outcome: Outcome) -> str:
     return f"coalesce({' OR '.join(conditions)}, false)"
 
 
-def _case(value_of: dict[str, str], default: str) -> str:
-    rules = [*OUTCOMES, INVALID_REQUEST]
-    whens = "\n".join(
-        f"WHEN {_matches(outcome)} THEN {value_of[outcome.name]}" for outcome in rules if outcome.name in value_of
-    )
-    return f"CASE {whens} ELSE {default} END"
+def _case(value_of: Callable[[Outcome], str]) -> str:
+    whens = "\n".join(f"WHEN {_matches(outcome)} THEN {value_of(outcome)}" for outcome in OUTCOMES)
+    return f"CASE {whens} ELSE {value_of(OTHER_FAILURE)} END"
 
 
 def _quoted(text: str) -> str:
@@ -212,13 +207,11 @@ def _quoted(text: str) -> str:
 
 
 # Whether a failed request may be sent again. `requests` then applies the limit of rounds.
-IS_RETRYABLE = _case({o.name: str(o.is_retryable).lower() for o in [*OUTCOMES, INVALID_REQUEST]}, "true")
+IS_RETRYABLE = _case(lambda outcome: str(outcome.is_retryable).lower())
 # 'request', 'batch' or 'account'.
-SCOPE = _case({o.name: _quoted(o.scope) for o in [*OUTCOMES, INVALID_REQUEST]}, _quoted(Scope.REQUEST))
+SCOPE = _case(lambda outcome: _quoted(outcome.scope))
 # What the user can do about an account error; NULL for any other failure.
-ACCOUNT_REMEDY = _case(
-    {o.name: _quoted(o.remedy) if o.scope is Scope.ACCOUNT else "NULL" for o in [*OUTCOMES, INVALID_REQUEST]}, "NULL"
-)
+ACCOUNT_REMEDY = _case(lambda outcome: _quoted(outcome.remedy) if outcome.scope is Scope.ACCOUNT else "NULL")
 ACCOUNT_PAUSES_SQL = (
     "[" + ", ".join(f"INTERVAL {pause // timedelta(minutes=1)} MINUTE" for pause in ACCOUNT_PAUSES) + "]"
 )

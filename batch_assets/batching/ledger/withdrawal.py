@@ -56,15 +56,20 @@ def withdraw_in_transaction(
 ) -> None:
     """`withdraw` for a caller that has checked the submission in its transaction, and deletes the request file."""
     if because is not None:
-        connection.execute(
-            f"""
-            INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, api, failed_at)
-            SELECT custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, 'Withdrawn before it was sent.', true, false, ?, ?
-            FROM in_flight_request WHERE submission_id = ?
-            """,
-            [submission.day, because, submission.api, now_utc(), submission.id],
-        )
+        fail_requests(connection, submission, because, "Withdrawn before it was sent.")
     _withdraw_row(connection, submission.id, submission.state, run_id=submission.owner_run, message=because)
+
+
+def fail_requests(connection: duckdb.DuckDBPyConnection, submission: Submission, code: str, message: str) -> None:
+    """Record a failure, with this code, for each request of a submission that has no answers."""
+    connection.execute(
+        f"""
+        INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, api, failed_at)
+        SELECT custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, ?, true, false, ?, ?
+        FROM in_flight_request WHERE submission_id = ?
+        """,
+        [submission.day, code, message, submission.api, now_utc(), submission.id],
+    )
 
 
 def _withdraw_row(

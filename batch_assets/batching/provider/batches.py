@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import openai
@@ -21,6 +22,8 @@ STATUSES = ENDED | {"validating", "in_progress", "finalizing", "cancelling"}
 MISSING = "missing"  # this project's status of a batch that the API does not know: of another account, or deleted
 # OpenAI cancels within ten minutes. A server that needs more than an hour will not finish.
 CANCELLING_ENDS_AFTER = timedelta(hours=1)
+# Servers without a list of batches answer with one of these.
+NO_LIST_STATUSES = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 PAGE = 100
 # What `read_batch` raises if the answer is no batch, such as a page of HTML with status 200.
 UNREADABLE_ERRORS = (AttributeError, KeyError, TypeError, ValueError, OverflowError)

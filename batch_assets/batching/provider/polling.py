@@ -10,14 +10,19 @@ from datetime import datetime
 
 import openai
 
-from batch_assets.batching.provider.batches import MISSING, PAGE, RemoteBatch, list_batches, retrieve_batch
+from batch_assets.batching.provider.batches import (
+    MISSING,
+    NO_LIST_STATUSES,
+    PAGE,
+    RemoteBatch,
+    list_batches,
+    retrieve_batch,
+)
 from batch_assets.batching.provider.identity import api_name
 from batch_assets.batching.timing import Timing
 
 # Of the time until the deadline. The rest is for single retrievals, so that a long list leaves time for them.
 LIST_TIME_SHARE = 0.75
-# Servers without a list of batches answer with one of these.
-NO_LIST_STATUSES = (404, 405, 501)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ ledger was restored from a backup. So no run buys its requests again.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from http import HTTPStatus
 
 import openai
 
@@ -17,6 +16,7 @@ from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import (
     MISSING,
+    NO_LIST_STATUSES,
     RemoteBatch,
     error_message,
     list_batches,
@@ -29,7 +29,6 @@ from batch_assets.batching.submission.find import CLOCK_SKEW, SUBMISSION_ID_KEY,
 from batch_assets.batching.submission.submitter import Submitter
 
 RESULTS_ARE_KEPT = timedelta(days=30)  # https://developers.openai.com/api/docs/guides/batch: how long OpenAI keeps them
-HAS_NO_LIST = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def _listed(client: openai.OpenAI, since: datetime) -> Iterator[RemoteBatch]:
     try:
         yield from list_batches(client, since=since)
     except openai.APIStatusError as error:
-        if error.status_code not in HAS_NO_LIST:
+        if error.status_code not in NO_LIST_STATUSES:
             raise unreachable_error("list the batches", error) from error
         logger.warning("This API has no list of batches: %s", error_message(error))
     except openai.OpenAIError as error:
