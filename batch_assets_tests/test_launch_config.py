@@ -38,7 +38,7 @@ FIELDS = [
     ("task", "max_enqueued_tokens", 1),
     ("io_manager", "base_dir", "/tmp"),
 ]
-SWITCHES = {"refresh", "resume_cancelled", "same_task"}
+SWITCHES = {"refresh", "respect_pauses", "resume_cancelled", "retry_failed", "same_task"}
 
 
 @pytest.mark.parametrize(("resource", "field", "value"), FIELDS)
