@@ -2,11 +2,13 @@
 
 import dagster as dg
 
-from batch_assets.assets import batch_request_file, summaries
+from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.assets.openai_batch import PAUSE_WHILE_OVER_BUDGET, report_to_sensor
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.spending import unattributed_batches
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.day_events import Origin, location_of_run
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 
 
@@ -41,9 +43,13 @@ def day_is_within_budget(
         "month_limit_usd": budget.max_cost_usd_per_month,
     }
     why_not = estimate.why_not_within(budget)
+    if why_not is not None and openai_batch.key in context.job_def.asset_layer.executable_asset_keys:
+        # the check stops `openai_batch` of this run, so it is the check that lets the sensor name the day
+        origin = Origin(location_of_run(context.run), warehouse.tables.warehouse_id(), api.name)
+        report_to_sensor(context, warehouse, origin, PAUSE_WHILE_OVER_BUDGET, why_not.message)
     return dg.AssetCheckResult(
         passed=why_not is None,
-        description=why_not,
+        description=None if why_not is None else why_not.message,
         metadata={
             "requests": estimate.requests,
             "is_calibrated": estimate.is_calibrated,

@@ -18,7 +18,7 @@ class CollectedDays:
     """What the sensor knows of the events of `summaries` that it has read, so that it reads each only once.
 
     read_up_to: the storage id up to which it has read. pending: the days among them that may need a step: requests are
-    pending, or their newest event is of another code location.
+    pending or blocked, or their newest event is of another code location.
     """
 
     read_up_to: int = -1
@@ -35,7 +35,7 @@ class DaysRead:
 
 
 def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) -> list[Day]:
-    """The days that were submitted and not collected, and the collected days with pending requests.
+    """The days that were submitted and not collected, and the collected days with pending or blocked requests.
 
     Only events of this code location count: another one may define the same assets with another database.
     """
@@ -68,7 +68,7 @@ def read_new_days(
             days.append(_submitted_day(event, last_collected))
     for event in read_events(instance, summaries.key, sorted(again.union(page))):
         is_collected = event.day in submitted and event.day not in uncollected
-        if event.origin.location == location and event.requests_pending:
+        if event.origin.location == location and _has_requests_left(event):
             pending.add(event.day)
             days += [_collected_day(event)] if is_collected else []
         elif event.origin.location != location and is_collected:
@@ -100,7 +100,7 @@ def _day_of_several_locations(
         return None
     if collected is None or submitted.storage_id > collected.storage_id:
         return _submitted_day(submitted, last_collected)
-    return _collected_day(collected) if collected.requests_pending else None
+    return _collected_day(collected) if _has_requests_left(collected) else None
 
 
 def _submitted_day(event: DayEvent, last_collected: int) -> Day:
@@ -117,5 +117,16 @@ def _submitted_day(event: DayEvent, last_collected: int) -> Day:
     )
 
 
+def _has_requests_left(event: DayEvent) -> bool:
+    return event.requests_pending > 0 or event.requests_blocked > 0
+
+
 def _collected_day(event: DayEvent) -> Day:
-    return Day(event.day, event.storage_id, event.at, next_attempt_at=event.next_attempt_at, needs_next_round=True)
+    return Day(
+        event.day,
+        event.storage_id,
+        event.at,
+        next_attempt_at=event.next_attempt_at,
+        needs_next_round=event.requests_pending > 0,
+        blocked=event.requests_blocked,
+    )

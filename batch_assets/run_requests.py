@@ -14,9 +14,9 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import clock
+from batch_assets.day_events import DEDUP_TAG
 
 RUNS_PER_TICK = 25
-DEDUP_TAG = "batch_assets/dedup_key"
 RUN_KEY_TAG, PRIORITY_TAG = "dagster/run_key", "dagster/priority"
 ATTEMPT = re.compile(r"/attempt-(\d+)$")
 ASSETS_OF = {

@@ -48,7 +48,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     now, timing = datetime.now(UTC), openai.timing
     cursor = read_cursor(context.cursor, now)
     read = read_new_days(context.instance, location_of_sensor(context), cursor.collected, EVENTS_PER_TICK)
-    in_flight = [day for day in read.days if not day.needs_next_round]
+    in_flight = [day for day in read.days if day.is_in_flight]
     check_again = days_to_check_again(in_flight, cursor.days, now, timing)
     notes = [_unread(read.unread)] if read.unread else []
     try:

@@ -24,10 +24,10 @@ from batch_assets.batching.next_step import Day, Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import late_sentences
-from batch_assets.day_events import DayEvent, read_events
+from batch_assets.day_events import DEDUP_TAG, DayEvent, read_events
 from batch_assets.days import CollectedDays, read_days, read_new_days
 from batch_assets.resources import SummaryTask
-from batch_assets.run_requests import DEDUP_TAG, NextRun
+from batch_assets.run_requests import NextRun
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
 from batch_assets_tests.conftest import serving

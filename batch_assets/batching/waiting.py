@@ -20,6 +20,11 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     since = f"since {clock(day.at, now)}"
     if day.needs_next_round:
         return f"requests are pending {since}, next round at {clock(next_round_at(day, timing), now)}"
+    if day.blocked:
+        return (
+            f"the results of {counted(day.blocked, 'request')} are missing {since}, and may be billed; `batch-assets "
+            f"retry {day.day}` buys them again"
+        )
     if day.deferred:
         cause = quoted(day.error) if day.error else "no capacity"
         attempt = f", next attempt at {clock(day.next_attempt_at, now)}" if day.next_attempt_at else ""

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
-from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
+from batch_assets.batching.ledger.requests import BlockedBy, DayStates, RequestStateRules, find_states
 from batch_assets.batching.ledger.retries import supersede_failures
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -35,11 +35,10 @@ READ_REQUEST_INDEX = """
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
 """
-# A view, since a table of a million ids would need much memory.
 # A view: a table of a million ids would need much memory. The conditions are constants of this file.
 IS_PENDING = "state = 'pending'"
 IS_PENDING_OR_CANCELLED = "state IN ('pending', 'cancelled')"
-IS_DUE = "coalesce(not_before <= now() AT TIME ZONE 'UTC', true)"
+IS_IN_PAUSE = f"blocked_by = '{BlockedBy.ACCOUNT}'"
 # A refresh sends all requests, answered or failed, except those in flight.
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
@@ -121,7 +120,7 @@ def _find_requests_to_send(
         connection.execute(REQUESTS_TO_REFRESH)
     else:
         is_sent = IS_PENDING_OR_CANCELLED if options.resume_cancelled else IS_PENDING
-        condition = f"{is_sent} AND {IS_DUE}" if options.respect_pauses else is_sent
+        condition = is_sent if options.respect_pauses else f"({is_sent} OR {IS_IN_PAUSE})"
         connection.execute(
             f"""
             CREATE OR REPLACE TEMP VIEW request_to_send AS
