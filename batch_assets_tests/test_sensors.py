@@ -24,10 +24,12 @@ from batch_assets.batching.next_step import Day, Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import late_sentences
-from batch_assets.day_events import DayEvent, read_events
+from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, read_events
 from batch_assets.days import CollectedDays, read_days, read_new_days
 from batch_assets.resources import SummaryTask
-from batch_assets.run_requests import DEDUP_TAG, NextRun
+from batch_assets.run_keys import NextRun, RunNumbers
+from batch_assets.run_requests import DEDUP_TAG, FIRST_PARTITION_TAG, LAST_PARTITION_TAG, PARTITION_TAG
+from batch_assets.sensor_cursor import Cursor, read_cursor, write_cursor
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
 from batch_assets_tests.conftest import serving
@@ -86,15 +88,14 @@ def request_runs(
     instance: dg.DagsterInstance, next_runs: list[NextRun], now: datetime
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """The run requests, and the sentences about days whose runs failed too often."""
-    numbers = run_requests.RunNumbers(since=1)
-    requested = run_requests.request_runs(instance, next_runs, now, TIMING, numbers)
+    requested = run_requests.request_runs(instance, DEFAULT_LOCATION, next_runs, now, TIMING, RunNumbers(since=1))
     return requested.requests, list(requested.failing.values())
 
 
 def ready_day(instance: dg.DagsterInstance) -> NextRun:
     """The next step of the only day."""
     [day] = read_days(instance)
-    return NextRun(day, Step.COLLECT)
+    return NextRun((day,), Step.COLLECT)
 
 
 def collected(
@@ -136,19 +137,19 @@ def requested(result: dg.SensorResult) -> list[tuple[str | None, list[dg.AssetKe
 
 
 def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+    """A run that the sensor requested with this key."""
+    first, is_range, last = dedup_key.split("/")[1].partition("..")
+    days = {FIRST_PARTITION_TAG: first, LAST_PARTITION_TAG: last} if is_range else {PARTITION_TAG: first}
     run_id = str(uuid.uuid4())
-    run = dg.DagsterRun(job_name="a_job", run_id=run_id, status=status, tags={DEDUP_TAG: dedup_key, **tags})
+    run = dg.DagsterRun(job_name="a_job", run_id=run_id, status=status, tags={DEDUP_TAG: dedup_key, **days, **tags})
     return instance.add_run(run)
 
 
 def failed_run(instance: dg.DagsterInstance, result: dg.SensorResult) -> dg.DagsterRun:
     """The only run that the tick requested, which failed long ago."""
     [request] = result.run_requests or []
-    run_id = str(uuid.uuid4())
-    tags = {**request.tags, "dagster/run_key": str(request.run_key)}
-    return instance.add_run(
-        dg.DagsterRun(job_name="a_job", run_id=run_id, status=dg.DagsterRunStatus.FAILURE, tags=tags)
-    )
+    tags = {"dagster/run_key": str(request.run_key)}
+    return a_run(instance, request.tags[DEDUP_TAG], dg.DagsterRunStatus.FAILURE, **tags)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, **time: float) -> None:
@@ -279,7 +280,7 @@ def test_no_step_is_given_up_its_runs_continue_hourly_and_then_daily(
 ) -> None:
     """The file of a result may be unreachable for hours, and a broken configuration may be repaired after days."""
     submitted(instance)
-    want = NextRun(read_days(instance)[0], step)
+    want = NextRun((read_days(instance)[0],), step)
     start = datetime.now(UTC)
     attempts: list[timedelta] = []
     failed: list[datetime] = []
@@ -333,7 +334,7 @@ def test_pending_requests_need_another_round_after_a_pause(instance: dg.DagsterI
     [day] = read_days(instance)
     assert next_step(day, {}, datetime.now(UTC)) is Step.WAIT
     assert next_step(day, {}, datetime.now(UTC) + timedelta(hours=1)) is Step.NEXT_ROUND
-    [request], _ = request_runs(instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    [request], _ = request_runs(instance, [NextRun((day,), Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
     # the sensor does not send what the user has cancelled
     config = request.run_config["ops"]["batch_request_file"]["config"]
@@ -418,7 +419,7 @@ def test_the_collection_of_overdue_answers_is_repeated_after_a_failure_and_the_n
     submitted(instance, "a", "b")
     now = datetime.now(UTC)
     today, tomorrow = (
-        NextRun(read_days(instance)[0], Step.COLLECT_PART, once_on=(now + timedelta(days=days)).date())
+        NextRun((read_days(instance)[0],), Step.COLLECT_PART, once_on=(now + timedelta(days=days)).date())
         for days in (0, 1)
     )
     a_run(instance, today.dedup_key, dg.DagsterRunStatus.FAILURE)
@@ -441,7 +442,7 @@ def test_a_batch_without_capacity_is_submitted_again(instance: dg.DagsterInstanc
 def test_another_round_uses_the_task_of_the_plan_not_the_configured_one(project: Project) -> None:
     project.materialize()
     [day] = read_days(project.instance)
-    [request], _ = request_runs(project.instance, [NextRun(day, Step.NEXT_ROUND)], datetime.now(UTC))
+    [request], _ = request_runs(project.instance, [NextRun((day,), Step.NEXT_ROUND)], datetime.now(UTC))
     changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
     again = dg.materialize(
         UPSTREAM,
@@ -652,7 +653,7 @@ def test_results_come_before_new_submissions_and_both_before_a_backfill(instance
     [day] = read_days(instance)
     priorities = {}
     for step in (Step.COLLECT, Step.COLLECT_PART, Step.SUBMIT, Step.NEXT_ROUND):
-        [request], _ = request_runs(instance, [NextRun(day, step)], datetime.now(UTC))
+        [request], _ = request_runs(instance, [NextRun((day,), step)], datetime.now(UTC))
         priorities[step] = int(request.tags["dagster/priority"])
     assert min(priorities.values()) > 0  # of a backfill's runs
     assert min(priorities[Step.COLLECT], priorities[Step.COLLECT_PART]) > priorities[Step.SUBMIT]
@@ -975,3 +976,94 @@ def test_a_lost_cursor_with_many_collected_days_says_how_many_are_unread(
     first = tick(instance, local_api.url)
     assert "1 collected day is not read yet" in str(first.skip_reason)
     assert "not read yet" not in str(tick(instance, local_api.url, first.cursor).skip_reason)
+
+
+DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
+
+
+def collect(instance: dg.DagsterInstance, *days: str) -> NextRun:
+    """The collection of these days in one run."""
+    return NextRun(tuple(day for day in read_days(instance) if day.day in days), Step.COLLECT)
+
+
+def three_days(instance: dg.DagsterInstance) -> None:
+    for day in DAYS:
+        submitted(instance, day=day)
+
+
+def run_numbers(instance: dg.DagsterInstance, want: NextRun, numbers: RunNumbers, now: datetime) -> RunNumbers:
+    """The memory after the sensor has requested this run."""
+    requested = run_requests.request_runs(instance, DEFAULT_LOCATION, [want], now, TIMING, numbers)
+    assert len(requested.requests) == 1
+    return requested.numbers
+
+
+def test_a_run_of_several_days_has_one_short_key_for_the_set(instance: dg.DagsterInstance) -> None:
+    three_days(instance)
+    alone, pair, all_three = (collect(instance, *DAYS[:number]) for number in (1, 2, 3))
+    assert len({alone.dedup_key, pair.dedup_key, all_three.dedup_key}) == 3
+    days = [Day(f"2026-01-{number:02d}", 10**18 + number, datetime.now(UTC)) for number in range(1000)]
+    many = NextRun(tuple(days), Step.COLLECT_PART)
+    assert len(many.dedup_key) <= 63
+    [request], _ = request_runs(instance, [all_three], datetime.now(UTC))
+    assert request.partition_key is None
+    assert (request.tags[FIRST_PARTITION_TAG], request.tags[LAST_PARTITION_TAG]) == (DAYS[0], DAYS[2])
+    submitted(instance, day=DAYS[1])
+    assert collect(instance, *DAYS).dedup_key != all_three.dedup_key  # the day has a new event
+
+
+@pytest.mark.parametrize(("running", "wanted"), [(1, 3), (3, 1), (2, 3)], ids=["grows", "splits", "grows by one"])
+def test_no_second_run_for_a_day_whose_run_of_other_days_is_in_progress(
+    instance: dg.DagsterInstance, running: int, wanted: int
+) -> None:
+    """Also after a lost cursor, and after a new event of the day."""
+    three_days(instance)
+    a_run(instance, collect(instance, *DAYS[:running]).dedup_key, dg.DagsterRunStatus.STARTED)
+    assert request_runs(instance, [collect(instance, *DAYS[:wanted])], datetime.now(UTC)) == ([], [])
+    submitted(instance, day=DAYS[0])
+    assert request_runs(instance, [collect(instance, *DAYS[:wanted])], datetime.now(UTC)) == ([], [])
+    [day] = [day for day in read_days(instance) if day.day == DAYS[0]]
+    assert request_runs(instance, [NextRun((day,), Step.SUBMIT)], datetime.now(UTC))[0]  # another step
+
+
+def test_a_run_in_progress_stops_only_its_own_days(instance: dg.DagsterInstance) -> None:
+    three_days(instance)
+    a_run(instance, collect(instance, *DAYS[:2]).dedup_key, dg.DagsterRunStatus.STARTED)
+    [request], _ = request_runs(instance, [collect(instance, DAYS[0]), collect(instance, DAYS[2])], datetime.now(UTC))
+    assert request.partition_key == DAYS[2]
+
+
+def test_the_failures_of_a_day_count_in_every_set_of_days(instance: dg.DagsterInstance) -> None:
+    """Otherwise a day that fails would start a run in each tick, as long as its set changes."""
+    three_days(instance)
+    numbers, now, later = RunNumbers(since=1), datetime.now(UTC), datetime.now(UTC) + timedelta(minutes=30)
+    all_three, alone, pair = collect(instance, *DAYS), collect(instance, DAYS[1]), collect(instance, *DAYS[1:])
+    for failed in (all_three, alone):
+        numbers = run_numbers(instance, failed, numbers, later)
+        a_run(instance, failed.dedup_key, dg.DagsterRunStatus.FAILURE)
+        for want in (all_three, alone, pair):
+            assert run_requests.request_runs(instance, DEFAULT_LOCATION, [want], now, TIMING, numbers).waiting
+    numbers = numbers.of([day for day in read_days(instance) if day.day != DAYS[0]], now)
+    for _ in range(MAX_ATTEMPTS - 2):
+        numbers = run_numbers(instance, pair, numbers, later)
+        a_run(instance, pair.dedup_key, dg.DagsterRunStatus.FAILURE)
+    requested = run_requests.request_runs(instance, DEFAULT_LOCATION, [pair], later, TIMING, numbers)
+    assert not requested.requests
+    assert list(requested.failing) == [DAYS[1]]
+    assert requested.failing[DAYS[1]].startswith(f"{DAYS[1]}: {MAX_ATTEMPTS} runs of")
+
+
+def test_a_set_of_days_is_numbered_from_the_highest_number_ever_used(instance: dg.DagsterInstance) -> None:
+    three_days(instance)
+    numbers, now = RunNumbers(since=1), datetime.now(UTC)
+    keys: set[str] = set()
+    for _ in range(3):
+        numbers = run_numbers(instance, collect(instance, *DAYS), numbers, now)
+        numbers = read_cursor(write_cursor(Cursor(numbers)), now).numbers.of(read_days(instance), now)
+        keys.add(numbers.run_key(collect(instance, *DAYS)))
+        deleted = a_run(instance, collect(instance, *DAYS).dedup_key, dg.DagsterRunStatus.FAILURE)
+        instance.delete_run(deleted.run_id)
+    assert len(keys) == 3
+    for day in DAYS:
+        collected(instance, day=day)
+    assert numbers.of(read_days(instance), now) == RunNumbers(since=1)
