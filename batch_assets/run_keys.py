@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 from hashlib import sha256
 
 from batch_assets.batching.next_step import Day, Step
@@ -12,7 +12,7 @@ from batch_assets.batching.next_step import Day, Step
 class NextRun:
     """A step that these days are ready for, in one run: consecutive partitions. Today, each run takes one day.
 
-    `once_on`: the date (UTC) on which one successful run is enough.
+    `once_on`: the step is repeated daily, and one successful run on this date (UTC) is enough.
     """
 
     days: tuple[Day, ...]
@@ -23,9 +23,11 @@ class NextRun:
     def day_keys(self) -> tuple[str, ...]:
         """A key for each day. Runs with the same key of a day are attempts of the same step of this day.
 
-        The key has the storage id of the event that made the day ready, or the date on which one run is enough.
+        The key has the storage id of the event that made the day ready: a new event begins a new step. The key of a
+        step that is repeated daily has neither this id nor the date. So its failures are counted over the days, and
+        submissions without success, one each hour, neither stop nor repeat it.
         """
-        return tuple(f"{self.step}/{day.day}/{self.once_on or day.storage_id}" for day in self.days)
+        return tuple(f"{self.step}/{_ending(day, is_daily=self.once_on is not None)}" for day in self.days)
 
     @property
     def dedup_key(self) -> str:
@@ -63,13 +65,13 @@ class RunNumbers:
     highest: Mapping[str, int] = field(default_factory=dict)
     sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def of(self, days: Iterable[Day], now: datetime) -> "RunNumbers":
+    def of(self, days: Iterable[Day]) -> "RunNumbers":
         """The numbers of these days' present steps: the others are not used any more."""
-        events = {(day.day, str(day.storage_id)) for day in days} | {(day.day, now.date().isoformat()) for day in days}
+        present = {_ending(day, is_daily=is_daily) for day in days for is_daily in (False, True)}
         kept = {
             key: number
             for key, number in self.highest.items()
-            if any(tuple(day_key.split("/")[1:]) in events for day_key in self.sets.get(key, [key]))
+            if any(day_key.partition("/")[2] in present for day_key in self.sets.get(key, [key]))
         }
         return RunNumbers(self.since, kept, {key: keys for key, keys in self.sets.items() if key in kept})
 
@@ -88,3 +90,8 @@ class RunNumbers:
     def run_key(self, next_run: NextRun) -> str:
         key = next_run.dedup_key
         return f"{key}/{self.since}/attempt-{self.highest[key]}"
+
+
+def _ending(day: Day, *, is_daily: bool) -> str:
+    """The key of a day without its step."""
+    return f"{day.day}/{'daily' if is_daily else day.storage_id}"

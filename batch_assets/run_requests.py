@@ -4,7 +4,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from itertools import takewhile
 from typing import Any
 
 import dagster as dg
@@ -94,11 +95,14 @@ def request_runs(
     failing: dict[str, str] = {}
     for next_run in next_runs:
         attempts, assets = earlier.of(next_run), _assets(next_run.step)
+        number = _highest_number(attempts.values())
         if earlier.is_in_progress(next_run):
             waiting.update(dict.fromkeys(attempts, f"a run of {assets} is in progress"))
             continue
-        if next_run.once_on and all(any(map(_has_succeeded, runs)) for runs in attempts.values()):
-            continue
+        if next_run.once_on:
+            if all(_has_success_on(next_run.once_on, runs) for runs in attempts.values()):
+                continue
+            attempts = {day: _since_success(runs) for day, runs in attempts.items()}
         next_at = max((_next_attempt_at(runs, now, timing) for runs in attempts.values() if runs), default=now)
         failing.update(_failing(next_run.step, attempts, next_at, now, timing))
         if now < next_at:
@@ -106,7 +110,7 @@ def request_runs(
         elif len(requests) == RUNS_PER_TICK:
             waiting.update(dict.fromkeys(attempts, f"a later tick requests {assets}"))
         else:
-            numbers = numbers.next_of(next_run, _highest_number(attempts.values()))
+            numbers = numbers.next_of(next_run, number)
             requests.append(_run_request(next_run, numbers))
             running.update(attempts)
     return RequestedRuns(requests, running, waiting, failing, numbers)
@@ -144,6 +148,15 @@ def _next_attempt_at(runs: Sequence[dg.RunRecord], now: datetime, timing: Timing
         return _ended(runs[0]) + timing.failed_run_pause(len(failures), now - _ended(failures[-1]))
     # A run that succeeded and did not change the day found that another batch or run must end first.
     return _ended(runs[0]) + timing.run_pause(len(runs))
+
+
+def _has_success_on(date_utc: date, runs: Sequence[dg.RunRecord]) -> bool:
+    return any(_has_succeeded(run) and _ended(run).date() == date_utc for run in runs)
+
+
+def _since_success(runs: Sequence[dg.RunRecord]) -> Sequence[dg.RunRecord]:
+    """Those after the last successful one; the newest is the first."""
+    return list(takewhile(lambda run: not _has_succeeded(run), runs))
 
 
 def _failures(runs: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:

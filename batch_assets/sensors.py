@@ -63,7 +63,7 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     elsewhere = _elsewhere(in_flight, polled)
     here = [day for day in read.days if day.day not in elsewhere]
     next_runs = _next_runs(here, polled.batches, now, timing)
-    requested = request_runs(context.instance, location, next_runs, now, timing, cursor.numbers.of(read.days, now))
+    requested = request_runs(context.instance, location, next_runs, now, timing, cursor.numbers.of(read.days))
     observations, shown = observe(in_flight, polled.batches, cursor.days, now, polled.checked_again)
 
     problems = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}

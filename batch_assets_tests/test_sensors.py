@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 
 from batch_assets import days, run_requests, sensors
 from batch_assets.assets import batch_request_file, openai_batch, summaries
@@ -136,12 +137,25 @@ def requested(result: dg.SensorResult) -> list[tuple[str | None, list[dg.AssetKe
     return [(request.partition_key, list(request.asset_selection or [])) for request in result.run_requests or []]
 
 
-def a_run(instance: dg.DagsterInstance, dedup_key: str, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
-    """A run that the sensor requested with this key."""
+def a_run(
+    instance: dg.DagsterInstance,
+    dedup_key: str,
+    status: dg.DagsterRunStatus,
+    *,
+    location: str = DEFAULT_LOCATION,
+    **tags: str,
+) -> dg.DagsterRun:
+    """A run that the sensor of this code location requested with this key."""
     first, is_range, last = dedup_key.split("/")[1].partition("..")
     days = {FIRST_PARTITION_TAG: first, LAST_PARTITION_TAG: last} if is_range else {PARTITION_TAG: first}
-    run_id = str(uuid.uuid4())
-    run = dg.DagsterRun(job_name="a_job", run_id=run_id, status=status, tags={DEDUP_TAG: dedup_key, **days, **tags})
+    repository = RemoteRepositoryOrigin(code_location_origin(location), "a_repository")
+    run = dg.DagsterRun(
+        job_name="a_job",
+        run_id=str(uuid.uuid4()),
+        status=status,
+        tags={DEDUP_TAG: dedup_key, **days, **tags},
+        remote_job_origin=RemoteJobOrigin(repository, "a_job"),
+    )
     return instance.add_run(run)
 
 
@@ -274,19 +288,20 @@ def test_a_failed_run_is_requested_again_with_longer_pauses_and_a_new_key_up_to_
     assert len(keys) == MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize("step", [Step.COLLECT, Step.SUBMIT, Step.NEXT_ROUND])
+@pytest.mark.parametrize("step", [Step.COLLECT, Step.COLLECT_PART, Step.SUBMIT, Step.NEXT_ROUND])
 def test_no_step_is_given_up_its_runs_continue_hourly_and_then_daily(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     """The file of a result may be unreachable for hours, and a broken configuration may be repaired after days."""
     submitted(instance)
-    want = NextRun((read_days(instance)[0],), step)
+    [day] = read_days(instance)
     start = datetime.now(UTC)
     attempts: list[timedelta] = []
     failed: list[datetime] = []
     monkeypatch.setattr(run_requests, "_ended", lambda record: failed[int(record.dagster_run.tags["number"])])
     age = timedelta(0)
     while age < timedelta(days=4):
+        want = NextRun((day,), step, once_on=(start + age).date() if step is Step.COLLECT_PART else None)
         requests, sentences = request_runs(instance, [want], start + age)
         if len(failed) >= MAX_ATTEMPTS:
             assert "the next attempt is at" in sentences[0] or requests
@@ -428,6 +443,32 @@ def test_the_collection_of_overdue_answers_is_repeated_after_a_failure_and_the_n
     a_run(instance, today.dedup_key, dg.DagsterRunStatus.SUCCESS)
     assert request_runs(instance, [today], later) == ([], [])
     assert len(request_runs(instance, [tomorrow], later)[0]) == 1
+
+
+def test_a_success_ends_the_failures_of_the_collection_of_overdue_answers(instance: dg.DagsterInstance) -> None:
+    submitted(instance, "a", "b")
+    [day] = read_days(instance)
+    now = datetime.now(UTC)
+    tomorrow = NextRun((day,), Step.COLLECT_PART, once_on=(now + timedelta(days=1)).date())
+    for _ in range(MAX_ATTEMPTS):
+        a_run(instance, tomorrow.dedup_key, dg.DagsterRunStatus.FAILURE)
+    assert request_runs(instance, [tomorrow], now)[1]
+    a_run(instance, tomorrow.dedup_key, dg.DagsterRunStatus.SUCCESS)
+    requests, failing = request_runs(instance, [tomorrow], now)
+    assert len(requests) == 1
+    assert not failing
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.STARTED])
+def test_a_run_of_another_code_location_does_not_stop_the_collection_of_overdue_answers(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    submitted(instance, "a", "b")
+    want = NextRun(tuple(read_days(instance)), Step.COLLECT_PART, once_on=datetime.now(UTC).date())
+    a_run(instance, want.dedup_key, status, location="theirs")
+    assert len(request_runs(instance, [want], datetime.now(UTC))[0]) == 1
+    a_run(instance, want.dedup_key, status)
+    assert not request_runs(instance, [want], datetime.now(UTC))[0]
 
 
 def test_a_batch_without_capacity_is_submitted_again(instance: dg.DagsterInstance) -> None:
@@ -1043,7 +1084,7 @@ def test_the_failures_of_a_day_count_in_every_set_of_days(instance: dg.DagsterIn
         a_run(instance, failed.dedup_key, dg.DagsterRunStatus.FAILURE)
         for want in (all_three, alone, pair):
             assert run_requests.request_runs(instance, DEFAULT_LOCATION, [want], now, TIMING, numbers).waiting
-    numbers = numbers.of([day for day in read_days(instance) if day.day != DAYS[0]], now)
+    numbers = numbers.of([day for day in read_days(instance) if day.day != DAYS[0]])
     for _ in range(MAX_ATTEMPTS - 2):
         numbers = run_numbers(instance, pair, numbers, later)
         a_run(instance, pair.dedup_key, dg.DagsterRunStatus.FAILURE)
@@ -1059,11 +1100,11 @@ def test_a_set_of_days_is_numbered_from_the_highest_number_ever_used(instance: d
     keys: set[str] = set()
     for _ in range(3):
         numbers = run_numbers(instance, collect(instance, *DAYS), numbers, now)
-        numbers = read_cursor(write_cursor(Cursor(numbers)), now).numbers.of(read_days(instance), now)
+        numbers = read_cursor(write_cursor(Cursor(numbers)), now).numbers.of(read_days(instance))
         keys.add(numbers.run_key(collect(instance, *DAYS)))
         deleted = a_run(instance, collect(instance, *DAYS).dedup_key, dg.DagsterRunStatus.FAILURE)
         instance.delete_run(deleted.run_id)
     assert len(keys) == 3
     for day in DAYS:
         collected(instance, day=day)
-    assert numbers.of(read_days(instance), now) == RunNumbers(since=1)
+    assert numbers.of(read_days(instance)) == RunNumbers(since=1)
