@@ -178,7 +178,7 @@ GUARDS = (
         "batch_assets/run_requests.py",
         '"same_task": True',
         '"same_task": False',
-        "batch_assets_tests/test_sensors.py::test_another_round_uses_the_task_of_the_plan_not_the_configured_one",
+        "batch_assets_tests/sensors/test_next_round.py::test_another_round_uses_the_task_of_the_plan_not_the_configured_one",
     ),
     Guard(
         "result files have names of our own",
