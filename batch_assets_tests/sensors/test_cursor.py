@@ -8,10 +8,10 @@ import pytest
 from batch_assets import days
 from batch_assets.assets import summaries
 from batch_assets.day_events import DayEvent, read_events
-from batch_assets.days import CollectedDays, read_days, read_new_days
+from batch_assets.days import CollectedDays, read_new_days
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
-from batch_assets_tests.sensors.support import a_batch, collected, requested, submitted, tick
+from batch_assets_tests.sensors.support import NEXT_DAY, a_batch, collected, requested, submitted, tick
 
 
 @pytest.mark.parametrize("cursor", ["", "[]", "{}", '{"shown": {}, "poll": {}}', '{"days": 1}', "null"])
@@ -103,9 +103,19 @@ def test_an_event_that_becomes_visible_late_is_read(instance: dg.DagsterInstance
     """Another process wrote it before the newest one that was read, and committed it later."""
     submitted(instance)
     collected(instance, pending=3)
-    [day] = read_days(instance)
-    known = CollectedDays(read_up_to=day.storage_id + 5)
+    submitted(instance, day=NEXT_DAY)
+    collected(instance, day=NEXT_DAY)
+    newest = max(record.storage_id for record in instance.fetch_materializations(summaries.key, limit=10).records)
+    known = CollectedDays(read_up_to=newest)
     assert [one.day for one in read_new_days(instance, "batch_assets", known).days] == [DAY]
+
+
+def test_a_cursor_of_an_event_log_that_was_deleted_is_read_again_from_the_start(instance: dg.DagsterInstance) -> None:
+    """The storage ids of the new log are lower than the cursor's. Dagster keeps cursors in another database."""
+    many_collected_days(instance)
+    found, known = in_pages(instance, 100, CollectedDays(read_up_to=1_000_000))
+    assert found == [["2026-02-03", "2026-02-09"]]
+    assert known.read_up_to < 1_000_000
 
 
 def test_a_lost_cursor_with_many_collected_days_says_how_many_are_unread(
