@@ -55,17 +55,21 @@ def test_a_run_of_several_days_has_one_short_key_for_the_set(instance: dg.Dagste
     assert collect(instance, *DAYS).dedup_key != all_three.dedup_key  # the day has a new event
 
 
-@pytest.mark.parametrize(("running", "wanted"), [(1, 3), (3, 1), (2, 3)], ids=["grows", "splits", "grows by one"])
+@pytest.mark.parametrize(
+    ("running", "wanted", "shared"),
+    [(DAYS[:1], DAYS, DAYS[0]), (DAYS, DAYS[1:2], DAYS[1]), (DAYS[:2], DAYS[1:], DAYS[1])],
+    ids=["the set grows", "it splits", "it moves"],
+)
 def test_no_second_run_for_a_day_whose_run_of_other_days_is_in_progress(
-    instance: dg.DagsterInstance, running: int, wanted: int
+    instance: dg.DagsterInstance, running: tuple[str, ...], wanted: tuple[str, ...], shared: str
 ) -> None:
     """Also after a lost cursor, and after a new event of the day."""
     three_days(instance)
-    a_run(instance, collect(instance, *DAYS[:running]).dedup_key, dg.DagsterRunStatus.STARTED)
-    assert request_runs(instance, [collect(instance, *DAYS[:wanted])], datetime.now(UTC)) == ([], [])
-    submitted(instance, day=DAYS[0])
-    assert request_runs(instance, [collect(instance, *DAYS[:wanted])], datetime.now(UTC)) == ([], [])
-    [day] = [day for day in read_days(instance) if day.day == DAYS[0]]
+    a_run(instance, collect(instance, *running).dedup_key, dg.DagsterRunStatus.STARTED)
+    assert request_runs(instance, [collect(instance, *wanted)], datetime.now(UTC)) == ([], [])
+    submitted(instance, day=shared)
+    assert request_runs(instance, [collect(instance, *wanted)], datetime.now(UTC)) == ([], [])
+    [day] = [day for day in read_days(instance) if day.day == shared]
     assert request_runs(instance, [NextRun((day,), Step.SUBMIT)], datetime.now(UTC))[0]  # another step
 
 
