@@ -54,6 +54,8 @@ def read_new_days(
     submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
+    if known.read_up_to > last_collected:  # events were deleted, or the whole log: the ids of a new one begin at 1
+        known = CollectedDays(pending=known.pending)
     new = sorted(storage_id for storage_id in collected.values() if storage_id > known.read_up_to - OVERLAP)
     page = new[:limit]
     again = {collected[day] for day in known.pending if day in collected}

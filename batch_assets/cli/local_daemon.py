@@ -17,18 +17,12 @@ from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.days import read_days
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
+from batch_assets.run_requests import UNFINISHED
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import Settings
 
 PROCESS_TAG = "batch_assets/process"  # host:pid
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def materialize(
