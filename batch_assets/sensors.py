@@ -70,6 +70,8 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     for sentence in islice(problems.values(), WARNINGS_PER_TICK):
         context.log.warning(sentence)
     waiting = _waiting(here, polled.batches, requested, now, timing)
+    if requested.requests:
+        notes.append(f"{counted(len(requested.requests), 'run')} requested.")
     text = summary(notes, {**elsewhere, **problems}, waiting)
     if requested.requests:
         context.log.info(text)

@@ -101,7 +101,7 @@ def summary(notes: Sequence[str], problems: Mapping[str, str], waiting: Mapping[
     """
     sentences = [*problems.values(), *(f"{day}: {why}." for day, why in waiting.items() if day not in problems)]
     if not sentences:
-        return " ".join([*notes, "Nothing is pending."])
+        return " ".join(notes) or "Nothing is pending."
     text = " ".join([*notes, _days_wait(len(sentences))])
     for number, sentence in enumerate(sentences):
         rest = len(sentences) - number

@@ -65,8 +65,8 @@ def collect_day(
 
     May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
     one transaction loads; bounds the memory. `refusal`: why a budget allows no submission of the day to the API of this
-    name, for `summaries`. Raises CollectionError if the API does not answer, or does not return a
-    batch or a file. What was loaded until then stays loaded.
+    name, for `summaries`. Raises CollectionError if the API does not answer, or does not return a batch or a file. All
+    other results are then loaded, and are in `summaries`.
     """
     collected = Collected()
 
@@ -77,18 +77,24 @@ def collect_day(
     # first: stored results need no API, which may not answer, be another one, or no longer know the batch
     stored = stored_of_day(database, day, data_folder)
     failures = load_all(stored)
+
+    def write(api: str) -> None:
+        rules = RequestStateRules(api, max_output_tokens, max_rounds, refusal(api))
+        collected.requests, collected.blocked, collected.next_attempt_at = write_summaries(database, day, rules)
+
     try:
         api = identify(client, database.warehouse_id())
     except openai.OpenAIError as error:
+        if collected.batches and stored[0].api is not None:
+            write(stored[0].api)
         raise (failures or [_no_answer(error)])[0] from error
     collected.fetched = fetch_day(Fetcher(database, client, data_folder, api, timing or Timing()), day)
     tried = {submission.id for submission in stored}
     new = [submission for submission in stored_of_day(database, day, data_folder) if submission.id not in tried]
     failures += collected.fetched.failures + load_all(new)
+    write(api.name)  # also after a failure: one batch that cannot be fetched hides no answer of the others
     if failures:
         raise failures[0]
-    rules = RequestStateRules(api.name, max_output_tokens, max_rounds, refusal(api.name))
-    collected.requests, collected.blocked, collected.next_attempt_at = write_summaries(database, day, rules)
     return collected
 
 

@@ -357,6 +357,7 @@ def test_the_answers_of_one_batch_stay_if_the_api_does_not_return_the_next(works
     with proxy(api.url, hide_second) as client, pytest.raises(CollectionError, match=f"{second}: Down"):
         workspace.collect(client)
     assert workspace.column("SELECT batch_id FROM completion") == [first]
+    assert workspace.statuses() == {"answered": 1, "in_flight": 1}
     assert list(workspace.collect(api.client).batches) == [second]
     assert statuses(workspace) == {"a": "answered", "b": "answered"}
 
@@ -375,6 +376,7 @@ def test_a_batch_that_the_api_does_not_return_does_not_stop_the_others(workspace
     with proxy(api.url, hide_first) as client, pytest.raises(CollectionError, match=f"{first}: Down"):
         workspace.collect(client)
     assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
+    assert workspace.statuses() == {"answered": 5, "in_flight": 1}
     assert list(workspace.collect(api.client).batches) == [first]
     assert workspace.statuses() == {"answered": 6}
 
@@ -387,6 +389,7 @@ def test_a_file_that_cannot_be_loaded_does_not_stop_the_others(workspace: Worksp
     with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be loaded"):
         workspace.collect(api.client)
     assert workspace.column("SELECT batch_id FROM completion") == [second]
+    assert workspace.statuses() == {"answered": 1, "in_flight": 1}
     path.rmdir()
     assert workspace.collect(api.client).requests == {"answered": 2}
 
