@@ -77,7 +77,7 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
     with database.writing() as connection:
         with transaction(connection):
             states = find_states(connection, day, rules)
-            if not _is_pruned(connection, day):
+            if not is_pruned_day(connection, day):
                 _replace(connection, states)
         return WrittenDay(states.counts(connection), states.blocked(connection), states.next_attempt_at(connection))
 
@@ -92,6 +92,7 @@ def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
     connection.execute(NOT_ANSWERED, parameters)
 
 
-def _is_pruned(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+def is_pruned_day(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    """Whether `prune` deleted the articles of the day, and none were ingested since."""
     statement = "SELECT 1 FROM pruned_day WHERE partition_date = CAST(? AS DATE)"
     return connection.execute(statement, [day]).fetchone() is not None
