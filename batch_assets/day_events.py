@@ -15,6 +15,7 @@ import dagster as dg
 # Names of metadata; the UI shows them.
 BATCH_IDS, DEFERRED_FILES, NEXT_ATTEMPT_AT = "batch_ids", "deferred_files", "next_attempt_at"
 REQUESTS_PENDING, REQUESTS_BLOCKED, ERROR = "requests_pending", "requests_blocked", "error"
+REQUESTS_IN_FLIGHT = "requests_in_flight"
 CODE_LOCATION, WAREHOUSE_ID, API = "code_location", "warehouse_id", "api"
 NAMES_OF_THE_FIRST_VERSION = {
     DEFERRED_FILES: "waiting_shards",
@@ -52,6 +53,7 @@ class DayEvent:
     next_attempt_at: datetime | None = None
     requests_pending: int = 0
     requests_blocked: int = 0
+    requests_in_flight: int = 0
     error: str | None = None
 
 
@@ -126,6 +128,7 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
         next_attempt_at=None if next_attempt_at is None else datetime.fromtimestamp(next_attempt_at, UTC),
         requests_pending=_value(metadata, REQUESTS_PENDING) or 0,
         requests_blocked=_value(metadata, REQUESTS_BLOCKED) or 0,
+        requests_in_flight=_value(metadata, REQUESTS_IN_FLIGHT) or 0,
         error=_value(metadata, ERROR),
     )
 

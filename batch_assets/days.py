@@ -18,7 +18,7 @@ class CollectedDays:
     """What the sensor knows of the events of `summaries` that it has read, so that it reads each only once.
 
     read_up_to: the storage id up to which it has read. pending: the days among them that may need a step: requests are
-    pending or blocked, or their newest event is of another code location.
+    pending, blocked or in flight, or their newest event is of another code location.
     """
 
     read_up_to: int = -1
@@ -63,18 +63,22 @@ def read_new_days(
     days: list[Day] = []
     foreign: set[str] = set()
     pending: set[str] = set()
+    for event in read_events(instance, summaries.key, sorted(again.union(page))):
+        if event.day not in submitted or event.day in uncollected:
+            pending.update([event.day] if event.origin.location == location and _has_requests_left(event) else [])
+        elif event.origin.location != location:
+            foreign.add(event.day)
+        elif event.requests_in_flight:  # a backfill has materialized the day before its batches ended
+            pending.add(event.day)
+            uncollected[event.day] = submitted[event.day]
+        elif _has_requests_left(event):
+            pending.add(event.day)
+            days.append(_collected_day(event))
     for event in read_events(instance, openai_batch.key, list(uncollected.values())):
         if event.origin.location != location:
             foreign.add(event.day)
         else:
             days.append(_submitted_day(event, last_collected))
-    for event in read_events(instance, summaries.key, sorted(again.union(page))):
-        is_collected = event.day in submitted and event.day not in uncollected
-        if event.origin.location == location and _has_requests_left(event):
-            pending.add(event.day)
-            days += [_collected_day(event)] if is_collected else []
-        elif event.origin.location != location and is_collected:
-            foreign.add(event.day)
     for name in foreign:
         if (day := _day_of_several_locations(instance, name, location, last_collected)) is not None:
             days.append(day)
@@ -100,7 +104,7 @@ def _day_of_several_locations(
     collected = newest_event(instance, summaries.key, name, location)
     if submitted is None:
         return None
-    if collected is None or submitted.storage_id > collected.storage_id:
+    if collected is None or submitted.storage_id > collected.storage_id or collected.requests_in_flight:
         return _submitted_day(submitted, last_collected)
     return _collected_day(collected) if _has_requests_left(collected) else None
 

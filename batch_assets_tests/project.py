@@ -81,7 +81,7 @@ class Project:
         )
 
     def materialize_from(
-        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY
+        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
     ) -> dg.DagsterRun:
         """The same as a run of this code location, which Dagster records in the run."""
         job = dg.Definitions(
@@ -92,7 +92,7 @@ class Project:
         run = self.instance.create_run_for_job(
             whole,
             run_config=QUIET,
-            tags={"dagster/partition": day},
+            tags={"dagster/partition": day, **tags},
             asset_selection={asset.key for asset in assets},
             remote_job_origin=RemoteJobOrigin(repository, whole.name),
         )

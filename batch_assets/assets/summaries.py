@@ -15,11 +15,19 @@ from batch_assets.batching.ledger.requests import BlockedBy
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.plan import planned_task
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
-from batch_assets.day_events import REQUESTS_BLOCKED, REQUESTS_PENDING, Origin, location_of_run, next_attempt_metadata
+from batch_assets.day_events import (
+    REQUESTS_BLOCKED,
+    REQUESTS_IN_FLIGHT,
+    REQUESTS_PENDING,
+    Origin,
+    location_of_run,
+    next_attempt_metadata,
+)
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
 from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_the_stand_in_was_not_chosen
 
+BACKFILL_TAG = "dagster/backfill"
 PREVIEW_ROWS = 5
 PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("summary", "string")])
 
@@ -40,8 +48,9 @@ def summaries(
 ) -> Iterator[dg.MaterializeResult]:
     """One row for each article of the day: its summary, or why there is none yet.
 
-    While batches of the day run, the run loads those that have ended and does not materialize the asset. The sensor
-    requests another run when all have ended. The result files stay in `results/` of the data folder.
+    While batches of the day run, the run loads those that have ended and does not materialize the asset, except in a
+    backfill: Dagster would count the day as failed. The sensor requests another run when all have ended. The result
+    files stay in `results/` of the data folder.
     """
     stop_if_batches_are_unknown(context, warehouse, openai_batch.key)
     if openai.is_stand_in:
@@ -55,7 +64,8 @@ def summaries(
             f"{counted(still_running, 'batch', 'batches')} still running. The sensor materializes `summaries` when all "
             "batches have ended."
         )
-        return
+        if BACKFILL_TAG not in context.run.tags:
+            return
     yield dg.MaterializeResult(metadata=_metadata(context, warehouse, collected))
 
 
@@ -102,6 +112,7 @@ def _metadata(context: dg.AssetExecutionContext, warehouse: Warehouse, collected
         # articles, not requests: an article that is newer than the last plan has no request yet
         REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.blocked.get(BlockedBy.ACCOUNT, 0),
         REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
+        REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
         **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
         "answered_by": ", ".join(report.apis),
         "input_tokens": report.spending.input_tokens,

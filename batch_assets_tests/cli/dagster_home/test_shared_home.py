@@ -12,7 +12,8 @@ from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from batch_assets.cli.dagster_home.dagster_services import all_locations, our_locations
 from batch_assets.cli.dagster_home.home import StartError, packaged_file
 from batch_assets.cli.dagster_home.shared_home import check_queue, check_run_launcher, fail_runs_of_ended_servers
-from batch_assets.cli.local_daemon import PROCESS_TAG, UNFINISHED
+from batch_assets.cli.local_daemon import PROCESS_TAG
+from batch_assets.run_requests import UNFINISHED
 from batch_assets_tests.end_to_end.processes import run_command
 from batch_assets_tests.project import code_location_origin
 
