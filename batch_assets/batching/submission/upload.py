@@ -73,7 +73,7 @@ def record_refusal(
     if not no_batch_can_exist:
         transitions.record_message(database, submission, message)
     elif outcome.scope is Scope.ACCOUNT:
-        transitions.defer(database, submission, f"{message}. {outcome.remedy}", error.code, outcome)
+        transitions.defer(database, submission, f"{message.rstrip('.')}. {outcome.remedy}", error.code, outcome)
     else:
         transitions.release(database, submission, message)
 

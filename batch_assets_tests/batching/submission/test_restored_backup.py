@@ -148,7 +148,7 @@ def test_a_second_attempt_that_the_backup_does_not_know_is_found(
 
 
 def refused(call: Call) -> Reply | None:
-    return Reply.of({"error": {"message": "Billing hard limit has been reached."}}, 400)
+    return Reply.of({"error": {"message": "The batch is not valid."}}, 400)
 
 
 def lost(call: Call) -> Reply | None:

@@ -19,6 +19,7 @@ import pytest
 
 from batch_assets.batching.ledger import submissions
 from batch_assets.batching.ledger.claims import Limits
+from batch_assets.batching.ledger.retries import end_account_pauses
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, list_batches, now_utc, utc
@@ -264,10 +265,10 @@ def test_two_runs_at_once_create_one_batch(planned: Workspace, api: LocalApi) ->
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
 
 
-OPENAI_REFUSES = {"error": {"message": "Billing hard limit has been reached.", "type": "x", "code": "y", "param": None}}
+OPENAI_REFUSES = {"error": {"message": "The batch is not valid.", "type": "x", "code": "y", "param": None}}
 
 
-@pytest.mark.parametrize("status", [400, 403, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refusal_is_raised_and_stored_with_the_message_of_openai(
     planned: Workspace, api: LocalApi, status: int
 ) -> None:
@@ -276,10 +277,10 @@ def test_a_refusal_is_raised_and_stored_with_the_message_of_openai(
 
     with (
         proxy(api.url, refuse) as client,
-        pytest.raises(SubmissionError, match=r"would not create a batch .*Billing hard limit has been reached\."),
+        pytest.raises(SubmissionError, match=r"would not create a batch .*The batch is not valid\."),
     ):
         planned.submit(client)
-    assert ledger(planned, "state, batch_id, message") == [("planned", None, "Billing hard limit has been reached.")]
+    assert ledger(planned, "state, batch_id, message") == [("planned", None, "The batch is not valid.")]
     assert planned.submit(api.client, run_id="later").created == 1
     assert ledger(planned, "message") == [(None,)]
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
@@ -310,14 +311,29 @@ def test_an_html_page_as_the_answer_to_the_creation_buys_no_second_batch(planned
     assert api.stats() == {**api.stats(), "batches_created": 1, "files_created": 1}
 
 
-@pytest.mark.parametrize("status", [400, 401, 413])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_upload_uses_no_capacity_and_raises_an_error(planned: Workspace, api: LocalApi, status: int) -> None:
     def refuse(call: Call) -> Reply:
         return Reply.of(OPENAI_REFUSES, status) if call.uploads else call.forward()
 
     with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="would not take the file"):
         planned.submit(client)
-    assert ledger(planned, "state, message") == [("planned", "Billing hard limit has been reached.")]
+    assert ledger(planned, "state, message") == [("planned", "The batch is not valid.")]
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "invalid_api_key"), (403, None), (400, "billing_not_active")])
+def test_an_upload_that_is_refused_for_the_account_is_deferred(
+    planned: Workspace, api: LocalApi, status: int, code: str | None
+) -> None:
+    def refuse(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No.", "code": code}}, status) if call.uploads else call.forward()
+
+    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError, match="would not take the file"):
+        planned.submit(client)
+    assert ledger(planned, "state, deferred_by, refusal_code") == [("deferred", "account", code)]
+    assert planned.submit(api.client, run_id="early").deferred == 1
+    end_account_pauses(planned.database, DAY)
+    assert planned.submit(api.client, run_id="later").created == 1
 
 
 def test_after_a_takeover_a_refusal_keeps_the_claim(planned: Workspace, api: LocalApi) -> None:
