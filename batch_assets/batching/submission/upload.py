@@ -13,6 +13,7 @@ from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.submission.errors import (
     SubmissionError,
     is_refusal,
@@ -73,7 +74,8 @@ def record_refusal(
     if not no_batch_can_exist:
         transitions.record_message(database, submission, message)
     elif outcome.scope is Scope.ACCOUNT:
-        transitions.defer(database, submission, f"{message.rstrip('.')}. {outcome.remedy}", error.code, outcome)
+        code = as_message(error.code) if error.code else None
+        transitions.defer(database, submission, f"{message.rstrip('.')}. {outcome.remedy}", code, outcome)
     else:
         transitions.release(database, submission, message)
 
