@@ -27,16 +27,18 @@ ANSWERED = """
     FROM valid_completion($api) AS completion JOIN day_article($day) USING (custom_id)
     WHERE place BETWEEN $first AND $last
 """
+FIND_UNANSWERED_ARTICLES = """
+    CREATE OR REPLACE TEMP TABLE unanswered_article AS
+    SELECT article_id FROM day_article($day) LEFT JOIN unanswered_request USING (custom_id)
+    WHERE state IS NOT NULL OR custom_id IS NULL
+"""
 # The last text of an article stays until its replacement is loaded, also if the prompt or the article has changed: a
-# budget may keep a run from sending the new request.
+# budget may keep a run from sending the new request. With `$has_unanswered` false, no text is read.
 KEEP_TEXTS = f"""
     CREATE OR REPLACE TEMP TABLE kept_summary AS
     SELECT article_id, summary, finish_reason, model, api, input_tokens, output_tokens, cost_usd, batch_id, answered_at
-    FROM summaries SEMI JOIN (
-        SELECT article_id FROM day_article($day) LEFT JOIN unanswered_request USING (custom_id)
-        WHERE state IS NOT NULL OR custom_id IS NULL
-    ) AS unanswered USING (article_id)
-    WHERE partition_date = CAST($day AS DATE) AND summary IS NOT NULL
+    FROM summaries SEMI JOIN unanswered_article USING (article_id)
+    WHERE $has_unanswered AND partition_date = CAST($day AS DATE) AND summary IS NOT NULL
         AND (api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR $api = '{BUILT_IN_ENGINE}')
 """
 # A refresh has an answer, which stays, too.
@@ -84,7 +86,8 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
     connection.execute(DAY_ARTICLES)
-    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
+    (unanswered,) = connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day}).fetchone() or (0,)
+    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api, "has_unanswered": unanswered > 0})
     connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     parameters = {"day": states.day, **states.answer_range}
     with fixed_join_order(connection):
