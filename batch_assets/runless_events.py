@@ -24,9 +24,9 @@ def report_of_submission(
     """A materialization of the day with the batches and request files that it waits for."""
     batch_ids = submissions.awaited_batch_ids(database, day, data_folder)
     deferred = submissions.unsubmitted(database, day, data_folder)
-    pauses = [submission.not_before for submission in deferred]
-    if pauses and None not in pauses:  # the API refused the account; the ledger has when a run may try again
-        next_attempt_at = min(pause.replace(tzinfo=UTC) for pause in pauses if pause is not None)
+    pauses = [submission.not_before.replace(tzinfo=UTC) for submission in deferred if submission.not_before]
+    if pauses and len(pauses) == len(deferred) and min(pauses) > datetime.now(UTC):
+        next_attempt_at = min(pauses)  # no run can send any of them earlier
     return dg.AssetMaterialization(
         key,
         partition=day,

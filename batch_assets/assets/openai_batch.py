@@ -13,7 +13,7 @@ import openai as openai_client
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import DatabaseBusyError
-from batch_assets.batching.ledger.requests import Refusal
+from batch_assets.batching.ledger.requests import BudgetRefusal
 from batch_assets.batching.ledger.retries import end_account_pauses
 from batch_assets.batching.operations.cancel import stop_submitting
 from batch_assets.batching.planning.estimate import estimate_day
@@ -217,7 +217,7 @@ def _metadata(origin: Origin, submitted: Submitted) -> dict[str, Any]:
     }
 
 
-def why_over_budget(warehouse: Warehouse, task: SummaryTask, day: str, api: str) -> Refusal | None:
+def why_over_budget(warehouse: Warehouse, task: SummaryTask, day: str, api: str) -> BudgetRefusal | None:
     """Why the run may begin no new submission; None if the budget allows it.
 
     The check `day_is_within_budget` stops a run before this asset, but not a run of this asset alone.

@@ -1,11 +1,13 @@
 """An API that does not answer stops no planning, and each day gets an event that the sensor reads."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
-from batch_assets.assets import openai_batch
+from batch_assets.assets import batch_request_file, openai_batch, raw_articles
+from batch_assets.day_events import DEDUP_TAG
 from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import CUT, Call, Reply, proxy
@@ -68,3 +70,23 @@ def test_a_day_is_planned_while_the_local_api_is_started_again(project: Project)
     project.openai = BatchApi(not_running, is_stand_in=True)  # type: ignore[arg-type]
     project.materialize_from(LOCATION)
     assert project.rows("SELECT state, count(*) FROM openai_batch GROUP BY state") == [("planned", 1)]
+
+
+@pytest.mark.parametrize("pause_minutes", [-60, 60])
+def test_a_deferred_file_whose_pause_is_over_waits_for_the_api_as_any_other(
+    project: Project, pause_minutes: int
+) -> None:
+    """Once the end of a pause in the past was the time of the next attempt: the sensor would try in each tick."""
+    assert project.materialize([raw_articles, batch_request_file]).success
+    now = datetime.now(UTC)
+    with project.database.writing() as connection:
+        connection.execute(
+            "UPDATE openai_batch SET state = 'deferred', deferred_by = 'account', not_before = ?",
+            [(now + timedelta(minutes=pause_minutes)).replace(tzinfo=None)],
+        )
+    project.openai = api_at(CLOSED)
+    assert not project.materialize_from(LOCATION, [openai_batch], **{DEDUP_TAG: "as the sensor's"}).is_success
+    [day] = read_days(project.instance)
+    assert day.next_attempt_at is not None
+    minutes = (day.next_attempt_at - now).total_seconds() / 60
+    assert minutes == pytest.approx(60 if pause_minutes > 0 else 10, abs=5)

@@ -19,7 +19,7 @@ from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.collection.stored_results import ended_batch, stored_of_day
 from batch_assets.batching.ledger.batch_transitions import Collectable, check_collectable
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import BlockedBy, Refusal, RequestStateRules
+from batch_assets.batching.ledger.requests import BlockedBy, BudgetRefusal, RequestStateRules
 from batch_assets.batching.ledger.states import RequestState
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
@@ -57,7 +57,7 @@ def collect_day(
     max_rounds: int,
     max_output_tokens: int = 0,
     own_prices: tuple[ModelPrice, ...] = (),
-    refusal: Callable[[str], Refusal | None] = lambda api: None,
+    refusal: Callable[[str], BudgetRefusal | None] = lambda api: None,
     bytes_at_once: int = BYTES_AT_ONCE,
     timing: Timing | None = None,
 ) -> Collected:

@@ -35,7 +35,7 @@ class BlockedBy(StrEnum):
     ACCOUNT = "account"  # the pause after an account error
 
 
-class Refusal(NamedTuple):
+class BudgetRefusal(NamedTuple):
     """Why a budget allows no submission of the day: a code for `summaries.error_code`, and a sentence."""
 
     code: str
@@ -54,7 +54,7 @@ class RequestStateRules:
     api: str = BUILT_IN_ENGINE
     max_output_tokens: int = 0
     max_rounds: int = NO_LIMIT_ON_ROUNDS
-    refusal: Refusal | None = None
+    refusal: BudgetRefusal | None = None
 
 
 class DayAnswers(NamedTuple):
@@ -151,6 +151,9 @@ FIND_BLOCKED_REQUESTS = """
         WHERE list_contains($sent_states, state)
     ) AS sent USING (custom_id)
     GROUP BY custom_id
+"""
+NO_BLOCKED_REQUESTS = """
+    CREATE OR REPLACE TEMP TABLE blocked_request (custom_id VARCHAR, code VARCHAR, message VARCHAR)
 """
 # 6. The state of each request that has no valid answer, or that is in flight again: the first condition that holds.
 FIND_UNANSWERED = f"""
@@ -258,11 +261,15 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     return DayStates(day, rules, answers)
 
 
-def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: Refusal | None, now: datetime) -> None:
+def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal | None, now: datetime) -> None:
     code, message = refusal or (None, None)
-    connection.execute(FIND_BLOCKED, {"code": code, "message": message, "now": now, "unsent_states": list(UNSENT)})
-    sent = [state for state in OPEN if state not in UNSENT]
-    connection.execute(FIND_BLOCKED_REQUESTS, {"sent_states": sent})
+    parameters = {"code": code, "message": message, "now": now, "unsent_states": list(UNSENT)}
+    (blocked,) = connection.execute(FIND_BLOCKED, parameters).fetchone() or (0,)
+    if blocked:
+        sent = [state for state in OPEN if state not in UNSENT]
+        connection.execute(FIND_BLOCKED_REQUESTS, {"sent_states": sent})
+    else:
+        connection.execute(NO_BLOCKED_REQUESTS)
 
 
 def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batch_assets.batching.ledger.requests import Refusal
+from batch_assets.batching.ledger.requests import BudgetRefusal
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
@@ -22,7 +22,7 @@ from batch_assets_tests.batching.conftest import (
 from batch_assets_tests.local_api_client import LocalApi
 
 OTHER_PROMPT = replace(TASK, system_prompt="Say it in one word.")
-OVER_BUDGET = Refusal("over_budget", "It would cost too much.")
+OVER_BUDGET = BudgetRefusal("over_budget", "It would cost too much.")
 TEXTS = "SELECT article_id, summary, model, api, batch_id, answered_at FROM summaries ORDER BY article_id"
 
 
@@ -39,7 +39,9 @@ def refuse(call: Call) -> Reply:
 
 
 @pytest.mark.parametrize("refusal", [None, OVER_BUDGET])
-def test_a_text_stays_while_another_prompt_waits(answered: Workspace, api: LocalApi, refusal: Refusal | None) -> None:
+def test_a_text_stays_while_another_prompt_waits(
+    answered: Workspace, api: LocalApi, refusal: BudgetRefusal | None
+) -> None:
     before = answered.rows(TEXTS)
     answered.plan(task=OTHER_PROMPT)
     collected = answered.collect(api.client, task=OTHER_PROMPT, refusal=refusal)
