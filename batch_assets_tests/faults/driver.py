@@ -80,12 +80,12 @@ def in_child(function: Callable[[Any], None], argument: object, kill_at: int | N
 
 
 def _counted(function: Callable[[Any], None], argument: object, kill_at: int | None, counter: Any) -> None:
-    _shorten_pauses()
     _count_points(counter, kill_at)
     function(argument)
 
 
 def _drive(days_to_drive: DaysToDrive) -> None:
+    _shorten_pauses()
     variables = {
         "BATCH_ASSETS_DATA_DIR": str(days_to_drive.data),
         "BATCH_ASSETS_SOURCE": days_to_drive.source,
