@@ -26,6 +26,7 @@ from batch_assets.batching.planning.request_lines import (
 )
 from batch_assets.batching.planning.shards import FileLimits, Shard, ShardWriter, lines_without
 from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN
 
 READ_REQUEST_INDEX = """
@@ -35,11 +36,12 @@ READ_REQUEST_INDEX = """
         columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
     )
 """
-# A view, since a table of a million ids would need much memory.
 # A view: a table of a million ids would need much memory. The conditions are constants of this file.
 IS_PENDING = "state = 'pending'"
 IS_PENDING_OR_CANCELLED = "state IN ('pending', 'cancelled')"
-IS_DUE = "coalesce(not_before <= now() AT TIME ZONE 'UTC', true)"
+# By the clock that wrote `not_before`, which is not DuckDB's.
+SET_PRESENT_TIME = "SET VARIABLE present_time = CAST(? AS TIMESTAMP)"
+IS_DUE = "coalesce(not_before <= getvariable('present_time'), true)"
 # A refresh sends all requests, answered or failed, except those in flight.
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
@@ -120,6 +122,7 @@ def _find_requests_to_send(
         connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
         connection.execute(REQUESTS_TO_REFRESH)
     else:
+        connection.execute(SET_PRESENT_TIME, [now_utc()])
         is_sent = IS_PENDING_OR_CANCELLED if options.resume_cancelled else IS_PENDING
         condition = f"{is_sent} AND {IS_DUE}" if options.respect_pauses else is_sent
         connection.execute(
