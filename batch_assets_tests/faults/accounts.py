@@ -71,7 +71,7 @@ class Account:
                     content = self.server.client.files.content(file_id).content
                     lines += [json.loads(line) for line in content.split(b"\n") if line]
             executed = [line for line in lines if line["response"] and line["response"]["status_code"] == 200]
-            results = split_results(executed, self.faults_of(batch["id"]).lines)
+            results = split_results(executed, self.faults_of(batch["id"]))
             results.errors.extend(line for line in lines if line not in executed)
             self.results[batch["id"]] = results
         return self.results[batch["id"]]

@@ -45,7 +45,7 @@ ACCOUNT_ERRORS = (
 class BatchFaults:
     """The faults of one batch.
 
-    lines: some of its lines have this error in place of an answer.
+    lines: two thirds of its lines have this error in place of an answer; with `fails_all_lines`, all have it.
     late: what the next downloads of its output file return, in this order; after them the true file.
     is_stuck: it is `finalizing`, and cannot be cancelled.
     runs_until: until then (in Unix seconds) it is `in_progress`.
@@ -53,6 +53,7 @@ class BatchFaults:
 
     name: str = ""
     lines: AccountError | None = None
+    fails_all_lines: bool = False
     late: list[str] = field(default_factory=list)
     is_stuck: bool = False
     runs_until: float = 0.0
@@ -74,11 +75,11 @@ class Results(NamedTuple):
         return {**used, "total_tokens": sum(used.values())}
 
 
-def split_results(lines: Iterable[dict[str, Any]], error: AccountError | None) -> Results:
+def split_results(lines: Iterable[dict[str, Any]], faults: BatchFaults) -> Results:
     """The lines that the batch executed, and those that failed with an error of the account: always the same ones."""
-    results = Results([], [])
+    results, error = Results([], []), faults.lines
     for line in lines:
-        if error is None or int(line["custom_id"][2:4], 16) % 3 == 0:
+        if error is None or (not faults.fails_all_lines and int(line["custom_id"][2:4], 16) % 3 == 0):
             results.executed.append(line)
         else:
             response = {"status_code": error.status, "request_id": "req_x", "body": error.body}

@@ -53,8 +53,6 @@ KEYS = ("key-local", "key-two", "key-one")
 MAX_ROUNDS = 3
 NO_FAILURE = "no failure has this code"  # `retry` with it ends the pauses only
 WORDS = "the harbour of a town reopened after a storm and all ships are waiting outside of it"
-
-
 TIMING = Timing(
     upload_retry_seconds=0.0,
     find_batch_pauses_seconds=(0.0, 0.0, 0.0),
@@ -154,7 +152,8 @@ class History:
             case 5:
                 faults.fail_for_account = 1
             case 6:
-                faults.next_batches.append(BatchFaults(lines=self.dice.choice(ACCOUNT_ERRORS)))
+                error, fails_all = self.dice.choice(ACCOUNT_ERRORS), self.dice.random() < 0.3
+                faults.next_batches.append(BatchFaults(lines=error, fails_all_lines=fails_all))
             case 7:
                 late = self.dice.choices(LATE_FILES, k=self.dice.randint(1, 3))
                 faults.next_batches.append(BatchFaults(late=late))

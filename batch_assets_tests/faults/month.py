@@ -37,7 +37,7 @@ from batch_assets_tests.project import write_articles
 FIRST_DAY, DAYS, MORE_DAYS = date(2026, 1, 5), 30, 6  # a Monday; more days until the last batches have ended
 ARTICLES = 3
 API, FIRST_KEY, SECOND_KEY = "https://api.openai.com/v1", "sk-first", "sk-second"
-HOURS = (0, 2, 4, 6, 9, 12, 15, 18, 21)  # when the sensor is evaluated
+HOURS = (0, 2, 6, 10, 15, 20)  # when the sensor is evaluated
 # One SQLite file for the events of all runs: a file for each run takes a second more of each.
 ONE_FILE_FOR_EVENTS = """
 event_log_storage:
@@ -132,7 +132,7 @@ class Month:
 
     def play(self) -> None:
         for night in range(self.days + MORE_DAYS):
-            day_fault, day_fault_at = self.dice.choice(DAY_FAULTS), self.dice.choice(HOURS[2:-2])
+            day_fault, day_fault_at = self.dice.choice(DAY_FAULTS), self.dice.choice(HOURS[2:-1])
             for hour in HOURS:
                 self.clock.advance_to(at(night, hour))
                 self._change_key()
@@ -143,7 +143,7 @@ class Month:
                         self._submit(night)
                     if hour == day_fault_at:
                         self._begin(day_fault, night)
-                if hour >= day_fault_at + 5:
+                if hour >= day_fault_at + 4:
                     self.apis.faults.is_down = False
                 self._tick()
             if night >= self.days and self._waiting_days() <= self._days_stuck_for_ever():
@@ -176,7 +176,8 @@ class Month:
             case "failed for the account":
                 faults.fail_for_account = self.dice.randint(1, 4)
             case "lines for the account":
-                faults.next_batches = [BatchFaults(fault, lines=self.dice.choice(ACCOUNT_ERRORS))]
+                error = self.dice.choice(ACCOUNT_ERRORS)
+                faults.next_batches = [BatchFaults(fault, lines=error, fails_all_lines=True)]
             case "late file":
                 faults.next_batches = [
                     BatchFaults(fault, late=self.dice.choices(LATE_FILES, k=self.dice.randint(2, 5)))
@@ -200,7 +201,7 @@ class Month:
                 self.daemon.restart(forgotten_ticks=None)
             case "old cursor":
                 self.daemon.restart(forgotten_ticks=self.dice.randint(1, 30))
-            case "runs deleted":
+            case "runs deleted" if night + 1 < self.days:  # the next run of any day finds the batches of these
                 deleted = FIRST_DAY + timedelta(days=self.dice.randint(max(0, night - 2), night))
                 self.daemon.delete_runs(deleted.isoformat())
 

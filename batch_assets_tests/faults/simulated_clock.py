@@ -1,7 +1,6 @@
 """A clock that a test moves: all clocks of the process show its time, those of Dagster and of the servers too.
 
-DuckDB's own `now()` does not. So the simulated time is in the past: then a pause that a statement compares with
-`now()` has ended, and Python's clocks decide.
+DuckDB's own `now()` does not, so our statements must not use it.
 """
 
 import time
