@@ -14,13 +14,15 @@ import dagster as dg
 
 # Names of metadata; the UI shows them.
 BATCH_IDS, DEFERRED_FILES, NEXT_ATTEMPT_AT = "batch_ids", "deferred_files", "next_attempt_at"
-REQUESTS_PENDING, ERROR = "requests_pending", "error"
+REQUESTS_PENDING, REQUESTS_BLOCKED, ERROR = "requests_pending", "requests_blocked", "error"
+REQUESTS_IN_FLIGHT = "requests_in_flight"
 CODE_LOCATION, WAREHOUSE_ID, API = "code_location", "warehouse_id", "api"
 NAMES_OF_THE_FIRST_VERSION = {
     DEFERRED_FILES: "waiting_shards",
     NEXT_ATTEMPT_AT: "look_again_at",
     REQUESTS_PENDING: "requests_owed",
 }
+DEDUP_TAG = "batch_assets/dedup_key"  # of the sensor's runs: which steps of which days they are
 DEFAULT_LOCATION = "batch_assets"  # as in workspace.yaml; also for runs in the process of `demo`
 EVENTS_AT_ONCE = 50  # of a day, which several code locations may materialize
 
@@ -50,6 +52,8 @@ class DayEvent:
     deferred_files: int = 0
     next_attempt_at: datetime | None = None
     requests_pending: int = 0
+    requests_blocked: int = 0
+    requests_in_flight: int = 0
     error: str | None = None
 
 
@@ -123,6 +127,8 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
         deferred_files=_value(metadata, DEFERRED_FILES) or 0,
         next_attempt_at=None if next_attempt_at is None else datetime.fromtimestamp(next_attempt_at, UTC),
         requests_pending=_value(metadata, REQUESTS_PENDING) or 0,
+        requests_blocked=_value(metadata, REQUESTS_BLOCKED) or 0,
+        requests_in_flight=_value(metadata, REQUESTS_IN_FLIGHT) or 0,
         error=_value(metadata, ERROR),
     )
 

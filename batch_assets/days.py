@@ -18,7 +18,7 @@ class CollectedDays:
     """What the sensor knows of the events of `summaries` that it has read, so that it reads each only once.
 
     read_up_to: the storage id up to which it has read. pending: the days among them that may need a step: requests are
-    pending, or their newest event is of another code location.
+    pending, blocked or in flight, or their newest event is of another code location.
     """
 
     read_up_to: int = -1
@@ -35,7 +35,7 @@ class DaysRead:
 
 
 def read_days(instance: dg.DagsterInstance, location: str = DEFAULT_LOCATION) -> list[Day]:
-    """The days that were submitted and not collected, and the collected days with pending requests.
+    """The days that were submitted and not collected, and the collected days with pending or blocked requests.
 
     Only events of this code location count: another one may define the same assets with another database.
     """
@@ -54,6 +54,8 @@ def read_new_days(
     submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
+    if known.read_up_to > last_collected:  # events were deleted, or the whole log: the ids of a new one begin at 1
+        known = CollectedDays(pending=known.pending)
     new = sorted(storage_id for storage_id in collected.values() if storage_id > known.read_up_to - OVERLAP)
     page = new[:limit]
     again = {collected[day] for day in known.pending if day in collected}
@@ -61,18 +63,22 @@ def read_new_days(
     days: list[Day] = []
     foreign: set[str] = set()
     pending: set[str] = set()
+    for event in read_events(instance, summaries.key, sorted(again.union(page))):
+        if event.day not in submitted or event.day in uncollected:
+            pending.update([event.day] if event.origin.location == location and _has_requests_left(event) else [])
+        elif event.origin.location != location:
+            foreign.add(event.day)
+        elif event.requests_in_flight:  # a backfill has materialized the day before its batches ended
+            pending.add(event.day)
+            uncollected[event.day] = submitted[event.day]
+        elif _has_requests_left(event):
+            pending.add(event.day)
+            days.append(_collected_day(event))
     for event in read_events(instance, openai_batch.key, list(uncollected.values())):
         if event.origin.location != location:
             foreign.add(event.day)
         else:
             days.append(_submitted_day(event, last_collected))
-    for event in read_events(instance, summaries.key, sorted(again.union(page))):
-        is_collected = event.day in submitted and event.day not in uncollected
-        if event.origin.location == location and event.requests_pending:
-            pending.add(event.day)
-            days += [_collected_day(event)] if is_collected else []
-        elif event.origin.location != location and is_collected:
-            foreign.add(event.day)
     for name in foreign:
         if (day := _day_of_several_locations(instance, name, location, last_collected)) is not None:
             days.append(day)
@@ -98,9 +104,9 @@ def _day_of_several_locations(
     collected = newest_event(instance, summaries.key, name, location)
     if submitted is None:
         return None
-    if collected is None or submitted.storage_id > collected.storage_id:
+    if collected is None or submitted.storage_id > collected.storage_id or collected.requests_in_flight:
         return _submitted_day(submitted, last_collected)
-    return _collected_day(collected) if collected.requests_pending else None
+    return _collected_day(collected) if _has_requests_left(collected) else None
 
 
 def _submitted_day(event: DayEvent, last_collected: int) -> Day:
@@ -117,5 +123,16 @@ def _submitted_day(event: DayEvent, last_collected: int) -> Day:
     )
 
 
+def _has_requests_left(event: DayEvent) -> bool:
+    return event.requests_pending > 0 or event.requests_blocked > 0
+
+
 def _collected_day(event: DayEvent) -> Day:
-    return Day(event.day, event.storage_id, event.at, next_attempt_at=event.next_attempt_at, needs_next_round=True)
+    return Day(
+        event.day,
+        event.storage_id,
+        event.at,
+        next_attempt_at=event.next_attempt_at,
+        needs_next_round=event.requests_pending > 0,
+        blocked=event.requests_blocked,
+    )

@@ -2,22 +2,28 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import takewhile
 from typing import Any
 
 import dagster as dg
 
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching.counting import counted
-from batch_assets.batching.next_step import Day, Step
+from batch_assets.batching.next_step import Step
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import clock
+from batch_assets.day_events import DEDUP_TAG, location_of_run
+from batch_assets.run_keys import NextRun, RunNumbers
 
 RUNS_PER_TICK = 25
-DEDUP_TAG = "batch_assets/dedup_key"
 RUN_KEY_TAG, PRIORITY_TAG = "dagster/run_key", "dagster/priority"
+PARTITION_TAG = "dagster/partition"
+FIRST_PARTITION_TAG, LAST_PARTITION_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in ENDED]
 ATTEMPT = re.compile(r"/attempt-(\d+)$")
 ASSETS_OF = {
     Step.COLLECT: [summaries.key],
@@ -30,122 +36,143 @@ PRIORITY_OF = {Step.COLLECT: 2, Step.COLLECT_PART: 2, Step.SUBMIT: 1, Step.NEXT_
 
 
 @dataclass(frozen=True)
-class NextRun:
-    """A step that a day is ready for. Runs with the same `dedup_key` are attempts of the same step.
-
-    `once_on`: the date (UTC) on which one successful run is enough.
-    """
-
-    day: Day
-    step: Step
-    once_on: date | None = None
-
-    @property
-    def dedup_key(self) -> str:
-        return f"{self.step}/{self.day.day}/{self.once_on or self.day.storage_id}"
-
-    @property
-    def assets(self) -> str:
-        """Their names, for a sentence."""
-        return " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[self.step])
-
-
-@dataclass(frozen=True)
-class RunNumbers:
-    """The highest number of a run key that the sensor ever used, by dedup key; part of the sensor's cursor.
-
-    Dagster accepts a run key once, also after its run has failed or was deleted. So a key is numbered from the highest
-    number of this memory and of the existing runs. The memory is lost with the cursor, and then the highest run may
-    have been deleted. So `since` is part of each key, too: when this memory began, in Unix seconds. No key of an
-    earlier memory has it.
-    """
-
-    since: int
-    highest: Mapping[str, int] = field(default_factory=dict)
-
-    def of(self, days: Iterable[Day], now: datetime) -> "RunNumbers":
-        """The numbers of these days' present steps: the others are not used any more."""
-        in_flight = {day.day: str(day.storage_id) for day in days}
-        kept = {
-            key: number
-            for key, number in self.highest.items()
-            for _, day, last in [key.split("/")]
-            if day in in_flight and last in (in_flight[day], now.date().isoformat())
-        }
-        return RunNumbers(self.since, kept)
-
-
-@dataclass(frozen=True)
 class RequestedRuns:
     """The run requests of a tick.
 
-    waiting: day → why a day that is ready for a step waits. failing: those whose runs failed too often. numbers: the
-    memory after these requests.
+    days: those that the requested runs take. waiting: day → why a day that is ready for a step waits. failing: those
+    whose runs failed too often. numbers: the memory after these requests.
     """
 
     requests: list[dg.RunRequest]
+    days: set[str]
     waiting: dict[str, str]
     failing: dict[str, str]
     numbers: RunNumbers
 
 
+@dataclass(frozen=True)
+class EarlierRuns:
+    """The runs that the sensor of this code location requested so far.
+
+    attempts: key of a day → its runs, newest first. in_progress: step, first and last day of each run that has not
+    ended, whichever event each day had when the sensor requested it.
+    """
+
+    attempts: Mapping[str, Sequence[dg.RunRecord]]
+    in_progress: Sequence[tuple[str, str, str]]
+
+    def of(self, next_run: NextRun) -> dict[str, Sequence[dg.RunRecord]]:
+        """day → its attempts of this step, newest first."""
+        return {day.day: self.attempts.get(key, []) for day, key in zip(next_run.days, next_run.day_keys, strict=True)}
+
+    def is_in_progress(self, next_run: NextRun) -> bool:
+        """Whether a run in progress takes this step for any of these days."""
+        return any(
+            step == next_run.step and first <= day.day <= last
+            for step, first, last in self.in_progress
+            for day in next_run.days
+        )
+
+
 def request_runs(
-    instance: dg.DagsterInstance, next_runs: Sequence[NextRun], now: datetime, timing: Timing, numbers: RunNumbers
+    instance: dg.DagsterInstance,
+    location: str,
+    next_runs: Sequence[NextRun],
+    now: datetime,
+    timing: Timing,
+    numbers: RunNumbers,
 ) -> RequestedRuns:
     """A run request for each of these steps, unless a run is in progress or it is too early for another attempt.
 
-    No step is given up. After `max_run_attempts` failed runs, the pauses are an hour, and after a day a day.
+    No step is given up. After `max_run_attempts` failed runs, the pauses are an hour, and after a day a day. A run of
+    several days waits for the one with the longest pause.
     """
-    earlier = _earlier_runs(instance, [next_run.dedup_key for next_run in next_runs])
-    requested = RequestedRuns([], {}, {}, numbers)
-    highest = dict(numbers.highest)
+    earlier = _earlier_runs(instance, location, next_runs, numbers)
+    requests: list[dg.RunRequest] = []
+    running: set[str] = set()
+    waiting: dict[str, str] = {}
+    failing: dict[str, str] = {}
     for next_run in next_runs:
-        day, runs = next_run.day.day, earlier[next_run.dedup_key]
-        failures = [run for run in runs if not run.dagster_run.is_success]
-        if any(not run.dagster_run.is_finished for run in runs):
-            requested.waiting[day] = f"a run of {next_run.assets} is in progress"
+        attempts, assets = earlier.of(next_run), _assets(next_run.step)
+        number = _highest_number(attempts.values())
+        if earlier.is_in_progress(next_run):
+            waiting.update(dict.fromkeys(attempts, f"a run of {assets} is in progress"))
             continue
-        if next_run.once_on and len(failures) < len(runs):
-            continue
-        next_at = _next_attempt_at(runs, failures, now, timing)
-        if next_at is not None and len(failures) >= timing.max_run_attempts:
-            requested.failing[day] = _failing(
-                next_run, failures, f"at {clock(next_at, now)}" if next_at > now else "now"
-            )
-        if next_at is not None and now < next_at:
-            requested.waiting[day] = f"the next run of {next_run.assets} is at {clock(next_at, now)}"
-        elif len(requested.requests) == RUNS_PER_TICK:
-            requested.waiting[day] = f"a later tick requests {next_run.assets}"
+        if next_run.once_on:
+            if all(_has_success_on(next_run.once_on, runs) for runs in attempts.values()):
+                continue
+            attempts = {day: _since_success(runs) for day, runs in attempts.items()}
+        next_at = max((_next_attempt_at(runs, now, timing) for runs in attempts.values() if runs), default=now)
+        failing.update(_failing(next_run.step, attempts, next_at, now, timing))
+        if now < next_at:
+            waiting.update(dict.fromkeys(attempts, f"the next run of {assets} is at {clock(next_at, now)}"))
+        elif len(requests) == RUNS_PER_TICK:
+            waiting.update(dict.fromkeys(attempts, f"a later tick requests {assets}"))
         else:
-            number = max([highest.get(next_run.dedup_key, 0), len(runs), *map(_number_of, runs)]) + 1
-            highest[next_run.dedup_key] = number
-            requested.requests.append(_run_request(next_run, f"{numbers.since}/attempt-{number}"))
-    return replace(requested, numbers=RunNumbers(numbers.since, highest))
+            numbers = numbers.next_of(next_run, number)
+            requests.append(_run_request(next_run, numbers))
+            running.update(attempts)
+    return RequestedRuns(requests, running, waiting, failing, numbers)
 
 
-def _earlier_runs(instance: dg.DagsterInstance, dedup_keys: Collection[str]) -> Mapping[str, list[dg.RunRecord]]:
-    """The runs that the sensor requested so far, newest first, for each key; one query."""
-    runs: dict[str, list[dg.RunRecord]] = defaultdict(list)
-    if dedup_keys:
-        for record in instance.get_run_records(dg.RunsFilter(tags={DEDUP_TAG: list(dedup_keys)})):
-            runs[record.dagster_run.tags[DEDUP_TAG]].append(record)
-    return runs
+def _earlier_runs(
+    instance: dg.DagsterInstance, location: str, next_runs: Sequence[NextRun], numbers: RunNumbers
+) -> EarlierRuns:
+    """Two queries, whatever the number of days: the attempts by their tag, and all runs in progress."""
+    if not next_runs:
+        return EarlierRuns({}, [])
+    sets = {**numbers.sets, **{next_run.dedup_key: next_run.day_keys for next_run in next_runs}}
+    wanted = sorted({key for next_run in next_runs for key in numbers.keys_with(next_run)})
+    attempts: dict[str, list[dg.RunRecord]] = defaultdict(list)
+    for record in instance.get_run_records(dg.RunsFilter(tags={DEDUP_TAG: wanted})):
+        if location_of_run(record.dagster_run) == location:
+            dedup_key = record.dagster_run.tags[DEDUP_TAG]
+            for day_key in sets.get(dedup_key, [dedup_key]):
+                attempts[day_key].append(record)
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    ours = [run for run in unfinished if DEDUP_TAG in run.tags and location_of_run(run) == location]
+    return EarlierRuns(attempts, [(run.tags[DEDUP_TAG].split("/")[0], *_days_of(run)) for run in ours])
 
 
-def _next_attempt_at(
-    runs: Sequence[dg.RunRecord], failures: Sequence[dg.RunRecord], now: datetime, timing: Timing
-) -> datetime | None:
-    """When the next run may start; None: there was none so far. Both lists have the newest first."""
-    if not runs:
-        return None
+def _days_of(run: dg.DagsterRun) -> tuple[str, str]:
+    """The first and the last day that the run takes. Dagster's tags have them."""
+    day = run.tags.get(PARTITION_TAG, "")
+    return run.tags.get(FIRST_PARTITION_TAG, day), run.tags.get(LAST_PARTITION_TAG, day)
+
+
+def _next_attempt_at(runs: Sequence[dg.RunRecord], now: datetime, timing: Timing) -> datetime:
+    """When the next run of a day may start, after these runs, the newest first."""
+    failures = _failures(runs)
     if len(failures) >= timing.max_run_attempts:
         return _ended(runs[0]) + timing.failed_run_pause(len(failures), now - _ended(failures[-1]))
     # A run that succeeded and did not change the day found that another batch or run must end first.
     return _ended(runs[0]) + timing.run_pause(len(runs))
 
 
+def _has_success_on(date_utc: date, runs: Sequence[dg.RunRecord]) -> bool:
+    return any(_has_succeeded(run) and _ended(run).date() == date_utc for run in runs)
+
+
+def _since_success(runs: Sequence[dg.RunRecord]) -> Sequence[dg.RunRecord]:
+    """Those after the last successful one; the newest is the first."""
+    return list(takewhile(lambda run: not _has_succeeded(run), runs))
+
+
+def _failures(runs: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
+    return [run for run in runs if not _has_succeeded(run)]
+
+
+def _has_succeeded(run: dg.RunRecord) -> bool:
+    return run.dagster_run.is_success
+
+
 def _ended(run: dg.RunRecord) -> datetime:
     return datetime.fromtimestamp(run.end_time or run.create_timestamp.timestamp(), UTC)
+
+
+def _highest_number(attempts: Iterable[Sequence[dg.RunRecord]]) -> int:
+    """The highest number at the end of their run keys; at least the number of runs, since a run may have no key."""
+    return max(max([len(runs), *map(_number_of, runs)]) for runs in attempts)
 
 
 def _number_of(run: dg.RunRecord) -> int:
@@ -154,20 +181,40 @@ def _number_of(run: dg.RunRecord) -> int:
     return int(match[1]) if match else 0
 
 
-def _failing(next_run: NextRun, failures: Sequence[dg.RunRecord], next_attempt: str) -> str:
-    day, last = next_run.day.day, failures[0].dagster_run.run_id
-    return (
-        f"{day}: {counted(len(failures), 'run')} of {next_run.assets} failed, the last is {last}. Read its error, fix "
-        f"the cause, and materialize {next_run.assets} of the day, or wait: the next attempt is {next_attempt}."
-    )
+def _failing(
+    step: Step, attempts: Mapping[str, Sequence[dg.RunRecord]], next_at: datetime, now: datetime, timing: Timing
+) -> dict[str, str]:
+    """day → a sentence, for each day whose runs failed too often."""
+    sentences: dict[str, str] = {}
+    assets, next_attempt = _assets(step), f"at {clock(next_at, now)}" if next_at > now else "now"
+    for day, runs in attempts.items():
+        failures = _failures(runs)
+        if len(failures) >= timing.max_run_attempts:
+            sentences[day] = (
+                f"{day}: {counted(len(failures), 'run')} of {assets} failed, the last is "
+                f"{failures[0].dagster_run.run_id}. Read its error, fix the cause, and materialize {assets} of the "
+                f"day, or wait: the next attempt is {next_attempt}."
+            )
+    return sentences
 
 
-def _run_request(next_run: NextRun, attempt: str) -> dg.RunRequest:
+def _assets(step: Step) -> str:
+    """Their names, for a sentence."""
+    return " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[step])
+
+
+def _run_request(next_run: NextRun, numbers: RunNumbers) -> dg.RunRequest:
+    first, last = next_run.first, next_run.last
+    is_range = first != last
     return dg.RunRequest(
-        run_key=f"{next_run.dedup_key}/{attempt}",
-        partition_key=next_run.day.day,
+        run_key=numbers.run_key(next_run),
+        partition_key=None if is_range else first,
         asset_selection=ASSETS_OF[next_run.step],
-        tags={DEDUP_TAG: next_run.dedup_key, PRIORITY_TAG: str(PRIORITY_OF[next_run.step])},
+        tags={
+            DEDUP_TAG: next_run.dedup_key,
+            PRIORITY_TAG: str(PRIORITY_OF[next_run.step]),
+            **({FIRST_PARTITION_TAG: first, LAST_PARTITION_TAG: last} if is_range else {}),
+        },
         run_config=_config_of(next_run.step),
     )
 

@@ -23,11 +23,14 @@ def report_of_submission(
 ) -> dg.AssetMaterialization:
     """A materialization of the day with the batches and request files that it waits for."""
     batch_ids = submissions.awaited_batch_ids(database, day, data_folder)
-    deferred = len(submissions.unsubmitted(database, day, data_folder))
+    deferred = submissions.unsubmitted(database, day, data_folder)
+    pauses = [submission.not_before for submission in deferred]
+    if pauses and None not in pauses:  # the API refused the account; the ledger has when a run may try again
+        next_attempt_at = min(pause.replace(tzinfo=UTC) for pause in pauses if pause is not None)
     return dg.AssetMaterialization(
         key,
         partition=day,
-        metadata={**submission_metadata(origin, batch_ids, deferred, next_attempt_at), **metadata},
+        metadata={**submission_metadata(origin, batch_ids, len(deferred), next_attempt_at), **metadata},
     )
 
 

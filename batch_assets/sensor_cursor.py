@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from batch_assets.batching.provider.polling import PollCursor
 from batch_assets.days import CollectedDays
-from batch_assets.run_requests import RunNumbers
+from batch_assets.run_keys import RunNumbers
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from batch_assets.day_events import location_of_sensor
 from batch_assets.day_progress import days_to_check_again, observe
 from batch_assets.days import read_new_days
 from batch_assets.resources import BatchApi
-from batch_assets.run_requests import NextRun, RequestedRuns, request_runs
+from batch_assets.run_keys import NextRun
+from batch_assets.run_requests import RequestedRuns, request_runs
 from batch_assets.sensor_cursor import Cursor, ShownDay, read_cursor, write_cursor
 from batch_assets.settings import read_settings
 
@@ -47,8 +48,9 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     """Polls the batches of every pending day, shows their progress, and requests the run that comes next."""
     now, timing = datetime.now(UTC), openai.timing
     cursor = read_cursor(context.cursor, now)
-    read = read_new_days(context.instance, location_of_sensor(context), cursor.collected, EVENTS_PER_TICK)
-    in_flight = [day for day in read.days if not day.needs_next_round]
+    location = location_of_sensor(context)
+    read = read_new_days(context.instance, location, cursor.collected, EVENTS_PER_TICK)
+    in_flight = [day for day in read.days if day.is_in_flight]
     check_again = days_to_check_again(in_flight, cursor.days, now, timing)
     notes = [_unread(read.unread)] if read.unread else []
     try:
@@ -61,13 +63,15 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     elsewhere = _elsewhere(in_flight, polled)
     here = [day for day in read.days if day.day not in elsewhere]
     next_runs = _next_runs(here, polled.batches, now, timing)
-    requested = request_runs(context.instance, next_runs, now, timing, cursor.numbers.of(read.days, now))
+    requested = request_runs(context.instance, location, next_runs, now, timing, cursor.numbers.of(read.days))
     observations, shown = observe(in_flight, polled.batches, cursor.days, now, polled.checked_again)
 
     problems = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
     for sentence in islice(problems.values(), WARNINGS_PER_TICK):
         context.log.warning(sentence)
     waiting = _waiting(here, polled.batches, requested, now, timing)
+    if requested.requests:
+        notes.append(f"{counted(len(requested.requests), 'run')} requested.")
     text = summary(notes, {**elsewhere, **problems}, waiting)
     if requested.requests:
         context.log.info(text)
@@ -122,9 +126,9 @@ def _next_runs(days: Sequence[Day], polled: Mapping[str, RemoteBatch], now: date
     """The step of each day that is ready for one; and, once a day, the collection of answers that are overdue."""
     last_end = last_end_of(polled.values())
     steps = [(day, next_step(day, polled, now, last_end, timing)) for day in days]
-    ready = [NextRun(day, step) for day, step in steps if step is not Step.WAIT]
+    ready = [NextRun((day,), step) for day, step in steps if step is not Step.WAIT]
     overdue = [
-        NextRun(day, Step.COLLECT_PART, once_on=now.date())
+        NextRun((day,), Step.COLLECT_PART, once_on=now.date())
         for day, step in steps
         if step is not Step.COLLECT and has_overdue_answers(day, polled, now, timing)
     ]
@@ -148,9 +152,8 @@ def _waiting(
     days: Iterable[Day], polled: Mapping[str, RemoteBatch], requested: RequestedRuns, now: datetime, timing: Timing
 ) -> dict[str, str]:
     """day → what it waits for, for each day of which this tick requests no run."""
-    running = {request.partition_key for request in requested.requests}
     return {
         day.day: requested.waiting.get(day.day) or why_waits(day, polled, now, timing)
         for day in days
-        if day.day not in running
+        if day.day not in requested.days
     }

@@ -22,6 +22,7 @@ from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
 from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
 from batch_assets.days import read_days
+from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -30,6 +31,11 @@ UPSTREAM = [raw_articles, batch_request_file, openai_batch]
 EVERYTHING = [*UPSTREAM, summaries]
 CHECKS = [day_is_within_budget, every_article_is_accounted_for, usage_adds_up]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dg.asset(partitions_def=daily_partitions)
+def nothing() -> None:
+    """An asset whose materialization changes no table."""
 
 
 @dataclass
@@ -75,7 +81,7 @@ class Project:
         )
 
     def materialize_from(
-        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY
+        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
     ) -> dg.DagsterRun:
         """The same as a run of this code location, which Dagster records in the run."""
         job = dg.Definitions(
@@ -86,7 +92,7 @@ class Project:
         run = self.instance.create_run_for_job(
             whole,
             run_config=QUIET,
-            tags={"dagster/partition": day},
+            tags={"dagster/partition": day, **tags},
             asset_selection={asset.key for asset in assets},
             remote_job_origin=RemoteJobOrigin(repository, whole.name),
         )
@@ -94,6 +100,23 @@ class Project:
         finished = self.instance.get_run_by_id(run.run_id)
         assert finished is not None
         return finished
+
+    def check(self, check: dg.AssetChecksDefinition, day: str = DAY) -> dg.AssetCheckEvaluation:
+        """The result of the check of the day, from a run that materializes none of the four assets.
+
+        Dagster gives a run without any partitioned asset no partition.
+        """
+        result = dg.materialize(
+            [*EVERYTHING, *CHECKS, nothing],
+            selection=dg.AssetSelection.assets(nothing) | dg.AssetSelection.checks(check),
+            instance=self.instance,
+            partition_key=day,
+            resources=self.resources,
+            run_config=QUIET,
+            raise_on_error=False,
+        )
+        [evaluation] = result.get_asset_check_evaluations()
+        return evaluation
 
     def finish(self, day: str = DAY) -> dg.ExecuteInProcessResult:
         """Wait until the day's batches have ended, and materialize its summaries."""

@@ -37,6 +37,12 @@ def test_everything_loads_as_dagster_wants_it() -> None:
     dg.Definitions.validate_loadable(defs())
 
 
+def test_each_check_has_the_days_of_its_asset() -> None:
+    graph = defs().resolve_asset_graph()
+    for check in CHECKS:
+        assert graph.get(check.check_key).partitions_def == graph.get(check.check_key.asset_key).partitions_def
+
+
 def test_the_group_has_the_four_assets() -> None:
     keys = {spec.key.to_user_string(): spec.group_name for spec in defs().resolve_all_asset_specs()}
     assert keys == dict.fromkeys(["raw_articles", "batch_request_file", "openai_batch", "summaries"], "articles")

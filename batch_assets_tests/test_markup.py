@@ -93,8 +93,6 @@ def test_a_check_names_batches_in_its_metadata_only(hostile: Project) -> None:
     """An API may return any text as an id."""
     with hostile.database.writing() as connection:
         connection.execute("UPDATE spending SET batch_id = '![image](x)' WHERE kind = 'unattributed'")
-        context = dg.build_asset_check_context()
-    result = usage_adds_up(context, hostile.resources["warehouse"])
-    assert isinstance(result, dg.AssetCheckResult)
+    result = hostile.check(usage_adds_up)
     assert result.description == "1 batch billed more tokens than the lines of the requests."
     assert result.metadata["batches_off"].value == ["![image](x)"]

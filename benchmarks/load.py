@@ -69,10 +69,16 @@ def make_results(database_path: str, folder: Path) -> list[tuple[str, list[Path]
         return [(key, write_results(connection, key, folder / f"batch_{key}")) for key in keys]
 
 
+def by_kind(paths: list[Path]) -> dict[str, Path]:
+    return dict(zip(("output", "errors"), paths, strict=False))
+
+
 def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     """Load the batches and write the day's summaries, as the asset does; returns the answers."""
     database = Database(database_path)
-    ended = [EndedBatch(key, f"batch_{key}", TASK.model, "completed", ENDED_AT, paths) for key, paths in results]
+    ended = [
+        EndedBatch(key, f"batch_{key}", TASK.model, "completed", ENDED_AT, by_kind(paths)) for key, paths in results
+    ]
     loaded: dict[str, Loaded] = {}
     for group in in_groups(ended):
         with database.writing() as connection, transaction(connection):

@@ -178,7 +178,21 @@ GUARDS = (
         "batch_assets/run_requests.py",
         '"same_task": True',
         '"same_task": False',
-        "batch_assets_tests/test_sensors.py::test_another_round_uses_the_task_of_the_plan_not_the_configured_one",
+        "batch_assets_tests/sensors/test_next_round.py::test_another_round_uses_the_task_of_the_plan_not_the_configured_one",
+    ),
+    Guard(
+        "a run in progress stops every set with one of its days",
+        "batch_assets/run_requests.py",
+        "first <= day.day <= last",
+        "first == day.day",
+        "batch_assets_tests/sensors/test_runs_of_several_days.py",
+    ),
+    Guard(
+        "a failed collection of overdue answers is counted over the days",
+        "batch_assets/run_keys.py",
+        "{'daily' if is_daily else day.storage_id}",
+        "{day.storage_id}",
+        "batch_assets_tests/sensors/test_overdue_answers.py",
     ),
     Guard(
         "result files have names of our own",

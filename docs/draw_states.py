@@ -14,13 +14,16 @@ PAGE = Path(__file__).parent / "how-it-works.md"
 BEGIN = "<!-- states: made by `python docs/draw_states.py` -->"
 END = "<!-- end of states -->"
 # The conditions of a request's states, in this order: the first that holds.
-CONDITIONS = {
-    RequestState.IN_FLIGHT: "in an open submission",
-    RequestState.ANSWERED: "otherwise, an answer counts",
-    RequestState.FAILED: "otherwise, failed permanently, or too often",
-    RequestState.CANCELLED: "otherwise, cancelled by the user",
-    RequestState.PENDING: "otherwise",
-}
+CONDITIONS = (
+    (RequestState.BLOCKED, "in a file that a budget or an account error keeps from being sent"),
+    (RequestState.IN_FLIGHT, "otherwise, in an open submission"),
+    (RequestState.ANSWERED, "otherwise, an answer counts"),
+    (RequestState.FAILED, "otherwise, failed permanently, or too often"),
+    (RequestState.BLOCKED, "otherwise, missing in a result file"),
+    (RequestState.CANCELLED, "otherwise, cancelled by the user"),
+    (RequestState.BLOCKED, "otherwise, in the pause after an account error"),
+    (RequestState.PENDING, "otherwise"),
+)
 
 
 def draw() -> str:
@@ -37,7 +40,7 @@ def draw() -> str:
             "",
             "A request of a day. Its state is not stored: one statement derives it, by the first condition that holds.",
             "",
-            *_diagram([f"[*] --> {state}: {condition}" for state, condition in CONDITIONS.items()]),
+            *_diagram([f"[*] --> {state}: {condition}" for state, condition in CONDITIONS]),
             "",
             *_table("state", REQUEST_MEANING),
         ]

@@ -13,6 +13,8 @@ import openai as openai_client
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import DatabaseBusyError
+from batch_assets.batching.ledger.requests import Refusal
+from batch_assets.batching.ledger.retries import end_account_pauses
 from batch_assets.batching.operations.cancel import stop_submitting
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.provider.batches import error_message
@@ -21,7 +23,7 @@ from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
-from batch_assets.day_events import Origin, location_of_run, newest_event, submission_metadata
+from batch_assets.day_events import DEDUP_TAG, Origin, location_of_run, newest_event, submission_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Warehouse
 from batch_assets.runless_events import announce_days_without_event, report_of_submission
@@ -32,6 +34,7 @@ from batch_assets.same_warehouse import (
 )
 
 PAUSE_WHILE_UNREACHABLE, PAUSE_AFTER_A_REFUSAL = timedelta(minutes=10), timedelta(hours=1)
+PAUSE_WHILE_OVER_BUDGET = timedelta(days=1)
 PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # then a run searches for a batch whose creation was interrupted
 # Safe here: a retry searches for the batch of the first attempt. Dagster waits 10, 30, 70, 150 and 310 s.
 RETRY_POLICY = dg.RetryPolicy(max_retries=5, delay=10, backoff=dg.Backoff.EXPONENTIAL)
@@ -65,6 +68,8 @@ def openai_batch(
         with _days_announced(context, warehouse, origin), _reported_to_sensor(context, warehouse, origin):
             stop_until_there_is_a_key(context, warehouse, openai, submitter.api, openai_batch.key)
             _recover_unknown_batches(context, warehouse, submitter)
+            if DEDUP_TAG not in context.run.tags:  # the user's run tries at once; the sensor's runs wait
+                end_account_pauses(warehouse.tables, context.partition_key)
             over_budget = why_over_budget(warehouse, task, context.partition_key, submitter.api.name)
             submitted = submit_day(
                 submitter,
@@ -73,9 +78,9 @@ def openai_batch(
                 only_begun=over_budget is not None,
             )
     if over_budget is not None:
-        if submitted.batch_ids:  # they cost money, so the sensor must collect them
-            _report_to_sensor(context, warehouse, origin, PAUSE_AFTER_A_REFUSAL, over_budget)
-        raise dg.Failure(over_budget, allow_retries=False)
+        # the sensor names the day, and collects batches of an earlier run
+        report_to_sensor(context, warehouse, origin, PAUSE_WHILE_OVER_BUDGET, over_budget.message)
+        raise dg.Failure(over_budget.message, allow_retries=False)
     context.log.info(f"Sent to {submitted.api}.")
     if submitted.deferred:
         waiting = counted(submitted.deferred, "request file")
@@ -121,7 +126,7 @@ def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse,
         yield
     except SubmissionError as error:
         pause = PAUSE_AFTER_A_REFUSAL if error.is_final else PAUSE_WHILE_UNREACHABLE
-        _report_to_sensor(context, warehouse, origin, pause, str(error))
+        report_to_sensor(context, warehouse, origin, pause, str(error))
         raise dg.Failure(str(error), allow_retries=not error.is_final) from error
     except dg.Failure:
         raise  # before anything was submitted: the user has to do something first
@@ -130,11 +135,11 @@ def _reported_to_sensor(context: dg.AssetExecutionContext, warehouse: Warehouse,
         if run is None or run.status is not dg.DagsterRunStatus.CANCELING:
             raise  # its host shuts down, and Dagster retries the run
         stop_submitting(warehouse.tables, day=context.partition_key, data_folder=warehouse.files)
-        _report_to_sensor(context, warehouse, origin, PAUSE_AFTER_TERMINATION, "The run was terminated.")
+        report_to_sensor(context, warehouse, origin, PAUSE_AFTER_TERMINATION, "The run was terminated.")
         # Dagster would retry the step after the interrupt, as after any other error
         raise dg.Failure("The run was terminated. It submits nothing more.", allow_retries=False) from None
     except Exception as error:
-        _report_to_sensor(context, warehouse, origin, PAUSE_WHILE_UNREACHABLE, error_message(error))
+        report_to_sensor(context, warehouse, origin, PAUSE_WHILE_UNREACHABLE, error_message(error))
         raise
 
 
@@ -170,8 +175,12 @@ def _recover_unknown_batches(context: dg.AssetExecutionContext, warehouse: Wareh
         )
 
 
-def _report_to_sensor(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, origin: Origin, pause: timedelta, reason: str
+def report_to_sensor(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    warehouse: Warehouse,
+    origin: Origin,
+    pause: timedelta,
+    reason: str,
 ) -> None:
     """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest.
 
@@ -208,11 +217,13 @@ def _metadata(origin: Origin, submitted: Submitted) -> dict[str, Any]:
     }
 
 
-def why_over_budget(warehouse: Warehouse, task: SummaryTask, day: str, api: str) -> str | None:
+def why_over_budget(warehouse: Warehouse, task: SummaryTask, day: str, api: str) -> Refusal | None:
     """Why the run may begin no new submission; None if the budget allows it.
 
     The check `day_is_within_budget` stops a run before this asset, but not a run of this asset alone.
     """
+    if not task.limits.budget.is_set:
+        return None
     with warehouse.tables.reading() as connection:
         estimate = estimate_day(connection, day, api=api, own_prices=task.prices)
     return estimate.why_not_within(task.limits.budget)

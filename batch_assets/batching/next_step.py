@@ -35,9 +35,11 @@ class Progress:
 class Day:
     """What the event log has of a day: its newest `openai_batch`, or its newest `summaries` if that is newer.
 
-    `needs_next_round`: `summaries` is newer, and requests are pending. `is_capacity_freed`: another day was collected
-    after this one was submitted. `api` is the name of the API that has its batches. `next_attempt_at`: when deferred
-    files or pending requests are due; `error`: why a run ended before it submitted all files.
+    `needs_next_round`: `summaries` is newer, and requests are pending. `blocked`: `summaries` is newer, and the results
+    of so many requests are missing; only the user decides whether a run buys them again. `is_capacity_freed`: another
+    day was collected after this one was submitted. `api` is the name of the API that has its batches.
+    `next_attempt_at`: when deferred files or pending requests are due; `error`: why a run ended before it submitted all
+    files.
     """
 
     day: str
@@ -50,6 +52,12 @@ class Day:
     error: str | None = None
     is_capacity_freed: bool = False
     needs_next_round: bool = False
+    blocked: int = 0
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether `summaries` is not newer: batches may run, or files wait."""
+        return not self.needs_next_round and not self.blocked
 
     def batches(self, polled: Mapping[str, RemoteBatch]) -> list[RemoteBatch]:
         """Those of its batches that are among the polled ones."""
@@ -78,6 +86,8 @@ def next_step(
     """
     if day.needs_next_round:
         return Step.NEXT_ROUND if now >= next_round_at(day, timing) else Step.WAIT
+    if day.blocked:
+        return Step.WAIT
     batches = day.batches(polled)
     if any(must_requeue(batch) for batch in batches):
         return Step.SUBMIT
@@ -94,11 +104,14 @@ def next_round_at(day: Day, timing: Timing) -> datetime:
 
 
 def _may_find_capacity(day: Day, now: datetime, last_end: datetime | None) -> bool:
-    """Whether the deferred request files of the day are due, or a batch has ended since they were deferred."""
+    """Whether the deferred request files of the day are due, or a batch has ended since they were deferred.
+
+    The end of a batch frees capacity. It removes no other cause, such as an account error or a budget.
+    """
     is_due = day.next_attempt_at is not None and now >= day.next_attempt_at
     # the API rounds the end down to a second
     has_one_ended = last_end is not None and last_end >= day.at - timedelta(seconds=1)
-    return is_due or has_one_ended or day.is_capacity_freed
+    return is_due or (day.error is None and (has_one_ended or day.is_capacity_freed))
 
 
 def has_overdue_answers(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing: Timing) -> bool:
@@ -107,7 +120,7 @@ def has_overdue_answers(day: Day, polled: Mapping[str, RemoteBatch], now: dateti
     Either a batch with answers ended long ago: OpenAI deletes them after 30 days. Or a batch has been missing for long:
     the run finds out whether it is lost. An earlier run may have loaded these answers; only the database knows.
     """
-    if day.needs_next_round:
+    if not day.is_in_flight:
         return False
     batches = day.batches(polled)
     if any(batch.status == MISSING for batch in batches) and now - day.at > timing.lost_after:

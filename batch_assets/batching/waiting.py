@@ -20,6 +20,11 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     since = f"since {clock(day.at, now)}"
     if day.needs_next_round:
         return f"requests are pending {since}, next round at {clock(next_round_at(day, timing), now)}"
+    if day.blocked:
+        return (
+            f"the results of {counted(day.blocked, 'request')} are missing {since}, and may be billed; `batch-assets "
+            f"retry {day.day}` buys them again"
+        )
     if day.deferred:
         cause = quoted(day.error) if day.error else "no capacity"
         attempt = f", next attempt at {clock(day.next_attempt_at, now)}" if day.next_attempt_at else ""
@@ -96,7 +101,7 @@ def summary(notes: Sequence[str], problems: Mapping[str, str], waiting: Mapping[
     """
     sentences = [*problems.values(), *(f"{day}: {why}." for day, why in waiting.items() if day not in problems)]
     if not sentences:
-        return " ".join([*notes, "Nothing is pending."])
+        return " ".join(notes) or "Nothing is pending."
     text = " ".join([*notes, _days_wait(len(sentences))])
     for number, sentence in enumerate(sentences):
         rest = len(sentences) - number

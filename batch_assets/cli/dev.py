@@ -29,6 +29,7 @@ def dev(host: str, port: int | None) -> None:
     from batch_assets.cli.dagster_home.home import StartError, make_dagster_home
     from batch_assets.cli.dagster_home.lock import AlreadyRunningError
     from batch_assets.cli.dagster_home.processes import interrupt_on_signals
+    from batch_assets.cli.dagster_home.shared_home import check_run_launcher
     from batch_assets.cli.dagster_home.supervisor import print_line
     from batch_assets.cli.dagster_home.ui import make_ui
 
@@ -36,6 +37,7 @@ def dev(host: str, port: int | None) -> None:
     try:
         ui = make_ui(host, port)
         dagster_home = make_dagster_home(settings)
+        check_run_launcher(dagster_home)
         _run(settings, dagster_home, ui)
     except KeyboardInterrupt:
         print_line("\nStopped. OpenAI goes on with submitted batches; the next `dev` collects them.")

@@ -6,7 +6,7 @@ them. So each has the tag PROCESS_TAG, and the next process marks the runs of a 
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,12 @@ from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.days import read_days
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
+from batch_assets.run_requests import UNFINISHED
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import Settings
 
 PROCESS_TAG = "batch_assets/process"  # host:pid
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def materialize(
@@ -92,17 +86,28 @@ def is_done(instance: dg.DagsterInstance, day: str) -> bool:
     return day not in {unfinished.day for unfinished in read_days(instance)}
 
 
-def fail_orphaned_runs(instance: dg.DagsterInstance, *, include_daemon_runs: bool = False) -> None:
-    """Mark runs of killed processes of this machine as failed, so that the sensor does not wait for them.
-
-    include_daemon_runs: also the runs that a daemon started. Only for a caller who knows that no daemon runs.
-    """
+def fail_orphaned_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs of killed processes of this machine as failed, so that the sensor does not wait for them."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(":")
-        if include_daemon_runs and not host and run.status is not dg.DagsterRunStatus.QUEUED:
-            instance.report_run_failed(run, "Dagster was killed before the run finished.")
-        elif host == socket.gethostname() and process.isdecimal() and not _is_running(int(process)):
+        if host == socket.gethostname() and process.isdecimal() and not _is_running(int(process)):
             instance.report_run_failed(run, "The process of the run was killed.")
+
+
+def fail_runs_of_locations(instance: dg.DagsterInstance, locations: Collection[str]) -> None:
+    """Mark the started runs of these code locations as failed. Only for a caller who knows that no server of them runs.
+
+    Other projects may use the same instance: runs of other code locations, and runs without one, do not change.
+    """
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        is_of_a_process = PROCESS_TAG in run.tags  # of `demo`, which may still run
+        if location_of(run) in locations and not is_of_a_process and run.status is not dg.DagsterRunStatus.QUEUED:
+            instance.report_run_failed(run, "Dagster was killed before the run finished.")
+
+
+def location_of(run: dg.DagsterRun) -> str | None:
+    """The code location whose server executes the run; None if the run is in a process of its own."""
+    return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
 @contextmanager

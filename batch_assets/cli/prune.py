@@ -40,22 +40,28 @@ def _prune(settings: Settings, policy: "RetentionPolicy", *, delete: bool) -> No
     """Print what is older than the policy allows and, if `delete`, delete it. Raises DatabaseBusyError, OpenAIError."""
     from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.operations import prune as operation
+    from batch_assets.batching.operations.remote_deletion import delete_remote_files
 
     database, today = Database(settings.database), datetime.now(UTC).date()
-    kept: list[str] = []
     found = operation.plan_pruning(database, data_folder=settings.data_folder, policy=policy, today=today)
     if not found.lines:
         click.echo(f"Nothing to delete: no finished day has anything older than {counted(policy.keep_days, 'day')}.")
         return
     if not delete:
         click.echo("Would be deleted or compressed, of finished days (--yes does it):")
-    else:
-        found = operation.prune(database, data_folder=settings.data_folder, policy=policy, today=today)
-        if found.remote_files:
-            with open_client(settings) as client:
-                kept = operation.delete_remote_files(database, client, found)
-        click.echo("Deleted or compressed, of finished days:")
-    for line in found.lines:
+        _print_list(found.lines)
+        return
+    found = operation.prune(database, data_folder=settings.data_folder, policy=policy, today=today)
+    click.echo("Deleted or compressed, of finished days:")
+    _print_list(found.lines_here)  # before the API is called, which may fail
+    if found.remote_files:
+        with open_client(settings) as client:
+            kept = delete_remote_files(database, client, found)
+        _print_list(found.lines_remote)
+        for sentence in kept:
+            click.echo(sentence)
+
+
+def _print_list(lines: list[str]) -> None:
+    for line in lines:
         click.echo(f"  {line}")
-    for sentence in kept:
-        click.echo(sentence)

@@ -1,4 +1,6 @@
-"""`batch-assets retry`: send the requests of a day again that failed for good."""
+"""`batch-assets retry`: send the requests of a day again that failed for good or are blocked."""
+
+from datetime import UTC, datetime
 
 import click
 
@@ -10,11 +12,14 @@ from batch_assets.cli.common import check_day, checked_settings, errors_in_one_s
 @click.argument("day")
 @click.option("--code", metavar="CODE", help="Only the requests that failed with this code (`summaries.error_code`).")
 def retry(day: str, code: str | None) -> None:
-    """Send the requests of DAY again that failed for good, and no answered one. Pauses of the day end."""
+    """Send the requests of DAY again that failed for good or whose results are missing, and no answered one.
+
+    Pauses of the day end.
+    """
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.assets.summaries import summaries
+    from batch_assets.assets import openai_batch, summaries
     from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.ledger.requests import RequestStateRules
     from batch_assets.batching.ledger.retries import retry_day
@@ -22,6 +27,7 @@ def retry(day: str, code: str | None) -> None:
     from batch_assets.batching.provider.identity import identify
     from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, REQUESTS_PENDING, Origin
+    from batch_assets.runless_events import report_of_submission
 
     check_day(day)
     database = Database(settings.database)
@@ -32,15 +38,22 @@ def retry(day: str, code: str | None) -> None:
         with open_client(settings) as client:
             api = identify(client, database.warehouse_id())
         rules = RequestStateRules(api.name, task.max_output_tokens, settings.max_rounds)
-        pending = retry_day(database, day, rules, code)
-        if pending:
-            origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
+        retried = retry_day(database, day, rules, code)
+        origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
+        event: dg.AssetMaterialization | None = None
+        if retried.requests:
             event = dg.AssetMaterialization(
-                summaries.key, partition=day, metadata={REQUESTS_PENDING: pending, **origin.as_metadata()}
+                summaries.key, partition=day, metadata={REQUESTS_PENDING: retried.requests, **origin.as_metadata()}
             )
+        elif retried.files:
+            now = datetime.now(UTC)
+            event = report_of_submission(openai_batch.key, database, settings.data_folder, origin, day, now)
+        if event is not None:
             with dg.DagsterInstance.from_config(str(make_dagster_home(settings))) as instance:
                 instance.report_runless_asset_event(event)
-    if not pending:
-        click.echo(f"No request of {day} failed for good{'' if code is None else ' with this code'}.")
-        return
-    click.echo(f"{counted(pending, 'request')} of {day} pending again. The sensor starts a run that sends them.")
+    if event is None:
+        click.echo(f"No request of {day} failed for good or is blocked{'' if code is None else ' with this code'}.")
+    if retried.requests:
+        click.echo(f"{counted(retried.requests, 'request')} of {day} pending again. The sensor starts a run.")
+    if retried.files:
+        click.echo(f"{counted(retried.files, 'request file')} of {day} no longer deferred. The sensor starts a run.")

@@ -26,6 +26,7 @@ from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE
 from batch_assets.batching.ingest.articles import Ingested, ingest_day
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.requests import Refusal
 from batch_assets.batching.ledger.schema import create_warehouse_id
 from batch_assets.batching.planning.plan import Plan, plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -160,6 +161,7 @@ class Workspace:
         max_rounds: int = 3,
         task: Task = TASK,
         prices: tuple[ModelPrice, ...] = PRICES,
+        refusal: Refusal | None = None,
         bytes_at_once: int = BYTES_AT_ONCE,
     ) -> Collected:
         return collect_day(
@@ -170,6 +172,7 @@ class Workspace:
             max_rounds=max_rounds,
             max_output_tokens=task.max_output_tokens,
             own_prices=prices,
+            refusal=lambda api: refusal,
             bytes_at_once=bytes_at_once,
             timing=self.timing,
         )

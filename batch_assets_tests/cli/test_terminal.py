@@ -23,6 +23,7 @@ from batch_assets.cli.local_daemon import failure_message
 from batch_assets.cli.main import main
 from batch_assets.cli.terminal import CommandLine
 from batch_assets.settings import read_settings
+from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 
 pytestmark = pytest.mark.server  # commands that load Dagster
@@ -78,6 +79,49 @@ def test_settings_are_printed_without_secrets(monkeypatch: pytest.MonkeyPatch) -
     }.items():
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         assert demo_day.api_name() == name
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"md:ours?motherduck_token={PASSWORD}", "md:ours?motherduck_token=…"),
+        (f"postgres://me:{PASSWORD}@db.example/ours", "postgres://…@db.example/ours"),
+        ("postgresql://me:pw@db.example:5432/ours", "postgresql://…@db.example:5432/ours"),
+        (f"https://db.example/ours.duckdb?X-Amz-Signature={PASSWORD}", "ours.duckdb?X-Amz-Signature=…"),
+        (f"ducklake:postgres:dbname=ours password={PASSWORD} host=h", "dbname=ours password=… host=h"),
+        (f"ducklake:postgres:dbname=ours password='{PASSWORD} two' host=h", "dbname=ours password='…' host=h"),
+    ],
+)
+def test_the_database_is_printed_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", url)
+    assert shown in printed([])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--yes"],
+        ["doctor", "--new-warehouse-id"],
+        ["prune"],
+        ["cancel", "2026-01-05"],
+        ["retry", "2026-01-05"],
+        ["adopt", "batch_x"],
+        ["abandon", "batch_x"],
+        ["move-api", "https://old.example/v1", "https://new.example/v1"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_that_cannot_open_the_database_prints_no_password(
+    arguments: list[str], local_api: LocalApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB itself repeats the whole URL in its error."""
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"postgres://me:{PASSWORD}@db.example/ours?token={PASSWORD}")
+    monkeypatch.setenv("OPENAI_BASE_URL", local_api.url)
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert "postgres://…@db.example/ours?token=…" in done.output.replace("\n", "")
+    assert PASSWORD not in done.output
 
 
 def test_the_end_of_the_servers_log_has_no_secret_and_no_control_character(tmp_path: Path) -> None:

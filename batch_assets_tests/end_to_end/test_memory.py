@@ -74,8 +74,8 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
             """,
             [SHARDS],
         )
-        files = {str(shard): [folder / f"{shard}.jsonl"] for shard in range(SHARDS)}
-        for key, (path,) in files.items():
+        files = {str(shard): {"output": folder / f"{shard}.jsonl"} for shard in range(SHARDS)}
+        for key, path in [(key, kinds["output"]) for key, kinds in files.items()]:
             connection.execute(
                 f"""
                 COPY (

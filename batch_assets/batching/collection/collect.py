@@ -4,7 +4,7 @@ The order matters: result files are stored byte for byte before anything is pars
 disk even if a line cannot be parsed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.collection.stored_results import ended_batch, stored_of_day
 from batch_assets.batching.ledger.batch_transitions import Collectable, check_collectable
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import RequestStateRules
+from batch_assets.batching.ledger.requests import BlockedBy, Refusal, RequestStateRules
+from batch_assets.batching.ledger.states import RequestState
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import identify
@@ -30,12 +31,21 @@ from batch_assets.batching.timing import Timing
 
 @dataclass
 class Collected:
-    """What `collect_day` loaded, and which batches have no results. `requests` counts the day's requests, by state."""
+    """What `collect_day` loaded, and which batches have no results.
+
+    requests, blocked, next_attempt_at: see `WrittenDay`.
+    """
 
     batches: dict[str, Loaded] = field(default_factory=dict)
     fetched: Fetched = field(default_factory=Fetched)
     requests: dict[str, int] = field(default_factory=dict)
+    blocked: dict[str, int] = field(default_factory=dict)
     next_attempt_at: datetime | None = None
+
+    @property
+    def requests_in_files(self) -> int:
+        """The requests in flight, and those in files that no run can send now."""
+        return self.requests.get(RequestState.IN_FLIGHT, 0) + self.blocked.get(BlockedBy.SUBMISSION, 0)
 
 
 def collect_day(
@@ -47,14 +57,16 @@ def collect_day(
     max_rounds: int,
     max_output_tokens: int = 0,
     own_prices: tuple[ModelPrice, ...] = (),
+    refusal: Callable[[str], Refusal | None] = lambda api: None,
     bytes_at_once: int = BYTES_AT_ONCE,
     timing: Timing | None = None,
 ) -> Collected:
     """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
 
     May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
-    one transaction loads; bounds the memory. Raises CollectionError if the API does not answer, or does not return a
-    batch or a file. What was loaded until then stays loaded.
+    one transaction loads; bounds the memory. `refusal`: why a budget allows no submission of the day to the API of this
+    name, for `summaries`. Raises CollectionError if the API does not answer, or does not return a batch or a file. All
+    other results are then loaded, and are in `summaries`.
     """
     collected = Collected()
 
@@ -65,18 +77,24 @@ def collect_day(
     # first: stored results need no API, which may not answer, be another one, or no longer know the batch
     stored = stored_of_day(database, day, data_folder)
     failures = load_all(stored)
+
+    def write(api: str) -> None:
+        rules = RequestStateRules(api, max_output_tokens, max_rounds, refusal(api))
+        collected.requests, collected.blocked, collected.next_attempt_at = write_summaries(database, day, rules)
+
     try:
         api = identify(client, database.warehouse_id())
     except openai.OpenAIError as error:
+        if collected.batches and stored[0].api is not None:
+            write(stored[0].api)
         raise (failures or [_no_answer(error)])[0] from error
     collected.fetched = fetch_day(Fetcher(database, client, data_folder, api, timing or Timing()), day)
     tried = {submission.id for submission in stored}
     new = [submission for submission in stored_of_day(database, day, data_folder) if submission.id not in tried]
     failures += collected.fetched.failures + load_all(new)
+    write(api.name)  # also after a failure: one batch that cannot be fetched hides no answer of the others
     if failures:
         raise failures[0]
-    written = write_summaries(database, day, RequestStateRules(api.name, max_output_tokens, max_rounds))
-    collected.requests, collected.next_attempt_at = written
     return collected
 
 
@@ -105,7 +123,7 @@ def _load(
 
 
 def _not_loaded(batch: EndedBatch, error: Exception) -> CollectionError:
-    files = " and ".join(str(path) for path in batch.files) or "it has no files"
+    files = " and ".join(str(path) for path in batch.files.values()) or "it has no files"
     failure = CollectionError(
         f"The results of {batch.batch_id} ({files}) could not be loaded into the tables: {as_message(str(error))}. "
         "The files stay. Fix the cause, then materialize `summaries` again."

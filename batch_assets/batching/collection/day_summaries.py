@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
 # The articles without their bodies. An article that is newer than the last plan has no request yet.
 DAY_ARTICLES = """
@@ -26,15 +27,31 @@ ANSWERED = """
     FROM valid_completion($api) AS completion JOIN day_article($day) USING (custom_id)
     WHERE place BETWEEN $first AND $last
 """
-# An answer stays until its replacement is loaded.
+# The last text of an article stays until its replacement is loaded, also if the prompt or the article has changed: a
+# budget may keep a run from sending the new request.
+KEEP_TEXTS = f"""
+    CREATE OR REPLACE TEMP TABLE kept_summary AS
+    SELECT article_id, summary, finish_reason, model, api, input_tokens, output_tokens, cost_usd, batch_id, answered_at
+    FROM summaries SEMI JOIN (
+        SELECT article_id FROM day_article($day) LEFT JOIN unanswered_request USING (custom_id)
+        WHERE state IS NOT NULL OR custom_id IS NULL
+    ) AS unanswered USING (article_id)
+    WHERE partition_date = CAST($day AS DATE) AND summary IS NOT NULL
+        AND (api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR $api = '{BUILT_IN_ENGINE}')
+"""
+# A refresh has an answer, which stays, too.
 NOT_ANSWERED = """
-    INSERT INTO summaries
-        (partition_date, article_id, title, url, published_at, status, error_code, error_message, custom_id)
+    INSERT INTO summaries (
+        partition_date, article_id, title, url, published_at, summary, status, error_code, error_message, finish_reason,
+        model, api, input_tokens, output_tokens, cost_usd, custom_id, batch_id, answered_at
+    )
     SELECT
-        CAST($day AS DATE), article_id, title, url, published_at, coalesce(state, 'pending'), code, reasons,
-        article.custom_id
+        CAST($day AS DATE), article_id, title, url, published_at, kept.summary, coalesce(state, 'pending'),
+        coalesce(blocked_request.code, failure.code), coalesce(blocked_request.message, reasons), finish_reason,
+        model, api, input_tokens, output_tokens, cost_usd, article.custom_id, batch_id, answered_at
     FROM day_article($day) AS article
     LEFT JOIN unanswered_request USING (custom_id) LEFT JOIN failure USING (custom_id)
+    LEFT JOIN blocked_request USING (custom_id) LEFT JOIN kept_summary AS kept USING (article_id)
     ANTI JOIN (
         SELECT custom_id FROM valid_completion($api) SEMI JOIN unanswered_request USING (custom_id)
         WHERE place BETWEEN $first AND $last
@@ -46,10 +63,12 @@ NOT_ANSWERED = """
 class WrittenDay(NamedTuple):
     """How many of the day's distinct requests are in each state, and when the pending ones may be sent.
 
-    `next_attempt_at` is UTC, without zone; None: at once, or none is pending.
+    blocked: how many are blocked by what, see `BlockedBy`. next_attempt_at: UTC, without zone; None: at once, or none
+    is pending.
     """
 
     requests: dict[str, int]
+    blocked: dict[str, int]
     next_attempt_at: datetime | None
 
 
@@ -58,20 +77,22 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
     with database.writing() as connection:
         with transaction(connection):
             states = find_states(connection, day, rules)
-            if not _is_pruned(connection, day):
+            if not is_pruned_day(connection, day):
                 _replace(connection, states)
-        return WrittenDay(states.counts(connection), states.next_attempt_at(connection))
+        return WrittenDay(states.counts(connection), states.blocked(connection), states.next_attempt_at(connection))
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
-    connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     connection.execute(DAY_ARTICLES)
+    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
+    connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     parameters = {"day": states.day, **states.answer_range}
     with fixed_join_order(connection):
         connection.execute(ANSWERED, parameters)
     connection.execute(NOT_ANSWERED, parameters)
 
 
-def _is_pruned(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+def is_pruned_day(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    """Whether `prune` deleted the articles of the day, and none were ingested since."""
     statement = "SELECT 1 FROM pruned_day WHERE partition_date = CAST(? AS DATE)"
     return connection.execute(statement, [day]).fetchone() is not None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.ledger.outcomes import Scope
+from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
@@ -49,12 +50,15 @@ class EndedBatch:
     """A batch that has ended, with its result files on disk.
 
     api: the name of the API that ran it.
+    files: its result files by kind: "output", "errors".
     max_output_tokens: the limit of an answer in its requests, None if it is not known.
     is_refresh: its answers replace earlier ones.
     planned_at: when its request file was written.
     reasons: custom_id → why OpenAI refused the request before it ran any.
     reason: why OpenAI failed the batch as a whole.
     cancelled_by_user: its requests without an answer wait until the user plans them again.
+    reported: what the API returned for it, to compare with the files; None: they are not compared. requests: how many
+        its request file has.
     """
 
     submission_id: str
@@ -62,7 +66,7 @@ class EndedBatch:
     model: str
     status: str
     ended_at: datetime
-    files: list[Path]
+    files: Mapping[str, Path]
     api: str | None = None
     max_output_tokens: int | None = None
     is_refresh: bool = False
@@ -70,6 +74,8 @@ class EndedBatch:
     reason: FailureReason | None = None
     cancelled_by_user: bool = False
     planned_at: datetime | None = None
+    reported: RemoteBatch | None = None
+    requests: int = 0
 
 
 def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:
@@ -77,7 +83,7 @@ def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE)
     group: list[EndedBatch] = []
     group_bytes = 0
     for batch in batches:
-        batch_bytes = sum(path.stat().st_size for path in batch.files)
+        batch_bytes = sum(path.stat().st_size for path in batch.files.values())
         if group and group_bytes + batch_bytes > bytes_at_once:
             yield group
             group, group_bytes = [], 0

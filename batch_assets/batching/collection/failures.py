@@ -14,6 +14,7 @@ from batch_assets.batching.ledger.outcomes import (
     CANCELLED_BY_USER,
     IS_RETRYABLE,
     SCOPE,
+    Scope,
 )
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.model_options import OPTIONAL_PARAMETERS
@@ -93,7 +94,7 @@ INSERT_FAILURES = f"""
         custom_id, batch_id,
         CASE
             WHEN is_refused_option THEN '{REFUSED_OPTION}'
-            WHEN retryable AND cancelled_by_user THEN '{CANCELLED_BY_USER}'
+            WHEN retryable AND cancelled_by_user AND redacted_failure.scope <> '{Scope.FILE}' THEN '{CANCELLED_BY_USER}'
             ELSE coalesce(redacted_failure.code, ended_batch.code)
         END,
         CASE

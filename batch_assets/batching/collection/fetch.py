@@ -201,7 +201,7 @@ def download_error(submission: Submission, error: openai.OpenAIError, data_folde
 
 def results_are_gone(submission: Submission, data_folder: Path) -> CollectionError:
     """The error for a batch whose results were on this disk, and are neither here nor at the API now."""
-    missing = [str(path) for path in result_files(submission, data_folder) if not path.exists()]
+    missing = [str(path) for path in result_files(submission, data_folder).values() if not path.exists()]
     return CollectionError(
         f"{submission.batch_id} of {submission.day} has ended, but its result file {' and '.join(missing)} is gone, "
         "and the API does not find it with the present key. Restore the file from a backup of the data folder, or "

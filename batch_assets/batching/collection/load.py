@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch, enter_batches
 from batch_assets.batching.collection.failures import load_failures
+from batch_assets.batching.collection.late_files import quarantine_incomplete_files
 from batch_assets.batching.collection.result_lines import ResultFile, read_result_files
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.billing import record_spending
@@ -108,13 +109,18 @@ def load_results(
     enter_batches(connection, batches, own_prices)
     find_requested(connection)
     connection.execute(FIND_ANSWERED_BEFORE)
-    files = [ResultFile(path, number, batch.batch_id) for number, batch in enumerate(batches) for path in batch.files]
+    files = [
+        ResultFile(path, number, batch.batch_id)
+        for number, batch in enumerate(batches)
+        for path in batch.files.values()
+    ]
     quarantined = read_result_files(connection, files)
     connection.execute(CHOOSE_LINES)
     connection.execute(FIND_REPLACED, {"built_in_engine": BUILT_IN_ENGINE})
     connection.execute(DELETE_REPLACED)
     with fixed_join_order(connection):
         connection.execute(INSERT_COMPLETIONS)
+    quarantine_incomplete_files(connection, batches)
     load_failures(connection, batches)
     connection.execute(BILLED_LINES)
     record_spending(connection)

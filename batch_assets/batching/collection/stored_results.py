@@ -23,12 +23,14 @@ def stored_of_day(database: Database, day: str, data_folder: Path) -> list[Submi
 
 def is_stored(submission: Submission, data_folder: Path) -> bool:
     """Whether the batch has ended, and all of its result files are here."""
-    return submission.state is State.ENDED and all(path.exists() for path in result_files(submission, data_folder))
+    files = result_files(submission, data_folder)
+    return submission.state is State.ENDED and all(path.exists() for path in files.values())
 
 
-def result_files(submission: Submission, data_folder: Path) -> list[Path]:
-    """The paths of the stored result files."""
-    return [data_folder / path for path in (submission.output_path, submission.error_path) if path is not None]
+def result_files(submission: Submission, data_folder: Path) -> dict[str, Path]:
+    """The paths of the stored result files, by kind: "output", "errors"."""
+    paths = {"output": submission.output_path, "errors": submission.error_path}
+    return {kind: data_folder / path for kind, path in paths.items() if path is not None}
 
 
 def ended_batch(submission: Submission, data_folder: Path) -> EndedBatch:
@@ -47,6 +49,8 @@ def ended_batch(submission: Submission, data_folder: Path) -> EndedBatch:
         planned_at=submission.planned_at,
         reasons=_refused_requests(batch, submission.path),
         reason=_reason(batch),
+        reported=batch,
+        requests=submission.requests,
     )
 
 

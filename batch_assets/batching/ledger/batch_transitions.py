@@ -88,7 +88,8 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch, timi
     outcome = requeue_outcome(batch.errors)
     pause = timing.requeue_pause(submission.attempt)
     message = "; ".join(f"{error.code}: {error.message}" for error in batch.errors)
-    if outcome is not None and outcome.scope is Scope.ACCOUNT:
+    scope = Scope.BATCH if outcome is None else outcome.scope
+    if outcome is not None and scope is Scope.ACCOUNT:
         pause = outcome.pause(submission.attempt - 1)
         message = f"{message} {outcome.remedy}"
     deferred = replace(
@@ -109,6 +110,8 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch, timi
         "status": None,
         "ended_at": None,
         "not_before": now_utc() + pause,
+        "deferred_by": scope,
+        "refusal_code": batch.errors[0].code if batch.errors else None,
         "errors": _errors_as_json(batch),
         "file_id": deferred.file_id,
         "message": message,
@@ -150,6 +153,10 @@ def recorded_batch(submission: Submission) -> RemoteBatch:
         id=submission.batch_id or "",
         status=submission.status or "",
         ended_at=submission.ended_at,
+        output_file_id=submission.output_file_id,
+        error_file_id=submission.error_file_id,
+        completed=submission.requests_completed,
+        failed=submission.requests_failed,
         errors=tuple(RemoteError(**error) for error in json.loads(submission.errors or "[]")),
     )
 

@@ -1,6 +1,6 @@
 """Which files belong to which submissions, on this disk and at the API; `operations/prune.py` asks for them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -72,6 +72,11 @@ def remote_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> 
         for submission_id, day, api, key_fingerprint, organization, file_ids in rows
         if file_ids
     ]
+
+
+def number_of_remote_files(remote: Iterable[RemoteFiles]) -> int:
+    """How many files these submissions have at an API."""
+    return sum(len(files_of.file_ids) for files_of in remote)
 
 
 def record_remote_deletion(database: Database, submission_id: str) -> None:

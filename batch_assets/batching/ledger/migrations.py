@@ -171,7 +171,14 @@ def record_whose_failure_it_is(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE failed_request ADD COLUMN IF NOT EXISTS not_before TIMESTAMP")
 
 
+def record_why_a_submission_waits(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the columns by which a request is blocked while its submission waits after an account error."""
+    connection.execute("ALTER TABLE openai_batch ADD COLUMN IF NOT EXISTS deferred_by VARCHAR")
+    connection.execute("ALTER TABLE openai_batch ADD COLUMN IF NOT EXISTS refusal_code VARCHAR")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
+    "record_why_a_submission_waits": record_why_a_submission_waits,
 }

@@ -14,6 +14,9 @@ from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 CANCELLED_BY_USER = "cancelled_by_user"  # the code of a request that waits until the user plans its day again
 # A request that was cancelled before it was in a batch has this and its day in place of a `batch_id`.
 CANCELLED_BATCH_ID_PREFIX = "cancelled/"
+NO_ANSWER = "no_answer"  # a line with status 200 whose body is no answer
+RESULTS_QUARANTINED = "results_quarantined"  # the result file contradicts its batch, also after 25 hours
+RESULTS_GONE = "results_gone"  # the API has deleted the result file before a run has downloaded it
 # Client errors that may not occur in another attempt: request timeout, conflict, too early, rate limit.
 RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
 MAX_BATCH_RETRIES = 10  # of a request in batches that failed as a whole: they cost nothing, and may never succeed
@@ -25,6 +28,7 @@ class Scope(StrEnum):
     REQUEST = "request"  # it costs a round of the request
     BATCH = "batch"  # of the batch as a whole: it costs no round
     ACCOUNT = "account"  # of the key, the organization or the project: it costs no round, and is retried without end
+    FILE = "file"  # of a result file: what it lacks may be billed, so the user decides whether a run buys it again
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Outcome:
     """What failures with these codes, phrases in the message, or HTTP statuses mean.
 
     pauses: of an account error, before each retry; the last one repeats.
+    max_failures: of one request, after which it fails; None: BATCH_ASSETS_MAX_ROUNDS decides.
     remedy: what the user can do, in a sentence.
     """
 
@@ -43,6 +48,7 @@ class Outcome:
     phrases: tuple[str, ...] = ()
     http_statuses: tuple[int, ...] = ()
     pauses: tuple[timedelta, ...] = ()
+    max_failures: int | None = None
 
     def pause(self, earlier: int) -> timedelta:
         """The pause after a failure, if there were so many earlier ones."""
@@ -136,6 +142,29 @@ OUTCOMES: tuple[Outcome, ...] = (
         remedy="Raise max_output_tokens of the task, and plan the day again.",
         codes=("max_output_tokens",),
     ),
+    Outcome(
+        "no answer",
+        Scope.REQUEST,
+        is_retryable=False,
+        remedy="The server answered with something else; `quarantined_line` has it. Fix it, then `batch-assets retry "
+        "DAY`.",
+        codes=(NO_ANSWER,),
+    ),
+    Outcome(
+        "empty answer",
+        Scope.REQUEST,
+        is_retryable=True,
+        remedy="Another round sends the request once more. After that, change the article or the prompt.",
+        codes=("empty_answer",),
+        max_failures=2,
+    ),
+    Outcome(
+        "results",
+        Scope.FILE,
+        is_retryable=True,
+        remedy="`batch-assets retry DAY` buys the requests again.",
+        codes=(RESULTS_QUARANTINED, RESULTS_GONE),
+    ),
     INVALID_REQUEST,
 )  # fmt: skip
 OTHER_FAILURE = Outcome(
@@ -212,6 +241,10 @@ IS_RETRYABLE = _case(lambda outcome: str(outcome.is_retryable).lower())
 SCOPE = _case(lambda outcome: _quoted(outcome.scope))
 # What the user can do about an account error; NULL for any other failure.
 ACCOUNT_REMEDY = _case(lambda outcome: _quoted(outcome.remedy) if outcome.scope is Scope.ACCOUNT else "NULL")
+# An aggregate over the failures of one request: whether those of one outcome are as many as it allows.
+IS_USED_UP = " OR ".join(
+    f"count(*) FILTER ({_matches(outcome)}) >= {outcome.max_failures}" for outcome in OUTCOMES if outcome.max_failures
+)
 ACCOUNT_PAUSES_SQL = (
     "[" + ", ".join(f"INTERVAL {pause // timedelta(minutes=1)} MINUTE" for pause in ACCOUNT_PAUSES) + "]"
 )

@@ -1,22 +1,45 @@
-"""The state of each request that a day needs: in flight, answered, failed, cancelled or pending.
+"""The state of each request that a day needs: in flight, answered, failed, blocked, cancelled or pending.
 
 No table has these states. `find_states` derives them, by one statement after another: the answers of the day, then the
-failures that count, then the requests in flight, and from these the state of each request that has no answer.
+failures that count, then the requests in flight and the blocked ones, and from these the state of each request that has
+no answer.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX, CANCELLED_BY_USER, MAX_BATCH_RETRIES
-from batch_assets.batching.ledger.states import OPEN
+from batch_assets.batching.ledger.outcomes import (
+    CANCELLED_BATCH_ID_PREFIX,
+    CANCELLED_BY_USER,
+    IS_USED_UP,
+    MAX_BATCH_RETRIES,
+    Scope,
+)
+from batch_assets.batching.ledger.states import OPEN, UNSENT, State
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
 NO_LIMIT_ON_ROUNDS = 2**31 - 1
+
+
+class BlockedBy(StrEnum):
+    """What keeps a run from sending a blocked request."""
+
+    SUBMISSION = "submission"  # a budget, an unknown price or an account error: its request file cannot be sent
+    FILE = "file"  # the results of its batch are missing: only the user decides whether a run buys it again
+    ACCOUNT = "account"  # the pause after an account error
+
+
+class Refusal(NamedTuple):
+    """Why a budget allows no submission of the day: a code for `summaries.error_code`, and a sentence."""
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,13 @@ class RequestStateRules:
 
     max_output_tokens: of an answer. An answer that was cut under a lower limit does not count.
     max_rounds: how often a request may end without an answer before it counts as failed.
+    refusal: why no run may send the day's request files; None if one may.
     """
 
     api: str = BUILT_IN_ENGINE
     max_output_tokens: int = 0
     max_rounds: int = NO_LIMIT_ON_ROUNDS
+    refusal: Refusal | None = None
 
 
 class DayAnswers(NamedTuple):
@@ -74,7 +99,8 @@ FIND_FAILURES = f"""
     CREATE OR REPLACE TEMP TABLE failure AS
     SELECT
         custom_id, count(*) FILTER (code <> '{CANCELLED_BY_USER}' AND coalesce(scope = 'request', true)) AS attempts,
-        count(*) FILTER (scope = 'batch') AS batch_failures,
+        count(*) FILTER (scope = 'batch') AS batch_failures, {IS_USED_UP} AS is_used_up,
+        bool_or(coalesce(scope = '{Scope.FILE}', false)) AS is_missing_in_file,
         -- after an account error
         max(not_before) AS not_before, bool_and(retryable) AS retryable,
         arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
@@ -100,8 +126,33 @@ FIND_IN_FLIGHT = """
     SELECT DISTINCT custom_id FROM in_flight_request SEMI JOIN day_request($day) USING (custom_id)
     WHERE submission_id IN (SELECT submission_id FROM openai_batch WHERE list_contains($open_states, state))
 """
-# 5. The state of each request that has no valid answer, or that is in flight again. The order of the conditions is that
-# of `RequestState`.
+# 5. The requests that are only in files which no run can send now: over a budget, or refused for the account.
+FIND_BLOCKED = f"""
+    CREATE OR REPLACE TEMP TABLE blocked_submission AS
+    SELECT
+        submission_id,
+        CASE WHEN is_refused THEN coalesce(refusal_code, 'account') ELSE $code END AS code,
+        CASE WHEN is_refused THEN message ELSE $message END AS message
+    FROM (
+        SELECT
+            submission_id, refusal_code, message, coalesce(
+                state = '{State.DEFERRED}' AND deferred_by = '{Scope.ACCOUNT}' AND not_before > $now, false
+            ) AS is_refused
+        FROM openai_batch WHERE list_contains($unsent_states, state)
+    )
+    WHERE is_refused OR $code IS NOT NULL;
+"""
+FIND_BLOCKED_REQUESTS = """
+    CREATE OR REPLACE TEMP TABLE blocked_request AS
+    SELECT custom_id, any_value(code) AS code, any_value(message) AS message
+    FROM in_flight_request JOIN blocked_submission USING (submission_id) SEMI JOIN in_flight USING (custom_id)
+    ANTI JOIN (
+        SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
+        WHERE list_contains($sent_states, state)
+    ) AS sent USING (custom_id)
+    GROUP BY custom_id
+"""
+# 6. The state of each request that has no valid answer, or that is in flight again: the first condition that holds.
 FIND_UNANSWERED = f"""
     CREATE OR REPLACE TEMP TABLE unanswered_request AS
     WITH answered AS (
@@ -111,22 +162,33 @@ FIND_UNANSWERED = f"""
     ),
     unanswered AS (SELECT DISTINCT custom_id FROM day_request($day) ANTI JOIN answered USING (custom_id))
     SELECT
-        custom_id,
-        CASE
-            WHEN in_flight.custom_id IS NOT NULL THEN 'in_flight'
-            WHEN attempts >= $max_rounds OR batch_failures >= {MAX_BATCH_RETRIES} OR NOT retryable THEN 'failed'
-            WHEN is_cancelled THEN 'cancelled'
-            ELSE 'pending'
-        END AS state,
-        not_before
-    FROM unanswered LEFT JOIN failure USING (custom_id) LEFT JOIN in_flight USING (custom_id)
+        custom_id, state[1] AS state, state[2] AS blocked_by, not_before
+    FROM (
+        SELECT
+            custom_id, not_before,
+            CASE
+                WHEN blocked_request.custom_id IS NOT NULL THEN ['blocked', '{BlockedBy.SUBMISSION}']
+                WHEN in_flight.custom_id IS NOT NULL THEN ['in_flight']
+                WHEN attempts >= $max_rounds OR batch_failures >= {MAX_BATCH_RETRIES} OR is_used_up OR NOT retryable
+                    THEN ['failed']
+                WHEN is_missing_in_file THEN ['blocked', '{BlockedBy.FILE}']
+                WHEN is_cancelled THEN ['cancelled']
+                WHEN not_before > $now THEN ['blocked', '{BlockedBy.ACCOUNT}']
+                ELSE ['pending']
+            END AS state
+        FROM unanswered LEFT JOIN failure USING (custom_id) LEFT JOIN in_flight USING (custom_id)
+        LEFT JOIN blocked_request USING (custom_id)
+    )
 """
 # NULL if a pending request waits for nothing.
-FIRST_ATTEMPT = """
+FIRST_ATTEMPT = f"""
     SELECT CASE WHEN bool_and(not_before IS NOT NULL) THEN min(not_before) END
-    FROM unanswered_request WHERE state = 'pending'
+    FROM unanswered_request WHERE state = 'pending' OR blocked_by = '{BlockedBy.ACCOUNT}'
 """
 COUNT_UNANSWERED = "SELECT state, count(*) FROM unanswered_request GROUP BY state ORDER BY ALL"
+COUNT_BLOCKED = """
+    SELECT blocked_by, count(*) FROM unanswered_request WHERE state = 'blocked' GROUP BY blocked_by ORDER BY ALL
+"""
 # The requests that have an answer which does not count, or which a refresh will replace.
 COUNT_REPEATED = """
     SELECT count(*) FROM unanswered_request SEMI JOIN (
@@ -155,6 +217,10 @@ class DayStates:
         unanswered = connection.execute(COUNT_UNANSWERED).fetchall()
         return {**({"answered": answered} if answered else {}), **dict(unanswered)}
 
+    def blocked(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+        """How many of the day's blocked requests are blocked by what: see `BlockedBy`."""
+        return dict(connection.execute(COUNT_BLOCKED).fetchall())
+
     def next_attempt_at(self, connection: duckdb.DuckDBPyConnection) -> datetime | None:
         """When the first pending request may be sent (UTC, without zone); None: at once, or none is pending."""
         row = connection.execute(FIRST_ATTEMPT).fetchone()
@@ -165,9 +231,11 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     """Derive the state of each request of the day.
 
     Creates the table macros `day_request(day)` (article_id, custom_id) and `valid_completion(api)`, and the temp tables
-    `unanswered_request` (custom_id, state), `failure` (custom_id, attempts, code, reasons, …) of the requests that
-    ended without an answer, and `in_flight` (custom_id).
+    `unanswered_request` (custom_id, state, blocked_by, not_before), `failure` (custom_id, attempts, code, reasons, …)
+    of the requests that ended without an answer, `in_flight` (custom_id) and `blocked_request` (custom_id, code,
+    message).
     """
+    now = now_utc()
     connection.execute(CREATE_MACROS)
     parameters = {"day": day, "api": rules.api, "max_output_tokens": rules.max_output_tokens}
     row = connection.execute(FIND_ANSWERS, parameters).fetchone()
@@ -175,6 +243,7 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     answers = DayAnswers(*row)
     connection.execute(FIND_FAILURES, parameters)
     connection.execute(FIND_IN_FLIGHT, {"day": day, "open_states": list(OPEN)})
+    _find_blocked(connection, rules.refusal, now)
     connection.execute(
         FIND_UNANSWERED,
         {
@@ -183,13 +252,23 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
             "first": answers.first,
             "last": answers.last,
             "cut": answers.cut,
+            "now": now,
         },
     )
     return DayStates(day, rules, answers)
 
 
+def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: Refusal | None, now: datetime) -> None:
+    code, message = refusal or (None, None)
+    connection.execute(FIND_BLOCKED, {"code": code, "message": message, "now": now, "unsent_states": list(UNSENT)})
+    sent = [state for state in OPEN if state not in UNSENT]
+    connection.execute(FIND_BLOCKED_REQUESTS, {"sent_states": sent})
+
+
 def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:
-    """Cancel the day's pending requests, until the user plans the day again with `resume_cancelled`."""
+    """Cancel the day's pending requests, also those in a pause, until the user plans the day again with
+    `resume_cancelled`.
+    """
     with database.writing() as connection, transaction(connection):
         find_states(connection, day, rules)
         connection.execute(
@@ -197,7 +276,7 @@ def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> No
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, failed_at)
             SELECT
                 custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, 'Cancelled before it was sent again.', true, false, ?
-            FROM unanswered_request WHERE state = 'pending'
+            FROM unanswered_request WHERE state = 'pending' OR blocked_by = '{BlockedBy.ACCOUNT}'
             """,
             [day, CANCELLED_BY_USER, now_utc()],
         )

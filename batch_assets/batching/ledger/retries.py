@@ -1,32 +1,50 @@
-"""Requests that failed for good are pending again, since the user has removed the cause."""
+"""Requests that failed for good, or whose results are missing, are pending again, since the user wants it."""
+
+from typing import NamedTuple
 
 import duckdb
 
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.requests import RequestStateRules, find_states
+from batch_assets.batching.ledger.outcomes import Scope
+from batch_assets.batching.ledger.requests import BlockedBy, RequestStateRules, find_states
 from batch_assets.batching.ledger.states import State
+from batch_assets.batching.provider.batches import now_utc
 
-SUPERSEDE = """
+FAILED = f"""
+    SELECT custom_id FROM unanswered_request JOIN failure USING (custom_id)
+    WHERE (state = 'failed' OR blocked_by = '{BlockedBy.FILE}') AND ($code IS NULL OR failure.code = $code)
+"""
+SUPERSEDE = f"""
     UPDATE failed_request SET superseded = true
     WHERE NOT superseded AND custom_id IN (
-        SELECT custom_id FROM unanswered_request JOIN failure USING (custom_id)
-        WHERE state = 'failed' AND ($code IS NULL OR failure.code = $code)
+        SELECT custom_id FROM ({FAILED})
     )
 """
-COUNT_FAILED = """
-    SELECT count(*) FROM unanswered_request JOIN failure USING (custom_id)
-    WHERE state = 'failed' AND ($code IS NULL OR failure.code = $code)
-"""
+COUNT_FAILED = f"SELECT count(*) FROM ({FAILED})"
+COUNT_IN_PAUSE = f"SELECT count(*) FROM unanswered_request WHERE blocked_by = '{BlockedBy.ACCOUNT}'"
 END_PAUSES = """
     UPDATE failed_request SET not_before = NULL
-    WHERE not_before IS NOT NULL AND custom_id IN (SELECT custom_id FROM day_request($day))
+    WHERE not_before > $now AND custom_id IN (SELECT custom_id FROM day_request($day))
 """
+END_PAUSES_OF_FILES = """
+    UPDATE openai_batch SET not_before = NULL
+    WHERE state = $deferred AND partition_date = CAST($day AS DATE) AND not_before IS NOT NULL
+        AND ($only IS NULL OR deferred_by = $only)
+"""
+
+
+class Retried(NamedTuple):
+    """requests: how many were failed or blocked, and are pending now. files: how many no longer wait for a pause."""
+
+    requests: int
+    files: int
 
 
 def supersede_failures(
     connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules, code: str | None = None
 ) -> int:
-    """Let the failures of the day's failed requests count no longer; returns how many requests are pending again.
+    """Let the failures of the day's failed requests, and of those whose results are missing, count no longer; returns
+    how many requests are pending again.
 
     `code`: only the requests whose last failure has this code. The spending of the failures stays recorded.
     """
@@ -37,13 +55,22 @@ def supersede_failures(
     return int(failed)
 
 
-def retry_day(database: Database, day: str, rules: RequestStateRules, code: str | None = None) -> int:
+def end_account_pauses(database: Database, day: str) -> None:
+    """Let a run send at once the day's request files that wait after an account error."""
+    with database.writing() as connection:
+        _end_pauses_of_files(connection, day, only=Scope.ACCOUNT)
+
+
+def retry_day(database: Database, day: str, rules: RequestStateRules, code: str | None = None) -> Retried:
     """`supersede_failures`, and end all pauses of the day: of requests, and of deferred request files."""
     with database.writing() as connection, transaction(connection):
         failed = supersede_failures(connection, day, rules, code)
-        connection.execute(END_PAUSES, {"day": day})
-        connection.execute(
-            "UPDATE openai_batch SET not_before = NULL WHERE state = ? AND partition_date = CAST(? AS DATE)",
-            [State.DEFERRED, day],
-        )
-    return failed
+        (in_pause,) = connection.execute(COUNT_IN_PAUSE).fetchone() or (0,)
+        connection.execute(END_PAUSES, {"day": day, "now": now_utc()})
+        return Retried(failed + in_pause, _end_pauses_of_files(connection, day, only=None))
+
+
+def _end_pauses_of_files(connection: duckdb.DuckDBPyConnection, day: str, *, only: Scope | None) -> int:
+    parameters = {"day": day, "deferred": State.DEFERRED, "only": only}
+    (files,) = connection.execute(END_PAUSES_OF_FILES, parameters).fetchone() or (0,)
+    return int(files)

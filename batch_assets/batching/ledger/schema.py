@@ -88,6 +88,8 @@ TABLES: Mapping[str, str] = {
         key_fingerprint VARCHAR,            -- of the key that was used
         claimed_at TIMESTAMP,               -- by the API's clock, if it returns the time
         not_before TIMESTAMP,               -- of a deferred one: the next attempt is not earlier
+        deferred_by VARCHAR,                -- of a deferred one: whose failure it was, batch (capacity) or account
+        refusal_code VARCHAR,               -- of a deferred one: the API's code
         expected_cost_usd DOUBLE,           -- what a budget reserves for it, as expected at the claim; NULL: the price
                                             -- was not known or no run claimed it, so each check computes it
         file_id VARCHAR,
@@ -154,7 +156,7 @@ TABLES: Mapping[str, str] = {
         http_status INTEGER,
         retryable BOOLEAN NOT NULL,
         superseded BOOLEAN NOT NULL,        -- a refresh has sent the request again: this failure does not count
-        scope VARCHAR,                      -- whose failure: request, batch, account; only the first costs a round
+        scope VARCHAR,                      -- whose failure: request (it costs a round), batch, account, file
         not_before TIMESTAMP,               -- after an account error: no run of the sensor sends it again before
         api VARCHAR,
         max_output_tokens BIGINT,
@@ -168,10 +170,10 @@ TABLES: Mapping[str, str] = {
         failed_at TIMESTAMP NOT NULL
     )""",
     "quarantined_line": """(
-        -- a line of a result file that could not be used
+        -- a line of a result file that could not be used, or the file as a whole
         batch_id VARCHAR NOT NULL,
-        path VARCHAR NOT NULL,
-        line_number BIGINT NOT NULL,
+        path VARCHAR NOT NULL,              -- empty: the API no longer has the file
+        line_number BIGINT NOT NULL,        -- from 1; 0: the file as a whole, of which `line` has the beginning
         reason VARCHAR NOT NULL,
         line BLOB NOT NULL
     )""",
@@ -225,8 +227,8 @@ TABLES: Mapping[str, str] = {
         title VARCHAR,
         url VARCHAR,
         published_at TIMESTAMP,
-        summary {text},
-        status VARCHAR NOT NULL,            -- answered, in_flight, pending, failed, cancelled
+        summary {text},                     -- of an unanswered article: the last text that it had
+        status VARCHAR NOT NULL,            -- answered, in_flight, pending, blocked, failed, cancelled
         error_code VARCHAR,
         error_message VARCHAR,
         finish_reason VARCHAR,              -- length: the summary was cut at max_output_tokens

@@ -275,12 +275,12 @@ class UnattributedTokens(NamedTuple):
     output_tokens: int
 
 
-def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str | None) -> list[UnattributedTokens]:
-    """The batches of the day, or of all days, that billed more than the lines that count for their requests."""
+def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str) -> list[UnattributedTokens]:
+    """The batches of the day that billed more than the lines that count for their requests."""
     rows = connection.execute(
         """
         SELECT batch_id, input_tokens, output_tokens FROM spending
-        WHERE kind = 'unattributed' AND ($day IS NULL OR partition_date = CAST($day AS DATE)) ORDER BY batch_id
+        WHERE kind = 'unattributed' AND partition_date = CAST($day AS DATE) ORDER BY batch_id
         """,
         {"day": day},
     ).fetchall()

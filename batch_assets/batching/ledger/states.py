@@ -96,11 +96,12 @@ ADOPTING_MOVES = (ADOPT, RECOVER, SEE_AGAIN)
 
 
 class RequestState(StrEnum):
-    """The state of a request that a day and its task need. It is derived: the first that applies, in this order."""
+    """The state of a request that a day and its task need. It is derived: see `FIND_UNANSWERED` in `requests`."""
 
     IN_FLIGHT = "in_flight"
     ANSWERED = "answered"
     FAILED = "failed"
+    BLOCKED = "blocked"
     CANCELLED = "cancelled"
     PENDING = "pending"
 
@@ -110,6 +111,8 @@ REQUEST_MEANING = {
     RequestState.ANSWERED: "it has an answer of a model (or of the built-in engine, while that is configured), "
     "which was not cut under a lower limit than today's",
     RequestState.FAILED: "the API did not answer it, for a permanent reason or in the last round",
+    RequestState.BLOCKED: "a budget, an unknown price, an account error or a missing result file keeps a run from "
+    "sending it",
     RequestState.CANCELLED: "the user cancelled it; it is sent after the user plans the day again",
     RequestState.PENDING: "the next plan puts it into a request file",
 }

@@ -57,9 +57,13 @@ class Submission:
     batch_id: str | None = None
     earlier_batch_ids: tuple[str, ...] = ()
     status: str | None = None  # of its batch, as the API last returned it
+    requests_completed: int | None = None  # as the API counts them
+    requests_failed: int | None = None
     errors: str | None = None  # of the batch as a whole, from the API: JSON, written by batch_transitions
     missing_since: datetime | None = None  # when a run first found that the API does not know the batch
     ended_at: datetime | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
     output_path: str | None = None  # where its result files are stored, relative to the data folder
     error_path: str | None = None
     is_cancelled: bool = False  # no run sends it until the user plans the day again
@@ -93,7 +97,8 @@ SUBMISSIONS = """
         openai_batch.shard, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
         request_max_output_tokens, is_refresh, created_at AS planned_at, state, attempt, owner_run, claim_token,
         earlier_claim_tokens, api, key_fingerprint, organization, claimed_at, not_before, file_id, batch_id,
-        earlier_batch_ids, status, errors, missing_since, ended_at, output_path, error_path,
+        earlier_batch_ids, status, requests_completed, requests_failed, errors, missing_since, ended_at,
+        output_file_id, error_file_id, output_path, error_path,
         cancel_requested_at IS NOT NULL AS is_cancelled,
         submission_id IN (
             SELECT submission_id FROM in_flight_request SEMI JOIN batch_request USING (custom_id)

@@ -9,22 +9,18 @@ import os
 import shutil
 import uuid
 import zlib
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
-import openai
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger import files
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.files import RemoteFiles
-from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
-from batch_assets.batching.provider.identity import ApiIdentity, identify
 
 # The articles and their requests. The ledger, the answers and `summaries` stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
@@ -74,14 +70,24 @@ class PrunePlan:
     @property
     def lines(self) -> list[str]:
         """A line for each kind of file or row, for the user."""
+        return [*self.lines_here, *self.lines_remote]
+
+    @property
+    def lines_here(self) -> list[str]:
+        """Those of this disk and of the tables."""
         files_here = counted(len(self.to_delete), "request or result file", "request and result files")
         lines = {
             f"{files_here}, {self.bytes_to_delete / 1e6:,.1f} MB": len(self.to_delete),
             f"{counted(len(self.to_compress), 'result file')} (gzip)": len(self.to_compress),
             **{f"{counted(rows, 'row')} of {table}": rows for table, rows in self.rows.items()},
-            f"{counted(_number(self.remote_files), 'file')} at OpenAI": _number(self.remote_files),
         }
         return [line for line, number in lines.items() if number]
+
+    @property
+    def lines_remote(self) -> list[str]:
+        """That of the files at an API."""
+        number = files.number_of_remote_files(self.remote_files)
+        return [f"{counted(number, 'file')} at OpenAI"] if number else []
 
 
 def plan_pruning(database: Database, *, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
@@ -112,79 +118,6 @@ def prune(database: Database, *, data_folder: Path, policy: RetentionPolicy, tod
             path.unlink(missing_ok=True)
     found.to_compress = to_compress
     return found
-
-
-def delete_remote_files(
-    database: Database, client: openai.OpenAI, found: PrunePlan, api: ApiIdentity | None = None
-) -> list[str]:
-    """Delete the API's copies of files whose content is in the tables. `found` then has what was deleted.
-
-    Returns sentences for the user about the files that stay: files at another API or of another account, where an id
-    may belong to another file. `api` is the API of the client; None: the function asks it. Raises openai.OpenAIError.
-    """
-    api = api or identify(client, database.warehouse_id())
-    done: list[RemoteFiles] = []
-    elsewhere: dict[str, list[RemoteFiles]] = defaultdict(list)
-    not_ours: list[RemoteFiles] = []
-    not_found: list[RemoteFiles] = []
-    for remote in found.remote_files:
-        if is_at_other_api(remote.api, api):
-            elsewhere[remote.api or ""].append(remote)
-            continue
-        if _is_of_another_account(remote, api):
-            not_ours.append(remote)
-            continue
-        deleted = tuple(file_id for file_id in remote.file_ids if _delete(client, file_id))
-        left = tuple(file_id for file_id in remote.file_ids if file_id not in deleted)
-        if left and remote.key_fingerprint != api.key_fingerprint:
-            not_found.append(replace(remote, file_ids=left))
-        else:  # the account that made the files does not find the rest: they have expired
-            files.record_remote_deletion(database, remote.submission_id)
-        done.append(replace(remote, file_ids=deleted))
-    found.remote_files = done
-    sentences = [
-        other_api_message(f"{_files_of_days(kept)} {_are(kept)}", name, api, what_then="Set that API, and prune again.")
-        for name, kept in elsewhere.items()
-    ]
-    if not_ours:
-        sentences.append(
-            f"{_files_of_days(not_ours)} {_are(not_ours)} of another account than that of the present key. Not deleted."
-        )
-    if not_found:
-        sentences.append(
-            f"{_files_of_days(not_found)} {_are(not_found)} not found with the present key: expired, or of another "
-            "account."
-        )
-    return sentences
-
-
-def _is_of_another_account(remote: RemoteFiles, api: ApiIdentity) -> bool:
-    """Whether the files belong to another account. A new key of the same organization belongs to the same account."""
-    if remote.organization is not None and api.organization is not None:
-        return remote.organization != api.organization
-    return remote.key_fingerprint not in (None, api.key_fingerprint)
-
-
-def _delete(client: openai.OpenAI, file_id: str) -> bool:
-    """Delete the file; returns whether the API found it."""
-    try:
-        client.files.delete(file_id)
-    except openai.NotFoundError:
-        return False
-    return True
-
-
-def _files_of_days(remote: Sequence[RemoteFiles]) -> str:
-    days = sorted({files_of.day for files_of in remote})
-    return f"{counted(_number(remote), 'file')} of {days[0] if len(days) == 1 else counted(len(days), 'day')}"
-
-
-def _are(remote: Sequence[RemoteFiles]) -> str:
-    return "is" if _number(remote) == 1 else "are"
-
-
-def _number(remote: Sequence[RemoteFiles]) -> int:
-    return sum(len(files_of.file_ids) for files_of in remote)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:

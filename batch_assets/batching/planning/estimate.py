@@ -10,12 +10,16 @@ import duckdb
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.expected_cost import calibration_for, expected_cost
+from batch_assets.batching.ledger.requests import Refusal
 from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_budget_cannot_be_checked
 from batch_assets.batching.ledger.submissions import awaited_files
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import as_code
+
+# Codes of blocked requests in `summaries.error_code`.
+OVER_BUDGET, PRICE_UNKNOWN = "over_budget", "price_unknown"
 
 
 @dataclass(frozen=True)
@@ -49,33 +53,36 @@ class Estimate:
         """A day with nothing left to send is always within the budget; a day of unknown cost never is."""
         return self.why_not_within(budget) is None
 
-    def why_not_within(self, budget: Budget) -> str | None:
-        """A sentence that tells the user why the run submitted nothing; None if the budget allows the day."""
+    def why_not_within(self, budget: Budget) -> Refusal | None:
+        """Why the run submits nothing, as a code and a sentence for the user; None if the budget allows the day."""
         if not budget.is_set or self.planned_requests == 0:
             return None
         nothing = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
         planned = f"{counted(self.planned_requests, 'request')} of {self.day}"
         if self.total_usd is None or self.planned_usd is None:
-            return (
+            return Refusal(
+                PRICE_UNKNOWN,
                 f"{planned} would cost an unknown amount: the price of {as_code(self.model)} in batches isn't known, "
-                f"so no budget can be checked. Set the price in `prices` of the task. {nothing}"
+                f"so no budget can be checked. Set the price in `prices` of the task. {nothing}",
             )
         day_limit, month_limit = budget.max_cost_usd_per_day, budget.max_cost_usd_per_month
         if day_limit is not None and self.unpriced_of_day:
-            return why_budget_cannot_be_checked(self.day, self.unpriced_of_day, self.api)
+            return Refusal(PRICE_UNKNOWN, why_budget_cannot_be_checked(self.day, self.unpriced_of_day, self.api))
         if month_limit is not None and self.unpriced_of_month:
-            return why_budget_cannot_be_checked("this month", self.unpriced_of_month, self.api)
+            return Refusal(PRICE_UNKNOWN, why_budget_cannot_be_checked("this month", self.unpriced_of_month, self.api))
         if day_limit is not None and self.total_usd > day_limit:
-            return (
+            return Refusal(
+                OVER_BUDGET,
                 f"{counted(self.requests, 'request')} of {self.day} would bring the day to an estimated "
                 f"${self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent); BATCH_ASSETS_MAX_COST_USD "
-                f"allows ${day_limit:.4f}. {nothing}"
+                f"allows ${day_limit:.4f}. {nothing}",
             )
         if month_limit is not None and self.month_usd + self.planned_usd > month_limit:
-            return (
+            return Refusal(
+                OVER_BUDGET,
                 f"{planned} would bring the month to an estimated "
                 f"${self.month_usd + self.planned_usd:.4f} (of which ${self.month_usd:.4f} is spent or in flight); "
-                f"BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows ${month_limit:.4f}. {nothing}"
+                f"BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows ${month_limit:.4f}. {nothing}",
             )
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
-from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
+from batch_assets.batching.ledger.requests import BlockedBy, DayStates, RequestStateRules, find_states
 from batch_assets.batching.ledger.retries import supersede_failures
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -26,7 +26,6 @@ from batch_assets.batching.planning.request_lines import (
 )
 from batch_assets.batching.planning.shards import FileLimits, Shard, ShardWriter, lines_without
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN
 
 READ_REQUEST_INDEX = """
@@ -39,9 +38,7 @@ READ_REQUEST_INDEX = """
 # A view: a table of a million ids would need much memory. The conditions are constants of this file.
 IS_PENDING = "state = 'pending'"
 IS_PENDING_OR_CANCELLED = "state IN ('pending', 'cancelled')"
-# By the clock that wrote `not_before`, which is not DuckDB's.
-SET_PRESENT_TIME = "SET VARIABLE present_time = CAST(? AS TIMESTAMP)"
-IS_DUE = "coalesce(not_before <= getvariable('present_time'), true)"
+IS_IN_PAUSE = f"blocked_by = '{BlockedBy.ACCOUNT}'"
 # A refresh sends all requests, answered or failed, except those in flight.
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
@@ -122,9 +119,8 @@ def _find_requests_to_send(
         connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
         connection.execute(REQUESTS_TO_REFRESH)
     else:
-        connection.execute(SET_PRESENT_TIME, [now_utc()])
         is_sent = IS_PENDING_OR_CANCELLED if options.resume_cancelled else IS_PENDING
-        condition = f"{is_sent} AND {IS_DUE}" if options.respect_pauses else is_sent
+        condition = is_sent if options.respect_pauses else f"({is_sent} OR {IS_IN_PAUSE})"
         connection.execute(
             f"""
             CREATE OR REPLACE TEMP VIEW request_to_send AS

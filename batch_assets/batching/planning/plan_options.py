@@ -20,7 +20,8 @@ class PlanOptions:
     refresh: send all requests again, answered or not; the old answers stay until the new ones are loaded.
     resume_cancelled: whether to send what the user has cancelled.
     retry_failed: send the requests again that failed for good.
-    respect_pauses: leave out requests that wait after an account error (billing, key, access).
+    respect_pauses: leave out requests that are blocked until the end of the pause after an account error (billing, key,
+        access).
     optional_parameters: parameters that this API accepts for this model, and that do not change the question.
     own_prices: prices that the user set; they take precedence over the published ones.
     rows_at_once: how many articles a statement reads; bounds the memory.

@@ -70,9 +70,8 @@ def create(submitter: Submitter, submission: Submission, *, was_begun: bool) -> 
             not_found += 1
             continue
 
-        record_refusal(submitter.database, submission, error_message(error), no_batch_can_exist=no_batch_can_exist)
         assert isinstance(error, openai.APIStatusError)  # nothing else is a refusal
-        assert isinstance(error, openai.APIStatusError)  # nothing else is a refusal
+        record_refusal(submitter.database, submission, error, no_batch_can_exist=no_batch_can_exist)
         raise refused_error("create a batch", submission, error) from error
 
 

@@ -37,7 +37,7 @@ def creation_failure(error: Exception) -> CreationFailure:
     text = f"{error.param or ''} {error_message(error)}".lower()
     if error.status_code in (400, 422) and "metadata" in text:
         return CreationFailure.METADATA_REFUSED
-    outcome = _outcome(error)
+    outcome = refusal_outcome(error)
     if outcome.name == "file not found" or (error.status_code == 404 and "file" in text):
         return CreationFailure.FILE_NOT_FOUND
     return CreationFailure.REFUSED
@@ -55,7 +55,8 @@ def is_refusal(error: Exception) -> TypeGuard[openai.APIStatusError]:
     return True
 
 
-def _outcome(error: openai.APIStatusError) -> Outcome:
+def refusal_outcome(error: openai.APIStatusError) -> Outcome:
+    """What the refusal means."""
     return outcome_of(error.code, error_message(error), error.status_code)
 
 
@@ -65,7 +66,7 @@ def refused_error(what: str, submission: Submission, error: openai.APIStatusErro
         f"OpenAI would not {what} for {submission.path.name} of {submission.day}: {error_message(error)}. OpenAI "
         "charged nothing for it."
     )
-    outcome = _outcome(error)
+    outcome = refusal_outcome(error)
     if outcome.scope is Scope.ACCOUNT:
         return SubmissionError(
             f"{refusal} {outcome.remedy} The sensor tries again by itself; materialize `openai_batch` to try at once.",

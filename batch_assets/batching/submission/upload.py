@@ -9,10 +9,17 @@ import openai
 
 from batch_assets.batching.ledger import transitions, withdrawal
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
-from batch_assets.batching.submission.errors import SubmissionError, is_refusal, refused_error, unreachable_error
+from batch_assets.batching.submission.errors import (
+    SubmissionError,
+    is_refusal,
+    refusal_outcome,
+    refused_error,
+    unreachable_error,
+)
 from batch_assets.batching.submission.find import CLOCK_SKEW
 from batch_assets.batching.submission.submitter import Submitter
 
@@ -40,7 +47,7 @@ def upload(submitter: Submitter, submission: Submission, *, may_exist: bool, no_
             return transitions.record_upload(database, submission, uploaded.id)
         except openai.OpenAIError as error:
             if is_refusal(error):
-                record_refusal(database, submission, error_message(error), no_batch_can_exist=no_batch_can_exist)
+                record_refusal(database, submission, error, no_batch_can_exist=no_batch_can_exist)
                 raise refused_error("take the file", submission, error) from error
             if attempt + 1 == MAX_UPLOADS:
                 raise unreachable_error(f"take the file of {submission.path.name}", error) from error
@@ -55,12 +62,20 @@ def upload_name(submission: Submission, warehouse_id: str) -> str:
     return f"{submission.day}-{warehouse_id[:12]}-{submission.file_stem}.jsonl"
 
 
-def record_refusal(database: Database, submission: Submission, message: str, *, no_batch_can_exist: bool) -> None:
-    """Record why the API refused. With `no_batch_can_exist`, no batch can exist, and the claim is released."""
-    if no_batch_can_exist:
-        transitions.release(database, submission, message)
-    else:
+def record_refusal(
+    database: Database, submission: Submission, error: openai.APIStatusError, *, no_batch_can_exist: bool
+) -> None:
+    """Record why the API refused.
+
+    With `no_batch_can_exist`, no batch can exist: the claim is released or, after an account error, deferred.
+    """
+    message, outcome = error_message(error), refusal_outcome(error)
+    if not no_batch_can_exist:
         transitions.record_message(database, submission, message)
+    elif outcome.scope is Scope.ACCOUNT:
+        transitions.defer(database, submission, f"{message}. {outcome.remedy}", error.code, outcome)
+    else:
+        transitions.release(database, submission, message)
 
 
 def sha256_of(path: Path) -> str:

@@ -3,23 +3,39 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
-import dagster as dg
 from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, ManagedGrpcPythonEnvCodeLocationOrigin
+from dagster._core.remote_origin import (
+    CodeLocationOrigin,
+    GrpcServerCodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+)
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._grpc.client import DagsterGrpcClient
 
 from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE, ChildProcesses, Process
 from batch_assets.cli.dagster_home.services import HealthCheck, Service
+from batch_assets.cli.dagster_home.shared_home import fail_runs_of_ended_servers
 from batch_assets.cli.dagster_home.ui import Ui
-from batch_assets.cli.local_daemon import fail_orphaned_runs
 
 PING_SECONDS = 2
 MAX_FAILED_PINGS = 3
 # As `dagster dev` does: the error of a code location then begins with the user's own code.
 AS_DAGSTER_DEV = {"DAGSTER_IS_DEV_CLI": "1", "DAGSTER_verbose": ""}
+
+
+def our_locations(workspace: Path) -> list[str]:
+    """The code locations of a `workspace.yaml` whose servers `dev` starts."""
+    return [
+        origin.location_name for origin in WorkspaceFileTarget([str(workspace)]).create_origins() if _is_ours(origin)
+    ]
+
+
+def all_locations(workspace: Path) -> list[str]:
+    """The code locations of a `workspace.yaml`, with those whose servers the user runs."""
+    return [origin.location_name for origin in WorkspaceFileTarget([str(workspace)]).create_origins()]
 
 
 def code_servers(
@@ -35,10 +51,7 @@ def code_servers(
     for number, origin in enumerate(WorkspaceFileTarget([str(workspace)]).create_origins()):
         if isinstance(origin, GrpcServerCodeLocationOrigin):  # the user runs it
             entries.append(_entry(origin))
-        elif (
-            isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin)
-            and not origin.loadable_target_origin.executable_path
-        ):
+        elif _is_ours(origin):
             socket = temporary_folder / f"code{number}"
             services.append(_code_server(origin, socket, dagster_home, children))
             entries.append(_entry(_served(origin, socket)))
@@ -87,6 +100,13 @@ def answers(socket: Path) -> bool:
     return True
 
 
+def _is_ours(origin: CodeLocationOrigin) -> TypeGuard[ManagedGrpcPythonEnvCodeLocationOrigin]:
+    """Whether `dev` starts the server of the code location, in our Python environment."""
+    return (
+        isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin) and not origin.loadable_target_origin.executable_path
+    )
+
+
 def _code_server(
     origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path, dagster_home: Path, children: ChildProcesses
 ) -> Service:
@@ -106,7 +126,8 @@ def _code_server(
         )
 
     def start_again() -> Process:
-        fail_runs_of_ended_servers(dagster_home)  # they ran in processes of the server that has ended
+        # they ran in processes of the server that has ended
+        fail_runs_of_ended_servers(dagster_home, [origin.location_name])
         return start()
 
     def is_failing() -> bool:
@@ -124,12 +145,6 @@ def _code_server(
         has_failed=health.has_failed_repeatedly,
         process=start(),
     )
-
-
-def fail_runs_of_ended_servers(dagster_home: Path) -> None:
-    """Mark the runs of code servers that have ended as failed. Call it only while no code server runs."""
-    with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
-        fail_orphaned_runs(instance, include_daemon_runs=True)
 
 
 def _served(origin: ManagedGrpcPythonEnvCodeLocationOrigin, socket: Path) -> GrpcServerCodeLocationOrigin:

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.dagster_home.dagster_services import code_servers, daemon, fail_runs_of_ended_servers, webserver
+from batch_assets.cli.dagster_home.dagster_services import (
+    all_locations,
+    code_servers,
+    daemon,
+    our_locations,
+    webserver,
+)
 from batch_assets.cli.dagster_home.home import StartError, packaged_file, wait_for_local_api
 from batch_assets.cli.dagster_home.processes import ChildProcesses
 from batch_assets.cli.dagster_home.services import Service, local_api_service
+from batch_assets.cli.dagster_home.shared_home import check_queue, fail_runs_of_ended_servers
 from batch_assets.cli.dagster_home.ui import Ui
 from batch_assets.cli.dagster_home.ui_access import is_local
 from batch_assets.settings import Settings, read_settings
@@ -27,13 +34,15 @@ def run_services(
 
     At the end Dagster's services end first; `children` ends the local Batch API after them.
     """
+    given = packaged_file("workspace.yaml")
     api = None if settings.has_remote_api else local_api_service(settings, children)
     services: list[Service] = []
     ready, ended = threading.Event(), threading.Event()
     try:
         # First, and alone: two processes that open a new home at once both write the version of Dagster's tables.
-        fail_runs_of_ended_servers(dagster_home)
-        services, workspace = code_servers(packaged_file("workspace.yaml"), temporary_folder, dagster_home, children)
+        check_queue(dagster_home, all_locations(given))
+        fail_runs_of_ended_servers(dagster_home, our_locations(given))
+        services, workspace = code_servers(given, temporary_folder, dagster_home, children)
         api_url = None if api is None else wait_for_local_api(api.process, settings)
         print_line(f"Data        {settings.data_folder}")
         print_line(f"Dagster     {dagster_home}")

@@ -357,6 +357,7 @@ def test_the_answers_of_one_batch_stay_if_the_api_does_not_return_the_next(works
     with proxy(api.url, hide_second) as client, pytest.raises(CollectionError, match=f"{second}: Down"):
         workspace.collect(client)
     assert workspace.column("SELECT batch_id FROM completion") == [first]
+    assert workspace.statuses() == {"answered": 1, "in_flight": 1}
     assert list(workspace.collect(api.client).batches) == [second]
     assert statuses(workspace) == {"a": "answered", "b": "answered"}
 
@@ -375,6 +376,7 @@ def test_a_batch_that_the_api_does_not_return_does_not_stop_the_others(workspace
     with proxy(api.url, hide_first) as client, pytest.raises(CollectionError, match=f"{first}: Down"):
         workspace.collect(client)
     assert sorted(workspace.column("SELECT batch_id FROM completion")) == sorted(others)
+    assert workspace.statuses() == {"answered": 5, "in_flight": 1}
     assert list(workspace.collect(api.client).batches) == [first]
     assert workspace.statuses() == {"answered": 6}
 
@@ -387,6 +389,7 @@ def test_a_file_that_cannot_be_loaded_does_not_stop_the_others(workspace: Worksp
     with pytest.raises(CollectionError, match=f"{first} .*{path.name}.* could not be loaded"):
         workspace.collect(api.client)
     assert workspace.column("SELECT batch_id FROM completion") == [second]
+    assert workspace.statuses() == {"answered": 1, "in_flight": 1}
     path.rmdir()
     assert workspace.collect(api.client).requests == {"answered": 2}
 
@@ -470,6 +473,7 @@ def test_a_batch_that_fails_as_a_whole_says_why(submitted: Workspace, api: Local
     def fail(call: Call) -> Reply:
         batch = call.forward().json
         batch.update(status="failed", output_file_id=None, errors={"object": "list", "data": [error]})
+        batch["request_counts"] = {"total": 2, "completed": 0, "failed": 0}
         return Reply.of(batch)
 
     with proxy(api.url, fail) as client:
@@ -480,7 +484,7 @@ def test_a_batch_that_fails_as_a_whole_says_why(submitted: Workspace, api: Local
 
 
 def no_files(batch: dict[str, Any]) -> None:
-    batch.update(output_file_id="", error_file_id="")
+    batch.update(output_file_id="", error_file_id="", status="expired", request_counts=None)
 
 
 def nothing_but_ids(batch: dict[str, Any]) -> None:
@@ -765,7 +769,7 @@ def test_a_download_that_is_never_complete_raises_an_error_and_is_not_kept(submi
     assert submitted.collect(api.client).requests == {"answered": 2}
 
 
-@pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"pending": 2})])
+@pytest.mark.parametrize(("days", "requests"), [(0, None), (2, {"blocked": 2})])
 def test_a_missing_result_file_is_expected_for_a_day(
     submitted: Workspace, api: LocalApi, days: int, requests: dict[str, int] | None
 ) -> None:
@@ -788,6 +792,7 @@ def test_after_an_hour_of_cancelling_the_requests_are_pending(submitted: Workspa
     def cancel_for_ever(call: Call) -> Reply:
         batch = call.forward().json
         batch.update(status="cancelling", completed_at=None, output_file_id=None, cancelling_at=time.time() - 3_700)
+        batch["request_counts"] = {"total": 2, "completed": 0, "failed": 0}
         return Reply.of(batch)
 
     with proxy(api.url, cancel_for_ever) as client:

@@ -260,7 +260,7 @@ def test_what_is_no_answer_is_kept_whole_and_its_usage_is_billed(planned: Worksp
         echo = line_of({**ECHO, "usage": {"prompt_tokens": 7, "completion_tokens": 0}}) | {"custom_id": batch.ids["a"]}
         loaded = batch.load(jsonl(batch.answer("b"), echo))
         assert (loaded.answered, loaded.failed, loaded.quarantined) == (1, 2, 1)
-        assert batch.outcome("a") == ("no_answer", True)
+        assert batch.outcome("a") == ("no_answer", False)
         assert batch.rows("SELECT line_number, line FROM quarantined_line") == [(2, raw(echo))]
         assert batch.column("SELECT sum(input_tokens) FROM spending WHERE kind = 'failed'") == [7]
 

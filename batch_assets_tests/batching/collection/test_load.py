@@ -53,8 +53,8 @@ class Batch:
 
     def load(self, *contents: bytes, status: str = "completed", **more: Any) -> Loaded:
         """Load result files with these contents, and check that every request has an answer or a failure."""
-        files = [self.folder / f"{number}.jsonl" for number in range(len(contents))]
-        for path, content in zip(files, contents, strict=True):
+        files = {str(number): self.folder / f"{number}.jsonl" for number in range(len(contents))}
+        for path, content in zip(files.values(), contents, strict=True):
             path.write_bytes(content)
         options: dict[str, Any] = {"model": TASK.model, **more}
         self.ends()
@@ -210,9 +210,9 @@ FAILURES: list[tuple[dict[str, Any], str, bool, str]] = [
     (answer("a", choices=[]), "empty_answer", True, "returned an empty answer"),
     (answer("a", choices=None), "empty_answer", True, "returned an empty answer"),
     (answer("a", choices="x"), "empty_answer", True, "returned an empty answer"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "no_answer", True, "no JSON"),
-    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "no_answer", True, "a list, not an object"),
-    ({"custom_id": "a", "response": {"status_code": 200}}, "no_answer", True, "the line has no body"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": "no JSON"}}, "no_answer", False, "no JSON"),
+    ({"custom_id": "a", "response": {"status_code": 200, "body": [1]}}, "no_answer", False, "a list, not an object"),
+    ({"custom_id": "a", "response": {"status_code": 200}}, "no_answer", False, "the line has no body"),
     (refused("a", 0, None), "some_type", True, "Its words."),
     ({"custom_id": "a", "response": {"status_code": 0, "body": None}}, "http_0", True, "None"),
     (refused("a", None), "some_code", True, "Its words."),
@@ -502,7 +502,7 @@ def test_an_answer_that_is_there_already_is_kept(batch: Batch) -> None:
     path = batch.folder / "again.jsonl"
     path.write_bytes(jsonl(batch.answer("a"), batch.answer("b")))
     batch.ends()
-    again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, [path])
+    again = EndedBatch(batch.key, BATCH, TASK.model, "completed", ENDED_AT, {"output": path})
     assert load_results(batch.connection, [again]) == {BATCH: Loaded(answered=1, failed=1, quarantined=0)}
     assert batch.outcome("a") == "Earlier."
 
@@ -527,7 +527,7 @@ def test_batches_that_are_loaded_together_keep_their_own_results(batch: Batch, b
         )
         path = batch.folder / f"{name}.jsonl"
         path.write_bytes(content)
-        ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, [path]))
+        ended.append(EndedBatch(name, f"batch_{name}", "gpt-5-mini", "completed", ENDED_AT, {"output": path}))
     ended[1] = replace(ended[1], cancelled_by_user=True)
     ended[2] = replace(ended[2], model="mistral-small", status="expired")
     loaded: dict[str, Loaded] = {}

@@ -9,9 +9,10 @@ import pytest
 
 from batch_assets.batching.ledger import outcomes
 from batch_assets.batching.ledger.outcomes import ACCOUNT_PAUSES, Scope, outcome_of
+from batch_assets.batching.ledger.retries import end_account_pauses
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.submission.errors import SubmissionError
-from batch_assets_tests.batching.conftest import Call, FailsFirst, Reply, Workspace, changed_lines, proxy
+from batch_assets_tests.batching.conftest import DAY, Call, FailsFirst, Reply, Workspace, changed_lines, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
 # What lines had when an account was out of order, as users saw it: status, error object.
@@ -63,14 +64,14 @@ def test_an_account_error_on_lines_costs_no_round_and_names_the_remedy(
     workspace.ingest(workspace.texts("ab"))
     with proxy(api.url, refused_by(status, error)) as client:
         for number in range(5):
-            assert workspace.plan(respect_pauses=number == 0).requests == {"pending": 2}
+            assert workspace.plan().requests == {"blocked" if number else "pending": 2}
             collected = workspace.send(client, api)
-            assert collected.requests == {"pending": 2}
+            assert (collected.requests, collected.blocked) == ({"blocked": 2}, {"account": 2})
             pause = ACCOUNT_PAUSES[min(number, len(ACCOUNT_PAUSES) - 1)]
             assert collected.next_attempt_at is not None
             assert timedelta(0) <= now_utc() + pause - collected.next_attempt_at < timedelta(seconds=60)
             assert workspace.plan(respect_pauses=True).shards == []
-    [message] = workspace.column("SELECT DISTINCT error_message FROM summaries")
+    [message] = workspace.column("SELECT DISTINCT error_message FROM summaries WHERE status = 'blocked'")
     assert outcome_of(error.get("code"), error["message"], status).remedy in message
     workspace.plan()
     assert workspace.send(api.client, api).requests == {"answered": 2}
@@ -114,7 +115,9 @@ def test_a_batch_that_an_account_error_failed_is_sent_again_after_growing_pauses
         for attempt in range(4):
             workspace.submit(client, run_id=f"run {attempt}")
             api.wait(workspace.column("SELECT batch_id FROM openai_batch")[0])
-            assert workspace.collect(client).requests == {"in_flight": 2}
+            collected = workspace.collect(client)
+            assert (collected.requests, collected.blocked) == ({"blocked": 2}, {"submission": 2})
+            assert workspace.rows("SELECT DISTINCT status, error_code FROM summaries") == [("blocked", code)]
             [(state, not_before, said)] = workspace.rows("SELECT state, not_before, message FROM openai_batch")
             assert state == "deferred"
             assert abs(now_utc() + ACCOUNT_PAUSES[attempt] - not_before) < timedelta(seconds=60)
@@ -141,13 +144,74 @@ def test_an_account_error_at_the_creation_is_refused_once_and_names_the_remedy(
 
     workspace.ingest(workspace.texts("a"))
     workspace.plan()
-    with proxy(api.url, refuse) as client, pytest.raises(SubmissionError) as refused:
-        workspace.submit(client)
+    remedy = outcome_of(code, "No.", status).remedy
+    with proxy(api.url, refuse) as client:
+        for number in range(7):
+            with pytest.raises(SubmissionError) as refused:
+                workspace.submit(client, run_id=f"run {number}")
+            assert remedy in str(refused.value)
+            [(state, not_before, message)] = workspace.rows("SELECT state, not_before, message FROM openai_batch")
+            assert (state, remedy in message) == ("deferred", True)
+            pause = ACCOUNT_PAUSES[min(number, len(ACCOUNT_PAUSES) - 1)]
+            assert abs(now_utc() + pause - not_before) < timedelta(seconds=60)
+            assert workspace.submit(client, run_id="too early").deferred == 1
+            assert workspace.collect(client).blocked == {"submission": 1}
+            end_account_pauses(workspace.database, DAY)
     assert outcome_of(code, "No.", status).scope is Scope.ACCOUNT
-    assert outcome_of(code, "No.", status).remedy in str(refused.value)
-    assert len(posts) == 1
-    assert workspace.column("SELECT state FROM openai_batch") == ["planned"]
+    assert len(posts) == 7
+    [(shown, said)] = workspace.rows("SELECT error_code, error_message FROM summaries WHERE status = 'blocked'")
+    assert (shown, remedy in said) == (code or "account", True)
     assert workspace.submit(api.client, run_id="later").created == 1
+    assert workspace.column("SELECT max(round) FROM openai_batch") == [1]
+
+
+@pytest.mark.parametrize("content", ["", " ", None, "<think>Nothing comes of it.</think>"])
+def test_an_empty_answer_is_tried_once_more(workspace: Workspace, api: LocalApi, content: str | None) -> None:
+    def change(line: dict[str, Any]) -> None:
+        line["response"]["body"]["choices"][0]["message"]["content"] = content
+
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, changed_lines(change)) as client:
+        for left in ("pending", "failed", "failed"):
+            workspace.plan()
+            assert workspace.send(client, api).requests == {left: 1}
+    assert api.stats()["requests_executed"] == 2
+    assert workspace.column("SELECT error_code FROM summaries") == ["empty_answer"]
+
+
+def test_other_failures_do_not_count_as_empty_answers(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, refused_by(500, {"code": "server_error", "message": "Sorry."})) as client:
+        workspace.plan()
+        assert workspace.send(client, api).requests == {"pending": 1}
+
+    def empty(line: dict[str, Any]) -> None:
+        line["response"]["body"]["choices"][0]["message"]["content"] = ""
+
+    with proxy(api.url, changed_lines(empty)) as client:
+        workspace.plan()
+        assert workspace.send(client, api).requests == {"pending": 1}
+    workspace.plan()
+    assert workspace.send(api.client, api).requests == {"answered": 1}
+
+
+@pytest.mark.parametrize("body", [{"model": "x", "messages": []}, [1], "a page", {}])
+def test_a_200_that_is_no_answer_costs_one_round_and_is_quarantined(
+    workspace: Workspace, api: LocalApi, body: object
+) -> None:
+    """A server was seen that echoes the request as the body: three rounds of it were bought."""
+
+    def change(line: dict[str, Any]) -> None:
+        line["response"]["body"] = body
+
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, changed_lines(change)) as client:
+        for _ in range(3):
+            workspace.plan()
+            assert workspace.send(client, api).requests == {"failed": 1}
+    assert api.stats()["requests_executed"] == 1
+    assert workspace.column("SELECT error_code FROM summaries") == ["no_answer"]
+    assert len(workspace.column("SELECT reason FROM quarantined_line")) == 1
 
 
 def test_a_batch_that_failed_as_a_whole_costs_no_round(workspace: Workspace, api: LocalApi) -> None:

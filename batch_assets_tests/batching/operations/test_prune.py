@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-import openai
 import pytest
 
 from batch_assets.batching.collection import collect
-from batch_assets.batching.operations.prune import PrunePlan, RetentionPolicy, delete_remote_files, plan_pruning, prune
-from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.operations.prune import PrunePlan, RetentionPolicy, plan_pruning, prune
 from batch_assets_tests.batching.conftest import (
-    API,
     DAY,
-    ELSEWHERE,
     NEXT_DAY,
     TASK,
-    Call,
-    Reply,
     Workspace,
-    proxy,
-    with_api_name,
 )
 from batch_assets_tests.local_api_client import LocalApi
 
@@ -225,99 +216,3 @@ def test_answers_that_a_newer_day_shares_stay(done: Workspace, api: LocalApi) ->
     run_prune(done, today=date.fromisoformat(DAY) + timedelta(days=91))  # the next day is 90 days old
     assert len(done.rows("SELECT * FROM completion")) == 1
     assert done.plan(day=NEXT_DAY).requests == {"answered": 1}
-
-
-def test_files_at_openai_are_deleted_on_request_and_once(done: Workspace, api: LocalApi) -> None:
-    file_ids = [name for [names] in done.rows("SELECT [file_id, output_file_id] FROM openai_batch") for name in names]
-    assert find(done, RetentionPolicy()).remote_files == []
-    found = run_prune(done, RetentionPolicy(remote=True))
-    assert delete_remote_files(done.database, api.client, found) == []
-    assert "2 files at OpenAI" in found.lines
-    for file_id in file_ids:
-        with pytest.raises(openai.NotFoundError):
-            api.client.files.retrieve(file_id)
-    assert find(done, RetentionPolicy(remote=True)).remote_files == []
-
-
-def deletions(deleted: list[str], status: int | None = None) -> Callable[[Call], Reply]:
-    """The API, and which files it was asked to delete; it answers with this status, if any."""
-
-    def answer(call: Call) -> Reply:
-        if call.method != "DELETE":
-            return call.forward()
-        deleted.append(call.path)
-        return call.forward() if status is None else Reply.of({"error": {"message": "No such File object"}}, status)
-
-    return answer
-
-
-@pytest.mark.parametrize("name", [ELSEWHERE, "local", "local+other"])
-def test_files_at_another_api_are_not_deleted_here_and_stay_to_be_deleted(
-    done: Workspace, api: LocalApi, name: str
-) -> None:
-    found = run_prune(done, RetentionPolicy(remote=True))
-    deleted: list[str] = []
-    with proxy(api.url, with_api_name(name, deletions(deleted))) as client:
-        (sentence,) = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
-    assert deleted == []
-    assert f"2 files of {DAY} are at {API}, and the API is {name} now" in sentence
-    assert "files at OpenAI" not in " ".join(found.lines)
-    again = find(done, RetentionPolicy(remote=True))
-    assert delete_remote_files(done.database, api.client, again) == []
-    assert again.lines == ["2 files at OpenAI"]
-
-
-@pytest.mark.parametrize(
-    ("key", "organizations", "is_deleted"),
-    [
-        ("another", (None, None), False),
-        ("another", ("org-A", None), False),
-        ("another", ("org-A", "org-B"), False),
-        ("another", ("org-A", "org-A"), True),
-        (None, ("org-A", "org-B"), False),
-    ],
-)
-def test_files_of_another_account_are_not_deleted(
-    done: Workspace,
-    api: LocalApi,
-    key: str | None,
-    organizations: tuple[str | None, str | None],
-    is_deleted: bool,
-) -> None:
-    """There, the ids may belong to other files. A new key of the same organization belongs to the same account."""
-    theirs, present = organizations
-    done.execute("UPDATE openai_batch SET organization = ?", [theirs])
-    found = run_prune(done, RetentionPolicy(remote=True))
-    deleted: list[str] = []
-    with proxy(api.url, deletions(deleted)) as client:
-        client = client.with_options(api_key=key or api.client.api_key)
-        identity = replace(identify(client, done.database.warehouse_id()), organization=present)
-        kept = delete_remote_files(done.database, client, found, identity)
-    assert len(deleted) == (2 if is_deleted else 0)
-    assert [f"2 files of {DAY} are of another account than that of the present key" in text for text in kept] == (
-        [] if is_deleted else [True]
-    )
-    assert (find(done, RetentionPolicy(remote=True)).remote_files == []) is is_deleted
-
-
-@pytest.mark.parametrize(
-    ("forget", "is_settled"),
-    [
-        ("UPDATE openai_batch SET file_id = file_id", True),
-        ("UPDATE openai_batch SET key_fingerprint = NULL", False),
-        ("UPDATE openai_batch SET key_fingerprint = NULL, api = NULL", False),
-    ],
-    ids=["the same key", "an unknown key", "an unknown API"],
-)
-def test_a_file_that_is_not_found_counts_as_deleted_only_for_the_key_that_made_it(
-    done: Workspace, api: LocalApi, forget: str, is_settled: bool
-) -> None:
-    done.execute(forget)
-    found = run_prune(done, RetentionPolicy(remote=True))
-    with proxy(api.url, deletions([], status=404)) as client:
-        kept = delete_remote_files(done.database, client.with_options(api_key=api.client.api_key), found)
-    assert [f"2 files of {DAY} are not found with the present key" in text for text in kept] == (
-        [] if is_settled else [True]
-    )
-    assert "files at OpenAI" not in " ".join(found.lines)
-    assert (find(done, RetentionPolicy(remote=True)).remote_files == []) is is_settled

@@ -155,6 +155,11 @@ def test_what_is_spent_and_what_is_expected_add_up_and_nothing_counts_twice(
     assert submitted.month_usd == pytest.approx(planned.month_usd + (planned.planned_usd or 0))
 
 
+def sentence_of(estimate: Estimate, budget: Budget) -> str:
+    refusal = estimate.why_not_within(budget)
+    return "" if refusal is None else refusal.message
+
+
 def test_an_unknown_price_is_never_within(workspace: Workspace) -> None:
     workspace.ingest({"a": "text"})
     workspace.plan(task=Task("mistral-small"))
@@ -162,7 +167,7 @@ def test_an_unknown_price_is_never_within(workspace: Workspace) -> None:
     assert estimate.total_usd is None
     for budget in (Budget(1e9), Budget(None, 1e9)):
         assert not estimate.is_within(budget)
-        assert "the price of `mistral-small` in batches isn't known" in (estimate.why_not_within(budget) or "")
+        assert "the price of `mistral-small` in batches isn't known" in sentence_of(estimate, budget)
     assert estimate.why_not_within(Budget()) is None
 
 
@@ -170,10 +175,10 @@ def test_the_sentence_says_how_much_and_what_to_do(workspace: Workspace) -> None
     workspace.ingest({"a": "text"})
     workspace.plan()
     estimate = estimated(workspace)
-    sentence = estimate.why_not_within(Budget(0.00001, 1.0)) or ""
+    sentence = sentence_of(estimate, Budget(0.00001, 1.0))
     assert sentence.startswith(f"1 request of {DAY} would bring the day to an estimated $0.0000 ")
     assert "BATCH_ASSETS_MAX_COST_USD allows $0.0000. Nothing was submitted. Raise the limit" in sentence
-    sentence = estimate.why_not_within(Budget(1.0, 0.00001)) or ""
+    sentence = sentence_of(estimate, Budget(1.0, 0.00001))
     assert sentence.startswith(f"1 request of {DAY} would bring the month to an estimated $0.0000 ")
     assert "BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows $0.0000. Nothing was submitted." in sentence
 
@@ -314,7 +319,7 @@ def test_a_day_of_unknown_spending_is_never_within(
         workspace.submit(api.client)
     workspace.plan()
     estimate = estimated(workspace)
-    sentence = estimate.why_not_within(budget) or ""
+    sentence = sentence_of(estimate, budget)
     assert sentence.startswith("What `a-model-of-our-own` used in batches for")
     assert f"at {API} has no known price, so no budget can be checked" in sentence
     assert estimate.why_not_within(Budget()) is None
