@@ -48,6 +48,7 @@ class BatchFaults:
     lines: two thirds of its lines have this error in place of an answer; with `fails_all_lines`, all have it.
     late: what the next downloads of its output file return, in this order; after them the true file.
     is_stuck: it is `finalizing`, and cannot be cancelled.
+    runs_for_seconds: after its creation; 0: as long as other batches.
     runs_until: until then (in Unix seconds) it is `in_progress`.
     """
 
@@ -56,6 +57,7 @@ class BatchFaults:
     fails_all_lines: bool = False
     late: list[str] = field(default_factory=list)
     is_stuck: bool = False
+    runs_for_seconds: float = 0.0
     runs_until: float = 0.0
 
 

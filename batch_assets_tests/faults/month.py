@@ -185,10 +185,7 @@ class Month:
             case "stuck" | "stuck for ever":
                 faults.next_batches = [BatchFaults(fault, is_stuck=True)]
             case "slow":
-                hours = self.dice.randint(28, 60)
-                faults.next_batches = [
-                    BatchFaults(fault, runs_until=(self.clock.now() + timedelta(hours=hours)).timestamp())
-                ]
+                faults.next_batches = [BatchFaults(fault, runs_for_seconds=3600 * self.dice.randint(36, 60))]
 
     def _begin(self, fault: str, night: int) -> None:
         """A fault during the day; most end within it."""

@@ -192,8 +192,8 @@ def _made(apis: Apis, account: Account, batch: dict[str, Any]) -> None:
     account.made.append(batch["id"])
     account.hidden[batch["id"]] = apis.faults.hide_for_listings
     faults = apis.faults.next_batches.pop() if apis.faults.next_batches else BatchFaults()
-    if apis.faults.batch_seconds:
-        faults.runs_until = faults.runs_until or time.time() + apis.faults.batch_seconds
+    if runs_for_seconds := faults.runs_for_seconds or apis.faults.batch_seconds:
+        faults.runs_until = time.time() + runs_for_seconds
     account.batch_faults[batch["id"]] = faults
     if faults.name:
         apis.happened.append((faults.name, batch["metadata"]["partition"]))
