@@ -124,7 +124,7 @@ class Month:
         self.daemon, self.clock = daemon, daemon.clock
         self.account: Account = apis.accounts[FIRST_KEY]
         self.articles: list[dict[str, Any]] = []
-        self.reasons: list[str] = []  # of each tick that requested no run
+        self.reasons: list[str] = []  # of each tick: why days wait
         self.rotation_at = at(self.dice.randint(7, 11), self.dice.randint(0, 23))
         weekend = 5 + 7 * self.dice.choice([2, 3])  # the first Saturday is day 5
         self.weekend = (at(weekend - 1, 0), at(weekend + 1, 0))

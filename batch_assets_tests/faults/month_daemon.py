@@ -18,6 +18,7 @@ import duckdb
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.waiting import summary
 from batch_assets.cli.local_daemon import PROCESS_TAG, QUIET, fail_orphaned_runs, failure_message, materialize
 from batch_assets.definitions import defs
 from batch_assets.resources import SummaryTask, all_resources, fixed, openai_resource
@@ -127,14 +128,21 @@ class Daemon:
             del self._cursors[max(1, len(self._cursors) - forgotten_ticks) :]
 
     def tick(self) -> tuple[str, int]:
-        """Evaluate the sensor, and execute the runs that it requests: (why it requests none, number of these runs)."""
-        with dg.build_sensor_context(
-            instance=self.instance,
-            cursor=self._cursors[-1],
-            resources={"openai": self._openai},
-            definitions=self._definitions,
-        ) as context:
+        """Evaluate the sensor, and execute the runs that it requests: (its text, number of these runs).
+
+        The text is the skip reason or, if it requests runs, what it logs.
+        """
+        with (
+            dg.build_sensor_context(
+                instance=self.instance,
+                cursor=self._cursors[-1],
+                resources={"openai": self._openai},
+                definitions=self._definitions,
+            ) as context,
+            mock.patch("batch_assets.sensors.summary", side_effect=summary) as texts,
+        ):
             tick = openai_batch_sensor.evaluate_tick(context)
+        text = summary(*texts.call_args.args, **texts.call_args.kwargs)
         self._cursors.append(tick.cursor)
         for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
@@ -148,7 +156,7 @@ class Daemon:
                     request.run_config,
                 )
             )
-        return tick.skip_message or "", len(accepted)
+        return text, len(accepted)
 
     def _accepted(self, requests: Sequence[dg.RunRequest]) -> list[dg.RunRequest]:
         """Dagster accepts a run key once, also if its run was deleted."""
