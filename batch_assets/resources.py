@@ -137,8 +137,10 @@ class BatchApi:
     @contextmanager
     def get_client(self, context: Any) -> Generator[openai.OpenAI, None, None]:
         """A client, which is closed at the end. `context` is that of an asset, an op or a sensor."""
+        # without an instance, Dagster would make a new one in memory, for a tenth of a second each time
+        init_context = dg.build_init_resource_context(instance=context.instance)
         with (
-            self.connect().yield_for_execution(dg.build_init_resource_context()) as resource,
+            self.connect().yield_for_execution(init_context) as resource,
             resource.get_client(context) as client,
         ):
             yield client

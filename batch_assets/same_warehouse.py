@@ -1,11 +1,16 @@
 """Stops a run if event log, database and API contradict each other: else it would materialize an empty day."""
 
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 
 from batch_assets.batching.ledger.known_batches import known_batches, real_apis
 from batch_assets.batching.provider.identity import ApiIdentity
-from batch_assets.day_events import location_of_run, newest_event
+from batch_assets.day_events import DEFERRED_FILES, ERROR, Origin, location_of_run, newest_event
 from batch_assets.resources import BatchApi, Warehouse
+from batch_assets.runless_events import report_of_submission
+
+PAUSE_WITHOUT_KEY = timedelta(hours=1)
 
 
 def stop_if_of_another_warehouse(context: dg.AssetExecutionContext, warehouse: Warehouse, key: dg.AssetKey) -> None:
@@ -55,3 +60,26 @@ def stop_if_the_stand_in_was_not_chosen(warehouse: Warehouse, openai: BatchApi, 
             "local Batch API instead, set OPENAI_BASE_URL to its address.",
             allow_retries=False,
         )
+
+
+def stop_until_there_is_a_key(
+    context: dg.AssetExecutionContext, warehouse: Warehouse, openai: BatchApi, api: ApiIdentity, key: dg.AssetKey
+) -> None:
+    """As `stop_if_the_stand_in_was_not_chosen`. It also reports the day to the sensor, which tries again every hour.
+
+    key: of `openai_batch`. Without an event, the sensor would not know a day that was never submitted.
+    """
+    try:
+        stop_if_the_stand_in_was_not_chosen(warehouse, openai, api)
+    except dg.Failure as failure:
+        day, location = context.partition_key, location_of_run(context.run)
+        newest = newest_event(context.instance, key, day, location)
+        # the API of its batches, if it has any: the sensor must not look for them at the stand-in
+        api_of_batches = newest.origin.api if newest is not None and newest.batch_ids else None
+        origin = Origin(location, warehouse.tables.warehouse_id(), api_of_batches)
+        next_attempt_at = datetime.now(UTC) + PAUSE_WITHOUT_KEY
+        waiting: dict[str, str | int] = {DEFERRED_FILES: 1, ERROR: failure.description or ""}
+        context.instance.report_runless_asset_event(
+            report_of_submission(key, warehouse.tables, warehouse.files, origin, day, next_attempt_at, **waiting)
+        )
+        raise

@@ -25,7 +25,19 @@ injects the fault of the row. Batches and requests are counted at the server. No
 FOOTER = """
 The child process counts the points of the last row: before and after each HTTP request, transaction, rename,
 fsync and materialization. `make test-thorough` plays 300 random schedules of such faults, kills, edits and
-re-materializations over several days as well."""
+re-materializations over several days as well.
+
+Two further tests draw their faults from a seed:
+
+- *Histories* (`faults/test_histories.py`, 12 in `make test`, 300 in `make test-thorough`): two databases, three
+  accounts, and a user who refreshes, changes prompts and limits, cancels, retries and gives batches up. Beside lost
+  answers and lists that lag, the account fails (creations, whole batches, single lines), result files are late, and
+  batches are stuck. After each collection, `spending` is what the server billed, to the cent, and no answered request
+  was sent again.
+- *Months* (`faults/test_month.py`, one in `make test`, 20 in `make test-thorough`): 30 days of one database, with the
+  real sensor and a simulated clock. The daemon is killed and loses its cursor, runs are deleted, the API is down, a
+  key is revoked and replaced, and on one weekend there is no key. Without a user every day ends; a day with a batch
+  that is stuck for ever waits, and the sensor names the batch and the command."""
 
 
 def main() -> None:

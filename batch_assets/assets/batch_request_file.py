@@ -6,14 +6,16 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.batching.planning.plan import Plan, plan_day, planned_task
+from batch_assets.batching.planning.plan import Plan, is_planned, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.model_options import known_options
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import BatchApi, SummaryTask, Warehouse
-from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen
+from batch_assets.same_warehouse import stop_until_there_is_a_key
+
+OPENAI_BATCH = dg.AssetKey("openai_batch")  # the asset after this one
 
 NEW_FILES = dg.TableSchema(
     [dg.TableColumn("file", "string"), dg.TableColumn("requests", "int"), dg.TableColumn("bytes", "int")]
@@ -71,7 +73,7 @@ def batch_request_file(
         withheld = ", ".join(task_to_ask.withheld_parameters)
         context.log.warning(f"The run does not send {withheld}: {task_to_ask.model} refuses it.")
     api = openai.identify(context, warehouse)
-    stop_if_the_stand_in_was_not_chosen(warehouse, openai, api)
+    stop_until_there_is_a_key(context, warehouse, openai, api, OPENAI_BATCH)
     plan = plan_day(
         warehouse.tables,
         day=context.partition_key,
@@ -116,9 +118,9 @@ def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
 def _task_to_ask(
     context: dg.AssetExecutionContext, warehouse: Warehouse, task: SummaryTask, *, same_task: bool
 ) -> Task:
-    """The configured task; with `same_task`, that of the day's last plan."""
+    """The configured task; with `same_task`, that of the day's last plan, if there was one."""
     try:
-        if not same_task:
+        if not same_task or not is_planned(warehouse.tables, context.partition_key):
             return task.as_task()
         planned = planned_task(warehouse.tables, context.partition_key) or _task_of_an_older_version(context)
     except TaskError as error:

@@ -29,7 +29,7 @@ from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Ware
 from batch_assets.runless_events import announce_days_without_event, report_of_submission
 from batch_assets.same_warehouse import (
     stop_if_of_another_warehouse,
-    stop_if_the_stand_in_was_not_chosen,
+    stop_until_there_is_a_key,
     unknown_batches,
 )
 
@@ -66,7 +66,7 @@ def openai_batch(
             submitter = _submitter(context, warehouse, client, openai, task)
         origin = replace(origin, api=submitter.api.name)
         with _days_announced(context, warehouse, origin), _reported_to_sensor(context, warehouse, origin):
-            stop_if_the_stand_in_was_not_chosen(warehouse, openai, submitter.api)
+            stop_until_there_is_a_key(context, warehouse, openai, submitter.api, openai_batch.key)
             _recover_unknown_batches(context, warehouse, submitter)
             if DEDUP_TAG not in context.run.tags:  # the user's run tries at once; the sensor's runs wait
                 end_account_pauses(warehouse.tables, context.partition_key)

@@ -63,7 +63,9 @@ def drive(days_to_drive: DaysToDrive) -> int:
     return in_child(_drive, days_to_drive, days_to_drive.kill_at)
 
 
-def in_child(function: Callable[[Any], None], argument: object, kill_at: int | None) -> int:
+def in_child(
+    function: Callable[[Any], None], argument: object, kill_at: int | None, seconds: float = SECONDS_FOR_A_CHILD
+) -> int:
     """Run a function in a child process; returns how many points it passed, or -1 if it was killed at `kill_at`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -72,7 +74,7 @@ def in_child(function: Callable[[Any], None], argument: object, kill_at: int | N
     with mock.patch.dict(os.environ, {"BATCH_ASSETS_SOURCE": "not the sample"}):
         # the fork server reads it when it imports our partitions: with the sample, these would have a last day
         process.start()
-    process.join(SECONDS_FOR_A_CHILD)
+    process.join(seconds)
     if process.exitcode == -signal.SIGKILL:
         return -1
     assert process.exitcode == 0, f"the driver ended with {process.exitcode}"
@@ -80,12 +82,12 @@ def in_child(function: Callable[[Any], None], argument: object, kill_at: int | N
 
 
 def _counted(function: Callable[[Any], None], argument: object, kill_at: int | None, counter: Any) -> None:
-    _shorten_pauses()
     _count_points(counter, kill_at)
     function(argument)
 
 
 def _drive(days_to_drive: DaysToDrive) -> None:
+    _shorten_pauses()
     variables = {
         "BATCH_ASSETS_DATA_DIR": str(days_to_drive.data),
         "BATCH_ASSETS_SOURCE": days_to_drive.source,

@@ -1,71 +1,64 @@
 """Random histories of two databases, three accounts and a user who changes everything, from a seed.
 
 The invariants after every collection: the costs in `spending`, plus those of the uncollected batches, are what the
-servers billed for this database, to the cent; no submission has two batches that ran; an answered request is not
-planned again. In the end every article has an answer or a reason.
+servers billed for this database, to the cent; no submission has two batches that ran; an answered request is neither
+planned nor executed again. In the end every article has an answer or a reason.
 """
 
 import random
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import openai
-import pytest
 
 from batch_assets.batching.collection.collect import collect_day
 from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
-from batch_assets.batching.ledger.requests import RequestStateRules, find_states
+from batch_assets.batching.ledger.requests import RequestStateRules
+from batch_assets.batching.ledger.retries import retry_day
+from batch_assets.batching.operations.abandon import abandon_batch, find_submission
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
-from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
 from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.batching.timing import Timing
 from batch_assets_tests.batching.conftest import open_workspace
-from batch_assets_tests.faults.world_of_apis import MODEL, PRICES, Account, Apis, PlannedFaults
+from batch_assets_tests.faults.accounts import PRICES, Account
+from batch_assets_tests.faults.batch_faults import ACCOUNT_ERRORS, LATE_FILES, BatchFaults
+from batch_assets_tests.faults.warehouses import (
+    OUTPUT_LIMITS,
+    PROMPTS,
+    Warehouse,
+    assert_each_article_has_an_end,
+    assert_every_cent_is_recorded,
+    assert_no_request_is_in_two_files,
+    assert_nothing_answered_is_planned,
+    assert_nothing_answered_was_sent,
+    is_done,
+    task,
+)
+from batch_assets_tests.faults.world_of_apis import Apis, PlannedFaults, client_with
 from batch_assets_tests.project import write_articles
 
 DAYS = ("2026-01-05", "2026-01-06")
 ARTICLES = 5
 STEPS = 14
+KEYS = ("key-local", "key-two", "key-one")
 MAX_ROUNDS = 3
-PROMPTS = ("Say what it says.", "Say it in one word.")
-OUTPUT_LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
+NO_FAILURE = "no failure has this code"  # `retry` with it ends the pauses only
 WORDS = "the harbour of a town reopened after a storm and all ships are waiting outside of it"
-
-
 TIMING = Timing(
     upload_retry_seconds=0.0,
     find_batch_pauses_seconds=(0.0, 0.0, 0.0),
     first_requeue_pause=timedelta(0),
     download_pauses_seconds=(0.0,),
 )
-
-
-@dataclass
-class Warehouse:
-    """A user's database, with the articles of both days."""
-
-    folder: Path
-    articles: list[dict[str, Any]]
-    database: Database
-    task: Task = field(
-        default_factory=lambda: Task(MODEL, system_prompt=PROMPTS[0], max_output_tokens=OUTPUT_LIMITS[1])
-    )
-
-    def rows(self, statement: str, parameters: list[object] | None = None) -> list[tuple[Any, ...]]:
-        with self.database.reading() as connection:
-            return connection.execute(statement, parameters or []).fetchall()
 
 
 class History:
@@ -75,7 +68,7 @@ class History:
         self.dice, self.apis = random.Random(seed), apis
         self.stack = stack
         self.warehouses = [self._warehouse(folder / name, seed, name) for name in ("one", "two")]
-        self.clients = {key: stack.enter_context(_client(apis.url, key)) for key in apis.accounts}
+        self.clients = {key: stack.enter_context(client_with(apis.url, key)) for key in apis.accounts}
         apis.forget_batches()
         self.key = "key-one"
         self.runs = 0
@@ -103,9 +96,12 @@ class History:
     def _step(self, warehouse: Warehouse, day: str) -> None:
         self.apis.faults.clock_offset_seconds = self.dice.choice([0, 0, 7200, -7200, 61])
         action = self.dice.choices(
-            ["plan", "submit", "collect", "edit", "prompt", "limit", "refresh", "account", "cancel", "fault"],
-            [5, 8, 8, 1, 1, 2, 1, 2, 1, 5],
-        )[0]
+            [
+                "plan", "submit", "collect", "edit", "prompt", "limit", "refresh", "account", "cancel", "fault",
+                "abandon", "stuck batch ends", "retry",
+            ],
+            [5, 8, 8, 1, 1, 2, 1, 2, 1, 9, 2, 1, 1],
+        )[0]  # fmt: skip
         match action:
             case "plan":
                 self._plan(warehouse, day)
@@ -119,9 +115,9 @@ class History:
                 self.dice.choice(warehouse.articles)["body"] += " edited"
                 self._ingest(warehouse)
             case "prompt":
-                warehouse.task = self._task(prompt=self.dice.choice(PROMPTS), limit=warehouse.task.max_output_tokens)
+                warehouse.task = task(prompt=self.dice.choice(PROMPTS), limit=warehouse.task.max_output_tokens)
             case "limit":
-                warehouse.task = self._task(prompt=warehouse.task.system_prompt, limit=self.dice.choice(OUTPUT_LIMITS))
+                warehouse.task = task(prompt=warehouse.task.system_prompt, limit=self.dice.choice(OUTPUT_LIMITS))
             case "refresh":
                 self._plan(warehouse, day, refresh=True)
                 if self.dice.random() < 0.6:
@@ -132,13 +128,17 @@ class History:
                 self._cancel(warehouse, day)
             case "fault":
                 self._plan_a_fault()
-
-    def _task(self, *, prompt: str, limit: int) -> Task:
-        return Task(MODEL, system_prompt=prompt, max_output_tokens=limit)
+            case "abandon":
+                self._abandon(warehouse)
+            case "stuck batch ends":
+                if stuck := list(self._stuck().values()):
+                    self.dice.choice(stuck).is_stuck = False
+            case "retry":
+                self._retry(warehouse, day, code=self.dice.choice([None, "content_refused"]))
 
     def _plan_a_fault(self) -> None:
         faults = self.apis.faults
-        match self.dice.randrange(4):
+        match self.dice.randrange(9):
             case 0:
                 faults.lose_creations, faults.hide_for_listings = 1, self.dice.choice([0, 1, 2])
             case 1:
@@ -147,6 +147,18 @@ class History:
                 faults.refuse_capacity = 1
             case 3:
                 faults.hide_for_listings = self.dice.choice([0, 1])
+            case 4:
+                faults.refuse_for_account = [self.dice.choice(ACCOUNT_ERRORS)]
+            case 5:
+                faults.fail_for_account = 1
+            case 6:
+                error, fails_all = self.dice.choice(ACCOUNT_ERRORS), self.dice.random() < 0.3
+                faults.next_batches.append(BatchFaults(lines=error, fails_all_lines=fails_all))
+            case 7:
+                late = self.dice.choices(LATE_FILES, k=self.dice.randint(1, 3))
+                faults.next_batches.append(BatchFaults(late=late))
+            case 8:
+                faults.next_batches.append(BatchFaults(is_stuck=True))
 
     @property
     def _account(self) -> Account:
@@ -170,37 +182,13 @@ class History:
             data_folder=warehouse.folder,
             options=PlanOptions(max_rounds=MAX_ROUNDS, api=self._account.api, refresh=refresh, own_prices=PRICES),
         )
-        in_flight = Counter(
-            custom_id
-            for (custom_id,) in warehouse.rows(
-                """
-                SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
-                WHERE state NOT IN ('lost', 'abandoned')
-                """
-            )
-        )
-        assert not [custom_id for custom_id, times in in_flight.items() if times > 1], "in two files at once"
+        assert_no_request_is_in_two_files(warehouse)
         if not refresh:
-            self._assert_nothing_answered_is_planned(warehouse, day, rules)
-
-    def _assert_nothing_answered_is_planned(self, warehouse: Warehouse, day: str, rules: RequestStateRules) -> None:
-        with warehouse.database.writing() as connection:
-            find_states(connection, day, rules)
-            planned = connection.execute(
-                """
-                SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
-                JOIN batch_request_file USING (submission_id)
-                JOIN valid_completion($api) AS answer USING (custom_id)
-                WHERE state = 'planned' AND openai_batch.partition_date = CAST($day AS DATE) AND NOT is_refresh
-                    AND NOT (finish_reason = 'length'
-                        AND answer.max_output_tokens < batch_request_file.request_max_output_tokens)
-                """,
-                {"api": rules.api, "day": day},
-            ).fetchall()
-        assert planned == [], "answered, and planned again"
+            assert_nothing_answered_is_planned(warehouse, day, rules)
 
     def _submit(self, warehouse: Warehouse, day: str) -> None:
         self.runs += 1
+        made_before = set(self._account.made)
         with suppress(SubmissionError):  # a later step submits again
             submitter = make_submitter(
                 warehouse.database,
@@ -211,6 +199,8 @@ class History:
                 timing=TIMING,
             )
             submit_day(submitter, day, is_run_alive=lambda run_id: False)
+        if self._account.api != BUILT_IN_ENGINE:
+            assert_nothing_answered_was_sent(warehouse, set(self._account.made) - made_before)
 
     def _collect(self, warehouse: Warehouse, day: str) -> None:
         with suppress(CollectionError):
@@ -232,64 +222,78 @@ class History:
 
     def _assert_every_cent_is_recorded(self, warehouse: Warehouse) -> None:
         self.apis.wait()
-        identity = warehouse.database.warehouse_id()
-        recorded = dict(
-            warehouse.rows(
-                "SELECT batch_id, sum(coalesce(cost_usd, simulated_cost_usd)) FROM spending GROUP BY batch_id"
-            )
-        )
-        collected = {
-            batch_id for (batch_id,) in warehouse.rows("SELECT batch_id FROM openai_batch WHERE state = 'collected'")
+        assert_every_cent_is_recorded(warehouse, self.apis.accounts.values())
+
+    def _abandon(self, warehouse: Warehouse) -> None:
+        """The user gives up a batch that does not end, or that the API does not find."""
+        given_up = [
+            batch_id
+            for batch_id, state in warehouse.rows("SELECT batch_id, state FROM openai_batch WHERE batch_id IS NOT NULL")
+            if state == "missing" or (state == "submitted" and batch_id in self._stuck())
+        ]
+        if given_up:
+            self._give_up(warehouse, self.dice.choice(sorted(given_up)))
+
+    def _give_up(self, warehouse: Warehouse, batch_id: str) -> None:
+        submission = find_submission(warehouse.database, batch_id, warehouse.folder)
+        abandon_batch(warehouse.database, submission)
+
+    def _retry(self, warehouse: Warehouse, day: str, code: str | None) -> None:
+        rules = RequestStateRules(self._account.api, warehouse.task.max_output_tokens, MAX_ROUNDS)
+        retry_day(warehouse.database, day, rules, code)
+
+    def _stuck(self) -> dict[str, BatchFaults]:
+        """batch id → its faults, for each batch that does not end."""
+        all_faults = [item for account in self.apis.accounts.values() for item in account.batch_faults.items()]
+        return {
+            batch_id: faults for batch_id, faults in sorted(all_faults, key=lambda item: item[0]) if faults.is_stuck
         }
-        of_submissions: Counter[str] = Counter()
-        for account in self.apis.accounts.values():
-            for batch in account.batches():
-                metadata = batch["metadata"] or {}
-                if metadata.get("warehouse_id") != identity:
-                    continue
-                of_submissions[metadata["submission_id"]] += 1
-                billed = account.bill(batch)
-                if batch["id"] in collected:
-                    assert recorded.get(batch["id"], 0.0) == pytest.approx(billed, abs=1e-12), batch["id"]
-                else:
-                    assert batch["id"] not in recorded, "spent, and not collected"
-        assert not [name for name, times in of_submissions.items() if times > 1], "a submission with two batches"
-        assert set(recorded) <= collected
 
     def _finish(self) -> None:
-        """Without faults, at each account in turn: every day ends."""
+        """Without new faults, at each account in turn: every day ends. The user ends all pauses.
+
+        Each batch that is stuck ends, or the user gives it up.
+        """
         self.apis.faults.__dict__.update(PlannedFaults().__dict__)
+        for faults in self._stuck().values():
+            faults.is_stuck = self.dice.random() < 0.5
+        self._finish_all_days()
+        for key in KEYS:
+            for warehouse in self.warehouses:
+                if self._given_up_and_listed(warehouse):
+                    self._send_another_request(warehouse, key)
+        self._finish_all_days()
+        for warehouse in self.warehouses:
+            assert_each_article_has_an_end(warehouse)
+            assert self._given_up_and_listed(warehouse) == [], "ended after the user gave it up, and not collected"
+
+    def _finish_all_days(self) -> None:
         for _ in range(MAX_ROUNDS + 2):
-            for key in ("key-local", "key-two", "key-one"):
-                self.key = key
+            if all(is_done(warehouse) for warehouse in self.warehouses):
+                return
+            for self.key in KEYS:
                 for warehouse in self.warehouses:
+                    self._give_up_stuck_batches(warehouse)
                     for day in DAYS:
+                        self._retry(warehouse, day, code=NO_FAILURE)
                         self._plan(warehouse, day)
                         self._submit(warehouse, day)
                         self._collect(warehouse, day)
-            if all(self._is_done(warehouse) for warehouse in self.warehouses):
-                break
-        for warehouse in self.warehouses:
-            states = dict(warehouse.rows("SELECT status, count(*) FROM summaries GROUP BY status"))
-            assert set(states) <= {"answered", "failed"}, states
-            assert sum(states.values()) == ARTICLES * len(DAYS), states
-            unexplained = warehouse.rows(
-                "SELECT count(*) FROM summaries WHERE status = 'failed' AND error_code IS NULL"
-            )
-            assert unexplained == [(0,)]
-            unfinished = warehouse.rows(
-                "SELECT state, count(*) FROM openai_batch GROUP BY state HAVING state NOT IN ('collected', 'withdrawn')"
-            )
-            assert unfinished == [], unfinished
 
-    def _is_done(self, warehouse: Warehouse) -> bool:
-        is_open = "SELECT 1 FROM openai_batch WHERE state NOT IN ('collected', 'withdrawn')"
-        states = {state for (state,) in warehouse.rows("SELECT DISTINCT status FROM summaries")}
-        return warehouse.rows(is_open) == [] and states <= {"answered", "failed"}
+    def _given_up_and_listed(self, warehouse: Warehouse) -> list[str]:
+        given_up = warehouse.column("SELECT batch_id FROM openai_batch WHERE state = 'abandoned'")
+        return sorted(set(given_up) - self._stuck().keys())
 
+    def _send_another_request(self, warehouse: Warehouse, key: str) -> None:
+        """Before it creates a batch, the run reads the list, and finds the batches that ended since."""
+        self.key = key
+        warehouse.articles[0]["body"] += " edited"
+        self._ingest(warehouse)
+        self._plan(warehouse, DAYS[0])
+        self._submit(warehouse, DAYS[0])
+        self._collect(warehouse, DAYS[0])
 
-@contextmanager
-def _client(url: str, key: str) -> Iterator[openai.OpenAI]:
-    plain = openai.DefaultHttpxClient(verify=False)  # reading certificates takes 35 ms
-    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, http_client=plain) as client:
-        yield client
+    def _give_up_stuck_batches(self, warehouse: Warehouse) -> None:
+        for batch_id in warehouse.column("SELECT batch_id FROM openai_batch WHERE state IN ('submitted', 'missing')"):
+            if batch_id in self._stuck():
+                self._give_up(warehouse, batch_id)

@@ -77,6 +77,13 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
     return plan
 
 
+def is_planned(database: Database, day: str) -> bool:
+    """Whether the day has requests: a run has planned it."""
+    statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
+    with database.reading() as connection:
+        return connection.execute(statement, [day]).fetchone() is not None
+
+
 def planned_task(database: Database, day: str) -> Task | None:
     """The task of the day's last plan, from the ledger; None for a day without a plan."""
     statement = "SELECT task FROM day_plan WHERE partition_date = CAST(? AS DATE)"
