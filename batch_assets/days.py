@@ -133,6 +133,7 @@ def _collected_day(event: DayEvent) -> Day:
         event.storage_id,
         event.at,
         next_attempt_at=event.next_attempt_at,
+        error=event.error,
         needs_next_round=event.requests_pending > 0,
         blocked=event.requests_blocked,
     )

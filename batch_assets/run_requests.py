@@ -105,7 +105,7 @@ def request_runs(
         next_at = max((_next_attempt_at(runs, now, timing) for runs in attempts.values() if runs), default=now)
         failing.update(_failing(next_run.step, attempts, next_at, now, timing))
         if now < next_at:
-            waiting.update(dict.fromkeys(attempts, f"the next run of {assets} is at {clock(next_at, now)}"))
+            waiting.update({day: _waits_until(assets, runs, next_at, now) for day, runs in attempts.items()})
         elif len(requests) == RUNS_PER_TICK:
             waiting.update(dict.fromkeys(attempts, f"a later tick requests {assets}"))
         else:
@@ -179,6 +179,14 @@ def _number_of(run: dg.RunRecord) -> int:
     """The number at the end of its run key; 0 if it has none."""
     match = ATTEMPT.search(run.dagster_run.tags.get(RUN_KEY_TAG, ""))
     return int(match[1]) if match else 0
+
+
+def _waits_until(assets: str, runs: Sequence[dg.RunRecord], next_at: datetime, now: datetime) -> str:
+    """A run that succeeded may have found result files that are late, or a batch that must end first."""
+    reason = ""
+    if runs and _has_succeeded(runs[0]):
+        reason = f"; the log of the last one, {runs[0].dagster_run.run_id}, says what it waits for"
+    return f"the next run of {assets} is at {clock(next_at, now)}{reason}"
 
 
 def _failing(

@@ -15,15 +15,17 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import DatabaseBusyError
 from batch_assets.batching.ledger.requests import BudgetRefusal
 from batch_assets.batching.ledger.retries import end_account_pauses
+from batch_assets.batching.ledger.submissions import why_deferred
 from batch_assets.batching.operations.cancel import stop_submitting
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches
 from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
-from batch_assets.day_events import DEDUP_TAG, Origin, location_of_run, newest_event, submission_metadata
+from batch_assets.day_events import DEDUP_TAG, ERROR, Origin, location_of_run, newest_event, submission_metadata
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import IDENTIFY_SECONDS, BatchApi, SummaryTask, Warehouse
 from batch_assets.runless_events import announce_days_without_event, report_of_submission
@@ -82,10 +84,12 @@ def openai_batch(
         report_to_sensor(context, warehouse, origin, PAUSE_WHILE_OVER_BUDGET, over_budget.message)
         raise dg.Failure(over_budget.message, allow_retries=False)
     context.log.info(f"Sent to {submitted.api}.")
+    error = why_deferred(warehouse.tables, context.partition_key) if submitted.deferred else None
     if submitted.deferred:
         waiting = counted(submitted.deferred, "request file")
-        context.log.info(f"{waiting} deferred: OpenAI's limits have no capacity. The sensor requests another run.")
-    return dg.MaterializeResult(metadata=_metadata(origin, submitted))
+        cause = error or "OpenAI's limits have no capacity."
+        context.log.info(f"{waiting} deferred: {as_message(cause)} The sensor requests another run.")
+    return dg.MaterializeResult(metadata=_metadata(origin, submitted, error))
 
 
 def _is_run_alive(instance: dg.DagsterInstance) -> Callable[[str], bool]:
@@ -200,7 +204,7 @@ def report_to_sensor(
     context.instance.report_runless_asset_event(event)
 
 
-def _metadata(origin: Origin, submitted: Submitted) -> dict[str, Any]:
+def _metadata(origin: Origin, submitted: Submitted, error: str | None) -> dict[str, Any]:
     next_attempt = submitted.next_attempt_at
     return {
         **submission_metadata(
@@ -209,6 +213,7 @@ def _metadata(origin: Origin, submitted: Submitted) -> dict[str, Any]:
             submitted.deferred,
             None if next_attempt is None else next_attempt.replace(tzinfo=UTC),
         ),
+        **({} if error is None else {ERROR: as_message(error)}),
         "batches": len(submitted.batch_ids),
         "batches_created": submitted.created,
         "batches_adopted": submitted.adopted,

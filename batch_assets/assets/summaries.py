@@ -15,7 +15,9 @@ from batch_assets.batching.ledger.requests import BlockedBy
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.plan import planned_task
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.day_events import (
+    ERROR,
     REQUESTS_BLOCKED,
     REQUESTS_IN_FLIGHT,
     REQUESTS_PENDING,
@@ -113,6 +115,7 @@ def _metadata(context: dg.AssetExecutionContext, warehouse: Warehouse, collected
         REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.blocked.get(BlockedBy.ACCOUNT, 0),
         REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
         REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
+        **({} if report.blocked_by is None else {ERROR: as_message(report.blocked_by)}),
         **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
         "answered_by": ", ".join(report.apis),
         "input_tokens": report.spending.input_tokens,

@@ -19,7 +19,8 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     """What the day waits for, how far it is, and since when."""
     since = f"since {clock(day.at, now)}"
     if day.needs_next_round:
-        return f"requests are pending {since}, next round at {clock(next_round_at(day, timing), now)}"
+        cause = f" ({quoted(day.error)})" if day.error else ""
+        return f"requests are pending {since}{cause}, next round at {clock(next_round_at(day, timing), now)}"
     if day.blocked:
         return (
             f"the results of {counted(day.blocked, 'request')} are missing {since}, and may be billed; `batch-assets "

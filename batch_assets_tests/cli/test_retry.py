@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.timing import Timing
+from batch_assets.batching.waiting import why_waits
 from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.settings import read_settings
@@ -78,6 +79,7 @@ def test_requests_in_a_pause_are_sent(project: Project) -> None:
     assert project.rows("SELECT DISTINCT status, error_code FROM summaries") == [("blocked", "insufficient_quota")]
     day = seen(project)
     assert (day.needs_next_round, step_of(day)) == (True, Step.WAIT)
+    assert "exceeded your current quota" in why_waits(day, {}, datetime.now(UTC), Timing())
     assert day.next_attempt_at is not None
     assert retry("--code", "no_such_code") == f"4 requests of {DAY} pending again. The sensor starts a run.\n"
     assert seen(project).next_attempt_at is None

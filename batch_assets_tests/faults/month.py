@@ -54,8 +54,8 @@ DAY_FAULTS = ("none", "none", "API down", "killed", "cursor lost", "old cursor",
 # What the sensor says about a day with this fault, in at least one tick.
 SENTENCES = {
     "refused for the account": r"{day}: 1 file deferred since [^(]*\(OpenAI would not create a batch",
-    "failed for the account": r"{day}: 1 file deferred since ",
-    "lines for the account": r"{day}: requests are pending since .*, next round at ",
+    "failed for the account": r"{day}: 1 file deferred since [^(]*\(billing_hard_limit_reached: ",
+    "lines for the account": r"{day}: requests are pending since [^(]* \(.*, next round at ",
     "stuck": r"of {day}, created [^.]* ago, is `finalizing`\. .*`batch-assets abandon batch_",
     "slow": r"of {day}, created [^.]* ago, is `in_progress`\. .*`batch-assets abandon batch_",
 }

@@ -24,7 +24,8 @@ class DayReport:
     """The result of a day.
 
     `spending` is everything that was billed for it, earlier prompts and refreshes included. `apis` are the APIs whose
-    answers are in `summaries`. `preview` has the first articles.
+    answers are in `summaries`. `blocked_by` is the most frequent reason of blocked articles. `preview` has the first
+    articles.
     """
 
     day: str
@@ -34,6 +35,7 @@ class DayReport:
     spending: DaySpending
     apis: list[str]
     preview: list[PreviewRow]
+    blocked_by: str | None = None
 
     def cells(self) -> list[dict[str, str]]:
         """The preview as rows of a table: plain text on one line, cut if it is long."""
@@ -60,6 +62,10 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
             """,
             [day],
         ).fetchall()
+        blocked_by = connection.execute(
+            "SELECT mode(error_message) FROM summaries WHERE partition_date = CAST(? AS DATE) AND status = 'blocked'",
+            [day],
+        ).fetchone()
         rejected = connection.execute(
             "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day]
         ).fetchone()
@@ -77,6 +83,7 @@ def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
         rejected=rejected[0] if rejected else 0,
         spending=spending,
         apis=[api for (api,) in apis],
+        blocked_by=blocked_by[0] if blocked_by else None,
         preview=[PreviewRow(*row) for row in preview],
     )
 

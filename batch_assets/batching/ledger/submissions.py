@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.states import (
     OPEN,
     UNCOLLECTED,
@@ -156,6 +157,19 @@ def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submi
         "submission_key": batch.metadata.get("submission_key"),
     }
     return next(iter(_submissions(database, data_folder, statement, parameters)), None)
+
+
+def why_deferred(database: Database, day: str) -> str | None:
+    """The API's message about a request file of the day that waits after an account error; None if none does."""
+    with database.reading() as connection:
+        row = connection.execute(
+            """
+            SELECT message FROM openai_batch
+            WHERE state = ? AND deferred_by = ? AND partition_date = CAST(? AS DATE) ORDER BY not_before LIMIT 1
+            """,
+            [State.DEFERRED, Scope.ACCOUNT, day],
+        ).fetchone()
+    return None if row is None else row[0]
 
 
 def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str]:
