@@ -83,7 +83,8 @@ def day_is_within_budget(
 def every_article_is_accounted_for(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
-    """Each article has exactly one row in `summaries`: answered, in flight, pending, or failed with a reason.
+    """Each article has exactly one row in `summaries`: answered, in flight, pending, blocked or failed with a
+    reason.
 
     The summaries of a day whose articles were pruned (`batch-assets prune --tables`) are checked, and not compared with
     articles.
