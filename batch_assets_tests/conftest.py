@@ -1,9 +1,8 @@
 """Fixtures for all tests: a real local Batch API, over real HTTP, on a directory of its own."""
 
-import gc
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ FOR_TESTS = ("BATCH_ASSETS_TEST_THOROUGH",)
 for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_ASSETS_", "DAGSTER_"))]:
     if name not in FOR_TESTS:
         del os.environ[name]
-# No test uses HTTPS, and reading certificates takes 35 ms for each client: the folder of the tests has none.
-os.environ.pop("SSL_CERT_FILE", None)
-os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 
 from batch_assets.local_api.serving.keys import given_key
 from batch_assets.local_api.serving.server import serve
@@ -31,51 +27,13 @@ SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
 STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-    """Mark the tests that need a server or another process, and start the slow tests first."""
-    mark_servers(items)
-    yield
-    workers = getattr(config, "workerinput", {}).get("workercount", 1)
-    items[:] = slow_first(items, workers)
-
-
-def pytest_collection_finish() -> None:
-    """Exclude the imported modules from every later garbage collection, which would visit all of their objects."""
-    gc.collect()
-    gc.freeze()
-
-
-def mark_servers(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server or another process: `make test-unit` leaves them out."""
-    modules = {path: path.read_text(encoding="utf-8") for path in {item.path for item in items}}
+    modules = {item.path: item.path.read_text(encoding="utf-8") for item in items}
     for item in items:
         needs_server = SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
         if needs_server or any(call in modules[item.path] for call in STARTS_A_PROCESS):
             item.add_marker(pytest.mark.server)
-
-
-def slow_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """The tests in an order in which each of pytest-xdist's workers begins with modules of the end-to-end tests.
-
-    `--dist worksteal` gives each worker an equal part of the list, in order. A worker without tests takes some from
-    the end of another's part. Without this order, one worker would run most end-to-end tests, alone at the end.
-    """
-    slow: dict[Path, list[pytest.Item]] = {}
-    quick = []
-    for item in items:
-        if item.get_closest_marker("end_to_end"):
-            slow.setdefault(item.path, []).append(item)
-        else:
-            quick.append(item)
-    ordered: list[pytest.Item] = []
-    for worker in range(workers):
-        part = (len(items) - len(ordered)) // (workers - worker)
-        first = [item for module in list(slow.values())[worker::workers] for item in module]
-        others = max(0, part - len(first))
-        ordered += first + quick[:others]
-        del quick[:others]
-    return ordered
 
 
 @contextmanager
