@@ -82,8 +82,9 @@ class Sensor:
 
 
 def is_done(instance: dg.DagsterInstance, day: str) -> bool:
-    """Whether the sensor has nothing left to do for a day that was submitted."""
-    return day not in {unfinished.day for unfinished in read_days(instance)}
+    """Whether the sensor has nothing left to do for a day that was submitted. Of a blocked day, the user decides."""
+    unfinished = [one for one in read_days(instance) if one.is_in_flight or one.needs_next_round]
+    return day not in {one.day for one in unfinished}
 
 
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> None:

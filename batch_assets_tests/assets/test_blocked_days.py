@@ -11,6 +11,7 @@ from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import why_waits
+from batch_assets.cli.local_daemon import is_done
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
@@ -113,6 +114,7 @@ def test_a_day_whose_results_are_missing_is_named_until_the_user_retries(project
     day, now = seen(project), datetime.now(UTC)
     assert (day.blocked, day.needs_next_round, day.is_in_flight) == (20, False, False)
     assert step_at(day, now + timedelta(days=99)) is Step.WAIT
+    assert is_done(project.instance, DAY)  # `demo` does not wait for what only the user decides
     sentence = why_waits(day, {}, now, TIMING)
     assert sentence.startswith("the results of 20 requests are missing since ")
     assert f"`batch-assets retry {DAY}` buys them again" in sentence

@@ -27,6 +27,7 @@ from batch_assets.batching.timing import Timing
 from batch_assets.cli import local_daemon
 from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.local_daemon import Sensor, is_done, materialize, open_instance
+from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
 from batch_assets.settings import Settings, read_settings
 
@@ -102,7 +103,7 @@ def _drive(days_to_drive: DaysToDrive) -> None:
         for day in days_to_drive.days:
             materialize(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day)
         sensor = Sensor(instance, settings)
-        while not all(is_done(instance, day) for day in days_to_drive.days):
+        while not all(is_done(instance, day) for day in days_to_drive.days) or _buys_missing_results_again(instance):
             requests, _ = sensor.tick()
             for request in requests:
                 materialize(
@@ -114,6 +115,15 @@ def _drive(days_to_drive: DaysToDrive) -> None:
                 )
             if not requests:
                 time.sleep(0.1)
+
+
+def _buys_missing_results_again(instance: dg.DagsterInstance) -> bool:
+    """Whether a day has requests whose results are missing. Its user has them sent again: no run does it by itself."""
+    blocked = [day.day for day in read_days(instance) if day.blocked]
+    for day in blocked:
+        config = {"ops": {"batch_request_file": {"config": {"retry_failed": True}}}}
+        materialize(instance, [batch_request_file.key, openai_batch.key], day, run_config=config)
+    return bool(blocked)
 
 
 def _shorten_pauses() -> None:

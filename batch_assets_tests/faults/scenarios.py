@@ -228,7 +228,7 @@ SCENARIOS = [
     ),
     Scenario("all lines failed (500)", on_download(rewrite=with_status(500)), batches=2, lost=20),
     Scenario(
-        "lines with 500, 429, 0, and missing ones", on_download(rewrite=with_status(200, 500, 429, 0, None)), 2, 16
+        "lines with 500, 429, 0, and missing ones", on_download(rewrite=with_status(200, 500, 429, 0, None)), 3, 16
     ),
     Scenario("output file not found at first, three times", on_download(status=404, forward=False, times=3)),
     Scenario("download cut half-way", on_download(truncate=True)),

@@ -27,7 +27,7 @@ def test_lines_that_expire_vanish_or_fail_are_sent_again_until_all_have_an_answe
         codes = {code for (code,) in world.rows("SELECT DISTINCT code FROM failed_request")}
         [(rounds,)] = world.rows("SELECT max(round) FROM openai_batch")
     assert codes
-    assert codes <= {"batch_expired", "missing_from_results", "rate_limit_exceeded"}
+    assert codes <= {"batch_expired", "results_quarantined", "rate_limit_exceeded"}
     assert rounds > 1
 
 

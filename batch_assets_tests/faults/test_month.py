@@ -8,7 +8,7 @@ import pytest
 from batch_assets_tests.faults.driver import in_child
 from batch_assets_tests.faults.month import MonthToPlay, play_month
 
-SECONDS = 900  # on a machine that is busy
+SECONDS = 1800  # on a machine that is busy
 MONTHS = 20 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 1
 
 
