@@ -35,6 +35,10 @@ class Origin:
     warehouse_id: str | None = None
     api: str | None = None
 
+    def is_of_other_warehouse(self, warehouse_id: str | None) -> bool:
+        """Whether another database recorded the event. One of an earlier version may be of any."""
+        return self.warehouse_id not in (None, warehouse_id)
+
     def as_metadata(self) -> dict[str, str]:
         metadata = {CODE_LOCATION: self.location, WAREHOUSE_ID: self.warehouse_id, API: self.api}
         return {name: value for name, value in metadata.items() if value is not None}
@@ -59,8 +63,12 @@ class DayEvent:
 
 def location_of_run(run: dg.DagsterRun) -> str:
     """The code location that the run belongs to."""
-    origin = run.remote_job_origin
-    return DEFAULT_LOCATION if origin is None else origin.repository_origin.code_location_origin.location_name
+    return server_location(run) or DEFAULT_LOCATION
+
+
+def server_location(run: dg.DagsterRun) -> str | None:
+    """The code location whose server executes the run; None if the run is in a process of its own."""
+    return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
 def location_of_sensor(context: dg.SensorEvaluationContext) -> str:

@@ -47,7 +47,7 @@ def announce_days_without_event(
     days_without_events = set(known_batches.days_with_batches(database)) - with_events.keys()
     for other in sorted({*known_batches.days_with_adopted_batches(database), *days_without_events} - {day}):
         event = newest_event(instance, key, other, origin.location)
-        if event is not None and event.origin.warehouse_id not in (None, origin.warehouse_id):
+        if event is not None and event.origin.is_of_other_warehouse(origin.warehouse_id):
             continue
         waited_for = submissions.awaited_batch_ids(database, other, data_folder)
         if event is None or not set(waited_for) <= set(event.batch_ids):
@@ -85,10 +85,10 @@ def announce_abandoned_batch(
     reported: list[str] = []
     for day in sorted({*days, *events}):
         event = events.get(day) or newest_event(instance, key, day, origin.location)
-        if event is not None:
-            is_of_another_warehouse = event.origin.warehouse_id not in (None, origin.warehouse_id)
-            if is_of_another_warehouse or batch_id not in event.batch_ids:
-                continue
+        if event is not None and (
+            event.origin.is_of_other_warehouse(origin.warehouse_id) or batch_id not in event.batch_ids
+        ):
+            continue
         of_event = origin if event is None else replace(event.origin, warehouse_id=origin.warehouse_id)
         waits = bool(submissions.awaited_batch_ids(database, day, data_folder))
         of_report = replace(of_event, api=of_event.api if waits else None)

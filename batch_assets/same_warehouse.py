@@ -18,7 +18,7 @@ def stop_if_of_another_warehouse(context: dg.AssetExecutionContext, warehouse: W
     day = context.partition_key
     event = newest_event(context.instance, key, day, location_of_run(context.run))
     ours = warehouse.tables.warehouse_id()
-    if event is None or event.origin.warehouse_id in (None, ours):
+    if event is None or not event.origin.is_of_other_warehouse(ours):
         return
     raise dg.Failure(
         f"{day} was submitted from another database (warehouse {event.origin.warehouse_id}; this one is {ours}). Only "

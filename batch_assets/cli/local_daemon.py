@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.day_events import server_location
 from batch_assets.days import read_days
 from batch_assets.definitions import defs
 from batch_assets.resources import openai_resource
@@ -102,13 +103,8 @@ def fail_runs_of_locations(instance: dg.DagsterInstance, locations: Collection[s
     """
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         is_of_a_process = PROCESS_TAG in run.tags  # of `demo`, which may still run
-        if location_of(run) in locations and not is_of_a_process and run.status is not dg.DagsterRunStatus.QUEUED:
+        if server_location(run) in locations and not is_of_a_process and run.status is not dg.DagsterRunStatus.QUEUED:
             instance.report_run_failed(run, "Dagster was killed before the run finished.")
-
-
-def location_of(run: dg.DagsterRun) -> str | None:
-    """The code location whose server executes the run; None if the run is in a process of its own."""
-    return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
 @contextmanager

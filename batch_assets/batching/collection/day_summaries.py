@@ -7,7 +7,6 @@ import duckdb
 
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
-from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 
 # The articles without their bodies. An article that is newer than the last plan has no request yet.
 DAY_ARTICLES = """
@@ -33,13 +32,12 @@ FIND_UNANSWERED_ARTICLES = """
     WHERE state IS NOT NULL OR custom_id IS NULL
 """
 # The last text of an article stays until its replacement is loaded, also if the prompt or the article has changed: a
-# budget may keep a run from sending the new request. With `$has_unanswered` false, no text is read.
-KEEP_TEXTS = f"""
+# budget may keep a run from sending the new request.
+KEEP_TEXTS = """
     CREATE OR REPLACE TEMP TABLE kept_summary AS
     SELECT article_id, summary, finish_reason, model, api, input_tokens, output_tokens, cost_usd, batch_id, answered_at
     FROM summaries SEMI JOIN unanswered_article USING (article_id)
-    WHERE $has_unanswered AND partition_date = CAST($day AS DATE) AND summary IS NOT NULL
-        AND (api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR $api = '{BUILT_IN_ENGINE}')
+    WHERE partition_date = CAST($day AS DATE) AND summary IS NOT NULL AND counts_at(api, $api)
 """
 # A refresh has an answer, which stays, too.
 NOT_ANSWERED = """
@@ -51,14 +49,13 @@ NOT_ANSWERED = """
         CAST($day AS DATE), article_id, title, url, published_at, kept.summary, coalesce(state, 'pending'),
         coalesce(blocked_request.code, failure.code), coalesce(blocked_request.message, reasons), finish_reason,
         model, api, input_tokens, output_tokens, cost_usd, article.custom_id, batch_id, answered_at
-    FROM day_article($day) AS article
+    FROM day_article($day) AS article SEMI JOIN unanswered_article USING (article_id)
     LEFT JOIN unanswered_request USING (custom_id) LEFT JOIN failure USING (custom_id)
     LEFT JOIN blocked_request USING (custom_id) LEFT JOIN kept_summary AS kept USING (article_id)
     ANTI JOIN (
         SELECT custom_id FROM valid_completion($api) SEMI JOIN unanswered_request USING (custom_id)
         WHERE place BETWEEN $first AND $last
     ) AS replaced_later ON replaced_later.custom_id = article.custom_id
-    WHERE state IS NOT NULL OR article.custom_id IS NULL
 """
 
 
@@ -86,8 +83,8 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
     connection.execute(DAY_ARTICLES)
-    (unanswered,) = connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day}).fetchone() or (0,)
-    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api, "has_unanswered": unanswered > 0})
+    connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day})
+    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
     connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     parameters = {"day": states.day, **states.answer_range}
     with fixed_join_order(connection):

@@ -22,6 +22,10 @@ RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
 MAX_BATCH_RETRIES = 10  # of a request in batches that failed as a whole: they cost nothing, and may never succeed
 
 
+# Before each retry after an account error; the last one repeats.
+ACCOUNT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (10, 30, 60, 120, 240))
+
+
 class Scope(StrEnum):
     """Whose failure it is."""
 
@@ -35,7 +39,6 @@ class Scope(StrEnum):
 class Outcome:
     """What failures with these codes, phrases in the message, or HTTP statuses mean.
 
-    pauses: of an account error, before each retry; the last one repeats.
     max_failures: of one request, after which it fails; None: BATCH_ASSETS_MAX_ROUNDS decides.
     remedy: what the user can do, in a sentence.
     """
@@ -47,15 +50,14 @@ class Outcome:
     codes: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
     http_statuses: tuple[int, ...] = ()
-    pauses: tuple[timedelta, ...] = ()
     max_failures: int | None = None
 
     def pause(self, earlier: int) -> timedelta:
-        """The pause after a failure, if there were so many earlier ones."""
-        return self.pauses[min(earlier, len(self.pauses) - 1)] if self.pauses else timedelta(0)
+        """The pause after a failure, if there were so many earlier ones. Only an account error has one."""
+        if self.scope is not Scope.ACCOUNT:
+            return timedelta(0)
+        return ACCOUNT_PAUSES[min(earlier, len(ACCOUNT_PAUSES) - 1)]
 
-
-ACCOUNT_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (10, 30, 60, 120, 240))
 
 INVALID_REQUEST = Outcome(
     "invalid request",
@@ -93,7 +95,6 @@ OUTCOMES: tuple[Outcome, ...] = (
         ),
         phrases=("billing hard limit", "exceeded your current quota", "insufficient balance", "account is not active"),
         http_statuses=(402,),
-        pauses=ACCOUNT_PAUSES,
     ),
     Outcome(
         "model",
@@ -103,7 +104,6 @@ OUTCOMES: tuple[Outcome, ...] = (
         codes=("model_not_found", "model_not_available", "model_deactivated", "model_unavailable"),
         phrases=("does not have access to model", "is not supported by the batch api"),
         http_statuses=(404,),
-        pauses=ACCOUNT_PAUSES,
     ),
     Outcome(
         "key",
@@ -113,7 +113,6 @@ OUTCOMES: tuple[Outcome, ...] = (
         codes=("invalid_api_key", "incorrect_api_key", "invalid_authentication", "expired_api_key"),
         phrases=("incorrect api key",),
         http_statuses=(401,),
-        pauses=ACCOUNT_PAUSES,
     ),
     Outcome(
         "access",
@@ -126,7 +125,6 @@ OUTCOMES: tuple[Outcome, ...] = (
             "ip_not_authorized",
         ),
         http_statuses=(403,),
-        pauses=ACCOUNT_PAUSES,
     ),
     Outcome(
         "refused",

@@ -77,9 +77,11 @@ CREATE_MACROS = f"""
     CREATE OR REPLACE TEMP MACRO day_request(day) AS TABLE
     SELECT article_id, custom_id FROM batch_request WHERE partition_date = day::DATE;
 
+    CREATE OR REPLACE TEMP MACRO counts_at(answered_by, configured_api) AS
+    answered_by IS NULL OR answered_by <> '{BUILT_IN_ENGINE}' OR configured_api = '{BUILT_IN_ENGINE}';
+
     CREATE OR REPLACE TEMP MACRO valid_completion(configured_api) AS TABLE
-    SELECT rowid AS place, * FROM completion
-    WHERE api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR configured_api = '{BUILT_IN_ENGINE}';
+    SELECT rowid AS place, * FROM completion WHERE counts_at(api, configured_api);
 
     CREATE OR REPLACE TEMP MACRO is_cut_below(finish_reason, limit_in_force, today) AS
     coalesce(finish_reason = 'length' AND limit_in_force < today, false);
@@ -115,7 +117,7 @@ FIND_FAILURES = f"""
         SELECT * FROM failed_request
         WHERE NOT coalesce(superseded, false)
             AND NOT coalesce(code = 'max_output_tokens' AND max_output_tokens < $max_output_tokens, false)
-            AND (api IS NULL OR api <> '{BUILT_IN_ENGINE}' OR $api = '{BUILT_IN_ENGINE}')
+            AND counts_at(api, $api)
     ) SEMI JOIN day_request($day) USING (custom_id)
     LEFT JOIN (SELECT DISTINCT batch_id, partition_date FROM openai_batch) USING (batch_id)
     GROUP BY custom_id
@@ -233,7 +235,8 @@ class DayStates:
 def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules) -> DayStates:
     """Derive the state of each request of the day.
 
-    Creates the table macros `day_request(day)` (article_id, custom_id) and `valid_completion(api)`, and the temp tables
+    Creates the macro `counts_at(answered_by, configured_api)`, the table macros `day_request(day)` (article_id,
+    custom_id) and `valid_completion(api)`, and the temp tables
     `unanswered_request` (custom_id, state, blocked_by, not_before), `failure` (custom_id, attempts, code, reasons, …)
     of the requests that ended without an answer, `in_flight` (custom_id) and `blocked_request` (custom_id, code,
     message).

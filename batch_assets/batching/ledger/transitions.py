@@ -10,11 +10,11 @@ from dataclasses import replace
 import duckdb
 
 from batch_assets.batching.ledger import states
-from batch_assets.batching.ledger.change_state import add_event, change_state, try_change_state
-from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.change_state import add_event, try_change_state
+from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.outcomes import Outcome
 from batch_assets.batching.ledger.states import State
-from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 from batch_assets.batching.provider.identity import ApiIdentity
 
@@ -112,25 +112,22 @@ def release(database: Database, submission: Submission, message: str) -> bool:
 
 def defer(database: Database, submission: Submission, message: str, code: str | None, outcome: Outcome) -> bool:
     """Defer a claimed submission: the API refused the account, and created no batch. The pause grows with each time."""
-    with database.writing() as connection, transaction(connection):
-        values = {
-            "message": message,
-            "deferred_by": outcome.scope,
-            "refusal_code": code,
-            "not_before": now_utc() + outcome.pause(_earlier_refusals(connection, submission.id)),
-        }
-        try:
-            return change_state(connection, states.DEFER, submission, submission.owner_run, values, message=message)
-        except StaleSubmissionError:
-            return False
+    values = {
+        "message": message,
+        "deferred_by": outcome.scope,
+        "refusal_code": code,
+        "not_before": now_utc() + outcome.pause(_earlier_refusals(database, submission.id)),
+    }
+    return try_change_state(database, states.DEFER, submission, submission.owner_run, values, message=message)
 
 
-def _earlier_refusals(connection: duckdb.DuckDBPyConnection, submission_id: str) -> int:
+def _earlier_refusals(database: Database, submission_id: str) -> int:
     """How often the API has refused it for the account: only then a claimed submission is deferred."""
-    row = connection.execute(
-        "SELECT count(*) FROM submission_event WHERE submission_id = ? AND from_state = ? AND to_state = ?",
-        [submission_id, State.CLAIMED, State.DEFERRED],
-    ).fetchone()
+    with database.reading() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM submission_event WHERE submission_id = ? AND from_state = ? AND to_state = ?",
+            [submission_id, State.CLAIMED, State.DEFERRED],
+        ).fetchone()
     return int(row[0]) if row else 0
 
 

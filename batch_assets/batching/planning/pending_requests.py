@@ -96,8 +96,13 @@ def write_pending(
 
 def _must_name_first(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
     """Whether the day has requests, or may have old custom_ids, which `_name_requests` looks for."""
+    return has_aliases(connection) or has_requests(connection, day)
+
+
+def has_requests(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+    """Whether the day has requests: a run has planned it."""
     statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
-    return has_aliases(connection) or connection.execute(statement, [day]).fetchone() is not None
+    return connection.execute(statement, [day]).fetchone() is not None
 
 
 def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:

@@ -19,7 +19,7 @@ from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.in_flight import record_requests
 from batch_assets.batching.ledger.requests import DayStates
-from batch_assets.batching.planning.pending_requests import write_pending
+from batch_assets.batching.planning.pending_requests import has_requests, write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.shards import Shard
 from batch_assets.batching.planning.task import Task
@@ -78,10 +78,9 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
 
 
 def is_planned(database: Database, day: str) -> bool:
-    """Whether the day has requests: a run has planned it."""
-    statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
+    """Whether a run has planned the day."""
     with database.reading() as connection:
-        return connection.execute(statement, [day]).fetchone() is not None
+        return has_requests(connection, day)
 
 
 def planned_task(database: Database, day: str) -> Task | None:

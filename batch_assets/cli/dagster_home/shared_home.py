@@ -13,7 +13,8 @@ from dagster._core.instance.ref import InstanceRef
 from batch_assets.batching.counting import counted
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.cli.dagster_home.home import StartError
-from batch_assets.cli.local_daemon import fail_orphaned_runs, fail_runs_of_locations, location_of
+from batch_assets.cli.local_daemon import fail_orphaned_runs, fail_runs_of_locations
+from batch_assets.day_events import server_location
 
 OUR_RUN_LAUNCHER = "DefaultRunLauncher"  # as in our `dagster.yaml`, which names none
 
@@ -37,7 +38,7 @@ def check_queue(dagster_home: Path, locations: Collection[str]) -> None:
     """Raise StartError if runs of other code locations are queued: the daemon of `dev` would mark them as failed."""
     with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
         queued = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
-    foreign = Counter(location for run in queued if (location := location_of(run)) is not None)
+    foreign = Counter(location for run in queued if (location := server_location(run)) is not None)
     for location in locations:
         del foreign[location]
     if not foreign:

@@ -246,15 +246,6 @@ def test_a_200_that_is_no_answer_is_quarantined_with_its_reason(outcomes: dict[s
     assert "SECRET ARTICLE" not in reason
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("planned")
-    workspace = Workspace(folder, database_in(folder))
-    workspace.ingest({"a": "one", "b": "two", "c": "three"})
-    workspace.plan()
-    return workspace
-
-
 def test_what_is_no_answer_is_kept_whole_and_its_usage_is_billed(planned: Workspace, tmp_path: Path) -> None:
     with copy_of(planned, tmp_path) as batch:
         echo = line_of({**ECHO, "usage": {"prompt_tokens": 7, "completion_tokens": 0}}) | {"custom_id": batch.ids["a"]}

@@ -125,15 +125,6 @@ def raw(line: dict[str, Any]) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode()
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    folder = tmp_path_factory.mktemp("planned")
-    workspace = Workspace(folder, database_in(folder))
-    workspace.ingest({"a": "one", "b": "two", "c": "three"})
-    workspace.plan()
-    return workspace
-
-
 @contextmanager
 def ended(planned: Workspace) -> Iterator[Batch]:
     with planned.database.writing() as connection:
