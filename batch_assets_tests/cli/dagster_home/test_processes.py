@@ -30,7 +30,8 @@ with exclusive_lock(folder / "dev.lock") as lock, child_processes(lock=lock, fol
     (folder / "child").write_text(str(child.pid))
     while True:
         children.ensure_reaper()
-        (folder / "reaper").write_text(str(children._reaper.pid))
+        (folder / "new").write_text(str(children._reaper.pid))
+        (folder / "new").rename(folder / "reaper")  # whole, also when this process is killed here
         time.sleep(0.05)
 """
 
@@ -57,17 +58,18 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def running_parent(folder: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[int]]]:
-    """A running PARENT; yields it, and the ids of its child and grandchild."""
+    """A running PARENT, with a reaper; yields it, and the ids of its child and grandchild."""
     (folder / "sockets").mkdir()
     process = subprocess.Popen([sys.executable, "-c", PARENT, str(folder), *arguments])
-    members = []
+    started: list[int] = []
     try:
-        members = [number_in(folder / "child"), number_in(folder / "grandchild")]
-        yield process, members
+        started = [number_in(folder / name) for name in ("reaper", "child", "grandchild")]
+        yield process, started[1:]
+        started.append(number_in(folder / "reaper"))  # restarted, perhaps
     finally:
         process.kill()
         process.wait(WAIT_SECONDS)
-        for member in filter(is_alive, [*members, number_in(folder / "reaper")]):
+        for member in filter(is_alive, started):
             os.kill(member, signal.SIGKILL)
 
 
