@@ -23,6 +23,7 @@ NAMES_OF_THE_FIRST_VERSION = {
     REQUESTS_PENDING: "requests_owed",
 }
 DEDUP_TAG = "batch_assets/dedup_key"  # of the sensor's runs: which steps of which days they are
+LOOK_BACK_TAG = "batch_assets/look_back"  # of a run that reads a day again, for late articles
 DEFAULT_LOCATION = "batch_assets"  # as in workspace.yaml; also for runs in the process of `demo`
 EVENTS_AT_ONCE = 50  # of a day, which several code locations may materialize
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import openai
 from dagster_openai import OpenAIResource
 
+from batch_assets.batching.ingest.source import DEFAULT_MALFORMED_SHARE, Source
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import MEMORY_LIMIT, Database
 from batch_assets.batching.ledger.spending import Budget
@@ -60,11 +61,23 @@ class Warehouse:
 class ArticleSource:
     """Where a day's articles come from.
 
-    source: a path, glob or URL of JSONL, JSON, CSV or Parquet files. The run replaces `{partition}` in it by the day.
-        Without it, the column `published_at` selects the day's rows.
+    source: a path, glob or URL of JSONL, JSON, CSV or Parquet files; a query or a `.sql` file, with the parameter
+        `$day`; or `table:NAME`. The run replaces `{partition}` in it by the day. Without `{partition}` and `$day`, the column
+        `published_at` selects the day's rows.
+    columns: the source's names for our columns: `{"body": "content"}`.
+    newest_by: which of several rows with one id counts: the last by `published_at`, or by the order of the rows.
+    max_malformed_share: how many of the source's rows may be malformed (0 … 1); with more, the day fails.
+    look_back_days: how many earlier days the schedule `daily_submission` reads again each night, for late articles.
     """
 
     source: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    newest_by: Literal["published_at", "order"] = "published_at"
+    max_malformed_share: float = DEFAULT_MALFORMED_SHARE
+    look_back_days: int = 2
+
+    def as_source(self) -> Source:
+        return Source(self.source, self.columns, self.newest_by, self.max_malformed_share)
 
 
 @dataclass(frozen=True)
@@ -201,7 +214,7 @@ def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
     )
     resources = {
         "warehouse": Warehouse(data_dir=str(settings.data_folder), database=settings.database),
-        "article_source": ArticleSource(source=settings.source),
+        "article_source": ArticleSource(source=settings.source, columns=settings.columns),
         "task": task,
         "openai": openai_resource(settings),
     }

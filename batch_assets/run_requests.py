@@ -31,6 +31,11 @@ ASSETS_OF = {
     Step.SUBMIT: [openai_batch.key],
     Step.NEXT_ROUND: [batch_request_file.key, openai_batch.key],
 }
+# Of a run that the user has not asked for. It uses the task that the ledger recorded for the day: with another task,
+# every request of the day would be pending and would cost money again. Requests that the user cancelled stay cancelled.
+CONFIG_WITHOUT_USER: Mapping[str, Any] = {
+    "ops": {"batch_request_file": {"config": {"resume_cancelled": False, "respect_pauses": True, "same_task": True}}}
+}
 # Dagster's queue starts the runs of a backfill, whose priority is 0, after these: results come before new submissions.
 PRIORITY_OF = {Step.COLLECT: 2, Step.COLLECT_PART: 2, Step.SUBMIT: 1, Step.NEXT_ROUND: 1}
 
@@ -228,15 +233,4 @@ def _run_request(next_run: NextRun, numbers: RunNumbers) -> dg.RunRequest:
 
 
 def _config_of(step: Step) -> dict[str, Any]:
-    """The next round uses the task that the ledger recorded for the day, not the configured one.
-
-    With another task, every request of the day would be pending and would cost money again. Requests that the user
-    cancelled stay cancelled.
-    """
-    if step is not Step.NEXT_ROUND:
-        return {}
-    return {
-        "ops": {
-            "batch_request_file": {"config": {"resume_cancelled": False, "respect_pauses": True, "same_task": True}}
-        }
-    }
+    return {**CONFIG_WITHOUT_USER} if step is Step.NEXT_ROUND else {}

@@ -4,10 +4,13 @@ They are read once, when the definitions load. All other configuration is a fiel
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+from batch_assets.batching.ingest.errors import SourceError
+from batch_assets.batching.ingest.source import parse_columns
 from batch_assets.local_api.storage.private import make_private_folder
 
 # Everything that any version put into a data folder: a folder with nothing else counts as ours.
@@ -37,6 +40,7 @@ class Settings:
     poll_seconds: int
     has_key: bool
     has_remote_api: bool  # OPENAI_API_KEY or OPENAI_BASE_URL is set; otherwise the local Batch API stands in
+    columns: Mapping[str, str] = field(default_factory=dict)  # the source's name of each of our columns
 
     @property
     def end(self) -> str | None:
@@ -76,7 +80,15 @@ def read_settings() -> Settings:
         poll_seconds=_number("BATCH_ASSETS_POLL_SECONDS", 30),
         has_key=bool(_text("OPENAI_API_KEY", "")),
         has_remote_api=bool(_text("OPENAI_API_KEY", "") or _text("OPENAI_BASE_URL", "")),
+        columns=_columns("BATCH_ASSETS_COLUMNS"),
     )
+
+
+def _columns(name: str) -> dict[str, str]:
+    try:
+        return parse_columns(_text(name, ""))
+    except SourceError as error:
+        raise SettingError(f"{name}: {error}") from None
 
 
 def _database(data_folder: Path) -> str:

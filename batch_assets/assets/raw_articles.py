@@ -1,14 +1,19 @@
 """The day's articles, as they are in the source now."""
 
+from typing import Any
+
 import dagster as dg
 
 from batch_assets.batching.counting import counted
-from batch_assets.batching.ingest.articles import SourceError, ingest_day
+from batch_assets.batching.ingest.articles import Ingested, SourceError, ingest_day
+from batch_assets.batching.ingest.errors import shortened
+from batch_assets.batching.planning.plan import is_planned
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
-from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.day_events import LOOK_BACK_TAG
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource, Warehouse
 
+QUERY = "SELECT filename || '#' || id AS id, * EXCLUDE (id) FROM read_csv('…')"
 COLUMNS = dg.TableSchema(
     columns=[
         dg.TableColumn("partition_date", "DATE"),
@@ -35,28 +40,65 @@ def raw_articles(
 ) -> dg.MaterializeResult:
     """The day's articles from `BATCH_ASSETS_SOURCE`, one row each.
 
-    Rows without text, and second rows of an id, are in the table `rejected_article` with the reason.
+    Rows that are no article are in the table `rejected_article`, with the file, the line and the reason.
     """
     day = context.partition_key
+    looks_back = LOOK_BACK_TAG in context.run.tags
+    if looks_back and not is_planned(warehouse.tables, day):
+        raise dg.Failure(
+            f"{day} is not read again: this warehouse has not planned it. Another code location of this Dagster has "
+            "submitted it. To submit it here as well, materialize it.",
+            allow_retries=False,
+        )
     try:
-        ingested = ingest_day(warehouse.tables, source=article_source.source, day=day)
+        ingested = ingest_day(warehouse.tables, source=article_source.as_source(), day=day, keep_if_empty=looks_back)
     except SourceError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    if not ingested.articles:
-        context.log.warning(f"{as_message(article_source.source)} has no article for {day}.")
+    for warning in _warnings(ingested, article_source, day):
+        context.log.warning(warning)
+    return dg.MaterializeResult(metadata=_metadata(ingested, article_source))
+
+
+def _warnings(ingested: Ingested, article_source: ArticleSource, day: str) -> list[str]:
+    warnings = []
+    source = shortened(article_source.source)
+    if ingested.is_kept:
+        warnings.append(
+            f"{source} has no article for {day} now, and the day has {counted(ingested.articles_before, 'article')}: "
+            "they were kept, since a scheduled run reads the day again. Materialize `raw_articles` to remove them."
+        )
+    elif not ingested.articles:
+        warnings.append(
+            f"{source} has no article for {day}: {counted(ingested.articles, 'article')} now, "
+            f"{ingested.articles_before:,} before."
+        )
     if ingested.rejected:
         reasons = ", ".join(f"{counted(rows, 'row')} ({reason})" for reason, rows in ingested.rejected.items())
-        context.log.warning(f"Rejected, and stored in `rejected_article`: {reasons}.")
-    if ingested.undated:
-        context.log.warning(
-            f"{counted(ingested.undated, 'row')} of the source without a day: `published_at` cannot be read as a time."
+        warnings.append(f"Rejected, and stored in `rejected_article`: {reasons}.")
+    if ingested.in_several_files:
+        warnings.append(
+            f"{counted(ingested.in_several_files, 'id')} in several files: one row of each counts. If the files number "
+            f"their articles each on its own, make BATCH_ASSETS_SOURCE a query with the file's name in the id: {QUERY}."
         )
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/partition_row_count": ingested.articles,
-            "source": as_message(article_source.source),
-            "source_files": ingested.files,
-            "rejected_rows": sum(ingested.rejected.values()),
-            "undated_rows": ingested.undated,
-        }
-    )
+    if ingested.malformed:
+        warnings.append(
+            f"{counted(ingested.malformed, 'row')} of the source malformed; stored in `rejected_article` without a day."
+        )
+    if ingested.undated:
+        warnings.append(
+            f"{counted(ingested.undated, 'row')} of the source without a day: the time cannot be read, is ambiguous, "
+            "or is before 1900 or after tomorrow. `rejected_article` has the first ones, with the reason `undated`."
+        )
+    return warnings
+
+
+def _metadata(ingested: Ingested, article_source: ArticleSource) -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": ingested.articles_before if ingested.is_kept else ingested.articles,
+        "source": shortened(article_source.source),
+        "source_files": ingested.files,
+        "rejected_rows": sum(ingested.rejected.values()),
+        **({"older_versions": ingested.rejected["older_version"]} if "older_version" in ingested.rejected else {}),
+        "malformed_rows": ingested.malformed,
+        "undated_rows": ingested.undated,
+    }

@@ -1,5 +1,7 @@
 """Reads a source of articles into the table `raw_articles`, one day at a time.
 
-`articles` lets DuckDB read the source into a Parquet file outside of the warehouse, checks each row, and replaces the
-day in one transaction. A row that cannot be used goes to `rejected_article`, with the reason.
+`source` is what the user sets: files, a query or a table. `files` (with `globbing` and `copies`) finds out what is in
+the files; `rows`, `json_rows`, `values` and `times` make one SELECT of all of it, and `queries` of a query. `stage`
+writes its result to a Parquet file outside of the warehouse, `check` decides about each row (with `malformed`, which
+finds lines), and `articles` replaces the day in one transaction.
 """

@@ -177,8 +177,17 @@ def record_why_a_submission_waits(connection: duckdb.DuckDBPyConnection) -> None
     connection.execute("ALTER TABLE openai_batch ADD COLUMN IF NOT EXISTS refusal_code VARCHAR")
 
 
+def record_where_a_rejected_row_is(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add file, line and message of a rejected row, and allow rows that belong to no day."""
+    for column in ("partition_date", "source_row"):
+        connection.execute(f"ALTER TABLE rejected_article ALTER COLUMN {column} DROP NOT NULL")
+    for column in ("source_file VARCHAR", "source_line BIGINT", "message VARCHAR"):
+        connection.execute(f"ALTER TABLE rejected_article ADD COLUMN IF NOT EXISTS {column}")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
     "record_why_a_submission_waits": record_why_a_submission_waits,
+    "record_where_a_rejected_row_is": record_where_a_rejected_row_is,
 }

@@ -26,13 +26,16 @@ TABLES: Mapping[str, str] = {
     )""",
     "rejected_article": """(
         -- a row of the source that cannot be an article, and why
-        partition_date DATE NOT NULL,
-        source_row BIGINT NOT NULL,         -- its place among the day's rows, from 1
+        partition_date DATE,                -- NULL: it belongs to no day; recorded once for each file
+        source_row BIGINT,                  -- its place among the rows of its file, from 1; NULL: it could not be read
         article_id VARCHAR,
         title VARCHAR,
-        body VARCHAR,
+        body VARCHAR,                       -- of a malformed row its line, of an undated row NULL
         url VARCHAR,
-        reason VARCHAR NOT NULL             -- empty_body, duplicate_id
+        reason VARCHAR NOT NULL,            -- empty_body, duplicate_id, older_version, not_text; malformed, undated
+        source_file VARCHAR,                -- NULL: of a query without `filename`, or of a table
+        source_line BIGINT,                 -- its first line, from 1; NULL where rows are not lines, as in Parquet
+        message VARCHAR                     -- what is wrong with a malformed row
     )""",
     "batch_request": """(
         -- the request that an article needs; key: partition_date, article_id. Equal articles share a custom_id

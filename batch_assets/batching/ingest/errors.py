@@ -1,0 +1,75 @@
+"""Errors of a source as sentences: what could not be read, and what the user can do. Never the text of an article."""
+
+import re
+from collections.abc import Iterable
+
+import duckdb
+
+from batch_assets.batching.safety.outside_text import as_message
+
+MAX_DETAIL = 240  # characters of another program's message: the whole error stays below about 600
+MAX_NAME = 160
+EXTENSION = re.compile(r"extension:? [\"'](\w+)", re.IGNORECASE)
+
+
+class SourceError(Exception):
+    """The source cannot be read as articles; the message says what was found and what to do."""
+
+
+def shortened(text: str, length: int = MAX_DETAIL) -> str:
+    """The text for a message, cut in its middle to the length: the beginning and the end of a path say the most."""
+    text = as_message(text)
+    kept = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:kept]} … {text[-kept:]}"
+
+
+def names_of(columns: Iterable[str]) -> str:
+    """The names of columns for a message; of many, the first ones."""
+    found = list(columns)
+    shown = [shortened(name, 40) for name in found[:12]]
+    more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
+    return (", ".join(shown) or "none") + more
+
+
+def explain(error: duckdb.Error, location: str) -> str:
+    """The error of DuckDB about this location as sentences."""
+    message = str(error)
+    name = shortened(as_message(location), MAX_NAME)
+    missing = EXTENSION.search(message)
+    if missing and ("download" in message or "not found" in message or "install" in message.lower()):
+        extension = missing[1]
+        return (
+            f"{name} needs DuckDB's extension {extension}, which is not installed and could not be downloaded. On a "
+            f"machine with access to the internet, run `INSTALL {extension}` in DuckDB {duckdb.__version__}, and copy "
+            "the folder ~/.duckdb/extensions to this machine; or download the data, and name the files."
+        )
+    if "No files found" in message:
+        return no_file(location)
+    if "maximum_object_size" in message or "Maximum line size" in message:
+        return f"{name} has a row that is too long to read (more than 16 MB of JSON, or 32 MB of CSV). Split it."
+    # the first sentence: DuckDB then prints the options of its reader, and the text of the line
+    detail = as_message(re.split(r"\n\s*\n|\n *Possible|\nLINE \d", message)[0], location)
+    return f"{name} could not be read, and the day was not changed. DuckDB says: {shortened(detail)}"
+
+
+def no_file(location: str) -> str:
+    """That a path or a glob leads to no file."""
+    return (
+        f"BATCH_ASSETS_SOURCE leads to {shortened(location, MAX_NAME)}, where there is no file. A relative path begins "
+        "in the folder in which Dagster was started."
+    )
+
+
+def no_column(place: str, ours: str, name: str, columns: Iterable[str], *, hint: str = "") -> SourceError:
+    """That rows lack the column for our `body` or `published_at`. name: how the source should call it."""
+    meaning = {"body": "must have an article's text", "published_at": "says to which day a row belongs"}
+    remedy = {
+        "body": "Name the one with the text: BATCH_ASSETS_COLUMNS='body=…'. id, title, url and published_at are "
+        "optional.",
+        "published_at": "Name the one with the time: BATCH_ASSETS_COLUMNS='published_at=…'. Or put {partition} into "
+        "BATCH_ASSETS_SOURCE where the path has the day.",
+    }
+    return SourceError(
+        f"{shortened(place, MAX_NAME)} has no column `{shortened(name, 40)}`, which {meaning[ours]}. Its columns are: "
+        f"{names_of(columns)}. {hint or remedy[ours]}"
+    )

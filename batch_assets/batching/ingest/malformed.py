@@ -1,0 +1,155 @@
+"""Rows that a reader left out: which lines of which files they are, and what is wrong with them."""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import duckdb
+
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
+from batch_assets.batching.ingest.files import Format, SourceFile, open_file
+
+MAX_RECORDED = 1_000  # malformed rows of a source that are recorded; all are counted
+MAX_TEXT_BYTES = 100_000  # of one of them
+# DuckDB's kinds of errors after which the rows that follow may be anything.
+STRUCTURE_ERRORS = ("UNQUOTED VALUE", "LINE SIZE OVER MAXIMUM")
+
+
+class BrokenRow(NamedTuple):
+    """A row of a CSV file that DuckDB did not read. offset: of one of its bytes in the decompressed file."""
+
+    file: str
+    record: int
+    offset: int
+    message: str
+
+
+@dataclass(frozen=True)
+class BrokenRows:
+    """The rows that DuckDB did not read: their number, the first of them, and whether a quote is not closed."""
+
+    number: int = 0
+    rows: Sequence[BrokenRow] = field(default_factory=tuple)
+    structure_is_lost: bool = False
+
+
+class Line(NamedTuple):
+    """Where a row is in its file: the number of its first line, from 1, and its bytes."""
+
+    number: int
+    content: bytes
+
+
+def read_rejects(connection: duckdb.DuckDBPyConnection, files: Sequence[SourceFile]) -> BrokenRows:
+    """The rows that DuckDB's CSV reader has left out since the last call."""
+    tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchone()
+    if tables == (0,):
+        return BrokenRows()
+    # one row may have several errors
+    found = connection.execute(
+        f"""
+        SELECT file_path, min(line), line_byte_position, min(error_type), min(error_message), count(*) OVER (),
+            bool_or(error_type IN {STRUCTURE_ERRORS} AND (
+                csv_line IS NULL OR csv_line = '' OR contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))
+            ))
+        FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+        GROUP BY file_path, line_byte_position ORDER BY 7 DESC, 1, 3 LIMIT {MAX_RECORDED}
+        """
+    ).fetchall()
+    connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
+    names = {file.path: file.name for file in files}
+    rows = [
+        BrokenRow(names.get(path, path), record, offset, _message(kind, message))
+        for path, record, offset, kind, message, *_ in found
+    ]
+    return BrokenRows(found[0][5] if found else 0, rows, bool(found and found[0][6]))
+
+
+def check_structure(broken: BrokenRows) -> None:
+    """Raise SourceError if a quote of a CSV file is not closed: the rows after it cannot be told from its text."""
+    if broken.structure_is_lost:
+        row = broken.rows[0]
+        raise SourceError(
+            f"{shortened(row.file, MAX_NAME)} could not be read, and the day was not changed: the row in line "
+            f"{row.record} (line breaks in quotes not counted) opens a quote that is not closed, or has over 32 MB. "
+            'Put each value with a quote, a comma or a line break into quotes, and double the quotes in it: "".'
+        )
+
+
+def find_lines(
+    file: SourceFile, rows: Collection[int], broken: Sequence[BrokenRow] = (), *, with_content: Collection[int] = ()
+) -> tuple[dict[int, Line], dict[int, Line]]:
+    """The lines of these rows of a file, by their number; and those of its broken rows, by their offset.
+
+    with_content: the rows whose bytes are wanted, too.
+    Empty where rows are not lines: Parquet, a JSON array, a file that only DuckDB can decompress.
+    """
+    lines: dict[int, Line] = {}
+    lines_of_broken: dict[int, Line] = {}
+    stream = open_file(file.path) if file.format in (Format.CSV, Format.JSON_LINES) else None
+    if stream is None:
+        return {}, {}
+    offsets = sorted(row.offset for row in broken)
+    last, row, next_broken = max(rows, default=0), 0, 0
+    with stream:
+        for number, start, content in _records(stream, file):
+            if next_broken < len(offsets) and start <= offsets[next_broken] < start + len(content):
+                lines_of_broken[offsets[next_broken]] = Line(number, content[:MAX_TEXT_BYTES])
+                next_broken += 1
+                continue
+            row += 1
+            if row in rows:
+                lines[row] = Line(number, content[:MAX_TEXT_BYTES] if row in with_content else b"")
+            if row >= last and next_broken >= len(offsets):
+                break
+    return lines, lines_of_broken
+
+
+def what_is_wrong(content: bytes) -> str:
+    """Why a line of a JSON file is malformed."""
+    try:
+        value = json.loads(content)
+    except UnicodeDecodeError:
+        return "the line is not UTF-8"
+    except json.JSONDecodeError as error:
+        return f"the line is no JSON: {error.msg} in column {error.colno}"
+    except (ValueError, RecursionError):
+        return "the line is no JSON that can be read"
+    return "the line has half of a surrogate pair" if isinstance(value, dict) else "the line is no JSON object"
+
+
+def _records(stream: Iterable[bytes], file: SourceFile) -> Iterator[tuple[int, int, bytes]]:
+    """The rows of a file: the number of the first line, the offset, and the bytes. Without the header."""
+    start, number, quotes, first = 0, 0, 0, 0
+    parts: list[bytes] = []
+    header_passed = file.format is Format.JSON_LINES
+    for line in stream:
+        number += 1
+        if not parts:
+            first = number
+        parts.append(line)
+        if file.format is Format.CSV:
+            quotes += line.count(b'"')
+            if quotes % 2:
+                continue
+        content, parts, quotes = b"".join(parts), [], 0
+        is_row = header_passed and (content.strip() or len(file.header) == 1)
+        header_passed = header_passed or first > file.lines_before
+        if is_row:
+            yield first, start, content
+        start += len(content)
+    if parts:
+        yield first, start, b"".join(parts)
+
+
+def _message(kind: str, message: str) -> str:
+    if kind in ("TOO MANY COLUMNS", "MISSING COLUMNS"):
+        numbers = [word for word in message.split() if word.isdigit()]
+        values = f"it has {numbers[1]} values, and the header {numbers[0]}" if len(numbers) == 2 else "its values"
+        return f"{values}: quote values with the delimiter in them"
+    if kind == "INVALID ENCODING":
+        return "it is not UTF-8: convert the file"
+    if kind == "UNQUOTED VALUE":
+        return 'text follows a quoted value: double the quotes in it ("")'
+    return shortened(f"{kind.lower()}: {message}", 120)

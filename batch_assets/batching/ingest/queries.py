@@ -1,0 +1,57 @@
+"""Queries as sources: a SELECT of the user, a file of statements that ends with one, or a table of the warehouse."""
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import duckdb
+
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
+from batch_assets.batching.ingest.source import IS_QUERY, TABLE_PREFIX, Kind
+from batch_assets.batching.ingest.values import quoted
+
+FORM = "A query begins with SELECT, FROM or WITH, and may use the parameter $day"
+
+
+def prepare_query(
+    connection: duckdb.DuckDBPyConnection, kind: Kind, location: str, day: date
+) -> tuple[str, Mapping[str, object]]:
+    """The query, and its parameters. The statements before it in a `.sql` file are executed: ATTACH, SET, CREATE VIEW.
+
+    Raises SourceError, duckdb.Error.
+    """
+    name = "The query of BATCH_ASSETS_SOURCE" if kind is Kind.QUERY else shortened(location, MAX_NAME)
+    text = location
+    if kind is Kind.SQL_FILE:
+        try:
+            text = Path(location).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeError) as error:
+            raise SourceError(f"{name} could not be read: {shortened(str(error))}") from None
+    statements = connection.extract_statements(text)
+    if not statements or not IS_QUERY.match(_without_comments(statements[-1].query)):
+        raise SourceError(f"{name} does not end with a query. {FORM}.")
+    *before, query = statements
+    if before and kind is Kind.QUERY:
+        raise SourceError(f"{name} has several statements. Put them into a file that ends in .sql, and name the file.")
+    parameters: dict[str, object] = {"day": day}
+    for statement in [*before, query]:
+        unknown = set(statement.named_parameters) - set(parameters)
+        if unknown:
+            raise SourceError(f"{name} has the parameter ${shortened(min(unknown), 40)}; only $day has a value.")
+    for statement in before:
+        connection.execute(statement.query, parameters if statement.named_parameters else None)
+    return query.query.strip().rstrip(";"), parameters if query.named_parameters else {}
+
+
+def table_query(location: str) -> str:
+    """The query of `table:NAME` or `table:SCHEMA.NAME`. Raises SourceError."""
+    name = location.removeprefix(TABLE_PREFIX).strip()
+    parts = re.findall(r'"(?:[^"]|"")*"|[^.]+', name)
+    if not name or ".".join(parts) != name or len(parts) > 3:
+        raise SourceError(f"{shortened(location, MAX_NAME)} names no table: write table:NAME or table:SCHEMA.NAME.")
+    return "SELECT * FROM " + ".".join(part if part.startswith('"') else quoted(part) for part in parts)
+
+
+def _without_comments(sql: str) -> str:
+    return re.sub(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)+", "", sql, flags=re.DOTALL)

@@ -1,0 +1,189 @@
+"""Reads a day's rows from a source into a Parquet file outside of the warehouse.
+
+A source may be slow and must not lock the warehouse, so DuckDB reads it with a database of its own; only a table of the
+warehouse is read there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+import duckdb
+
+from batch_assets.batching.counting import counted
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, explain, shortened
+from batch_assets.batching.ingest.files import SourceFile, list_files, with_one_line_end
+from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, read_rejects
+from batch_assets.batching.ingest.queries import prepare_query, table_query
+from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
+from batch_assets.batching.ingest.source import Kind, Source
+from batch_assets.batching.ingest.times import create_time_macros
+from batch_assets.batching.ingest.values import literal
+from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.provider.batches import now_utc
+
+ROW_GROUP_ROWS = 2048  # of the staged file: each thread that reads it has a group of rows in memory
+# A text has a character that is no white space, separator, control or format mark.
+TEXT_PATTERN = r"[^\s\p{Z}\p{C}]"
+MIXED_LINE_ENDS = "reached an invalid state"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The rows of a day, and those that belong to no day, in a Parquet file.
+
+    Columns: file, row, problem (`malformed`, `not_text`, `undated` or NULL), article_id, title, body, url,
+    published_at, has_text. A row that belongs to no day has no text.
+    total: the rows of the whole source; counted only if a row is malformed or undated, else 0.
+    malformed: with those that DuckDB did not read, which are in `broken`.
+    """
+
+    path: Path
+    files: Sequence[SourceFile] = ()
+    number_of_files: int = 0
+    total: int = 0
+    undated: int = 0
+    malformed: int = 0
+    broken: BrokenRows = field(default_factory=BrokenRows)
+    is_empty: bool = False
+
+
+@contextmanager
+def connection_to(database: Database, source: Source, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for `stage`: to a database in memory or, for a table, to the warehouse."""
+    if source.kind is Kind.TABLE:
+        with database.reading() as connection:
+            yield connection
+        return
+    # One thread, since each has a group of rows in memory, and keeps it until it can write; and rows are numbered in
+    # their order. No limit on memory: the source decides how large the groups of rows of a Parquet file are, and one
+    # group must fit into memory.
+    with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        connection.execute(f"SET temp_directory = {literal(str(scratch))}")
+        yield connection
+
+
+def stage(connection: duckdb.DuckDBPyConnection, source: Source, day: str, scratch: Path) -> Staged:
+    """Write the day's rows to a Parquet file in the folder `scratch`. Raises SourceError."""
+    location = source.of_day(day)
+    create_time_macros(connection, now_utc())
+    try:
+        if source.kind is Kind.FILES:
+            return _stage_files(connection, source, location, day, scratch)
+        return _stage_query(connection, source, location, day, scratch)
+    except duckdb.Error as error:
+        # without the cause, which Dagster would store: DuckDB's own message contains the whole URL
+        raise SourceError(explain(error, location)) from None
+
+
+def _stage_query(
+    connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
+) -> Staged:
+    parameters: Mapping[str, object] = {}
+    if source.kind is Kind.TABLE:
+        query = table_query(location)
+    else:
+        query, parameters = prepare_query(connection, source.kind, location, date.fromisoformat(day))
+    name = "The query of BATCH_ASSETS_SOURCE" if source.kind is Kind.QUERY else location
+    selects_day = source.has_partition or "day" in parameters
+    rows = rows_of_query(connection, source, query, name=name, parameters=parameters, needs_time=not selects_day)
+    _copy(connection, rows, parameters, day, scratch / "day.parquet", selects_day=selects_day)
+    return _counted(connection, source, rows, parameters, Staged(scratch / "day.parquet"), name)
+
+
+def _stage_files(
+    connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
+) -> Staged:
+    number, files = list_files(connection, location, body=source.column("body"), scratch=scratch)
+    found = Staged(scratch / "day.parquet", files, number, is_empty=not files)
+    if not files:
+        return found
+    for long_lines in (False, True):  # with long lines, DuckDB needs more memory for any CSV file
+        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
+        try:
+            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+        except duckdb.Error as error:
+            if MIXED_LINE_ENDS not in str(error):
+                raise
+            found = replace(found, files=[with_one_line_end(file, scratch) for file in files])
+            rows = rows_of_files(connection, source, found.files, long_lines=True)
+            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+        broken = read_rejects(connection, found.files)
+        if not broken.structure_is_lost:
+            break
+    check_structure(broken)
+    return _counted(connection, source, rows, {}, replace(found, broken=broken), location)
+
+
+def _copy(
+    connection: duckdb.DuckDBPyConnection,
+    rows: str,
+    parameters: Mapping[str, object],
+    day: str,
+    staged: Path,
+    *,
+    selects_day: bool,
+) -> None:
+    """Write the rows of the day, and those that belong to no day. selects_day: all rows of the source are of the day.
+
+    Raises duckdb.Error.
+    """
+    is_of_day = "true" if selects_day else f"coalesce(published::DATE = DATE {literal(day)}, false)"
+    connection.execute(
+        f"""
+        COPY (
+            SELECT
+                file, row,
+                CASE WHEN problem = 'malformed' THEN problem WHEN NOT of_day THEN 'undated' ELSE problem END AS problem,
+                coalesce(
+                    nullif(trim(id), ''),
+                    -- a source without ids: the same text gets the same id, on any day
+                    left(sha256(concat_ws(chr(31), coalesce(title, ''), coalesce(body, ''), url)), 20)
+                ) AS article_id,
+                CASE WHEN of_day THEN title END AS title,
+                CASE WHEN of_day THEN body END AS body,
+                CASE WHEN of_day THEN url END AS url,
+                published::TIMESTAMP AS published_at,
+                coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text
+            FROM (SELECT *, {is_of_day} AS of_day FROM ({rows}))
+            WHERE of_day OR problem = 'malformed' OR published IS NULL
+        ) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS})
+        """,
+        parameters or None,
+    )
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    rows: str,
+    parameters: Mapping[str, object],
+    staged: Staged,
+    name: str,
+) -> Staged:
+    """The staged rows with their numbers. Raises SourceError if no row of the source has a day."""
+    counts = connection.execute(
+        "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') FROM read_parquet(?)",
+        [str(staged.path)],
+    ).fetchone()
+    assert counts is not None  # aggregates have one row
+    undated, malformed = counts
+    staged = replace(staged, undated=undated, malformed=malformed + staged.broken.number)
+    if not undated and not staged.malformed:
+        return staged
+    # all columns: a CSV reader that needs no column does not leave out the rows that it cannot read
+    each = ", ".join(f"count({column})" for column in ("id", "title", "body", "url", "published"))
+    read = connection.execute(f"SELECT count(*), {each} FROM ({rows})", parameters or None).fetchone()
+    assert read is not None
+    total = read[0] + staged.broken.number
+    if undated and undated == total - staged.malformed:
+        column = shortened(source.column("published_at"), 40)
+        raise SourceError(
+            f"{shortened(name, MAX_NAME)} has {counted(undated, 'row')}, and none of them has a `{column}` that is a "
+            "time, such as 2026-01-05, 2026-01-05T08:00:00+01:00, Mon, 05 Jan 2026 08:00:00 GMT or 1767600000, so no "
+            "row belongs to a day."
+        )
+    return replace(staged, total=total)
