@@ -62,8 +62,8 @@ class ArticleSource:
     """Where a day's articles come from.
 
     source: a path, glob or URL of JSONL, JSON, CSV or Parquet files; a query or a `.sql` file, with the parameter
-        `$day`; or `table:NAME`. The run replaces `{partition}` in it by the day. Without `{partition}` and `$day`, the column
-        `published_at` selects the day's rows.
+        `$day`; or `table:NAME`. The run replaces `{partition}` in it by the day. Without `{partition}` and `$day`, the
+        column `published_at` selects the day's rows.
     columns: the source's names for our columns: `{"body": "content"}`.
     newest_by: which of several rows with one id counts: the last by `published_at`, or by the order of the rows.
     max_malformed_share: how many of the source's rows may be malformed (0 … 1); with more, the day fails.

@@ -13,6 +13,7 @@ from batch_assets.batching.safety import clean_errors
 from batch_assets.definitions import defs
 from batch_assets.jobs import cancel_batches_of_day
 from batch_assets.resources import ArticleSource, all_resources, openai_resource
+from batch_assets.schedules import daily_submission
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import read_settings
 from batch_assets_tests.project import CHECKS
@@ -66,17 +67,10 @@ def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:
 
 
 def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
-    definitions = defs()
-    schedule = definitions.resolve_schedule_def("daily_submission")
     at_night = datetime(2026, 1, 8, 2, tzinfo=UTC)
     with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_schedule_context(
-            instance=instance,
-            scheduled_execution_time=at_night,
-            repository_def=definitions.get_repository_def(),
-            resources={"article_source": ArticleSource(source="unused")},
-        )
-        [request] = schedule.evaluate_tick(context).run_requests or []
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at_night)
+        [request] = daily_submission(context, article_source=ArticleSource(source="unused"))
     assert request.partition_key == "2026-01-07"
 
 
