@@ -81,7 +81,7 @@ class _Value:
             f"coalesce({first}, CASE WHEN len(other_keys) > 0 THEN json_extract_string(json, {other_pointer}) END)"
         )
         self._value = f"json_extract(json, {self.pointer})"
-        self._may_be_nested = f"({self.text})[1] IN ('[', '{{')"
+        self._may_be_nested = f"(starts_with({self.text}, '[') OR starts_with({self.text}, '{{'))"
 
     @property
     def words(self) -> str:
@@ -91,16 +91,17 @@ class _Value:
     def identity(self) -> str:
         """As the text, but of a number: 1001.0 is 1001, and NaN is no id."""
         return f"""CASE
-            WHEN regexp_matches({self.text}, '^[0-9.-]+[.eE][0-9eE+-]+$') AND json_type({self._value}) = 'DOUBLE'
-                THEN {is_whole_number(self.text)}
-            WHEN lower({self.text}) IN ('nan', 'inf', '-inf', 'infinity', '-infinity')
-                AND json_type({self._value}) <> 'VARCHAR' THEN NULL
+            WHEN regexp_full_match({self.text}, '[0-9.-]+[.eE][0-9eE+-]+')
+                THEN CASE json_type({self._value}) WHEN 'DOUBLE' THEN {is_whole_number(self.text)} ELSE {self.text} END
+            WHEN regexp_full_match({self.text}, '(?i)-?(nan|inf|infinity)')
+                THEN CASE json_type({self._value}) WHEN 'VARCHAR' THEN {self.text} END
             ELSE {self.words}
         END"""
 
     @property
     def is_not_text(self) -> str:
-        return f"({self._may_be_nested} AND ({json_text(self._value)}) IS NULL)"
+        # CASE: of AND, DuckDB evaluates both sides for each row
+        return f"CASE WHEN {self._may_be_nested} THEN ({json_text(self._value)}) IS NULL ELSE false END"
 
 
 def _pointers(source: Source) -> tuple[list[str], Mapping[str, list[int]]]:
