@@ -1,6 +1,7 @@
 """The schedule that submits every night, after the user has switched it on."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import dagster as dg
 
@@ -26,15 +27,22 @@ def daily_submission(
 
     It reads only days again that were submitted before, `look_back_days` of the article source.
     """
-    days = daily_partitions.get_partition_keys(current_time=context.scheduled_execution_time)
+    yield from requests_of_night(
+        context.instance, context.scheduled_execution_time, look_back_days=article_source.look_back_days
+    )
+
+
+def requests_of_night(instance: dg.DagsterInstance, night: datetime, *, look_back_days: int) -> Iterator[dg.RunRequest]:
+    """The run of the newest day, and those that read earlier days again, at most `look_back_days`."""
+    days = daily_partitions.get_partition_keys(current_time=night)
     if not days:
         return
     newest = days[-1]
     yield dg.RunRequest(run_key=newest, partition_key=newest)
-    if not article_source.look_back_days:
+    earlier = days[-1 - look_back_days : -1]
+    if not earlier:
         return
-    earlier = days[-1 - article_source.look_back_days : -1]
-    submitted = context.instance.get_latest_storage_id_by_partition(
+    submitted = instance.get_latest_storage_id_by_partition(
         openai_batch.key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
     )
     for day in earlier:

@@ -1,6 +1,7 @@
 """A whole project on a temporary data folder: the real assets and resources, on a real local Batch API."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,12 @@ class Project:
         }
 
     def materialize(
-        self, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
+        self,
+        assets: Iterable[dg.AssetsDefinition] = UPSTREAM,
+        day: str = DAY,
+        *,
+        config: Any = None,
+        **tags: str,
     ) -> dg.ExecuteInProcessResult:
         """A run of these assets for the day; one that fails is returned, not raised."""
         return dg.materialize(
@@ -76,7 +82,7 @@ class Project:
             partition_key=day,
             resources=self.resources,
             tags=tags,
-            run_config=QUIET,
+            run_config={**QUIET, **(config or {})},
             raise_on_error=False,
         )
 
@@ -135,6 +141,14 @@ class Project:
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self.database.reading() as connection:
             return connection.execute(statement, list(parameters)).fetchall()
+
+    def warnings(self, run_id: str) -> list[str]:
+        """What the run has logged as warnings."""
+        return [
+            entry.user_message
+            for entry in self.instance.all_logs(run_id)
+            if entry.level == logging.WARNING and entry.dagster_event is None
+        ]
 
     def metadata(self, asset: dg.AssetsDefinition) -> dict[str, Any]:
         """The values of the asset's newest materialization."""

@@ -68,7 +68,7 @@ def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:
 
 def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
     at_night = datetime(2026, 1, 8, 2, tzinfo=UTC)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at_night)
         [request] = daily_submission(context, article_source=ArticleSource(source="unused"))  # type: ignore[misc]
     assert isinstance(request, dg.RunRequest)
