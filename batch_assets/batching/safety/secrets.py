@@ -54,6 +54,8 @@ QUOTED = r"""'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*\""""
 NAMED_VALUE = re.compile(rf"(?<![\w.-])({SENSITIVE_NAME}\s?=\s?)({HIDDEN}|{QUOTED}|[^\s;\"<>`]+)", re.IGNORECASE)
 # {"token": "…"}
 NAMED_IN_JSON = re.compile(rf"(['\"]{SENSITIVE_NAME}['\"]\s*:\s*)({QUOTED})", re.IGNORECASE)
+SQL_QUERY = re.compile(r"\s*(?:select|from|with)\s", re.IGNORECASE)  # BATCH_ASSETS_SOURCE may be one
+SQL_STRING = re.compile(r"'((?:[^']|'')*)'")
 AUTHORIZATION = re.compile(
     r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+|\b(?:bearer|basic)\s+(?=\S*\d))[\w.~+/=-]{8,}",
     re.IGNORECASE,
@@ -171,9 +173,13 @@ def _known_pattern(known: tuple[tuple[str, ...], tuple[str, ...]]) -> re.Pattern
 
 
 def _secrets_of(url: str) -> Iterator[str]:
-    """The passwords, tokens and signatures in a URL or a connection string."""
-    for part in _parts_of(url):
-        yield from {part, unquote(part), unquote_plus(part)}
+    """The passwords, tokens and signatures in a URL, a connection string, or a query of SQL with such strings."""
+    strings = [text.replace("''", "'") for text in SQL_STRING.findall(url)] if SQL_QUERY.match(url) else [url]
+    for string in strings:
+        for part in _parts_of(string):
+            yield from {part, unquote(part), unquote_plus(part)}
+    for match in NAMED_VALUE.finditer(url):
+        yield match[2].strip("'\"")
 
 
 def _parts_of(url: str) -> Iterator[str]:
@@ -188,8 +194,6 @@ def _parts_of(url: str) -> Iterator[str]:
             name, equals, value = part.partition("=")
             if re.fullmatch(SENSITIVE_NAME, name, re.IGNORECASE) or len(value or name) >= LONG_VALUE_LENGTH:
                 yield value if equals else name
-    for match in NAMED_VALUE.finditer(url):
-        yield match[2].strip("'\"")
 
 
 def _spellings(secret: str) -> Iterable[str]:

@@ -80,6 +80,18 @@ def test_short_values_of_variables_are_not_removed(monkeypatch: pytest.MonkeyPat
     assert known_secrets_pattern() is None
 
 
+def test_secrets_in_the_strings_of_a_query_are_found_and_its_other_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = (
+        "SELECT content AS body FROM read_csv('https://me:pass-word1@x.org/a.csv?sig=abcdefgh12') "
+        "WHERE mail LIKE '%@%' "
+        "AND lang = 'en-of-great-britain' AND name = 'it''s' UNION ALL FROM read_csv('s3://b/c.csv?token=it''s-secret')"
+    )
+    monkeypatch.setenv("BATCH_ASSETS_SOURCE", query)
+    assert without_secrets("abcdefgh12 pass-word1 it's-secret") == "… … …"
+    words = "SELECT content AS body FROM read_csv, WHERE mail LIKE '%@%' AND lang = 'en-of-great-britain'"
+    assert without_secrets(words) == words
+
+
 @pytest.mark.parametrize(
     ("url", "text"),
     [
