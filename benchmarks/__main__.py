@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from batch_assets.batching.ledger.database import Database
-from benchmarks import build, load, pipeline, rewrites, ticks
+from benchmarks import build, ingest, load, pipeline, rewrites, ticks
 from benchmarks.data import fill, write_source
 from benchmarks.measure import Measured, measured, measured_from_rest, median
 
 SIZES, QUICK_SIZES = (50_000, 200_000, 1_000_000), (5_000, 20_000)
-PARTS = ("build", "load", "ticks", "pipeline", "rewrites")
+PARTS = ("ingest", "build", "load", "ticks", "pipeline", "rewrites")
 
 
 @click.command()
@@ -38,6 +38,8 @@ def main(quick: bool, runs: int, articles: Sequence[int], only: Sequence[str], f
     parts = only or PARTS
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
+        if "ingest" in parts:
+            _ingest(work, 5_000 if quick else 200_000, runs)
         if "build" in parts or "load" in parts:
             _build_and_load(work, sizes, runs, parts)
         if "ticks" in parts:
@@ -46,6 +48,27 @@ def main(quick: bool, runs: int, articles: Sequence[int], only: Sequence[str], f
             _pipeline(work, 5_000 if quick else 200_000)
         if "rewrites" in parts:
             _rewrites(work, 2_000 if quick else 20_000, 10 if quick else 50)
+
+
+def _ingest(work: Path, articles: int, runs: int) -> None:
+    table = Table("source", "MB", "ours s", "CPU s", "peak MB", "one INSERT s", "CPU s", "peak MB", "ours ÷ one INSERT")
+    table.title = f"A source of {articles:,} articles into raw_articles"
+    for ending in ingest.READERS:
+        source = write_source(work / f"source{ending}", articles)
+        took = _in_turn(
+            runs,
+            ours=lambda source=source: _in_new_folder(work, ingest.ours, source),  # type: ignore[misc]
+            plain=lambda source=source: _in_new_folder(work, ingest.plain, source),  # type: ignore[misc]
+        )
+        figures = [
+            figure
+            for way in took.values()
+            for figure in (f"{way.wall_seconds:.2f}", f"{way.cpu_seconds:.2f}", f"{way.peak_bytes / 1e6:.0f}")
+        ]
+        ratio = took["ours"].wall_seconds / took["plain"].wall_seconds
+        table.add_row(ending[1:], f"{source.stat().st_size / 1e6:,.0f}", *figures, f"{ratio:.1f}")
+        source.unlink()
+    _print(table)
 
 
 def _build_and_load(work: Path, sizes: Sequence[int], runs: int, parts: Sequence[str]) -> None:

@@ -93,7 +93,8 @@ def fill(database: Database, articles: int, *, days: tuple[str, ...] = (DAY,)) -
 
 
 def write_source(path: Path, articles: int) -> Path:
-    """The same articles as a Parquet file that can be a source."""
+    """The same articles as a file that can be a source: Parquet, CSV or JSONL, by its ending."""
+    options = {".csv": "FORMAT csv, HEADER", ".jsonl": "FORMAT json"}.get(path.suffix, "FORMAT parquet")
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(
@@ -105,7 +106,7 @@ def write_source(path: Path, articles: int) -> Path:
         )
         _make_fragments(connection)
         connection.execute(INSERT_ARTICLES, {"day": DAY, "articles": articles})
-        connection.execute(f"COPY (SELECT * EXCLUDE partition_date FROM raw_articles) TO '{path}' (FORMAT parquet)")
+        connection.execute(f"COPY (SELECT * EXCLUDE partition_date FROM raw_articles) TO '{path}' ({options})")
     return path
 
 
