@@ -31,8 +31,8 @@ def names_of(columns: Iterable[str]) -> str:
     return (", ".join(shown) or "none") + more
 
 
-def explain(error: duckdb.Error, location: str) -> str:
-    """The error of DuckDB about this location as sentences."""
+def explain(error: duckdb.Error, location: str, *, is_query: bool = False) -> str:
+    """The error of DuckDB about this location as sentences. is_query: the location itself is no file with rows."""
     message = str(error)
     name = shortened(as_message(location), MAX_NAME)
     missing = EXTENSION.search(message)
@@ -43,7 +43,7 @@ def explain(error: duckdb.Error, location: str) -> str:
             f"machine with access to the internet, run `INSTALL {extension}` in DuckDB {duckdb.__version__}, and copy "
             "the folder ~/.duckdb/extensions to this machine; or download the data, and name the files."
         )
-    if "No files found" in message:
+    if "No files found" in message and not is_query:
         return no_file(location)
     if "maximum_object_size" in message or "Maximum line size" in message:
         return f"{name} has a row that is too long to read (more than 16 MB of JSON, or 32 MB of CSV). Split it."

@@ -140,8 +140,9 @@ def _check_keys(
     hint = ""
     if missing[0] == "body" and lists:
         hint = (
-            f"If the rows are in the list `{lists[0]}`, make BATCH_ASSETS_SOURCE a query: "
-            f"SELECT unnest({lists[0]}, max_depth := 2) FROM read_json('…')."
+            # JSON[], for DuckDB would give each text the type that it seems to have, and lose the keys of later files
+            f"If the rows are in the list `{lists[0]}`, make BATCH_ASSETS_SOURCE the query SELECT unnest({lists[0]}) "
+            f"AS item FROM read_json('…', columns = {{{lists[0]}: 'JSON[]'}}), and BATCH_ASSETS_COLUMNS 'body=item.…'."
         )
     raise no_column(files[0].name, missing[0], source.column(missing[0]), keys, hint=hint)
 

@@ -2,49 +2,62 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 import duckdb
 
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
-from batch_assets.batching.ingest.source import IS_QUERY, TABLE_PREFIX, Kind
+from batch_assets.batching.ingest.source import IS_QUERY, PARTITION, TABLE_PREFIX, Kind, Source
 from batch_assets.batching.ingest.values import quoted
 
 FORM = "A query begins with SELECT, FROM or WITH, and may use the parameter $day"
 
 
-def prepare_query(
-    connection: duckdb.DuckDBPyConnection, kind: Kind, location: str, day: date
-) -> tuple[str, Mapping[str, object]]:
-    """The query, and its parameters. The statements before it in a `.sql` file are executed: ATTACH, SET, CREATE VIEW.
+@dataclass(frozen=True)
+class Query:
+    """A query, and the values of its parameters. selects_day: it has the day, so all of its rows are of the day."""
+
+    sql: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    selects_day: bool = False
+
+
+def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: str) -> Query:
+    """The query of a source. The statements before it in a `.sql` file are executed: ATTACH, SET, CREATE VIEW.
 
     Raises SourceError, duckdb.Error.
     """
+    kind, location = source.kind, source.of_day(day)
+    if kind is Kind.TABLE:
+        return Query(_table_query(location))
     name = "The query of BATCH_ASSETS_SOURCE" if kind is Kind.QUERY else shortened(location, MAX_NAME)
-    text = location
+    text, selects_day = location, source.has_partition
     if kind is Kind.SQL_FILE:
         try:
             text = Path(location).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeError) as error:
             raise SourceError(f"{name} could not be read: {shortened(str(error))}") from None
+        text, selects_day = text.replace(PARTITION, day), selects_day or PARTITION in text
     statements = connection.extract_statements(text)
     if not statements or not IS_QUERY.match(_without_comments(statements[-1].query)):
         raise SourceError(f"{name} does not end with a query. {FORM}.")
     *before, query = statements
     if before and kind is Kind.QUERY:
         raise SourceError(f"{name} has several statements. Put them into a file that ends in .sql, and name the file.")
-    parameters: dict[str, object] = {"day": day}
+    parameters: dict[str, object] = {"day": date.fromisoformat(day)}
     for statement in [*before, query]:
         unknown = set(statement.named_parameters) - set(parameters)
         if unknown:
             raise SourceError(f"{name} has the parameter ${shortened(min(unknown), 40)}; only $day has a value.")
     for statement in before:
         connection.execute(statement.query, parameters if statement.named_parameters else None)
-    return query.query.strip().rstrip(";"), parameters if query.named_parameters else {}
+    sql = query.query.strip().rstrip(";")
+    return Query(sql, parameters, True) if query.named_parameters else Query(sql, selects_day=selects_day)
 
 
-def table_query(location: str) -> str:
+def _table_query(location: str) -> str:
     """The query of `table:NAME` or `table:SCHEMA.NAME`. Raises SourceError."""
     name = location.removeprefix(TABLE_PREFIX).strip()
     parts = re.findall(r'"(?:[^"]|"")*"|[^.]+', name)

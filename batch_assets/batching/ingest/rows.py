@@ -12,7 +12,8 @@ from batch_assets.batching.ingest.errors import no_column
 from batch_assets.batching.ingest.files import Format, SourceFile
 from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.json_rows import json_rows
-from batch_assets.batching.ingest.source import Source
+from batch_assets.batching.ingest.queries import Query
+from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.values import (
     find_columns,
     find_name,
@@ -24,6 +25,10 @@ from batch_assets.batching.ingest.values import (
     typed_columns,
 )
 
+DAY_OF_A_QUERY = (
+    "Name the one with the time: BATCH_ASSETS_COLUMNS='published_at=…'. Or make BATCH_ASSETS_SOURCE a query that "
+    "selects the day's rows with the parameter $day."
+)
 LONG_LINES = ", max_line_size = 33554432"  # 32 MB; with DuckDB's default of 2 MB it needs 300 MB less
 # To read CSV exactly as it is: no comments, no sampling, and a record of each row that is left out.
 CSV_OPTIONS = """
@@ -50,24 +55,17 @@ def rows_of_files(
     return " UNION ALL ".join(f"({select})" for select in selects)
 
 
-def rows_of_query(
-    connection: duckdb.DuckDBPyConnection,
-    source: Source,
-    query: str,
-    *,
-    name: str,
-    parameters: Mapping[str, object],
-    needs_time: bool,
-) -> str:
-    """The rows of a query. needs_time: whether `published_at` selects the day's rows. Raises SourceError."""
-    types = _types(connection, f"SELECT * FROM ({query}\n)", parameters)
+def rows_of_query(connection: duckdb.DuckDBPyConnection, source: Source, query: Query, *, name: str) -> str:
+    """The rows of a query. Raises SourceError."""
+    relation = f"({query.sql}\n)"
+    types = _types(connection, f"SELECT * FROM {relation}", query.parameters)
     columns = find_columns(source, types)
-    _check(source, name, columns, types, needs_time=needs_time)
-    described = _describe(connection, columns, f"({query}\n)", parameters)
+    _check(source, name, columns, types, needs_time=not query.selects_day)
+    described = _describe(connection, columns, relation, query.parameters)
     filename = find_name(types, "filename")  # DuckDB's own column, if the query selects it
     file = f"CAST({quoted(filename)} AS VARCHAR)" if filename else "NULL::VARCHAR"
     selected = typed_columns(name, source, described)
-    return f"SELECT {file} AS file, row_number() OVER () AS row, {selected} FROM ({query}\n)"
+    return f"SELECT {file} AS file, row_number() OVER () AS row, {selected} FROM {relation}"
 
 
 def _csv_rows(source: Source, files: Sequence[SourceFile], *, long_lines: bool) -> str:
@@ -126,4 +124,5 @@ def _check(source: Source, place: str, columns: Mapping[str, str], names: Iterab
     if "body" not in columns:
         raise no_column(place, "body", source.column("body"), names)
     if needs_time and "published_at" not in columns:
-        raise no_column(place, "published_at", source.column("published_at"), names)
+        hint = "" if source.kind is Kind.FILES else DAY_OF_A_QUERY
+        raise no_column(place, "published_at", source.column("published_at"), names, hint=hint)

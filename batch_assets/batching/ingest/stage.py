@@ -7,7 +7,6 @@ warehouse is read there.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -16,7 +15,7 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, explain, shortened
 from batch_assets.batching.ingest.files import SourceFile, list_files, with_one_line_end
 from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, read_rejects
-from batch_assets.batching.ingest.queries import prepare_query, table_query
+from batch_assets.batching.ingest.queries import prepare_query
 from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
 from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.times import create_time_macros
@@ -76,22 +75,17 @@ def stage(connection: duckdb.DuckDBPyConnection, source: Source, day: str, scrat
         return _stage_query(connection, source, location, day, scratch)
     except duckdb.Error as error:
         # without the cause, which Dagster would store: DuckDB's own message contains the whole URL
-        raise SourceError(explain(error, location)) from None
+        raise SourceError(explain(error, location, is_query=source.kind is not Kind.FILES)) from None
 
 
 def _stage_query(
     connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
 ) -> Staged:
-    parameters: Mapping[str, object] = {}
-    if source.kind is Kind.TABLE:
-        query = table_query(location)
-    else:
-        query, parameters = prepare_query(connection, source.kind, location, date.fromisoformat(day))
+    query = prepare_query(connection, source, day)
     name = "The query of BATCH_ASSETS_SOURCE" if source.kind is Kind.QUERY else location
-    selects_day = source.has_partition or "day" in parameters
-    rows = rows_of_query(connection, source, query, name=name, parameters=parameters, needs_time=not selects_day)
-    _copy(connection, rows, parameters, day, scratch / "day.parquet", selects_day=selects_day)
-    return _counted(connection, source, rows, parameters, Staged(scratch / "day.parquet"), name)
+    rows = rows_of_query(connection, source, query, name=name)
+    _copy(connection, rows, query.parameters, day, scratch / "day.parquet", selects_day=query.selects_day)
+    return _counted(connection, source, rows, query.parameters, Staged(scratch / "day.parquet"), name)
 
 
 def _stage_files(

@@ -9,6 +9,7 @@ import duckdb
 
 FIRST_TIME = "1900-01-01"  # earlier times are mistakes: a year of two digits, a default
 MONTHS = "['jan','feb','mar','apr','may','jun','jul','aug','sep','oct','nov','dec']"
+ENDS_OF_MONTHS = "['uary','ruary','ch','il','','e','y','ust','tember','ober','ember','ember']"
 # The zones of RFC 822 and of Central Europe. https://www.rfc-editor.org/rfc/rfc2822#section-4.3
 ZONES = (
     "MAP {'': '+00', 'Z': '+00', 'UT': '+00', 'UTC': '+00', 'GMT': '+00', 'EST': '-05', 'EDT': '-04', 'CST': '-06', "
@@ -33,7 +34,11 @@ MACROS = {
                 zone_of(regexp_replace(trim(zone), '\\s*\\([^)]*\\)$', '')))
             AS TIMESTAMPTZ
         )""",
-    "month_of(name)": f"list_position({MONTHS}, lower(left(name, 3)))",
+    # three letters are not enough: marraskuu is Finnish for November
+    "month_of(name)": f"""
+        CASE WHEN strlen(name) = 3
+            OR starts_with({ENDS_OF_MONTHS}[list_position({MONTHS}, lower(left(name, 3)))], lower(name[4:]))
+        THEN list_position({MONTHS}, lower(left(name, 3))) END""",
     # 2026-01-05T08:00:00+01:00, and what is near to it
     "time_of_iso(text)": r"""
         CASE WHEN zone_of(trim(iso_parts(text).zone)) IS NOT NULL THEN time_of_parts(
@@ -66,7 +71,7 @@ MACROS = {
     "mail_parts(text)": rf"""
         regexp_extract(
             text,
-            '^(?:[A-Za-z]+\.?,?\s+)?(\d{{1,2}})[ -]([A-Za-z]{{3}})[A-Za-z]*\.?[ -](\d{{4}}|\d\d)'
+            '^(?:[A-Za-z]+\.?,?\s+)?(\d{{1,2}})[ -]([A-Za-z]{{3,}})\.?[ -](\d{{4}}|\d\d)'
                 || '(?:,?\s+({CLOCK}))?\s*(.*)$',
             ['day', 'month', 'year', 'clock', 'zone']
         )""",

@@ -168,6 +168,14 @@ def test_a_source_without_any_readable_time_is_refused(workspace: Workspace) -> 
         ingest(workspace, source)
 
 
+def test_a_month_of_another_language_is_no_month(workspace: Workspace) -> None:
+    """`marraskuuta` is November, and begins as March does. Its row is undated, not in the wrong day."""
+    times = ("5 marraskuuta 2026", "20 November 2026", "20 Nov 2026", "20-NOV-26", "Fri, 20 Novem 2026 08:00 CET")
+    rows = [{"id": str(number), "body": "A text.", "published_at": time} for number, time in enumerate(times)]
+    ingested = ingest(workspace, workspace.source("rows.jsonl", rows))
+    assert (ingested.articles, ingested.undated) == (4, 1)
+
+
 def test_column_names_are_found_in_any_case(workspace: Workspace) -> None:
     source = workspace.source("all.jsonl", [{"ID": "x", "Body": "text", "TITLE": "T", "Published_At": DAY}])
     ingest(workspace, source)
