@@ -31,8 +31,8 @@ class Source:
     """Where articles come from, and how their rows are read.
 
     location: a path, glob or URL of JSONL, JSON, CSV or Parquet files; a query, which begins with SELECT, FROM or WITH;
-        the path of a `.sql` file; or `table:NAME` for a table or view of the warehouse. `{partition}` in a path or a
-        query stands for the day; a query may also use the parameter `$day`, a DATE.
+        the path of a `.sql` file; or `table:NAME` for a table or view of the warehouse. `{partition}` in a path, a
+        query or a `.sql` file stands for the day; the latter two may also use the parameter `$day`, a DATE.
     columns: the source's name for our column, by our name: `{"body": "content"}`. `content.rendered` is the field
         `rendered` of the column `content`.
     newest_by: which of several rows of one id counts: the last by `published_at` or, with `order`, the last in the
