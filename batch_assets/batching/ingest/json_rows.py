@@ -46,55 +46,62 @@ def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequ
         FROM ({read})
     """
     values = {
-        ours: _Value(source.column(ours), [(place + 1, pointers[place]) for place in places[ours]])
+        ours: _Value(ours, source.column(ours), [(place + 1, pointers[place]) for place in places[ours]])
         for ours in ARTICLE_COLUMNS
     }
-    none = " AND ".join(f"({value.text}) IS NULL" for value in values.values())
+    # DuckDB needs long to plan an expression that is repeated in others, so each text is a column first
+    with_texts = f"""
+        SELECT file, row, json, x, other_keys,
+            {", ".join(f"{value.text} AS {value.column}" for value in values.values())}
+        FROM ({with_other_keys})
+    """
+    none = " AND ".join(f"{value.column} IS NULL" for value in values.values())
     not_text = " OR ".join(values[ours].is_not_text for ours in ("id", "title", "body", "url"))
-    published = values["published_at"].text
+    published = values["published_at"].column
     if has_day_in_path(source, [file.name for file in files]):
         published = f"coalesce({published}, {time_in_path(source, 'file')})"
     return f"""
         SELECT file, row, {values["id"].identity} AS id,
             {", ".join(f"{values[ours].words} AS {ours}" for ours in ("title", "body", "url"))},
-            time_of_text({published}) AS published,
+            NULL::TIMESTAMPTZ AS time, {published} AS time_text,
             CASE
                 WHEN json IS NULL THEN 'malformed'
                 WHEN {none} THEN CASE WHEN json_type(json) <> 'OBJECT' THEN 'malformed' END
                 WHEN {not_text} THEN 'not_text'
             END AS problem
-        FROM ({with_other_keys})
+        FROM ({with_texts})
     """
 
 
 class _Value:
     """SQL of the value of one key of a row."""
 
-    def __init__(self, name: str, places: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, ours: str, name: str, places: Sequence[tuple[int, str]]) -> None:
         """places: where `x` has the value, and its JSON pointer; the first that is not NULL counts."""
         in_other_case = f"list_filter(other_keys, lambda key: lower(key) = {literal(name.lower())})[1]"
         other_pointer = f"'/' || replace(replace({in_other_case}, '~', '~0'), '/', '~1')"
         cases = " ".join(f"WHEN x[{place}] IS NOT NULL THEN {literal(pointer)}" for place, pointer in places)
-        self.pointer = f"CASE {cases} ELSE {other_pointer} END"
         first = ", ".join(f"x[{place}]" for place, _ in places)
+        self.column = f"{ours}_text"
         self.text = (
             f"coalesce({first}, CASE WHEN len(other_keys) > 0 THEN json_extract_string(json, {other_pointer}) END)"
         )
-        self._value = f"json_extract(json, {self.pointer})"
-        self._may_be_nested = f"(starts_with({self.text}, '[') OR starts_with({self.text}, '{{'))"
+        self._value = f"json_extract(json, CASE {cases} ELSE {other_pointer} END)"
+        self._may_be_nested = f"(starts_with({self.column}, '[') OR starts_with({self.column}, '{{'))"
 
     @property
     def words(self) -> str:
-        return f"CASE WHEN {self._may_be_nested} THEN {json_text(self._value)} ELSE {self.text} END"
+        return f"CASE WHEN {self._may_be_nested} THEN {json_text(self._value)} ELSE {self.column} END"
 
     @property
     def identity(self) -> str:
         """As the text, but of a number: 1001.0 is 1001, and NaN is no id."""
         return f"""CASE
-            WHEN regexp_full_match({self.text}, '[0-9.-]+[.eE][0-9eE+-]+')
-                THEN CASE json_type({self._value}) WHEN 'DOUBLE' THEN {is_whole_number(self.text)} ELSE {self.text} END
-            WHEN regexp_full_match({self.text}, '(?i)-?(nan|inf|infinity)')
-                THEN CASE json_type({self._value}) WHEN 'VARCHAR' THEN {self.text} END
+            WHEN regexp_full_match({self.column}, '[0-9.-]+[.eE][0-9eE+-]+')
+                THEN CASE json_type({self._value})
+                    WHEN 'DOUBLE' THEN {is_whole_number(self.column)} ELSE {self.column} END
+            WHEN regexp_full_match({self.column}, '(?i)-?(nan|inf|infinity)')
+                THEN CASE json_type({self._value}) WHEN 'VARCHAR' THEN {self.column} END
             ELSE {self.words}
         END"""
 

@@ -1,7 +1,7 @@
 """The rows of a source as one SELECT, whatever it consists of: files of several formats, a query, or a table.
 
-Its columns: file, row (in the file, from 1), id, title, body, url (text), published (a TIMESTAMPTZ), and problem:
-`malformed`, `not_text` or NULL.
+Its columns: file, row (in the file, from 1), id, title, body, url (text), time (a TIMESTAMPTZ) or time_text (a text
+with a time), and problem: `malformed`, `not_text` or NULL.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

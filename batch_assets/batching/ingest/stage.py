@@ -18,7 +18,7 @@ from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, 
 from batch_assets.batching.ingest.queries import prepare_query
 from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
 from batch_assets.batching.ingest.source import Kind, Source
-from batch_assets.batching.ingest.times import create_time_macros
+from batch_assets.batching.ingest.times import possible_time, time_of_text
 from batch_assets.batching.ingest.values import literal
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
@@ -68,7 +68,6 @@ def connection_to(database: Database, source: Source, scratch: Path) -> Iterator
 def stage(connection: duckdb.DuckDBPyConnection, source: Source, day: str, scratch: Path) -> Staged:
     """Write the day's rows to a Parquet file in the folder `scratch`. Raises SourceError."""
     location = source.of_day(day)
-    create_time_macros(connection, now_utc())
     try:
         if source.kind is Kind.FILES:
             return _stage_files(connection, source, location, day, scratch)
@@ -142,12 +141,18 @@ def _copy(
                 CASE WHEN of_day THEN url END AS url,
                 published::TIMESTAMP AS published_at,
                 coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text
-            FROM (SELECT *, {is_of_day} AS of_day FROM ({rows}))
+            FROM (SELECT *, {is_of_day} AS of_day FROM ({_with_times(rows)}))
             WHERE of_day OR problem = 'malformed' OR published IS NULL
         ) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS})
         """,
         parameters or None,
     )
+
+
+def _with_times(rows: str) -> str:
+    """The rows, with the column published. In steps: an expression that is repeated in others takes long to plan."""
+    read = f"SELECT *, coalesce(time, {time_of_text('time_text')}) AS read_time FROM ({rows})"
+    return f"SELECT *, {possible_time('read_time', now_utc())} AS published FROM ({read})"
 
 
 def _counted(
@@ -169,7 +174,7 @@ def _counted(
     if not undated and not staged.malformed:
         return staged
     # all columns: a CSV reader that needs no column does not leave out the rows that it cannot read
-    each = ", ".join(f"count({column})" for column in ("id", "title", "body", "url", "published"))
+    each = ", ".join(f"count({column})" for column in ("id", "title", "body", "url", "time_text"))
     read = connection.execute(f"SELECT count(*), {each} FROM ({rows})", parameters or None).fetchone()
     assert read is not None
     total = read[0] + staged.broken.number

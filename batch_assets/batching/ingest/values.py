@@ -97,7 +97,7 @@ def is_whole_number(text: str) -> str:
 
 
 def typed_columns(place: str, source: Source, types: Mapping[str, tuple[str, str]]) -> str:
-    """SQL of the columns id, title, body, url, published and problem.
+    """SQL of the columns id, title, body, url, time or time_text, and problem.
 
     types: the SQL and the DuckDB type of each of our columns that the source has. Raises SourceError for a type that is
     no text.
@@ -106,7 +106,8 @@ def typed_columns(place: str, source: Source, types: Mapping[str, tuple[str, str
     for ours in ARTICLE_COLUMNS:
         sql, kind = types.get(ours, ("NULL", "NULL"))
         if ours == "published_at":
-            selected.append(f"{_time(place, source.column(ours), sql, kind)} AS published")
+            time, time_text = _time(place, source.column(ours), sql, kind)
+            selected.append(f"{time} AS time, {time_text} AS time_text")
             continue
         text = (
             _id(place, source.column(ours), sql, kind) if ours == "id" else _text(place, source.column(ours), sql, kind)
@@ -155,15 +156,16 @@ def _id(place: str, name: str, sql: str, kind: str) -> str:
     return _text(place, name, sql, kind)
 
 
-def _time(place: str, name: str, sql: str, kind: str) -> str:
+def _time(place: str, name: str, sql: str, kind: str) -> tuple[str, str]:
+    """SQL of a TIMESTAMPTZ, and SQL of a text with a time: one of them, and NULL."""
     if INSTANTS.fullmatch(kind):
-        return f"possible_time(try_cast({sql} AS TIMESTAMPTZ))"
+        return f"try_cast({sql} AS TIMESTAMPTZ)", "NULL::VARCHAR"
     if kind == "JSON":
-        return f"time_of_text({sql} ->> '$')"
+        return "NULL::TIMESTAMPTZ", f"({sql} ->> '$')"
     if kind == "BLOB":
-        return f"time_of_text(try(decode({sql})))"
+        return "NULL::TIMESTAMPTZ", f"try(decode({sql}))"
     if PLAIN.fullmatch(kind) or FRACTIONS.fullmatch(kind):
-        return f"time_of_text(CAST({sql} AS VARCHAR))"
+        return "NULL::TIMESTAMPTZ", f"CAST({sql} AS VARCHAR)"
     raise _wrong_type(place, name, kind, "a time, a text or a number")
 
 
