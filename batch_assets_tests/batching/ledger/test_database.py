@@ -15,13 +15,13 @@ import duckdb
 import pytest
 
 from batch_assets.batching.ledger.database import (
-    ROW_GROUP_ROWS,
     Database,
     DatabaseBusyError,
     fixed_join_order,
     release_cached_blocks,
     transaction,
 )
+from batch_assets.batching.ledger.instances import ROW_GROUP_ROWS
 
 LOCK_DATABASE = """
 import duckdb, sys, time
