@@ -83,13 +83,15 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
     connection.execute(DAY_ARTICLES)
-    connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day})
-    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
+    (unanswered,) = connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day}).fetchone() or (0,)
+    if unanswered:
+        connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
     connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     parameters = {"day": states.day, **states.answer_range}
     with fixed_join_order(connection):
         connection.execute(ANSWERED, parameters)
-    connection.execute(NOT_ANSWERED, parameters)
+    if unanswered:
+        connection.execute(NOT_ANSWERED, parameters)
 
 
 def is_pruned_day(connection: duckdb.DuckDBPyConnection, day: str) -> bool:

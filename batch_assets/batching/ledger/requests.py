@@ -122,6 +122,14 @@ FIND_FAILURES = f"""
     LEFT JOIN (SELECT DISTINCT batch_id, partition_date FROM openai_batch) USING (batch_id)
     GROUP BY custom_id
 """
+# Most days have none, and FIND_FAILURES takes longer to plan than a search for one.
+HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_request SEMI JOIN day_request($day) USING (custom_id))"
+NO_FAILURES = """
+    CREATE OR REPLACE TEMP TABLE failure (
+        custom_id VARCHAR, attempts BIGINT, batch_failures BIGINT, is_used_up BOOLEAN, is_missing_in_file BOOLEAN,
+        not_before TIMESTAMP, retryable BOOLEAN, code VARCHAR, reasons VARCHAR, is_cancelled BOOLEAN
+    )
+"""
 # 4. The requests of the day that are in an open submission, of this day or of another.
 FIND_IN_FLIGHT = """
     CREATE OR REPLACE TEMP TABLE in_flight AS
@@ -247,20 +255,20 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     row = connection.execute(FIND_ANSWERS, parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
     answers = DayAnswers(*row)
-    connection.execute(FIND_FAILURES, parameters)
+    if connection.execute(HAS_FAILURES, {"day": day}).fetchone() == (True,):
+        connection.execute(FIND_FAILURES, parameters)
+    else:
+        connection.execute(NO_FAILURES)
     connection.execute(FIND_IN_FLIGHT, {"day": day, "open_states": list(OPEN)})
     _find_blocked(connection, rules.refusal, now)
-    connection.execute(
-        FIND_UNANSWERED,
-        {
-            **parameters,
-            "max_rounds": rules.max_rounds,
-            "first": answers.first,
-            "last": answers.last,
-            "cut": answers.cut,
-            "now": now,
-        },
-    )
+    more = {
+        "max_rounds": rules.max_rounds,
+        "first": answers.first,
+        "last": answers.last,
+        "cut": answers.cut,
+        "now": now,
+    }
+    connection.execute(FIND_UNANSWERED, {**parameters, **more})
     return DayStates(day, rules, answers)
 
 
