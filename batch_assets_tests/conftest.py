@@ -1,5 +1,7 @@
 """Fixtures for all tests: a real local Batch API, over real HTTP, on a directory of its own."""
 
+import functools
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpcore2
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 
@@ -22,6 +25,9 @@ from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
 
+# Each of OpenAI's clients reads the certificates of all authorities again, which takes 35 ms.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
 # Fixtures that start a local Batch API, and what modules call that start one, or another process.
 SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
 STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
@@ -34,6 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs_server = SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
         if needs_server or any(call in modules[item.path] for call in STARTS_A_PROCESS):
             item.add_marker(pytest.mark.server)
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python's garbage collector from searching thousands of tests and modules again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # Python frees all of them before it ends
 
 
 @contextmanager
