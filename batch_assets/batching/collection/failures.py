@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch
 from batch_assets.batching.ledger.aliases import record_refused_option
+from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.outcomes import (
     ACCOUNT_PAUSES,
     ACCOUNT_PAUSES_SQL,
@@ -139,11 +140,13 @@ def load_failures(connection: duckdb.DuckDBPyConnection, batches: Sequence[Ended
     if any(batch.is_refresh for batch in batches):
         connection.execute(SUPERSEDE_FAILURES)
     refused = _record_refused_options(connection, batches)
-    if connection.execute(HAS_FAILURES).fetchone() == (False,):
+    if connection.execute(parsed(HAS_FAILURES)).fetchone() == (False,):
         return
     connection.execute(FAILED_LINES)
     connection.execute(REDACTED)
-    connection.execute(INSERT_FAILURES, {**refused._asdict(), "secrets": known_secrets_pattern(), "now": now_utc()})
+    connection.execute(
+        parsed(INSERT_FAILURES), {**refused._asdict(), "secrets": known_secrets_pattern(), "now": now_utc()}
+    )
 
 
 def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> RefusedOptions:
@@ -155,7 +158,9 @@ def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequ
     options: list[str] = []
     not_run: set[int] = set()
     for option in OPTIONAL_PARAMETERS:
-        refusals = [Refusal(*row) for row in connection.execute(FIND_REFUSED_OPTION, {"option": option}).fetchall()]
+        refusals = [
+            Refusal(*row) for row in connection.execute(parsed(FIND_REFUSED_OPTION), {"option": option}).fetchall()
+        ]
         first_messages = {refusal.batch: refusal.message for refusal in reversed(refusals)}
         newly_refused = {
             number

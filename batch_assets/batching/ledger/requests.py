@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.database import Database, parsed, transaction
 from batch_assets.batching.ledger.outcomes import (
     CANCELLED_BATCH_ID_PREFIX,
     CANCELLED_BY_USER,
@@ -225,18 +225,18 @@ class DayStates:
 
     def counts(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """How many of the day's distinct requests are in each state."""
-        (repeated,) = connection.execute(COUNT_REPEATED, self.answer_range).fetchone() or (0,)
+        (repeated,) = connection.execute(parsed(COUNT_REPEATED), self.answer_range).fetchone() or (0,)
         answered = self.answers.requests - repeated
-        unanswered = connection.execute(COUNT_UNANSWERED).fetchall()
+        unanswered = connection.execute(parsed(COUNT_UNANSWERED)).fetchall()
         return {**({"answered": answered} if answered else {}), **dict(unanswered)}
 
     def blocked(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """How many of the day's blocked requests are blocked by what: see `BlockedBy`."""
-        return dict(connection.execute(COUNT_BLOCKED).fetchall())
+        return dict(connection.execute(parsed(COUNT_BLOCKED)).fetchall())
 
     def next_attempt_at(self, connection: duckdb.DuckDBPyConnection) -> datetime | None:
         """When the first pending request may be sent (UTC, without zone); None: at once, or none is pending."""
-        row = connection.execute(FIRST_ATTEMPT).fetchone()
+        row = connection.execute(parsed(FIRST_ATTEMPT)).fetchone()
         return None if row is None else row[0]
 
 
@@ -252,14 +252,14 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     now = now_utc()
     connection.execute(CREATE_MACROS)
     parameters = {"day": day, "api": rules.api, "max_output_tokens": rules.max_output_tokens}
-    row = connection.execute(FIND_ANSWERS, parameters).fetchone()
+    row = connection.execute(parsed(FIND_ANSWERS), parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
     answers = DayAnswers(*row)
-    if connection.execute(HAS_FAILURES, {"day": day}).fetchone() == (True,):
-        connection.execute(FIND_FAILURES, parameters)
+    if connection.execute(parsed(HAS_FAILURES), {"day": day}).fetchone() == (True,):
+        connection.execute(parsed(FIND_FAILURES), parameters)
     else:
-        connection.execute(NO_FAILURES)
-    connection.execute(FIND_IN_FLIGHT, {"day": day, "open_states": list(OPEN)})
+        connection.execute(parsed(NO_FAILURES))
+    connection.execute(parsed(FIND_IN_FLIGHT), {"day": day, "open_states": list(OPEN)})
     _find_blocked(connection, rules.refusal, now)
     more = {
         "max_rounds": rules.max_rounds,
@@ -268,19 +268,19 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
         "cut": answers.cut,
         "now": now,
     }
-    connection.execute(FIND_UNANSWERED, {**parameters, **more})
+    connection.execute(parsed(FIND_UNANSWERED), {**parameters, **more})
     return DayStates(day, rules, answers)
 
 
 def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal | None, now: datetime) -> None:
     code, message = refusal or (None, None)
     parameters = {"code": code, "message": message, "now": now, "unsent_states": list(UNSENT)}
-    (blocked,) = connection.execute(FIND_BLOCKED, parameters).fetchone() or (0,)
+    (blocked,) = connection.execute(parsed(FIND_BLOCKED), parameters).fetchone() or (0,)
     if blocked:
         sent = [state for state in OPEN if state not in UNSENT]
-        connection.execute(FIND_BLOCKED_REQUESTS, {"sent_states": sent})
+        connection.execute(parsed(FIND_BLOCKED_REQUESTS), {"sent_states": sent})
     else:
-        connection.execute(NO_BLOCKED_REQUESTS)
+        connection.execute(parsed(NO_BLOCKED_REQUESTS))
 
 
 def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.database import Database, parsed, transaction
 from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.states import (
     OPEN,
@@ -214,7 +214,7 @@ def _submissions(
     """The submissions whose rows in `openai_batch` fulfil the condition; oldest first."""
     with database.reading() as connection, transaction(connection):
         find = f"SELECT submission_id FROM openai_batch WHERE {condition}"
-        ids = [submission_id for (submission_id,) in connection.execute(find, dict(parameters)).fetchall()]
+        ids = [submission_id for (submission_id,) in connection.execute(parsed(find), dict(parameters)).fetchall()]
         if not ids:
             return []
         files = {row["id"]: row for row in _rows(connection, READ_FILES, ids)}
@@ -229,7 +229,7 @@ def _submissions(
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, statement: str, ids: list[str]) -> list[dict[str, Any]]:
-    found = connection.execute(statement, {"ids": ids})
+    found = connection.execute(parsed(statement), {"ids": ids})
     names = [column[0] for column in found.description]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
