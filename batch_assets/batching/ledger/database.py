@@ -127,7 +127,8 @@ class Database:
             if self.is_file:
                 connection.execute("SET memory_limit = ?", [self.memory_limit])
                 connection.execute("SET VARIABLE memory_limit = ?", [self.memory_limit])  # the setting is rounded
-                connection.execute("RESET threads" if self.threads is None else f"SET threads = {self.threads:d}")
+                if self.threads is not None:
+                    connection.execute("SET threads = ?", [self.threads])
             yield connection
 
     def _open_waiting_for_lock(self, stack: ExitStack, *, read_only: bool) -> duckdb.DuckDBPyConnection:

@@ -41,6 +41,7 @@ def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
     temporary_folder = f"{path}.tmp"
     option = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
     try:
+        instance.execute("RESET threads")
         instance.execute("SET temp_directory = ?", [temporary_folder])
         instance.execute(f"ATTACH ? AS {ATTACHED} ({option})", [path])
     except BaseException as error:
@@ -53,11 +54,20 @@ def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
         with instance.cursor() as connection:
             connection.execute(f"USE {ATTACHED}")
             yield connection
-        instance.execute(f"DETACH {ATTACHED}")
     except BaseException:
         instance.close()
         raise
-    if Path(temporary_folder).exists():
-        instance.close()
-    else:
+    is_closed = _detach(instance)
+    if is_closed and not Path(temporary_folder).exists():
         _idle.append(instance)
+    else:
+        instance.close()
+
+
+def _detach(instance: duckdb.DuckDBPyConnection) -> bool:
+    """Close the file. False if it cannot be written, as on a full disk: the next use reads the rest from its WAL."""
+    try:
+        instance.execute(f"DETACH {ATTACHED}")
+    except duckdb.Error:
+        return False
+    return True

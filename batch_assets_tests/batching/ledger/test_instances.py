@@ -111,6 +111,30 @@ def test_the_temporary_folder_of_a_file_is_deleted_and_the_next_file_has_its_own
         assert not Path(f"{file}.tmp").exists()
 
 
+ON_A_FULL_DISK = """
+import os, resource, signal, sys
+from batch_assets.batching.ledger import instances
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = sys.argv[1]
+with instances.attached(path, read_only=False) as connection:
+    connection.execute("SET wal_autocheckpoint = '1GB'")
+    connection.execute("INSERT INTO number SELECT n FROM range(2, 20001) AS t(n)")
+    assert os.path.getsize(path + ".wal") > 50_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path), resource.RLIM_INFINITY))
+assert instances._idle == []
+assert path not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+"""
+
+
+def test_what_was_committed_stays_if_the_file_cannot_be_written_when_it_is_closed(path: str) -> None:
+    subprocess.run([sys.executable, "-c", ON_A_FULL_DISK, path], check=True)
+    assert numbers(path) == list(range(1, 20_001))
+    with attached(path, read_only=False) as connection:
+        connection.execute("DELETE FROM number WHERE n > 1")
+    assert numbers(path) == [1]
+    assert not Path(f"{path}.wal").exists()
+
+
 def test_a_file_that_this_process_has_open_stays_locked(path: str) -> None:
     with duckdb.connect(path):
         with pytest.raises(duckdb.ResourceInUseException), attached(path, read_only=False):
