@@ -1,5 +1,7 @@
 """Fixtures for all tests: a real local Batch API, over real HTTP, on a directory of its own."""
 
+import functools
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -8,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpcore2
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from openai import DefaultHttpxClient, OpenAI
 
 # Before the imports of our modules, which read them: no test may see the project or the key of the user.
@@ -22,6 +27,24 @@ from batch_assets.local_api.serving.server import serve
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
 
+# Each of OpenAI's clients reads the certificates of all authorities again, which takes 35 ms.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
+read_migrations = ScriptDirectory.from_config
+
+
+@functools.cache
+def migrations_in(folder: str) -> ScriptDirectory:
+    return read_migrations(Config(config_args={"script_location": folder}))
+
+
+def migrations_of(config: Config) -> ScriptDirectory:
+    """Dagster's migrations. Each new instance in memory imports all of them again, which takes 50 ms."""
+    return migrations_in(config.get_main_option("script_location") or "")
+
+
+ScriptDirectory.from_config = migrations_of  # type: ignore[method-assign]
+
 # Fixtures that start a local Batch API, and what modules call that start one, or another process.
 SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
 STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
@@ -34,6 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         needs_server = SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
         if needs_server or any(call in modules[item.path] for call in STARTS_A_PROCESS):
             item.add_marker(pytest.mark.server)
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python's garbage collector from searching thousands of tests and modules again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # Python frees all of them before it ends
 
 
 @contextmanager

@@ -201,7 +201,7 @@ class Dev:
         while not set(days) <= (found := self.materializations(asset)).keys():
             assert time.monotonic() < deadline, f"{sorted(set(days) - found.keys())} missing; runs: {self.runs()}"
             assert self.process.poll() is None, "batch-assets dev has ended"
-            time.sleep(0.5)
+            time.sleep(1)  # each query takes the webserver 30 ms
         return found
 
 

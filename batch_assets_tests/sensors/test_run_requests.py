@@ -78,7 +78,7 @@ def test_no_step_is_given_up_its_runs_continue_hourly_and_then_daily(
             a_run(instance, want.dedup_key, dg.DagsterRunStatus.FAILURE, number=str(len(failed)))
             failed.append(start + age)
             attempts.append(age)
-        age += timedelta(minutes=5)
+        age += timedelta(minutes=5 if len(attempts) <= MAX_ATTEMPTS else 30)  # later pauses are whole hours
     quick, hours = attempts[:MAX_ATTEMPTS], [later - earlier for earlier, later in pairwise(attempts[MAX_ATTEMPTS:])]
     assert quick[-1] < timedelta(hours=1)
     assert set(hours) == {timedelta(hours=1), timedelta(days=1)}

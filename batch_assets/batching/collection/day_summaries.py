@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
+from batch_assets.batching.ledger.database import Database, fixed_join_order, parsed, transaction
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
 
 # The articles without their bodies. An article that is newer than the last plan has no request yet.
@@ -82,14 +82,16 @@ def write_summaries(database: Database, day: str, rules: RequestStateRules) -> W
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, states: DayStates) -> None:
-    connection.execute(DAY_ARTICLES)
-    connection.execute(FIND_UNANSWERED_ARTICLES, {"day": states.day})
-    connection.execute(KEEP_TEXTS, {"day": states.day, "api": states.rules.api})
+    connection.execute(parsed(DAY_ARTICLES))
+    (unanswered,) = connection.execute(parsed(FIND_UNANSWERED_ARTICLES), {"day": states.day}).fetchone() or (0,)
+    if unanswered:
+        connection.execute(parsed(KEEP_TEXTS), {"day": states.day, "api": states.rules.api})
     connection.execute("DELETE FROM summaries WHERE partition_date = CAST(? AS DATE)", [states.day])
     parameters = {"day": states.day, **states.answer_range}
     with fixed_join_order(connection):
-        connection.execute(ANSWERED, parameters)
-    connection.execute(NOT_ANSWERED, parameters)
+        connection.execute(parsed(ANSWERED), parameters)
+    if unanswered:
+        connection.execute(parsed(NOT_ANSWERED), parameters)
 
 
 def is_pruned_day(connection: duckdb.DuckDBPyConnection, day: str) -> bool:

@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch
 from batch_assets.batching.ledger.aliases import record_refused_option
+from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.outcomes import (
     ACCOUNT_PAUSES,
     ACCOUNT_PAUSES_SQL,
@@ -25,7 +26,7 @@ REFUSED_OPTION = "refused_option"
 
 # These statements run in this order. They read the temp tables that the other modules of this folder filled:
 # `ended_batch` and `refused` (`ended_batches`), `requested` (batch, custom_id: the ledger's `in_flight`), `result_line`
-# (`result_lines`), and `outcome` (`load`: custom_id, batch, and `chosen`, the rowid of the line that counts).
+# (`result_lines`), and `outcome` (`load`: custom_id, batch, is_answer, and the rowid `chosen` of the line that counts).
 
 # 1. After a refresh, earlier failures count no longer.
 SUPERSEDE_FAILURES = """
@@ -43,7 +44,9 @@ FIND_REFUSED_OPTION = """
     UNION ALL
     SELECT batch, message, true FROM ended_batch WHERE contains(message, $option)
 """
-# 3. Requests without an answer: of a line, and without a line.
+# 3. Whether a request has no answer. If none has, the statements below take longer to plan than all others here.
+HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM outcome WHERE NOT is_answer)"
+# 4. Requests without an answer: of a line, and without a line.
 FAILED_LINES = f"""
     -- the line that counts for its request, and that is no answer
     CREATE OR REPLACE TEMP VIEW failed_line AS
@@ -67,12 +70,12 @@ FAILED_LINES = f"""
     SELECT custom_id, count(*) AS earlier FROM failed_request
     WHERE scope = 'account' AND NOT superseded GROUP BY custom_id;
 """
-# 4. An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
+# 5. An API may repeat the key that it was sent. Without secrets in the environment, $secrets is NULL.
 REDACTED = f"""
     CREATE OR REPLACE TEMP MACRO redacted(text, secrets) AS
     coalesce(regexp_replace(text, secrets, '{HIDDEN}', 'gi'), text)
 """
-# 5. All of them, with the reason of the batch where they have none of their own.
+# 6. All of them, with the reason of the batch where they have none of their own.
 INSERT_FAILURES = f"""
     INSERT INTO failed_request (
         custom_id, batch_id, code, message, http_status, retryable, superseded, scope, not_before, api,
@@ -137,9 +140,13 @@ def load_failures(connection: duckdb.DuckDBPyConnection, batches: Sequence[Ended
     if any(batch.is_refresh for batch in batches):
         connection.execute(SUPERSEDE_FAILURES)
     refused = _record_refused_options(connection, batches)
+    if connection.execute(parsed(HAS_FAILURES)).fetchone() == (False,):
+        return
     connection.execute(FAILED_LINES)
     connection.execute(REDACTED)
-    connection.execute(INSERT_FAILURES, {**refused._asdict(), "secrets": known_secrets_pattern(), "now": now_utc()})
+    connection.execute(
+        parsed(INSERT_FAILURES), {**refused._asdict(), "secrets": known_secrets_pattern(), "now": now_utc()}
+    )
 
 
 def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch]) -> RefusedOptions:
@@ -151,7 +158,9 @@ def _record_refused_options(connection: duckdb.DuckDBPyConnection, batches: Sequ
     options: list[str] = []
     not_run: set[int] = set()
     for option in OPTIONAL_PARAMETERS:
-        refusals = [Refusal(*row) for row in connection.execute(FIND_REFUSED_OPTION, {"option": option}).fetchall()]
+        refusals = [
+            Refusal(*row) for row in connection.execute(parsed(FIND_REFUSED_OPTION), {"option": option}).fetchall()
+        ]
         first_messages = {refusal.batch: refusal.message for refusal in reversed(refusals)}
         newly_refused = {
             number

@@ -11,7 +11,7 @@ from batch_assets.batching.collection.late_files import quarantine_incomplete_fi
 from batch_assets.batching.collection.result_lines import ResultFile, read_result_files
 from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.billing import record_spending
-from batch_assets.batching.ledger.database import fixed_join_order
+from batch_assets.batching.ledger.database import fixed_join_order, parsed
 from batch_assets.batching.ledger.in_flight import find_requested, share_requests
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
@@ -108,23 +108,23 @@ def load_results(
         return {batch_id: counts for one in loaded for batch_id, counts in one.items()}
     enter_batches(connection, batches, own_prices)
     find_requested(connection)
-    connection.execute(FIND_ANSWERED_BEFORE)
+    connection.execute(parsed(FIND_ANSWERED_BEFORE))
     files = [
         ResultFile(path, number, batch.batch_id)
         for number, batch in enumerate(batches)
         for path in batch.files.values()
     ]
     quarantined = read_result_files(connection, files)
-    connection.execute(CHOOSE_LINES)
-    connection.execute(FIND_REPLACED, {"built_in_engine": BUILT_IN_ENGINE})
+    connection.execute(parsed(CHOOSE_LINES))
+    connection.execute(parsed(FIND_REPLACED), {"built_in_engine": BUILT_IN_ENGINE})
     connection.execute(DELETE_REPLACED)
     with fixed_join_order(connection):
-        connection.execute(INSERT_COMPLETIONS)
+        connection.execute(parsed(INSERT_COMPLETIONS))
     quarantine_incomplete_files(connection, batches)
     load_failures(connection, batches)
-    connection.execute(BILLED_LINES)
+    connection.execute(parsed(BILLED_LINES))
     record_spending(connection)
     batch_transitions.collect(connection, keys)
-    counts = connection.execute(COUNT_OUTCOMES).fetchall()
+    counts = connection.execute(parsed(COUNT_OUTCOMES)).fetchall()
     connection.execute("DROP TABLE result_line")  # it is as large as the answers
     return {batch_id: Loaded(answered, failed, quarantined.get(batch_id, 0)) for batch_id, answered, failed in counts}

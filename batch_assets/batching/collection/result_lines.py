@@ -16,7 +16,7 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.collection.line_repair import LONGEST_LINE_BYTES, lines_of, repair_line
-from batch_assets.batching.ledger.database import fixed_join_order
+from batch_assets.batching.ledger.database import fixed_join_order, parsed
 from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
 # DuckDB fails at a line that is longer than its buffer. A small buffer is faster, and few lines need a larger one.
@@ -202,8 +202,8 @@ def _read(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) ->
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
     paths = [str(file.path) for file in files]
     with fixed_join_order(connection):
-        connection.execute(READ_LINES, {"paths": paths, "buffer_bytes": buffer_bytes})
-        with_parts = [path for (path,) in connection.execute(FILES_WITH_PARTS, {"paths": paths}).fetchall()]
+        connection.execute(parsed(READ_LINES), {"paths": paths, "buffer_bytes": buffer_bytes})
+        with_parts = [path for (path,) in connection.execute(parsed(FILES_WITH_PARTS), {"paths": paths}).fetchall()]
         if with_parts:
             connection.execute("DELETE FROM result_line WHERE list_contains($paths, path)", {"paths": with_parts})
             connection.execute(READ_LINES_WITH_PARTS, {"paths": with_parts, "buffer_bytes": buffer_bytes})

@@ -2,6 +2,7 @@
 
 import duckdb
 
+from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.provider.batches import now_utc
 
 TASK = "summaries"  # the task that the cost belongs to, beside the day
@@ -80,4 +81,4 @@ def record_spending(connection: duckdb.DuckDBPyConnection) -> None:
 
     Call it in the transaction that collects these batches, with the temp view `billed_line`.
     """
-    connection.execute(RECORD, {"task": TASK, "now": now_utc()})
+    connection.execute(parsed(RECORD), {"task": TASK, "now": now_utc()})

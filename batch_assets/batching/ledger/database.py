@@ -6,16 +6,18 @@ a lock file beside it; another process of this project waits until the lock file
 the lock file: if it has the database open, the process tries again until a deadline.
 """
 
+import functools
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 from filelock import FileLock, Timeout
 
+from batch_assets.batching.ledger.instances import attached
 from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.schema import read_warehouse_id
 from batch_assets.batching.ledger.upgrade import bring_up_to_date, is_up_to_date
@@ -25,9 +27,6 @@ from batch_assets.batching.safety.private_folder import make_private_folder
 RETRY_SECONDS = 0.2
 # Of DuckDB's own memory. By default, DuckDB uses four fifths of the machine's memory, which several runs share.
 MEMORY_LIMIT = "360MB"
-# A quarter of DuckDB's default. One core compresses a row group, so with smaller groups all cores work on a batch or
-# two, and DuckDB compresses less again when the last group grows. https://duckdb.org/docs/current/guides/performance/how_to_tune_workloads
-ROW_GROUP_ROWS = 30_720
 # DuckDB's error is "Could not set lock on file" between processes, and "different configuration" within one.
 BUSY_PHRASES = ("could not set lock", "conflicting lock", "different configuration", "being used by another")
 _UP_TO_DATE_PATHS: set[str] = set()  # of databases that this process has found up to date
@@ -122,8 +121,8 @@ class Database:
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._open_waiting_for_lock(read_only=read_only)
-        try:
+        with ExitStack() as stack:
+            connection = self._open_waiting_for_lock(stack, read_only=read_only)
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             if self.is_file:
                 connection.execute("SET memory_limit = ?", [self.memory_limit])
@@ -131,26 +130,25 @@ class Database:
                 if self.threads is not None:
                     connection.execute("SET threads = ?", [self.threads])
             yield connection
-        finally:
-            connection.close()
 
-    def _open_waiting_for_lock(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _open_waiting_for_lock(self, stack: ExitStack, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.lock_timeout_seconds
         while True:
-            connection = None
             try:
-                connection = duckdb.connect(self.path, read_only=read_only)
-                if self.is_file and not read_only:
-                    _use_smaller_row_groups(connection, self.path)
-                return connection
+                return self._open(stack, read_only=read_only)
             except (duckdb.IOException, duckdb.ConnectionException) as error:
-                if connection is not None:
-                    connection.close()
                 if not any(phrase in str(error).lower() for phrase in BUSY_PHRASES):
                     raise
                 if time.monotonic() > deadline:
                     raise self._busy_error(str(error)) from error
             time.sleep(RETRY_SECONDS)
+
+    def _open(self, stack: ExitStack, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """A connection that the stack closes. It shares the file if another connection of this process has it open."""
+        if self.is_file:
+            with suppress(duckdb.ResourceInUseException):
+                return stack.enter_context(attached(self.path, read_only=read_only))
+        return stack.enter_context(duckdb.connect(self.path, read_only=read_only))
 
     def _busy_error(self, detail: str) -> DatabaseBusyError:
         where = f" {self.path}" if self.is_file else ""  # a URL may contain a token
@@ -161,22 +159,11 @@ class Database:
         )
 
 
-def _use_smaller_row_groups(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Make DuckDB write new rows in groups of ROW_GROUP_ROWS.
-
-    Only ATTACH has this option. Other connections of this process cannot share a file that ATTACH has opened. So
-    `duckdb.connect` opens the file first, and this function attaches it once more. If another connection shares the
-    file already, the option is not set.
-    """
-    row = connection.execute("SELECT current_database(), count FROM duckdb_connection_count()").fetchone()
-    assert row is not None  # an aggregate has one row
-    database_name, connections = row
-    if connections > 1:
-        return
-    file, meanwhile = ('"' + name.replace('"', '""') + '"' for name in (database_name, f"not {database_name}"))
-    connection.execute(f"ATTACH ':memory:' AS {meanwhile}; USE {meanwhile}; DETACH {file}")
-    connection.execute(f"ATTACH ? AS {file} (ROW_GROUP_SIZE {ROW_GROUP_ROWS})", [path])
-    connection.execute(f"USE {file}; DETACH {meanwhile}")
+@functools.cache
+def parsed(statement: str) -> duckdb.Statement:
+    """The one statement of a text, for `execute`. A process parses it once: that takes a quarter of its time."""
+    [found] = duckdb.extract_statements(statement)
+    return found
 
 
 @contextmanager

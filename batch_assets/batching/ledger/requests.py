@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.database import Database, parsed, transaction
 from batch_assets.batching.ledger.outcomes import (
     CANCELLED_BATCH_ID_PREFIX,
     CANCELLED_BY_USER,
@@ -122,6 +122,14 @@ FIND_FAILURES = f"""
     LEFT JOIN (SELECT DISTINCT batch_id, partition_date FROM openai_batch) USING (batch_id)
     GROUP BY custom_id
 """
+# Most days have none, and FIND_FAILURES takes longer to plan than a search for one.
+HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_request SEMI JOIN day_request($day) USING (custom_id))"
+NO_FAILURES = """
+    CREATE OR REPLACE TEMP TABLE failure (
+        custom_id VARCHAR, attempts BIGINT, batch_failures BIGINT, is_used_up BOOLEAN, is_missing_in_file BOOLEAN,
+        not_before TIMESTAMP, retryable BOOLEAN, code VARCHAR, reasons VARCHAR, is_cancelled BOOLEAN
+    )
+"""
 # 4. The requests of the day that are in an open submission, of this day or of another.
 FIND_IN_FLIGHT = """
     CREATE OR REPLACE TEMP TABLE in_flight AS
@@ -217,18 +225,18 @@ class DayStates:
 
     def counts(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """How many of the day's distinct requests are in each state."""
-        (repeated,) = connection.execute(COUNT_REPEATED, self.answer_range).fetchone() or (0,)
+        (repeated,) = connection.execute(parsed(COUNT_REPEATED), self.answer_range).fetchone() or (0,)
         answered = self.answers.requests - repeated
-        unanswered = connection.execute(COUNT_UNANSWERED).fetchall()
+        unanswered = connection.execute(parsed(COUNT_UNANSWERED)).fetchall()
         return {**({"answered": answered} if answered else {}), **dict(unanswered)}
 
     def blocked(self, connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
         """How many of the day's blocked requests are blocked by what: see `BlockedBy`."""
-        return dict(connection.execute(COUNT_BLOCKED).fetchall())
+        return dict(connection.execute(parsed(COUNT_BLOCKED)).fetchall())
 
     def next_attempt_at(self, connection: duckdb.DuckDBPyConnection) -> datetime | None:
         """When the first pending request may be sent (UTC, without zone); None: at once, or none is pending."""
-        row = connection.execute(FIRST_ATTEMPT).fetchone()
+        row = connection.execute(parsed(FIRST_ATTEMPT)).fetchone()
         return None if row is None else row[0]
 
 
@@ -244,35 +252,35 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     now = now_utc()
     connection.execute(CREATE_MACROS)
     parameters = {"day": day, "api": rules.api, "max_output_tokens": rules.max_output_tokens}
-    row = connection.execute(FIND_ANSWERS, parameters).fetchone()
+    row = connection.execute(parsed(FIND_ANSWERS), parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
     answers = DayAnswers(*row)
-    connection.execute(FIND_FAILURES, parameters)
-    connection.execute(FIND_IN_FLIGHT, {"day": day, "open_states": list(OPEN)})
+    if connection.execute(parsed(HAS_FAILURES), {"day": day}).fetchone() == (True,):
+        connection.execute(parsed(FIND_FAILURES), parameters)
+    else:
+        connection.execute(parsed(NO_FAILURES))
+    connection.execute(parsed(FIND_IN_FLIGHT), {"day": day, "open_states": list(OPEN)})
     _find_blocked(connection, rules.refusal, now)
-    connection.execute(
-        FIND_UNANSWERED,
-        {
-            **parameters,
-            "max_rounds": rules.max_rounds,
-            "first": answers.first,
-            "last": answers.last,
-            "cut": answers.cut,
-            "now": now,
-        },
-    )
+    more = {
+        "max_rounds": rules.max_rounds,
+        "first": answers.first,
+        "last": answers.last,
+        "cut": answers.cut,
+        "now": now,
+    }
+    connection.execute(parsed(FIND_UNANSWERED), {**parameters, **more})
     return DayStates(day, rules, answers)
 
 
 def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal | None, now: datetime) -> None:
     code, message = refusal or (None, None)
     parameters = {"code": code, "message": message, "now": now, "unsent_states": list(UNSENT)}
-    (blocked,) = connection.execute(FIND_BLOCKED, parameters).fetchone() or (0,)
+    (blocked,) = connection.execute(parsed(FIND_BLOCKED), parameters).fetchone() or (0,)
     if blocked:
         sent = [state for state in OPEN if state not in UNSENT]
-        connection.execute(FIND_BLOCKED_REQUESTS, {"sent_states": sent})
+        connection.execute(parsed(FIND_BLOCKED_REQUESTS), {"sent_states": sent})
     else:
-        connection.execute(NO_BLOCKED_REQUESTS)
+        connection.execute(parsed(NO_BLOCKED_REQUESTS))
 
 
 def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.database import Database, parsed, transaction
 from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.states import (
     OPEN,
@@ -88,49 +88,51 @@ AWAITED = """
         SELECT custom_id FROM batch_request WHERE partition_date = CAST($day AS DATE)
     ) USING (custom_id)
 """
-# Also the day's submissions with only requests of a former prompt or text: they are paid for, so a run collects them.
-AWAITED_OR_OF_DAY = f"""
-    (submission_id IN ({AWAITED}) OR openai_batch.partition_date = CAST($day AS DATE))
-"""
-SUBMISSIONS = """
+# `OF_DAY`: also the day's submissions with only requests of a former prompt or text. They are paid for, so a run
+# collects them.
+IN_STATES = "list_contains($states, state)"
+OF_DAY = f"{IN_STATES} AND (partition_date = CAST($day AS DATE) OR submission_id IN ({AWAITED}))"
+# DuckDB needs longer to plan a statement over many columns, joins and a sort than to run it. So one statement per table
+# reads the rows, after a short one has found which.
+READ_BATCHES = """
     SELECT
-        submission_id AS id, openai_batch.partition_date::VARCHAR AS day, openai_batch.plan, openai_batch.round,
-        openai_batch.shard, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
-        request_max_output_tokens, is_refresh, created_at AS planned_at, state, attempt, owner_run, claim_token,
+        submission_id AS id, partition_date::VARCHAR AS day, plan, round, shard, state, attempt, owner_run, claim_token,
         earlier_claim_tokens, api, key_fingerprint, organization, claimed_at, not_before, file_id, batch_id,
         earlier_batch_ids, status, requests_completed, requests_failed, errors, missing_since, ended_at,
         output_file_id, error_file_id, output_path, error_path,
-        cancel_requested_at IS NOT NULL AS is_cancelled,
-        submission_id IN (
-            SELECT submission_id FROM in_flight_request SEMI JOIN batch_request USING (custom_id)
-        ) AS is_needed
-    FROM openai_batch JOIN batch_request_file USING (submission_id)
+        cancel_requested_at IS NOT NULL AS is_cancelled
+    FROM openai_batch WHERE list_contains($ids, submission_id)
 """
-ORDER = "ORDER BY openai_batch.partition_date, openai_batch.plan, openai_batch.shard"
+READ_FILES = """
+    SELECT
+        submission_id AS id, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
+        request_max_output_tokens, is_refresh, created_at AS planned_at
+    FROM batch_request_file WHERE list_contains($ids, submission_id)
+"""
+FIND_NEEDED = """
+    SELECT DISTINCT submission_id FROM in_flight_request SEMI JOIN batch_request USING (custom_id)
+    WHERE list_contains($ids, submission_id)
+"""
 
 
 def unsubmitted(database: Database, day: str, data_folder: Path) -> list[Submission]:
     """The day's submissions without a known batch: planned, deferred or claimed; oldest first."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {AWAITED_OR_OF_DAY} {ORDER}"
-    return _submissions(database, data_folder, statement, {"day": day, "states": list(UNSUBMITTED)})
+    return _submissions(database, data_folder, OF_DAY, {"day": day, "states": list(UNSUBMITTED)})
 
 
 def uncollected(database: Database, day: str, data_folder: Path) -> list[Submission]:
     """The day's submissions whose batch is known, and whose results are not in the tables; oldest first."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) AND {AWAITED_OR_OF_DAY} {ORDER}"
-    return _submissions(database, data_folder, statement, {"day": day, "states": list(UNCOLLECTED)})
+    return _submissions(database, data_folder, OF_DAY, {"day": day, "states": list(UNCOLLECTED)})
 
 
 def in_flight(database: Database, data_folder: Path) -> list[Submission]:
     """The submissions of all days whose batch is known, and has not ended as far as the ledger knows."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
-    return _submissions(database, data_folder, statement, {"states": [State.SUBMITTED, State.MISSING]})
+    return _submissions(database, data_folder, IN_STATES, {"states": [State.SUBMITTED, State.MISSING]})
 
 
 def lost_or_abandoned(database: Database, data_folder: Path) -> list[Submission]:
     """The lost and the abandoned submissions: the API may list their batches again."""
-    statement = f"{SUBMISSIONS} WHERE list_contains($states, state) {ORDER}"
-    return _submissions(database, data_folder, statement, {"states": [State.LOST, State.ABANDONED]})
+    return _submissions(database, data_folder, IN_STATES, {"states": [State.LOST, State.ABANDONED]})
 
 
 def awaited_batch_ids(database: Database, day: str, data_folder: Path) -> list[str]:
@@ -140,23 +142,21 @@ def awaited_batch_ids(database: Database, day: str, data_folder: Path) -> list[s
 
 def by_id(database: Database, submission_id: str, data_folder: Path) -> Submission | None:
     """The submission with this id; None if the ledger does not know it."""
-    statement = f"{SUBMISSIONS} WHERE submission_id = $id"
-    return next(iter(_submissions(database, data_folder, statement, {"id": submission_id})), None)
+    return next(iter(_submissions(database, data_folder, "submission_id = $id", {"id": submission_id})), None)
 
 
 def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submission | None:
     """The submission of this batch, by its id or its metadata; None if the ledger knows none."""
-    statement = f"""
-        {SUBMISSIONS}
-        WHERE batch_id = $batch_id OR list_contains(earlier_batch_ids, $batch_id)
-            OR submission_id IN ($submission_id, $submission_key)
+    condition = """
+        batch_id = $batch_id OR list_contains(earlier_batch_ids, $batch_id)
+        OR submission_id IN ($submission_id, $submission_key)
     """
     parameters = {
         "batch_id": batch.id,
         "submission_id": batch.metadata.get("submission_id"),
         "submission_key": batch.metadata.get("submission_key"),
     }
-    return next(iter(_submissions(database, data_folder, statement, parameters)), None)
+    return next(iter(_submissions(database, data_folder, condition, parameters)), None)
 
 
 def why_deferred(database: Database, day: str) -> str | None:
@@ -209,13 +209,29 @@ def awaited_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[Await
 
 
 def _submissions(
-    database: Database, data_folder: Path, statement: str, parameters: Mapping[str, object]
+    database: Database, data_folder: Path, condition: str, parameters: Mapping[str, object]
 ) -> list[Submission]:
-    with database.reading() as connection:
-        found = connection.execute(statement, dict(parameters))
-        names = [column[0] for column in found.description]
-        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+    """The submissions whose rows in `openai_batch` fulfil the condition; oldest first."""
+    with database.reading() as connection, transaction(connection):
+        find = f"SELECT submission_id FROM openai_batch WHERE {condition}"
+        ids = [submission_id for (submission_id,) in connection.execute(parsed(find), dict(parameters)).fetchall()]
+        if not ids:
+            return []
+        files = {row["id"]: row for row in _rows(connection, READ_FILES, ids)}
+        needed = {row["submission_id"] for row in _rows(connection, FIND_NEEDED, ids)}
+        rows = [
+            {**batch, **files[batch["id"]], "is_needed": batch["id"] in needed}
+            for batch in _rows(connection, READ_BATCHES, ids)
+            if batch["id"] in files
+        ]
+    rows.sort(key=lambda row: (row["day"], row["plan"], row["shard"]))
     return [_submission(row, data_folder) for row in rows]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, statement: str, ids: list[str]) -> list[dict[str, Any]]:
+    found = connection.execute(parsed(statement), {"ids": ids})
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def _submission(row: dict[str, Any], data_folder: Path) -> Submission:

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 import duckdb
 
-from batch_assets.batching.ledger.database import ROW_GROUP_ROWS, release_cached_blocks
+from batch_assets.batching.ledger.database import release_cached_blocks
+from batch_assets.batching.ledger.instances import ROW_GROUP_ROWS
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.endpoint import ENDPOINT
 

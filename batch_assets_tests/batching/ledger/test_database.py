@@ -15,13 +15,14 @@ import duckdb
 import pytest
 
 from batch_assets.batching.ledger.database import (
-    ROW_GROUP_ROWS,
     Database,
     DatabaseBusyError,
     fixed_join_order,
+    parsed,
     release_cached_blocks,
     transaction,
 )
+from batch_assets.batching.ledger.instances import ROW_GROUP_ROWS
 
 LOCK_DATABASE = """
 import duckdb, sys, time
@@ -281,6 +282,32 @@ def test_joins_keep_the_written_order_only_inside_the_context(database: Database
         with pytest.raises(duckdb.Error), transaction(connection), fixed_join_order(connection):
             connection.execute("SELECT error('this ends the transaction')")
         assert connection.execute(build_side).fetchall() == usual
+
+
+def test_a_statement_is_parsed_once_for_all_connections_tables_and_parameters(database: Database) -> None:
+    statement = "SELECT title || $more FROM raw_articles"
+    add(database, "one")
+    for path, title in ((database.path, "one"), (f"{database.path}2", "two")):
+        another = Database(path)
+        if title == "two":
+            add(another, "two")
+        for more in ("!", "?"):
+            with another.reading() as connection:
+                assert connection.execute(parsed(statement), {"more": more}).fetchall() == [(title + more,)]
+    with ThreadPoolExecutor(4) as threads:
+
+        def read(more: str) -> object:
+            with duckdb.connect() as connection:
+                connection.execute("CREATE TABLE raw_articles AS SELECT 'three' AS title")
+                return connection.execute(parsed(statement), {"more": more}).fetchall()
+
+        assert list(threads.map(read, "abcd")) == [[(f"three{more}",)] for more in "abcd"]
+    assert parsed(statement) is parsed(statement)
+
+
+def test_a_text_of_two_statements_is_not_parsed() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        parsed("SELECT 1; SELECT 2")
 
 
 def test_the_error_of_a_locked_database_has_no_secrets_of_its_url() -> None:
