@@ -97,6 +97,16 @@ def test_a_scheduled_run_submits_only_articles_that_came_late(project: Project) 
 
 
 @pytest.mark.end_to_end
+def test_a_scheduled_run_submits_a_day_whose_articles_all_came_late(project: Project) -> None:
+    articles = Path(project.source).read_text()
+    Path(project.source).write_text("")
+    assert project.materialize().success
+    Path(project.source).write_text(articles)
+    assert run_again(project).success
+    assert articles_and_batches(project) == [(20, 1)]
+
+
+@pytest.mark.end_to_end
 def test_a_scheduled_run_asks_with_the_task_of_the_day_and_sends_nothing_that_was_cancelled(project: Project) -> None:
     assert project.materialize().success
     assert project.finish().success

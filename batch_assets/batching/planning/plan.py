@@ -78,9 +78,10 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
 
 
 def is_planned(database: Database, day: str) -> bool:
-    """Whether a run has planned the day."""
+    """Whether a run has planned the day; also one that found no article. An earlier version recorded only requests."""
+    statement = "SELECT 1 FROM day_plan WHERE partition_date = CAST(? AS DATE)"
     with database.reading() as connection:
-        return has_requests(connection, day)
+        return has_requests(connection, day) or connection.execute(statement, [day]).fetchone() is not None
 
 
 def planned_task(database: Database, day: str) -> Task | None:
