@@ -209,24 +209,30 @@ MB = 1_000_000
         pytest.param("\ud83d" * MB, id="lone surrogates"),
     ],
 )
+@pytest.mark.timeout(60)  # 0.1 to 0.5 s; with quadratic time it would be minutes
 def test_a_megabyte_of_any_text_takes_little_time(text: str) -> None:
-    started = time.perf_counter()
     summary = summarise(text, title=text[:5_000], max_tokens=60)
     cut(text, 60)
 
     assert count_tokens(summary) <= 60
-    assert time.perf_counter() - started < 4.0  # 0.1 to 0.5 s; with quadratic time it would be minutes
 
 
 def test_a_long_article_is_summarised_in_linear_time() -> None:
+    """By the CPU time of an article of four times the length: four times is linear, 16 times would be quadratic."""
     chance = random.Random(7)
     words = [f"word{n}" for n in range(3_000)]
     text = " ".join(
         " ".join(chance.choices(words, k=18)).capitalize() + (".\n\n" if n % 4 == 0 else ".") for n in range(1_400)
     )
-    started = time.perf_counter()
-    summary = summarise(text, max_tokens=400)
+
+    def cpu_seconds(article: str) -> float:
+        took = []
+        for _ in range(3):
+            started = time.process_time()
+            summary = summarise(article, max_tokens=400)
+            took.append(time.process_time() - started)
+            assert summary.count(".") == 3
+        return min(took)
 
     assert len(text) > 180_000
-    assert summary.count(".") == 3
-    assert time.perf_counter() - started < 1.0  # some 0.08 s on a quiet machine
+    assert cpu_seconds(text) < 9 * cpu_seconds(text[: len(text) // 4])
