@@ -6,6 +6,7 @@ JSON keys that come later.
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import BinaryIO
 import duckdb
 
 from batch_assets.batching.ingest.copies import copy_as_utf8, copy_with_one_line_end, encoding_of
+from batch_assets.batching.ingest.csv_records import split_records
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened, unreadable
 from batch_assets.batching.ingest.globbing import MAGIC, escaped, find_files, is_remote
 
@@ -124,8 +126,7 @@ def _look_at(connection: duckdb.DuckDBPyConnection, name: str, body: str, scratc
         return None
     if file.format is Format.CSV:
         file = _csv(file, text, body)
-        ends_with_returns = file.header and "\r" in text.partition("\n")[0].rstrip("\r")
-        return with_one_line_end(file, scratch) if ends_with_returns else file
+        return with_one_line_end(file, scratch) if _has_odd_lines(file, text) else file
     return replace(file, format=_json_format(text, file.format))
 
 
@@ -171,9 +172,12 @@ def _beginning(connection: duckdb.DuckDBPyConnection, path: str) -> bytes:
 
 def _json_format(text: str, by_name: Format) -> Format:
     first = text.lstrip("\x00 \t\r\n")
+    line, _, others = first.partition("\n")
+    line = line.rstrip()
     if first.startswith("["):
-        return Format.JSON_ARRAY
-    line = first.partition("\n")[0].rstrip()
+        # of a file of lines, one line may be a list: it is no article, but the others may be
+        is_line = by_name is Format.JSON_LINES and line.endswith("]") and others.strip()
+        return Format.JSON_LINES if is_line else Format.JSON_ARRAY
     # a JSON file whose first line is a part of an object
     is_one_object = line.endswith("}") or len(line) + 1 >= len(first)
     return by_name if by_name is Format.JSON_LINES or not is_one_object else Format.JSON_LINES
@@ -188,6 +192,16 @@ def _csv(file: SourceFile, text: str, body: str) -> SourceFile:
     headers = [(delimiter, _first_record(lines[before:], delimiter)) for delimiter in DELIMITERS]
     delimiter, header = max(headers, key=lambda found: (body.lower() in map(str.lower, found[1]), len(found[1])))
     return replace(file, delimiter=delimiter, header=header, lines_before=before)
+
+
+def _has_odd_lines(file: SourceFile, text: str) -> bool:
+    """Whether DuckDB could lose rows of a CSV file: it reads nothing if the lines up to the end of the header end in
+    different ways. Of a file with carriage returns only, it does not know the lines.
+    """
+    records = split_records(StringIO(text, newline=""), file.delimiter)
+    header = next((record.content for record in records if record.line > file.lines_before), "")
+    breaks = re.findall(r"\r\n|\r|\n", header)
+    return bool(file.header) and (file.lines_before > 0 or len(breaks) > 1 or breaks == ["\r"])
 
 
 def _first_record(lines: Sequence[str], delimiter: str) -> tuple[str, ...]:

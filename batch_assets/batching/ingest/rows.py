@@ -78,12 +78,12 @@ def rows_of_query(connection: duckdb.DuckDBPyConnection, source: Source, query: 
 def _csv_rows(source: Source, files: Sequence[SourceFile], *, long_lines: bool) -> str:
     layout = files[0]
     by_place = {f"c{place}": name for place, name in enumerate(layout.header)}
-    columns = find_columns(source, layout.header)
+    # by place: a header may have a name twice
+    places = {quoted(name): place for place, name in reversed(by_place.items())}
+    columns = {ours: sql for ours, sql in find_columns(source, layout.header).items() if sql in places}
     needs_time = not source.has_partition and not has_day_in_path(source, [file.name for file in files])
     _check(source, layout.name, columns, layout.header, needs_time=needs_time)
-    # by place: a header may have a name twice
-    places = {f'"{name}"': place for place, name in reversed(by_place.items())}
-    types = {ours: (places.get(sql, sql), "VARCHAR") for ours, sql in columns.items()}
+    types = {ours: (places[sql], "VARCHAR") for ours, sql in columns.items()}
     if "published_at" not in types:
         types["published_at"] = (time_in_path(source, files), "VARCHAR")
     paths = ", ".join(literal(escaped(file.path)) for file in files)
@@ -144,8 +144,9 @@ def _describe(
 ) -> dict[str, tuple[str, str]]:
     """SQL and type of each of our columns."""
     selected = ", ".join(f"{sql} AS {ours}" for ours, sql in columns.items())
-    types = _types(connection, f"SELECT {selected} FROM {relation}", parameters)
-    return {ours: (sql, types[ours]) for ours, sql in columns.items()}
+    described = connection.execute(f"DESCRIBE SELECT {selected} FROM {relation}", parameters or None).fetchall()
+    # by place: of a table, DuckDB describes the column "ID" AS id as ID
+    return {ours: (sql, str(kind)) for (ours, sql), (_, kind, *_) in zip(columns.items(), described, strict=True)}
 
 
 def _types(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, object]) -> dict[str, str]:

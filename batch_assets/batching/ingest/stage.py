@@ -98,20 +98,33 @@ def _stage_files(
     if not files:
         return found
     for long_lines in (False, True):  # with long lines, DuckDB needs more memory for any CSV file
-        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
         try:
-            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+            rows = _copy_files(connection, source, found, day, long_lines=long_lines)
         except duckdb.Error as error:
             if MIXED_LINE_ENDS not in str(error):
                 raise
-            found = replace(found, files=[with_one_line_end(file, scratch) for file in files])
-            rows = rows_of_files(connection, source, found.files, long_lines=True)
-            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+            found = replace(found, files=[with_one_line_end(file, scratch) for file in found.files])
+            rows = _copy_files(connection, source, found, day, long_lines=True)
         broken = read_rejects(connection, found.files)
         if not broken.structure_is_lost:
             break
     check_structure(broken)
     return _counted(connection, source, rows, {}, replace(found, broken=broken), location)
+
+
+def _copy_files(
+    connection: duckdb.DuckDBPyConnection, source: Source, found: Staged, day: str, *, long_lines: bool
+) -> str:
+    """Write the rows of the files, and return their SELECT. Raises SourceError, duckdb.Error."""
+    try:
+        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
+        _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+    except duckdb.Error as error:
+        message = str(error)
+        for file in found.files:
+            message = message.replace(file.path, file.name)  # of a copy, which the user does not know
+        raise type(error)(message) from None
+    return rows
 
 
 def _copy(
