@@ -141,7 +141,7 @@ def test_rows_that_cannot_be_articles_are_rejected_and_counted(project: Project)
     project.materialize([raw_articles])
     assert project.metadata(raw_articles)["rejected_rows"] == 2
     assert sorted(project.rows("SELECT article_id, reason FROM rejected_article")) == [
-        ("a0", "duplicate_id"),
+        ("a0", "older_version"),
         ("e", "empty_body"),
     ]
 
@@ -152,7 +152,7 @@ def test_a_source_without_a_body_column_fails_with_the_columns_that_it_has(proje
     failure = result.failure_data_for_node("raw_articles")
     assert failure is not None
     assert failure.user_failure_data is not None
-    assert "id, text" in str(failure.user_failure_data.description)
+    assert "id, published_at, text" in str(failure.user_failure_data.description)
 
 
 def test_a_request_file_has_its_maximum_cost(project: Project) -> None:

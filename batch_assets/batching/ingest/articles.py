@@ -15,9 +15,11 @@ import duckdb
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.check import Checked, check_rows
-from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
-from batch_assets.batching.ingest.source import Source
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, errors_of, shortened
+from batch_assets.batching.ingest.globbing import escaped
+from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.stage import Staged, connection_to, stage
+from batch_assets.batching.ingest.unchanged import check_unchanged
 from batch_assets.batching.ledger.database import Database, transaction
 
 __all__ = ["Ingested", "Source", "SourceError", "ingest_day"]
@@ -57,9 +59,11 @@ def ingest_day(database: Database, *, source: Source | str, day: str, keep_if_em
     """
     source = Source(source) if isinstance(source, str) else source
     with _scratch_folder() as scratch:
-        with connection_to(database, source, scratch) as connection:
+        errors = errors_of(source.of_day(day), is_query=source.kind is not Kind.FILES)
+        with connection_to(database, source, scratch) as connection, errors:
             staged = stage(connection, source, day, scratch)
             checked = None if staged.is_empty else check_rows(connection, source, staged)
+            check_unchanged(staged.states)
         with database.writing() as connection:
             with transaction(connection):
                 _record_rows_without_day(connection, staged, checked)
@@ -94,17 +98,17 @@ def _record_rows_without_day(connection: duckdb.DuckDBPyConnection, staged: Stag
         DELETE FROM rejected_article
         WHERE partition_date IS NULL AND source_file IN (SELECT unnest(CAST(? AS VARCHAR[])))
         """,
-        [[file.name for file in staged.files]],
+        [list(staged.names)],
     )
     if checked:
-        if not staged.files:  # a query or a table
-            connection.execute("DELETE FROM rejected_article WHERE partition_date IS NULL AND source_file IS NULL")
+        if not staged.names and not staged.selects_day:  # a query or a table, with all its rows
+            connection.execute("DELETE FROM rejected_article WHERE partition_date IS NULL")
         connection.execute(
             f"""
             INSERT INTO rejected_article (partition_date, {REJECTED})
             SELECT NULL, {REJECTED} FROM read_parquet(?) WHERE NOT of_day
             """,
-            [str(checked.rejected)],
+            [escaped(str(checked.rejected))],
         )
 
 
@@ -123,7 +127,7 @@ def _replace_day(
         articles=checked.articles if checked else 0,
         rejected=checked.reasons if checked else {},
         undated=staged.undated,
-        files=staged.number_of_files,
+        files=len(staged.names),
         malformed=staged.malformed,
         articles_before=before[0],
         is_kept=bool(keep_if_empty and before[0] and not (checked and checked.articles)),
@@ -143,13 +147,13 @@ def _replace_day(
                 ON rejected.place = file_row_number
             WHERE problem IS NULL
             """,
-            {"day": day, "staged": str(staged.path), "rejected": str(checked.rejected)},
+            {"day": day, "staged": escaped(str(staged.path)), "rejected": escaped(str(checked.rejected))},
         )
         connection.execute(
             f"""
             INSERT INTO rejected_article (partition_date, {REJECTED})
             SELECT CAST(? AS DATE), {REJECTED} FROM read_parquet(?) WHERE of_day
             """,
-            [day, str(checked.rejected)],
+            [day, escaped(str(checked.rejected))],
         )
     return ingested

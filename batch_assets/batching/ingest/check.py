@@ -9,6 +9,7 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.ingest.errors import MAX_NAME, shortened
+from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.malformed import MAX_RECORDED, Line, find_lines, what_is_wrong
 from batch_assets.batching.ingest.source import Source
 from batch_assets.batching.ingest.stage import Staged
@@ -95,7 +96,7 @@ def _give_reasons(connection: duckdb.DuckDBPyConnection, source: Source, staged:
             END AS reason
         FROM read_parquet(?, file_row_number = true) LEFT JOIN source_file USING (file)
         """,
-        [str(staged.path)],
+        [escaped(str(staged.path))],
     )
     if not _count(connection, "SELECT count(*) FROM row_check WHERE reason = 'duplicate_id'"):
         return
@@ -103,7 +104,8 @@ def _give_reasons(connection: duckdb.DuckDBPyConnection, source: Source, staged:
         f"""
         CREATE OR REPLACE TEMP TABLE repeated AS
         SELECT place, row_check.article_id, reason, sha256(to_json([title, body, url])::VARCHAR) AS content
-        FROM read_parquet({literal(str(staged.path))}, file_row_number = true) JOIN row_check ON place = file_row_number
+        FROM read_parquet({literal(escaped(str(staged.path)))}, file_row_number = true)
+        JOIN row_check ON place = file_row_number
         SEMI JOIN (SELECT article_id FROM row_check WHERE reason = 'duplicate_id') AS several
             ON several.article_id = row_check.article_id
         WHERE reason IS NULL OR reason = 'duplicate_id';
@@ -131,16 +133,18 @@ def _find_rows(connection: duckdb.DuckDBPyConnection, staged: Staged) -> list[_R
         by_file[file][row] = reason
     files = {file.path: file for file in staged.files}
     without_day: list[_RowWithoutDay] = []
-    for path in sorted({*by_file, *(file.path for file in staged.files)}, key=str):
+    for path in sorted({*by_file, *(file.path for file in staged.files)}, key=str):  # None: of a query
         reasons = by_file.get(path, {})
-        broken = [row for row in staged.broken.rows if path in files and row.file == files[path].name]
+        broken, all_broken = staged.broken.of_file(files[path]) if path in files else ([], True)
         if not reasons and not broken:
             continue
         name, lines = path, dict[int, Line]()
         if path in files:
             name = files[path].name
             malformed = {row for row, reason in reasons.items() if reason == "malformed"}
-            lines, lines_of_broken = find_lines(files[path], reasons, broken, with_content=malformed)
+            lines, lines_of_broken = find_lines(
+                files[path], reasons, broken, with_content=malformed, all_broken=all_broken
+            )
             for row_of_csv in broken:
                 line = lines_of_broken.get(row_of_csv.offset)
                 text = line.content.decode("utf-8", "replace") if line else None
@@ -188,7 +192,7 @@ def _write(
         COPY (
             SELECT true AS of_day, place, coalesce(name, staged.file) AS source_file, staged.row AS source_row,
                 line AS source_line, staged.article_id, title, body, url, reason, NULL::VARCHAR AS message
-            FROM read_parquet({literal(str(staged.path))}, file_row_number = true) AS staged
+            FROM read_parquet({literal(escaped(str(staged.path)))}, file_row_number = true) AS staged
             JOIN row_check ON place = file_row_number AND NOT {NO_ARTICLE}
             LEFT JOIN row_line ON row_line.file = staged.file AND row_line.row = staged.row
             LEFT JOIN source_file ON source_file.file = staged.file

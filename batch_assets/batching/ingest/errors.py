@@ -1,7 +1,9 @@
 """Errors of a source as sentences: what could not be read, and what the user can do. Never the text of an article."""
 
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import duckdb
 
@@ -9,11 +11,34 @@ from batch_assets.batching.safety.outside_text import as_message
 
 MAX_DETAIL = 240  # characters of another program's message: the whole error stays below about 600
 MAX_NAME = 160
+MAX_NAMES = 12  # of columns
 EXTENSION = re.compile(r"extension:? [\"'](\w+)", re.IGNORECASE)
 
 
 class SourceError(Exception):
     """The source cannot be read as articles; the message says what was found and what to do."""
+
+
+@contextmanager
+def errors_of(location: str, *, is_query: bool) -> Iterator[None]:
+    """Errors of DuckDB and of files, as SourceErrors. is_query: the location itself is no file with rows.
+
+    Without their causes, which Dagster would store: DuckDB's own message contains the whole URL.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        raise SourceError(explain(error, location, is_query=is_query)) from None
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        raise unreadable(str(getattr(error, "filename", None) or location), error) from None
+
+
+def unreadable(name: str, error: Exception) -> SourceError:
+    """That a file cannot be opened, decompressed or decoded."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceError(
+        f"{shortened(name, MAX_NAME)} could not be read, and the day was not changed: {shortened(str(reason))}"
+    )
 
 
 def shortened(text: str, length: int = MAX_DETAIL) -> str:
@@ -26,7 +51,11 @@ def shortened(text: str, length: int = MAX_DETAIL) -> str:
 def names_of(columns: Iterable[str]) -> str:
     """The names of columns for a message; of many, the first ones."""
     found = list(columns)
-    shown = [shortened(name, 40) for name in found[:12]]
+    shown: list[str] = []
+    for name in found[:MAX_NAMES]:
+        if sum(map(len, shown)) + len(name) > MAX_DETAIL:
+            break
+        shown.append(shortened(name, 40))
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
     return (", ".join(shown) or "none") + more
 
@@ -47,17 +76,20 @@ def explain(error: duckdb.Error, location: str, *, is_query: bool = False) -> st
         return no_file(location)
     if "maximum_object_size" in message or "Maximum line size" in message:
         return f"{name} has a row that is too long to read (more than 16 MB of JSON, or 32 MB of CSV). Split it."
+    remedy = (
+        " Repair the file, or write one object in each line (.jsonl): then only lines that are no JSON are set aside."
+        if "Malformed JSON" in message
+        else ""
+    )
     # the first sentence: DuckDB then prints the options of its reader, and the text of the line
     detail = as_message(re.split(r"\n\s*\n|\n *Possible|\nLINE \d", message)[0], location)
-    return f"{name} could not be read, and the day was not changed. DuckDB says: {shortened(detail)}"
+    return f"{name} could not be read, and the day was not changed. DuckDB says: {shortened(detail)}{remedy}"
 
 
 def no_file(location: str) -> str:
     """That a path or a glob leads to no file."""
-    return (
-        f"BATCH_ASSETS_SOURCE leads to {shortened(location, MAX_NAME)}, where there is no file. A relative path begins "
-        "in the folder in which Dagster was started."
-    )
+    hint = "" if "://" in location else " A relative path begins in the folder in which Dagster was started."
+    return f"BATCH_ASSETS_SOURCE leads to {shortened(location, MAX_NAME)}, where there is no file.{hint}"
 
 
 def no_column(place: str, ours: str, name: str, columns: Iterable[str], *, hint: str = "") -> SourceError:

@@ -6,20 +6,25 @@ JSON keys that come later.
 
 import csv
 import gzip
+import re
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
 
 import duckdb
 
 from batch_assets.batching.ingest.copies import copy_as_utf8, copy_with_one_line_end, encoding_of
-from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
+from batch_assets.batching.ingest.csv_records import split_records
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened, unreadable
 from batch_assets.batching.ingest.globbing import MAGIC, escaped, find_files, is_remote
 
 PEEKED_BYTES = 65_536
+BYTES_AT_ONCE = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
 COMPRESSED = (".gz", ".zst")
 
@@ -69,8 +74,8 @@ class SourceFile:
 
 def list_files(
     connection: duckdb.DuckDBPyConnection, location: str, *, body: str, scratch: Path
-) -> tuple[int, list[SourceFile]]:
-    """How many files the path, glob or URL leads to, and those of them that are not empty. Raises SourceError.
+) -> tuple[list[str], list[SourceFile]]:
+    """The names of the files to which the path, glob or URL leads, and those that are not empty. Raises SourceError.
 
     body: the source's name of the column with the text, by which the delimiter of a CSV file is found.
     scratch: the folder for copies of files in UTF-16, or with a byte-order mark that DuckDB cannot read.
@@ -82,7 +87,7 @@ def list_files(
     else:
         names = find_files(location)
     found = [_look_at(connection, name, body, scratch) for name in names]
-    return len(names), [file for file in found if file is not None]
+    return names, [file for file in found if file is not None]
 
 
 def open_file(path: str) -> BinaryIO | None:
@@ -99,29 +104,29 @@ def with_one_line_end(file: SourceFile, scratch: Path) -> SourceFile:
     stream = open_file(file.path) if file.format is Format.CSV else None
     if stream is None:
         return file
-    return replace(file, path=str(copy_with_one_line_end(file.name, stream, scratch)))
+    return replace(file, path=str(copy_with_one_line_end(file.name, stream, file.delimiter, scratch)))
 
 
 def _look_at(connection: duckdb.DuckDBPyConnection, name: str, body: str, scratch: Path) -> SourceFile | None:
     """The file; None if it is empty."""
     file = SourceFile(name, name, format_of(name))
-    if file.format is Format.PARQUET:
-        return None if not is_remote(name) and Path(name).stat().st_size == 0 else file
     try:
+        if file.format is Format.PARQUET:
+            return None if not is_remote(name) and Path(name).stat().st_size == 0 else file
+        _check_compressed(name)
         beginning = _beginning(connection, name)
         encoding = encoding_of(beginning)
         if encoding != "utf-8" and (encoding != "utf-8-sig" or file.format is not Format.CSV):
             file = replace(file, path=str(copy_as_utf8(name, open_file(name), encoding, scratch)))
             beginning = _beginning(connection, file.path)
-    except (OSError, EOFError, UnicodeError) as error:
-        raise SourceError(
-            f"{shortened(name, MAX_NAME)} could not be read, and the day was not changed: {shortened(str(error))}"
-        ) from None
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        raise unreadable(name, error) from None
     text = beginning.decode("utf-8-sig", "replace")
     if not text.strip("\x00 \t\r\n\ufeff"):
         return None
     if file.format is Format.CSV:
-        return _csv(file, text, body)
+        file = _csv(file, text, body)
+        return with_one_line_end(file, scratch) if _has_odd_lines(file, text) else file
     return replace(file, format=_json_format(text, file.format))
 
 
@@ -137,6 +142,15 @@ def format_of(name: str) -> Format:
         "in .jsonl, .ndjson, .json, .csv, .tsv or .parquet, or in one of these with .gz or .zst; or be a query, a .sql "
         "file or table:NAME."
     )
+
+
+def _check_compressed(name: str) -> None:
+    """Raise an error if the file's checksum is not that of its content, which DuckDB does not compare."""
+    stream = open_file(name) if name.lower().endswith(".gz") else None
+    if stream is not None and Path(name).stat().st_size:
+        with stream:
+            while stream.read(BYTES_AT_ONCE):
+                pass
 
 
 def _beginning(connection: duckdb.DuckDBPyConnection, path: str) -> bytes:
@@ -158,9 +172,12 @@ def _beginning(connection: duckdb.DuckDBPyConnection, path: str) -> bytes:
 
 def _json_format(text: str, by_name: Format) -> Format:
     first = text.lstrip("\x00 \t\r\n")
+    line, _, others = first.partition("\n")
+    line = line.rstrip()
     if first.startswith("["):
-        return Format.JSON_ARRAY
-    line = first.splitlines()[0].rstrip()
+        # of a file of lines, one line may be a list: it is no article, but the others may be
+        is_line = by_name is Format.JSON_LINES and line.endswith("]") and others.strip()
+        return Format.JSON_LINES if is_line else Format.JSON_ARRAY
     # a JSON file whose first line is a part of an object
     is_one_object = line.endswith("}") or len(line) + 1 >= len(first)
     return by_name if by_name is Format.JSON_LINES or not is_one_object else Format.JSON_LINES
@@ -168,13 +185,23 @@ def _json_format(text: str, by_name: Format) -> Format:
 
 def _csv(file: SourceFile, text: str, body: str) -> SourceFile:
     """The file with its delimiter and header: the delimiter with which the header has the column of the text."""
-    lines = text.splitlines(keepends=True)
+    lines = list(StringIO(text, newline=""))  # not splitlines(), for which a form feed ends a line
     before = 0
     while before < len(lines) and (not lines[before].strip() or lines[before].lower().startswith("sep=")):
         before += 1
     headers = [(delimiter, _first_record(lines[before:], delimiter)) for delimiter in DELIMITERS]
     delimiter, header = max(headers, key=lambda found: (body.lower() in map(str.lower, found[1]), len(found[1])))
     return replace(file, delimiter=delimiter, header=header, lines_before=before)
+
+
+def _has_odd_lines(file: SourceFile, text: str) -> bool:
+    """Whether DuckDB could lose rows of a CSV file: it reads nothing if the lines up to the end of the header end in
+    different ways. Of a file with carriage returns only, it does not know the lines.
+    """
+    records = split_records(StringIO(text, newline=""), file.delimiter)
+    header = next((record.content for record in records if record.line > file.lines_before), "")
+    breaks = re.findall(r"\r\n|\r|\n", header)
+    return bool(file.header) and (file.lines_before > 0 or len(breaks) > 1 or breaks == ["\r"])
 
 
 def _first_record(lines: Sequence[str], delimiter: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Finds the files of a path or glob. A folder that cannot be opened is an error: DuckDB's own glob leaves it out."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ def find_files(location: str) -> list[str]:
     A path that exists is itself, whatever characters its name has. A wildcard does not find hidden files.
     """
     try:
-        if os.path.lexists(location):
+        if _exists(location):
             return [_file(location)]
         parts = Path(location).parts
         plain = next((number for number, part in enumerate(parts) if MAGIC.search(part)), len(parts))
@@ -43,6 +44,19 @@ def escaped(path: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
+def _exists(path: str | Path) -> bool:
+    """Raises OSError if it cannot be known; `Path.exists` and, in newer versions of Python, `Path.is_dir` do not."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+    return True
+
+
 def _file(location: str) -> str:
     if not Path(location).is_dir():
         return location
@@ -61,7 +75,7 @@ def _expand(folder: Path, parts: tuple[str, ...]) -> Iterator[str]:
                 yield from _expand(folder / entry.name, parts)
         return
     if not MAGIC.search(part) and rest:  # a folder: it need not be listed
-        if (folder / part).is_dir():
+        if _exists(folder / part) and (folder / part).is_dir():
             yield from _expand(folder / part, tuple(rest))
         return
     matches = re.compile(translate(part)).match
@@ -76,7 +90,7 @@ def _expand(folder: Path, parts: tuple[str, ...]) -> Iterator[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    if not folder.is_dir():
+    if not _exists(folder) or not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         return list(entries)

@@ -28,7 +28,7 @@ def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequ
     is_lines = files[0].format is Format.JSON_LINES
     reader = (
         f"read_json_objects([{paths}], format = '{files[0].format.value}', ignore_errors = {str(is_lines).lower()}, "
-        "filename = 'file')"
+        "filename = 'file', hive_partitioning = false)"
     )
     _check_keys(connection, source, files, reader)
     pointers, places = _pointers(source)
@@ -59,7 +59,7 @@ def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequ
     not_text = " OR ".join(values[ours].is_not_text for ours in ("id", "title", "body", "url"))
     published = values["published_at"].column
     if has_day_in_path(source, [file.name for file in files]):
-        published = f"coalesce({published}, {time_in_path(source, 'file')})"
+        published = f"coalesce({published}, {time_in_path(source, files)})"
     return f"""
         SELECT file, row, {values["id"].identity} AS id,
             {", ".join(f"{values[ours].words} AS {ours}" for ours in ("title", "body", "url"))},

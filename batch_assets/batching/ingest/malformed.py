@@ -3,10 +3,12 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from io import TextIOWrapper
+from typing import BinaryIO, NamedTuple
 
 import duckdb
 
+from batch_assets.batching.ingest.csv_records import ENCODING, split_records
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import Format, SourceFile, open_file
 
@@ -17,9 +19,13 @@ STRUCTURE_ERRORS = ("UNQUOTED VALUE", "LINE SIZE OVER MAXIMUM")
 
 
 class BrokenRow(NamedTuple):
-    """A row of a CSV file that DuckDB did not read. offset: of one of its bytes in the decompressed file."""
+    """A row of a CSV file that DuckDB did not read.
+
+    file: its name. path: what DuckDB read. offset: of one of the row's bytes in the decompressed file.
+    """
 
     file: str
+    path: str
     record: int
     offset: int
     message: str
@@ -27,11 +33,19 @@ class BrokenRow(NamedTuple):
 
 @dataclass(frozen=True)
 class BrokenRows:
-    """The rows that DuckDB did not read: their number, the first of them, and whether a quote is not closed."""
+    """The rows that DuckDB did not read: their number, the first of them, and whether a quote is not closed.
+
+    rows: by file and place.
+    """
 
     number: int = 0
     rows: Sequence[BrokenRow] = field(default_factory=tuple)
     structure_is_lost: bool = False
+
+    def of_file(self, file: SourceFile) -> tuple[Sequence[BrokenRow], bool]:
+        """The broken rows of a file that are known, and whether these are all of it."""
+        rows = [row for row in self.rows if row.path == file.path]
+        return rows, self.number == len(self.rows) or file.path < self.rows[-1].path
 
 
 class Line(NamedTuple):
@@ -59,7 +73,7 @@ def read_rejects(connection: duckdb.DuckDBPyConnection, files: Sequence[SourceFi
     connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
     names = {file.path: file.name for file in files}
     rows = [
-        BrokenRow(names.get(path, path), record, offset, _message(kind, message))
+        BrokenRow(names.get(path, path), path, record, offset, _message(kind, message))
         for path, record, offset, kind, message, *_ in found
     ]
     return BrokenRows(found[0][5] if found else 0, rows, bool(found and found[0][6]))
@@ -77,11 +91,17 @@ def check_structure(broken: BrokenRows) -> None:
 
 
 def find_lines(
-    file: SourceFile, rows: Collection[int], broken: Sequence[BrokenRow] = (), *, with_content: Collection[int] = ()
+    file: SourceFile,
+    rows: Collection[int],
+    broken: Sequence[BrokenRow] = (),
+    *,
+    with_content: Collection[int] = (),
+    all_broken: bool = True,
 ) -> tuple[dict[int, Line], dict[int, Line]]:
     """The lines of these rows of a file, by their number; and those of its broken rows, by their offset.
 
     with_content: the rows whose bytes are wanted, too.
+    all_broken: whether `broken` has all broken rows of the file, and not only the first ones.
     Empty where rows are not lines: Parquet, a JSON array, a file that only DuckDB can decompress.
     """
     lines: dict[int, Line] = {}
@@ -92,11 +112,13 @@ def find_lines(
     offsets = sorted(row.offset for row in broken)
     last, row, next_broken = max(rows, default=0), 0, 0
     with stream:
-        for number, start, content in _records(stream, file):
+        for number, start, content in _csv_records(stream, file) if file.format is Format.CSV else _json_lines(stream):
             if next_broken < len(offsets) and start <= offsets[next_broken] < start + len(content):
                 lines_of_broken[offsets[next_broken]] = Line(number, content[:MAX_TEXT_BYTES])
                 next_broken += 1
                 continue
+            if next_broken == len(offsets) and not all_broken:
+                break  # some of the rows from here on are broken, and it is not known which
             row += 1
             if row in rows:
                 lines[row] = Line(number, content[:MAX_TEXT_BYTES] if row in with_content else b"")
@@ -118,28 +140,24 @@ def what_is_wrong(content: bytes) -> str:
     return "the line has half of a surrogate pair" if isinstance(value, dict) else "the line is no JSON object"
 
 
-def _records(stream: Iterable[bytes], file: SourceFile) -> Iterator[tuple[int, int, bytes]]:
-    """The rows of a file: the number of the first line, the offset, and the bytes. Without the header."""
-    start, number, quotes, first = 0, 0, 0, 0
-    parts: list[bytes] = []
-    header_passed = file.format is Format.JSON_LINES
-    for line in stream:
-        number += 1
-        if not parts:
-            first = number
-        parts.append(line)
-        if file.format is Format.CSV:
-            quotes += line.count(b'"')
-            if quotes % 2:
-                continue
-        content, parts, quotes = b"".join(parts), [], 0
-        is_row = header_passed and (content.strip() or len(file.header) == 1)
-        header_passed = header_passed or first > file.lines_before
-        if is_row:
-            yield first, start, content
-        start += len(content)
-    if parts:
-        yield first, start, b"".join(parts)
+def _csv_records(stream: BinaryIO, file: SourceFile) -> Iterator[tuple[int, int, bytes]]:
+    """The rows of a CSV file: the number of the first line, the offset, and the bytes. Without the header."""
+    header_passed = False
+    with TextIOWrapper(stream, ENCODING, newline="\n") as lines:
+        for line, start, content in split_records(lines, file.delimiter):
+            # DuckDB passes over empty lines, except in a file with one column
+            if header_passed and (content.strip("\r\n") or len(file.header) == 1):
+                yield line, start, content.encode(ENCODING)
+            header_passed = header_passed or line > file.lines_before
+
+
+def _json_lines(stream: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """The lines of a JSON file that are not empty, in the same way."""
+    start = 0
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield number, start, line
+        start += len(line)
 
 
 def _message(kind: str, message: str) -> str:

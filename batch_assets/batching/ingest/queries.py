@@ -41,7 +41,7 @@ def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: st
             raise SourceError(f"{name} could not be read: {shortened(str(error))}") from None
         text, selects_day = text.replace(PARTITION, day), selects_day or PARTITION in text
     statements = connection.extract_statements(text)
-    if not statements or not IS_QUERY.match(_without_comments(statements[-1].query)):
+    if not statements or not IS_QUERY.match(statements[-1].query):
         raise SourceError(f"{name} does not end with a query. {FORM}.")
     *before, query = statements
     if before and kind is Kind.QUERY:
@@ -53,7 +53,7 @@ def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: st
             raise SourceError(f"{name} has the parameter ${shortened(min(unknown), 40)}; only $day has a value.")
     for statement in before:
         connection.execute(statement.query, parameters if statement.named_parameters else None)
-    sql = query.query.strip().rstrip(";")
+    sql = _without_end(query.query)
     return Query(sql, parameters, True) if query.named_parameters else Query(sql, selects_day=selects_day)
 
 
@@ -66,5 +66,13 @@ def _table_query(location: str) -> str:
     return "SELECT * FROM " + ".".join(part if part.startswith('"') else quoted(part) for part in parts)
 
 
-def _without_comments(sql: str) -> str:
-    return re.sub(r"\A(\s+|--[^\n]*\n|/\*.*?\*/)+", "", sql, flags=re.DOTALL)
+def _without_end(sql: str) -> str:
+    """The statement without the semicolons that end it, and the comments around them."""
+    text = sql.encode()  # a token's place is that of a byte
+    end = len(text)
+    for place, kind in reversed(duckdb.tokenize(sql)):
+        if kind == duckdb.token_type.operator and text[place : place + 1] == b";":
+            end = place
+        elif kind != duckdb.token_type.comment:
+            break
+    return text[:end].decode()

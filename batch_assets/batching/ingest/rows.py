@@ -29,6 +29,12 @@ DAY_OF_A_QUERY = (
     "Name the one with the time: BATCH_ASSETS_COLUMNS='published_at=…'. Or make BATCH_ASSETS_SOURCE a query that "
     "selects the day's rows with the parameter $day."
 )
+FILE = "batch_assets_file"  # the column that has a row's file; no file of articles has a column with this name
+ROW_NUMBER = "file_row_number"  # DuckDB's, which has no other name
+NO_ROWS = """
+    SELECT '' AS file, 0 AS row, '' AS id, '' AS title, '' AS body, '' AS url, NULL::TIMESTAMPTZ AS time,
+        '' AS time_text, NULL::VARCHAR AS problem WHERE false
+"""
 LONG_LINES = ", max_line_size = 33554432"  # 32 MB; with DuckDB's default of 2 MB it needs 300 MB less
 # To read CSV exactly as it is: no comments, no sampling, and a record of each row that is left out.
 CSV_OPTIONS = """
@@ -49,9 +55,10 @@ def rows_of_files(
         if layout.format is Format.CSV:
             selects.append(_csv_rows(source, group, long_lines=long_lines))
         elif layout.format is Format.PARQUET:
-            selects.append(_parquet_rows(connection, source, group))
+            selects.extend(_parquet_rows(connection, source, group))
         else:
             selects.append(json_rows(connection, source, group))
+    selects = selects or [NO_ROWS]
     return " UNION ALL ".join(f"({select})" for select in selects)
 
 
@@ -71,14 +78,14 @@ def rows_of_query(connection: duckdb.DuckDBPyConnection, source: Source, query: 
 def _csv_rows(source: Source, files: Sequence[SourceFile], *, long_lines: bool) -> str:
     layout = files[0]
     by_place = {f"c{place}": name for place, name in enumerate(layout.header)}
-    columns = find_columns(source, layout.header)
+    # by place: a header may have a name twice
+    places = {quoted(name): place for place, name in reversed(by_place.items())}
+    columns = {ours: sql for ours, sql in find_columns(source, layout.header).items() if sql in places}
     needs_time = not source.has_partition and not has_day_in_path(source, [file.name for file in files])
     _check(source, layout.name, columns, layout.header, needs_time=needs_time)
-    # by place: a header may have a name twice
-    places = {f'"{name}"': place for place, name in reversed(by_place.items())}
-    types = {ours: (places.get(sql, sql), "VARCHAR") for ours, sql in columns.items()}
+    types = {ours: (places[sql], "VARCHAR") for ours, sql in columns.items()}
     if "published_at" not in types:
-        types["published_at"] = (time_in_path(source, "file"), "VARCHAR")
+        types["published_at"] = (time_in_path(source, files), "VARCHAR")
     paths = ", ".join(literal(escaped(file.path)) for file in files)
     names = ", ".join(f"{place}: 'VARCHAR'" for place in by_place)
     reader = (
@@ -90,20 +97,46 @@ def _csv_rows(source: Source, files: Sequence[SourceFile], *, long_lines: bool) 
     return f"SELECT file, row, {typed_columns(layout.name, source, types)} FROM ({numbers})"
 
 
-def _parquet_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[SourceFile]) -> str:
+def _parquet_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[SourceFile]) -> list[str]:
+    """The rows of Parquet files: one SELECT for files with the same columns of ours.
+
+    Files are not united by name: DuckDB would cast the ids of one file to the type of another's, and change them.
+    """
+    groups: dict[tuple[object, ...], list[SourceFile]] = {}
+    for file in files:
+        reader = f"read_parquet({literal(escaped(file.path))}, hive_partitioning = false)"
+        types = _types(connection, f"SELECT * FROM {reader}", {})
+        columns = find_columns(source, types)
+        if "body" not in columns and connection.execute(f"SELECT count(*) FROM {reader}").fetchone() == (0,):
+            continue
+        needs_time = not source.has_partition and not has_day_in_path(source, [file.name])
+        _check(source, file.name, columns, types, needs_time=needs_time)
+        described = _describe(connection, columns, reader, {})
+        groups.setdefault((find_name(types, ROW_NUMBER), *described.items()), []).append(file)
+    return [
+        _parquet_select(source, group, dict(described), has_number=bool(name))  # type: ignore[arg-type]
+        for (name, *described), group in groups.items()
+    ]
+
+
+def _parquet_select(
+    source: Source, files: Sequence[SourceFile], types: dict[str, tuple[str, str]], *, has_number: bool
+) -> str:
+    """types: SQL and type of each of our columns. has_number: whether the files have a column `file_row_number`."""
     paths = ", ".join(literal(escaped(file.path)) for file in files)
     reader = (
-        f"read_parquet([{paths}], union_by_name = true, filename = 'file', file_row_number = true, "
-        "hive_partitioning = false)"
+        f"read_parquet([{paths}], union_by_name = true, filename = {literal(FILE)}, "
+        f"file_row_number = {str(not has_number).lower()}, hive_partitioning = false)"
     )
-    types = _types(connection, f"SELECT * EXCLUDE (file, file_row_number) FROM {reader}", {})
-    columns = find_columns(source, types)
-    needs_time = not source.has_partition and not has_day_in_path(source, [file.name for file in files])
-    _check(source, files[0].name, columns, types, needs_time=needs_time)
-    described = _describe(connection, columns, reader, {})
-    if "published_at" not in described:
-        described["published_at"] = (time_in_path(source, "file"), "VARCHAR")
-    return f"SELECT file, file_row_number + 1 AS row, {typed_columns(files[0].name, source, described)} FROM {reader}"
+    types.setdefault("published_at", (time_in_path(source, files), "VARCHAR"))
+    names = ", ".join(f"{sql} AS {ours}" for ours, (sql, _) in types.items() if ours != "published_at")
+    read = f"SELECT {FILE} AS file, {names}, {types['published_at'][0]} AS published_at"
+    if has_number:
+        numbers = numbered(f"{read} FROM {reader}", len(files))
+    else:
+        numbers = f"{read}, {ROW_NUMBER} + 1 AS row FROM {reader}"
+    by_name = {ours: (ours, kind) for ours, (_, kind) in types.items()}
+    return f"SELECT file, row, {typed_columns(files[0].name, source, by_name)} FROM ({numbers})"
 
 
 def _describe(
@@ -111,8 +144,9 @@ def _describe(
 ) -> dict[str, tuple[str, str]]:
     """SQL and type of each of our columns."""
     selected = ", ".join(f"{sql} AS {ours}" for ours, sql in columns.items())
-    types = _types(connection, f"SELECT {selected} FROM {relation}", parameters)
-    return {ours: (sql, types[ours]) for ours, sql in columns.items()}
+    described = connection.execute(f"DESCRIBE SELECT {selected} FROM {relation}", parameters or None).fetchall()
+    # by place: of a table, DuckDB describes the column "ID" AS id as ID
+    return {ours: (sql, str(kind)) for (ours, sql), (_, kind, *_) in zip(columns.items(), described, strict=True)}
 
 
 def _types(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, object]) -> dict[str, str]:

@@ -13,7 +13,10 @@ from batch_assets.batching.safety.outside_text import as_message
 ARTICLE_COLUMNS = ("id", "title", "body", "url", "published_at")
 PARTITION = "{partition}"  # stands for the day in a path or a query
 TABLE_PREFIX = "table:"
-IS_QUERY = re.compile(r"\s*(select|from|with)\s", re.IGNORECASE)
+# After comments. No query: the path from/a.csv.
+IS_QUERY = re.compile(
+    r"""(\s+|--[^\n]*\n|/\*.*?\*/)*(\(\s*)*(select|from|with)(?=[\s(*"'\[])""", re.IGNORECASE | re.DOTALL
+)
 DEFAULT_MALFORMED_SHARE = 0.01
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import duckdb
 
 from batch_assets.batching.counting import counted
-from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, explain, shortened
+from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import SourceFile, list_files, with_one_line_end
+from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, read_rejects
 from batch_assets.batching.ingest.queries import prepare_query
 from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
 from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.times import possible_time, time_of_text
+from batch_assets.batching.ingest.unchanged import State, states_of
 from batch_assets.batching.ingest.values import literal
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
@@ -35,13 +37,17 @@ class Staged:
 
     Columns: file, row, problem (`malformed`, `not_text`, `undated` or NULL), article_id, title, body, url,
     published_at, has_text. A row that belongs to no day has no text.
+    names, states: of all files, also of those without rows, which are not in `files`.
+    selects_day: the source itself selects the day's rows.
     total: the rows of the whole source; counted only if a row is malformed or undated, else 0.
     malformed: with those that DuckDB did not read, which are in `broken`.
     """
 
     path: Path
     files: Sequence[SourceFile] = ()
-    number_of_files: int = 0
+    names: Sequence[str] = ()
+    states: Mapping[str, State] = field(default_factory=dict)
+    selects_day: bool = False
     total: int = 0
     undated: int = 0
     malformed: int = 0
@@ -66,15 +72,11 @@ def connection_to(database: Database, source: Source, scratch: Path) -> Iterator
 
 
 def stage(connection: duckdb.DuckDBPyConnection, source: Source, day: str, scratch: Path) -> Staged:
-    """Write the day's rows to a Parquet file in the folder `scratch`. Raises SourceError."""
+    """Write the day's rows to a Parquet file in the folder `scratch`. Raises SourceError, duckdb.Error, OSError."""
     location = source.of_day(day)
-    try:
-        if source.kind is Kind.FILES:
-            return _stage_files(connection, source, location, day, scratch)
-        return _stage_query(connection, source, location, day, scratch)
-    except duckdb.Error as error:
-        # without the cause, which Dagster would store: DuckDB's own message contains the whole URL
-        raise SourceError(explain(error, location, is_query=source.kind is not Kind.FILES)) from None
+    if source.kind is Kind.FILES:
+        return _stage_files(connection, source, location, day, scratch)
+    return _stage_query(connection, source, location, day, scratch)
 
 
 def _stage_query(
@@ -83,32 +85,46 @@ def _stage_query(
     query = prepare_query(connection, source, day)
     name = "The query of BATCH_ASSETS_SOURCE" if source.kind is Kind.QUERY else location
     rows = rows_of_query(connection, source, query, name=name)
-    _copy(connection, rows, query.parameters, day, scratch / "day.parquet", selects_day=query.selects_day)
-    return _counted(connection, source, rows, query.parameters, Staged(scratch / "day.parquet"), name)
+    staged = Staged(scratch / "day.parquet", selects_day=query.selects_day)
+    _copy(connection, rows, query.parameters, day, staged.path, selects_day=query.selects_day)
+    return _counted(connection, source, rows, query.parameters, staged, name)
 
 
 def _stage_files(
     connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
 ) -> Staged:
-    number, files = list_files(connection, location, body=source.column("body"), scratch=scratch)
-    found = Staged(scratch / "day.parquet", files, number, is_empty=not files)
+    names, files = list_files(connection, location, body=source.column("body"), scratch=scratch)
+    found = Staged(scratch / "day.parquet", files, names, states_of(names), is_empty=not files)
     if not files:
         return found
     for long_lines in (False, True):  # with long lines, DuckDB needs more memory for any CSV file
-        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
         try:
-            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+            rows = _copy_files(connection, source, found, day, long_lines=long_lines)
         except duckdb.Error as error:
             if MIXED_LINE_ENDS not in str(error):
                 raise
-            found = replace(found, files=[with_one_line_end(file, scratch) for file in files])
-            rows = rows_of_files(connection, source, found.files, long_lines=True)
-            _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+            found = replace(found, files=[with_one_line_end(file, scratch) for file in found.files])
+            rows = _copy_files(connection, source, found, day, long_lines=True)
         broken = read_rejects(connection, found.files)
         if not broken.structure_is_lost:
             break
     check_structure(broken)
     return _counted(connection, source, rows, {}, replace(found, broken=broken), location)
+
+
+def _copy_files(
+    connection: duckdb.DuckDBPyConnection, source: Source, found: Staged, day: str, *, long_lines: bool
+) -> str:
+    """Write the rows of the files, and return their SELECT. Raises SourceError, duckdb.Error."""
+    try:
+        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
+        _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+    except duckdb.Error as error:
+        message = str(error)
+        for file in found.files:
+            message = message.replace(file.path, file.name)  # of a copy, which the user does not know
+        raise type(error)(message) from None
+    return rows
 
 
 def _copy(
@@ -166,7 +182,7 @@ def _counted(
     """The staged rows with their numbers. Raises SourceError if no row of the source has a day."""
     counts = connection.execute(
         "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') FROM read_parquet(?)",
-        [str(staged.path)],
+        [escaped(str(staged.path))],
     ).fetchone()
     assert counts is not None  # aggregates have one row
     undated, malformed = counts

@@ -1,9 +1,10 @@
 """The values of a source's columns as SQL: text, ids and times, whatever types the columns have."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
+from batch_assets.batching.ingest.files import SourceFile
 from batch_assets.batching.ingest.source import ARTICLE_COLUMNS, Source
 
 PARAGRAPHS = "chr(10) || chr(10)"  # between the texts of a list
@@ -62,11 +63,13 @@ def has_day_in_path(source: Source, paths: Iterable[str]) -> bool:
     return any(folder in path for path in paths)
 
 
-def time_in_path(source: Source, path: str) -> str:
-    """SQL of the time that a folder gives; path: SQL of the file's path."""
+def time_in_path(source: Source, files: Sequence[SourceFile], column: str = "file") -> str:
+    """SQL of the time that a folder gives; column: SQL of what DuckDB reads, which may be a copy of a file."""
     if not source.column("published_at").replace("_", "").isalnum():
         return "NULL"
-    return f"nullif(url_decode(regexp_extract({path}, '/{source.column('published_at')}=([^/]+)/', 1)), '')"
+    copies = ", ".join(f"{literal(file.path)}: {literal(file.name)}" for file in files if file.path != file.name)
+    name = f"coalesce(MAP {{{copies}}}[{column}], {column})" if copies else column
+    return f"nullif(url_decode(regexp_extract({name}, '/{source.column('published_at')}=([^/]+)/', 1)), '')"
 
 
 def numbered(select: str, files: int) -> str:

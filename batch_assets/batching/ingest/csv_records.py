@@ -1,0 +1,53 @@
+"""The rows of a CSV file as its lines: a quoted value may have line breaks."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+UTF8_MARK = "\xef\xbb\xbf"  # in the encoding below
+ENCODING = "latin-1"  # each byte is a character, so places are offsets, and any bytes can be read
+REST_OF_VALUE = re.compile(r'(?:[^"]|"")*+"')  # of a quoted one, with the quote that closes it
+
+
+class Record(NamedTuple):
+    """A row: the number of its first line, from 1, the offset of its first byte, and its text with the line end."""
+
+    line: int
+    start: int
+    content: str
+
+
+def split_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
+    """The rows of the lines. As for DuckDB, a quote opens a value only at the beginning of it: 5" is a text."""
+    opening = re.compile(re.escape(delimiter) + '"')
+    parts: list[str] = []
+    start = first = 0
+    in_quotes = False
+    for number, line in enumerate(lines, start=1):
+        if not parts:
+            first = number
+        in_quotes = _ends_in_quotes(line, opening, in_quotes=in_quotes)
+        parts.append(line)
+        if not in_quotes:
+            content = "".join(parts)
+            yield Record(first, start, content)
+            start += len(content)
+            parts.clear()
+    if parts:
+        yield Record(first, start, "".join(parts))
+
+
+def _ends_in_quotes(line: str, opening: re.Pattern[str], *, in_quotes: bool) -> bool:
+    """Whether a quoted value continues after the line. in_quotes: whether one continues in it."""
+    if '"' not in line:
+        return in_quotes
+    place = 0
+    if not in_quotes:
+        place = len(UTF8_MARK) if line.startswith(UTF8_MARK) else 0
+        if in_quotes := line.startswith('"', place):
+            place += 1
+    while True:
+        found = REST_OF_VALUE.match(line, place) if in_quotes else opening.search(line, place)
+        if found is None:
+            return in_quotes
+        place, in_quotes = found.end(), not in_quotes
