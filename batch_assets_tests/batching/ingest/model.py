@@ -11,7 +11,6 @@ from typing import Any
 
 from batch_assets_tests.batching.ingest.generated_files import Found
 
-
 SPACES = "".join(sign for sign in map(chr, range(0x3001)) if unicodedata.category(sign) == "Zs")
 
 
