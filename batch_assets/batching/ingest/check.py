@@ -206,7 +206,8 @@ def _write(
 
 def _sentence(row: _RowWithoutDay) -> str:
     place = f"line {row.line}" if row.line else f"row {row.row}"
-    return f"The first is {place} of {shortened(row.file or 'the source', MAX_NAME)}: {row.message}."
+    file, message = shortened(row.file or "the source", MAX_NAME // 2), shortened((row.message or "").rstrip("."), 120)
+    return f"The first is {place} of {file}: {message}."
 
 
 def _insert(

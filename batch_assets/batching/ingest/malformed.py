@@ -9,13 +9,12 @@ from typing import BinaryIO, NamedTuple
 import duckdb
 
 from batch_assets.batching.ingest.csv_records import ENCODING, split_records
-from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
+from batch_assets.batching.ingest.errors import shortened
 from batch_assets.batching.ingest.files import Format, SourceFile, open_file
+from batch_assets.batching.ingest.long_rows import long_row_error
 
 MAX_RECORDED = 1_000  # malformed rows of a source that are recorded; all are counted
 MAX_TEXT_BYTES = 100_000  # of one of them
-# DuckDB's kinds of errors after which the rows that follow may be anything.
-STRUCTURE_ERRORS = ("UNQUOTED VALUE", "LINE SIZE OVER MAXIMUM")
 
 
 class BrokenRow(NamedTuple):
@@ -62,10 +61,15 @@ def read_rejects(connection: duckdb.DuckDBPyConnection, files: Sequence[SourceFi
     # one row may have several errors
     found = connection.execute(
         f"""
-        SELECT file_path, min(line), line_byte_position, min(error_type), min(error_message), count(*) OVER (),
-            bool_or(error_type IN {STRUCTURE_ERRORS} AND (
+        SELECT file_path, min(line), line_byte_position, min(error_type),
+            -- an error for each value too many, and for each that is missing
+            CASE WHEN bool_or(error_type = 'TOO MANY COLUMNS') THEN max_by(error_message, column_idx)
+                ELSE min_by(error_message, column_idx) END,
+            count(*) OVER (),
+            -- errors after which the rows that follow may be anything
+            bool_or(error_type = 'LINE SIZE OVER MAXIMUM' OR (error_type = 'UNQUOTED VALUE' AND (
                 csv_line IS NULL OR csv_line = '' OR contains(rtrim(csv_line, chr(10) || chr(13)), chr(10))
-            ))
+            )))
         FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
         GROUP BY file_path, line_byte_position ORDER BY 7 DESC, 1, 3 LIMIT {MAX_RECORDED}
         """
@@ -83,11 +87,7 @@ def check_structure(broken: BrokenRows) -> None:
     """Raise SourceError if a quote of a CSV file is not closed: the rows after it cannot be told from its text."""
     if broken.structure_is_lost:
         row = broken.rows[0]
-        raise SourceError(
-            f"{shortened(row.file, MAX_NAME)} could not be read, and the day was not changed: the row in line "
-            f"{row.record} (line breaks in quotes not counted) opens a quote that is not closed, or has over 32 MB. "
-            'Put each value with a quote, a comma or a line break into quotes, and double the quotes in it: "".'
-        )
+        raise long_row_error(row.file, f"{row.record} (line breaks in quotes not counted)")
 
 
 def find_lines(

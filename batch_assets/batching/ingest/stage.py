@@ -15,6 +15,7 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import SourceFile, list_files, with_one_line_end
 from batch_assets.batching.ingest.globbing import escaped
+from batch_assets.batching.ingest.long_rows import has_long_rows
 from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, read_rejects
 from batch_assets.batching.ingest.queries import prepare_query
 from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
@@ -97,7 +98,8 @@ def _stage_files(
     found = Staged(scratch / "day.parquet", files, names, states_of(names), is_empty=not files)
     if not files:
         return found
-    for long_lines in (False, True):  # with long lines, DuckDB needs more memory for any CSV file
+    # with long lines, DuckDB needs more memory for any CSV file
+    for long_lines in (True,) if has_long_rows(files) else (False, True):
         try:
             rows = _copy_files(connection, source, found, day, long_lines=long_lines)
         except duckdb.Error as error:
