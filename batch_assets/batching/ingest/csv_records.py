@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 UTF8_MARK = "\xef\xbb\xbf"  # in the encoding below
 ENCODING = "latin-1"  # each byte is a character, so places are offsets, and any bytes can be read
-REST_OF_VALUE = re.compile(r'(?:[^"]|"")*+"')  # of a quoted one, with the quote that closes it
+MAX_ROW_BYTES = 33_554_432  # of rows that are read at all: 32 MB
+REST_OF_VALUE = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # of a quoted one, with the quote that closes it
 
 
 class Record(NamedTuple):

@@ -75,7 +75,9 @@ def explain(error: duckdb.Error, location: str, *, is_query: bool = False) -> st
     if "No files found" in message and not is_query:
         return no_file(location)
     if "maximum_object_size" in message or "Maximum line size" in message:
-        return f"{name} has a row that is too long to read (more than 16 MB of JSON, or 32 MB of CSV). Split it."
+        named = re.search(r'file "([^"\n]+)"', message)  # one of those of a glob
+        file = shortened(named[1], MAX_NAME) if named else name
+        return f"{file} has a row of over 32 MB, which cannot be read, and the day was not changed. Split the text."
     remedy = (
         " Repair the file, or write one object in each line (.jsonl): then only lines that are no JSON are set aside."
         if "Malformed JSON" in message

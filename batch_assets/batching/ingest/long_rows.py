@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import BinaryIO
 
-from batch_assets.batching.ingest.csv_records import ENCODING, split_records
+from batch_assets.batching.ingest.csv_records import ENCODING, MAX_ROW_BYTES, split_records
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import Format, SourceFile, open_file
 
-MAX_ROW_BYTES = 33_554_432
 CHUNK_BYTES = 1 << 22  # several of them are in any row that is too long for DuckDB's smallest buffer
 # An odd number of quotes before a delimiter or a line end: a value begins or ends here. Two are a quote in a text.
 EDGE_OF_VALUE = re.compile(rb'(?<!")(?:"")*"[,;\t|\r\n]')

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 
+from batch_assets.batching.ingest.csv_records import MAX_ROW_BYTES
 from batch_assets.batching.ingest.errors import no_column
 from batch_assets.batching.ingest.files import Format, SourceFile
 from batch_assets.batching.ingest.globbing import escaped
@@ -35,7 +36,7 @@ NO_ROWS = """
     SELECT '' AS file, 0 AS row, '' AS id, '' AS title, '' AS body, '' AS url, NULL::TIMESTAMPTZ AS time,
         '' AS time_text, NULL::VARCHAR AS problem WHERE false
 """
-LONG_LINES = ", max_line_size = 33554432"  # 32 MB; with DuckDB's default of 2 MB it needs 300 MB less
+LONG_LINES = f", max_line_size = {MAX_ROW_BYTES}"  # with DuckDB's default of 2 MB it needs 300 MB less
 # To read CSV exactly as it is: no comments, no sampling, and a record of each row that is left out.
 CSV_OPTIONS = """
     auto_detect = false, header = true, quote = '"', escape = '"', comment = '', store_rejects = true,
