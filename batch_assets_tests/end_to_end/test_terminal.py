@@ -101,7 +101,7 @@ def run_with_small_files(data: Path, kilobytes: int, *arguments: str) -> "subpro
     return run_program(limited, data)
 
 
-@pytest.mark.parametrize("kilobytes", [4, 64, 140])
+@pytest.mark.parametrize("kilobytes", [4, 32, 64])
 def test_a_demo_on_a_full_disk_prints_one_sentence_and_the_next_one_succeeds(tmp_path: Path, kilobytes: int) -> None:
     assert sentence_of(run_with_small_files(tmp_path, kilobytes, "demo")).startswith("Error: ")
     done = run_command(tmp_path, "demo")  # the disk has room again

@@ -16,10 +16,10 @@ import duckdb
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.check import Checked, check_rows
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, errors_of, shortened
-from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.stage import Staged, connection_to, stage
 from batch_assets.batching.ingest.unchanged import check_unchanged
+from batch_assets.batching.ingest.values import staged_rows
 from batch_assets.batching.ledger.database import Database, transaction
 
 __all__ = ["Ingested", "Source", "SourceError", "ingest_day"]
@@ -106,9 +106,8 @@ def _record_rows_without_day(connection: duckdb.DuckDBPyConnection, staged: Stag
         connection.execute(
             f"""
             INSERT INTO rejected_article (partition_date, {REJECTED})
-            SELECT NULL, {REJECTED} FROM read_parquet(?) WHERE NOT of_day
-            """,
-            [escaped(str(checked.rejected))],
+            SELECT NULL, {REJECTED} FROM {staged_rows(checked.rejected)} WHERE NOT of_day
+            """
         )
 
 
@@ -139,21 +138,21 @@ def _replace_day(
         connection.execute(f"DELETE FROM {table} {of_day}", [day])
     if checked:
         connection.execute(
-            """
+            f"""
             INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
-            SELECT CAST($day AS DATE), article_id, title, body, url, published_at
-            FROM read_parquet($staged, file_row_number = true)
-            ANTI JOIN (SELECT place FROM read_parquet($rejected) WHERE of_day) AS rejected
+            SELECT CAST(? AS DATE), article_id, title, body, url, published_at
+            FROM {staged_rows(staged.path)}
+            ANTI JOIN (SELECT place FROM {staged_rows(checked.rejected)} WHERE of_day) AS rejected
                 ON rejected.place = file_row_number
             WHERE problem IS NULL
             """,
-            {"day": day, "staged": escaped(str(staged.path)), "rejected": escaped(str(checked.rejected))},
+            [day],
         )
         connection.execute(
             f"""
             INSERT INTO rejected_article (partition_date, {REJECTED})
-            SELECT CAST(? AS DATE), {REJECTED} FROM read_parquet(?) WHERE of_day
+            SELECT CAST(? AS DATE), {REJECTED} FROM {staged_rows(checked.rejected)} WHERE of_day
             """,
-            [day, escaped(str(checked.rejected))],
+            [day],
         )
     return ingested

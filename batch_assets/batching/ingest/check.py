@@ -9,11 +9,10 @@ from typing import NamedTuple
 import duckdb
 
 from batch_assets.batching.ingest.errors import MAX_NAME, shortened
-from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.malformed import MAX_RECORDED, Line, find_lines, what_is_wrong
 from batch_assets.batching.ingest.source import Source
 from batch_assets.batching.ingest.stage import Staged
-from batch_assets.batching.ingest.values import literal
+from batch_assets.batching.ingest.values import literal, staged_rows
 
 MAX_LINES = 100_000  # rows of a day whose lines are looked for; of the others, the number of the row is known
 NO_ARTICLE = "reason IN ('malformed', 'undated')"  # and of no day
@@ -94,9 +93,8 @@ def _give_reasons(connection: duckdb.DuckDBPyConnection, source: Source, staged:
                     ORDER BY {newest}file_place DESC NULLS LAST, row DESC
                 ) > 1 THEN 'duplicate_id'
             END AS reason
-        FROM read_parquet(?, file_row_number = true) LEFT JOIN source_file USING (file)
-        """,
-        [escaped(str(staged.path))],
+        FROM {staged_rows(staged.path)} LEFT JOIN source_file USING (file)
+        """
     )
     if not _count(connection, "SELECT count(*) FROM row_check WHERE reason = 'duplicate_id'"):
         return
@@ -104,7 +102,7 @@ def _give_reasons(connection: duckdb.DuckDBPyConnection, source: Source, staged:
         f"""
         CREATE OR REPLACE TEMP TABLE repeated AS
         SELECT place, row_check.article_id, reason, sha256(to_json([title, body, url])::VARCHAR) AS content
-        FROM read_parquet({literal(escaped(str(staged.path)))}, file_row_number = true)
+        FROM {staged_rows(staged.path)}
         JOIN row_check ON place = file_row_number
         SEMI JOIN (SELECT article_id FROM row_check WHERE reason = 'duplicate_id') AS several
             ON several.article_id = row_check.article_id
@@ -193,7 +191,7 @@ def _write(
         COPY (
             SELECT true AS of_day, place, coalesce(name, staged.file) AS source_file, staged.row AS source_row,
                 line AS source_line, staged.article_id, title, body, url, reason, NULL::VARCHAR AS message
-            FROM read_parquet({literal(escaped(str(staged.path)))}, file_row_number = true) AS staged
+            FROM {staged_rows(staged.path)} AS staged
             JOIN row_check ON place = file_row_number AND NOT {NO_ARTICLE}
             LEFT JOIN row_line ON row_line.file = staged.file AND row_line.row = staged.row
             LEFT JOIN source_file ON source_file.file = staged.file

@@ -14,7 +14,6 @@ import duckdb
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import SourceFile, list_files, with_one_line_end
-from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.long_rows import has_long_rows
 from batch_assets.batching.ingest.malformed import BrokenRows, check_structure, read_rejects
 from batch_assets.batching.ingest.queries import prepare_query
@@ -22,7 +21,7 @@ from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
 from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.times import possible_time, time_of_text
 from batch_assets.batching.ingest.unchanged import State, states_of
-from batch_assets.batching.ingest.values import literal
+from batch_assets.batching.ingest.values import literal, staged_rows
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
 
@@ -183,8 +182,8 @@ def _counted(
 ) -> Staged:
     """The staged rows with their numbers. Raises SourceError if no row of the source has a day."""
     counts = connection.execute(
-        "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') FROM read_parquet(?)",
-        [escaped(str(staged.path))],
+        "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') "
+        f"FROM {staged_rows(staged.path)}"
     ).fetchone()
     assert counts is not None  # aggregates have one row
     undated, malformed = counts

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import SourceFile
+from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.source import ARTICLE_COLUMNS, Source
 
 PARAGRAPHS = "chr(10) || chr(10)"  # between the texts of a list
@@ -23,6 +25,11 @@ def quoted(identifier: str) -> str:
 def literal(text: str) -> str:
     """A string of SQL."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def staged_rows(path: Path) -> str:
+    """SQL of the rows of a Parquet file that we wrote, with file_row_number. Names of folders give no columns."""
+    return f"read_parquet({literal(escaped(str(path)))}, file_row_number = true, hive_partitioning = false)"
 
 
 def find_columns(source: Source, names: Iterable[str]) -> dict[str, str]:
