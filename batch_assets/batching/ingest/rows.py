@@ -38,9 +38,10 @@ NO_ROWS = """
 """
 LONG_LINES = f", max_line_size = {MAX_ROW_BYTES}"  # with DuckDB's default of 2 MB it needs 300 MB less
 # To read CSV exactly as it is: no comments, no sampling, and a record of each row that is left out.
+# Not in parallel: where a part of the file begins with a broken row, DuckDB would leave out thousands of rows unseen.
 CSV_OPTIONS = """
     auto_detect = false, header = true, quote = '"', escape = '"', comment = '', store_rejects = true,
-    rejects_limit = 0, filename = 'file', hive_partitioning = false
+    rejects_limit = 0, parallel = false, filename = 'file', hive_partitioning = false
 """
 
 

@@ -178,6 +178,15 @@ def test_empty_lines_are_no_rows_and_lines_stay_right(workspace: Workspace, is_c
     ]
 
 
+@pytest.mark.parametrize(("broken", "one_in"), [("broken", 3), ("1,2,3,4", 2)])
+def test_no_row_is_lost_in_a_large_file_with_broken_rows(workspace: Workspace, broken: str, one_in: int) -> None:
+    filler = "y" * 1500
+    rows = [f"{broken}{filler}" if n % one_in == 1 else f"{n},{n} {filler},{DAY}" for n in range(20_000)]
+    found = read(workspace, write(workspace, "a.csv", "\n".join(["id,body,published_at", *rows, ""])), **ALL)
+    number = sum(row.startswith(broken) for row in rows)
+    assert (found.articles, found.malformed) == (20_000 - number, number)
+
+
 def test_the_lines_of_rows_after_the_recorded_broken_rows_are_not_guessed(workspace: Workspace) -> None:
     rows = ["1"] * 1200 + [f"2,T,,u,{DAY}"]
     write(workspace, "b.csv", HEADER + "\n".join(rows))
