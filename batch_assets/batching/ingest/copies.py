@@ -6,7 +6,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO
 
-from batch_assets.batching.ingest.csv_records import ENCODING, split_records
+from batch_assets.batching.ingest.csv_records import ENCODING, UTF8_MARK, split_records
 
 BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -59,7 +59,9 @@ def copy_with_one_line_end(name: str, stream: BinaryIO, delimiter: str, scratch:
         copy.open("w", newline="", encoding=ENCODING) as out,
     ):
         for record in split_records(lines, delimiter):
-            out.write(record.content.rstrip("\r\n") + "\n")
+            # without a byte-order mark, after which DuckDB does not see that a name begins with a quote
+            content = record.content.removeprefix(UTF8_MARK) if record.start == 0 else record.content
+            out.write(content.rstrip("\r\n") + "\n")
     return copy
 
 

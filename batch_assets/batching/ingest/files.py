@@ -200,8 +200,9 @@ def _has_odd_lines(file: SourceFile, text: str) -> bool:
     """
     records = split_records(StringIO(text, newline=""), file.delimiter)
     header = next((record.content for record in records if record.line > file.lines_before), "")
-    breaks = re.findall(r"\r\n|\r|\n", header)
-    return bool(file.header) and (file.lines_before > 0 or len(breaks) > 1 or breaks == ["\r"])
+    names = header.rstrip("\r\n")
+    ends_with_return = header[len(names) :] == "\r"
+    return bool(file.header) and (file.lines_before > 0 or ends_with_return or bool(re.search(r"[\r\n]", names)))
 
 
 def _first_record(lines: Sequence[str], delimiter: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Finds rows of CSV files that are too long for DuckDB, which leaves them out without a message.
+"""Finds rows of CSV files that DuckDB leaves out without a message: what follows a quote that is not closed, and rows
+that are too long.
 
 If DuckDB is to leave out broken rows, it says nothing of a row that is longer than its buffer: 32 MB, or 512 MB if a
-row may have 32 MB. A quote that is not closed makes such a row of all that follows.
+row may have 32 MB; nor, if it reads a file in one piece, of a last row whose quotes are not closed.
 """
 
 import re
@@ -19,10 +20,11 @@ EDGE_OF_VALUE = re.compile(rb'(?<!")(?:"")*"[,;\t|\r\n]')
 
 
 def has_long_rows(files: Sequence[SourceFile]) -> bool:
-    """Whether a CSV file may have a row of over 4 MB, or cannot be looked at. Raises SourceError if one has over 32 MB.
+    """Whether a CSV file may have a row of over 4 MB, or cannot be looked at.
 
-    A part of a file without a line end, or in quotes without the edge of a value, may be in a long row; only then the
-    file is read row by row.
+    A part of a file without a line end, or in quotes without the edge of a value, may be in a long row; only then, or
+    if the last quote may open a value, the file is read row by row. Raises SourceError if a row has over 32 MB, or a
+    quote that is not closed.
     """
     found = False
     for file in files:
@@ -33,9 +35,9 @@ def has_long_rows(files: Sequence[SourceFile]) -> bool:
             found = True
             continue
         with stream:
-            may_be_long = _may_have_long_rows(stream)
-        if may_be_long:
-            found = True
+            may_be_long, may_be_open = _look_through(stream, file.delimiter.encode())
+        found = found or may_be_long
+        if may_be_long or may_be_open:
             _check_each_row(file)
     return found
 
@@ -49,16 +51,23 @@ def long_row_error(name: str, line: str) -> SourceError:
     )
 
 
-def _may_have_long_rows(stream: BinaryIO) -> bool:
-    has_quotes = lacks_edges = False
+def _look_through(stream: BinaryIO, delimiter: bytes) -> tuple[bool, bool]:
+    """Whether a row may be long, and whether the file may end within quotes."""
+    has_quotes = lacks_edges = lacks_ends = False
+    before, last_quote = b"", b""
     while chunk := stream.read(CHUNK_BYTES):
         has_quotes = has_quotes or b'"' in chunk
-        if len(chunk) < CHUNK_BYTES:
-            break
-        if b"\n" not in chunk and b"\r" not in chunk:
-            return True
-        lacks_edges = lacks_edges or EDGE_OF_VALUE.search(chunk) is None
-    return has_quotes and lacks_edges
+        with_before = before + chunk
+        place = with_before.rfind(b'"')
+        if place > 0 or (place == 0 and not before):
+            last_quote = with_before[max(place - 1, 0) : place + 2]
+        before = with_before[-2:]
+        if len(chunk) == CHUNK_BYTES:
+            lacks_ends = lacks_ends or (b"\n" not in chunk and b"\r" not in chunk)
+            lacks_edges = lacks_edges or EDGE_OF_VALUE.search(chunk) is None
+    # after x" and the end of a value, no quotes are open: the quote closes a value, or is one in a value without quotes
+    closes = re.fullmatch(rb'[^ "\r\n%b]"[\r\n%b]?' % (2 * (re.escape(delimiter),)), last_quote)
+    return lacks_ends or (has_quotes and lacks_edges), bool(last_quote and not closes)
 
 
 def _check_each_row(file: SourceFile) -> None:
@@ -66,5 +75,5 @@ def _check_each_row(file: SourceFile) -> None:
     assert stream is not None  # it was opened before
     with stream, TextIOWrapper(stream, ENCODING, newline="\n") as lines:
         for record in split_records(lines, file.delimiter):
-            if len(record.content) > MAX_ROW_BYTES:
+            if len(record.content) > MAX_ROW_BYTES or not record.is_closed:
                 raise long_row_error(file.name, str(record.line))

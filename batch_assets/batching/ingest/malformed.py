@@ -144,7 +144,7 @@ def _csv_records(stream: BinaryIO, file: SourceFile) -> Iterator[tuple[int, int,
     """The rows of a CSV file: the number of the first line, the offset, and the bytes. Without the header."""
     header_passed = False
     with TextIOWrapper(stream, ENCODING, newline="\n") as lines:
-        for line, start, content in split_records(lines, file.delimiter):
+        for line, start, content, _ in split_records(lines, file.delimiter):
             # DuckDB passes over empty lines, except in a file with one column
             if header_passed and (content.strip("\r\n") or len(file.header) == 1):
                 yield line, start, content.encode(ENCODING)

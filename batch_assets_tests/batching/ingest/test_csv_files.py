@@ -150,9 +150,10 @@ def test_lines_before_the_header_lose_no_row(workspace: Workspace, before: str, 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_header_of_several_lines_loses_no_row(workspace: Workspace, end: str) -> None:
-    content = f'id,"note\n(""optional"")",body,published_at{end}1,n,x,{DAY}{end}2,n,,{DAY}{end}'
-    assert read(workspace, write(workspace, "a.csv", content)).articles == 1
-    assert rejected(workspace) == [("a.csv", 2, 4, "empty_body", True)]
+    content = f'"note\n(""optional"")",id,body,published_at{end}n,1,x,{DAY}{end}n,2,,{DAY}{end}'
+    for mark in ("", "\ufeff"):
+        assert read(workspace, write(workspace, "a.csv", mark + content)).articles == 1
+        assert rejected(workspace) == [("a.csv", 2, 4, "empty_body", True)]
 
 
 @pytest.mark.parametrize("ends", [("\n", "\r\n"), ("\r\n", "\n"), ("\r", "\r"), ("\n", "\n", "\r\n"), ("\r\n", "\r\n")])
