@@ -1,8 +1,11 @@
-"""Decides about each staged row whether it is an article, and finds where the others are: file, row and line."""
+"""Decides about each staged row whether it is an article, and finds where the others are: file, row and line.
+
+One pass for all days, so that each file is searched for lines once.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,27 +16,31 @@ from batch_assets.batching.ingest.malformed import MAX_RECORDED, Line, find_line
 from batch_assets.batching.ingest.source import Source
 from batch_assets.batching.ingest.stage import Staged
 from batch_assets.batching.ingest.values import literal, staged_rows
+from batch_assets.batching.ledger.database import fixed_join_order
 
-MAX_LINES = 100_000  # rows of a day whose lines are looked for; of the others, the number of the row is known
-NO_ARTICLE = "reason IN ('malformed', 'undated')"  # and of no day
+MAX_LINES = 100_000  # rows of the days whose lines are looked for; of the others, the number of the row is known
 
 
 @dataclass(frozen=True)
 class Checked:
     """What the staged rows are.
 
-    rejected: a Parquet file of the rows that are no article: the columns of `rejected_article`, of_day, and place,
-        which is the number of the staged row.
-    reasons: how many rows of the day there are for each reason.
-    in_several_files: ids that rows of several files have.
+    rejected: a Parquet file of the days' rows that are no article: day, place (that of the staged row), source_file,
+        source_row, source_line, reason. None if there is none.
+    without_day: a Parquet file of the rows that belong to no day: source_file, source_row, source_line, body, reason,
+        message. None if there is none.
+    articles: by day, how many there are; a day without rows is not in it.
+    reasons: by day, how many rows there are for each reason.
+    in_several_files: by day, ids that rows of several files have.
     first_malformed: a sentence about the first malformed row.
     """
 
-    rejected: Path
-    articles: int
-    reasons: Mapping[str, int]
-    in_several_files: int
-    first_malformed: str
+    rejected: Path | None = None
+    without_day: Path | None = None
+    articles: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    in_several_files: Mapping[str, int] = field(default_factory=dict)
+    first_malformed: str = ""
 
 
 class _RowWithoutDay(NamedTuple):
@@ -45,85 +52,105 @@ class _RowWithoutDay(NamedTuple):
     message: str | None
 
 
-def check_rows(connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged) -> Checked:
-    """Check the staged rows, and write those that are no article to a Parquet file beside them."""
-    _give_reasons(connection, source, staged)
-    without_day = _find_rows(connection, staged)
-    rejected = staged.path.with_name("rejected.parquet")
-    _write(connection, staged, without_day, rejected)
-    reasons = connection.execute(
-        f"SELECT reason, count(*) FROM row_check WHERE NOT {NO_ARTICLE} GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
-    several = """
-        SELECT count(*) FROM (
-            SELECT article_id FROM row_check WHERE reason IS NULL OR reason IN ('duplicate_id', 'older_version')
-            GROUP BY article_id HAVING count(DISTINCT file) > 1
-        )
+def check_rows(
+    connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, scratch: Path, *, memory_limit: str
+) -> Checked:
+    """Check the staged rows, and write those that are no article to Parquet files in the folder `scratch`.
+
+    memory_limit: for the statement whose memory would grow with the number of rows. Raises duckdb.Error, OSError.
     """
+    rows = staged_rows(staged.paths)
+    articles: dict[str, int] = dict(
+        connection.execute(f"SELECT day::VARCHAR, count(*) FROM {rows} WHERE day IS NOT NULL GROUP BY ALL").fetchall()
+    )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE no_article AS
+        SELECT place, day, file, row, coalesce(problem, 'empty_body') AS reason
+        FROM {rows} WHERE problem IS NOT NULL OR NOT has_text
+        """
+    )
+    in_several_files = _find_repeated(connection, source, staged, memory_limit)
+    reasons: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for day, reason, number in connection.execute(
+        "SELECT day::VARCHAR, reason, count(*) FROM no_article WHERE day IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    ).fetchall():
+        reasons[day][reason] = number
+        articles[day] -= number
+    if not reasons and not staged.undated and not staged.malformed:
+        return Checked(articles=articles)
+    without_day = _find_rows(connection, staged)
     return Checked(
-        rejected,
-        articles=_count(connection, "SELECT count(*) FROM row_check WHERE reason IS NULL"),
-        reasons=dict(reasons),
-        in_several_files=_count(connection, several) if reasons else 0,
+        _write_rejected(connection, scratch / "rejected.parquet") if reasons else None,
+        _write_without_day(connection, without_day, scratch / "without_day.parquet") if without_day else None,
+        articles,
+        reasons,
+        in_several_files,
         first_malformed=next((_sentence(row) for row in without_day if row.reason == "malformed"), ""),
     )
 
 
-def _give_reasons(connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged) -> None:
-    """Create the table `row_check`: each staged row, and why it is no article of the day."""
-    connection.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE source_file (file VARCHAR, name VARCHAR, file_place BIGINT);
-        CREATE OR REPLACE TEMP TABLE row_line (file VARCHAR, row BIGINT, line BIGINT)
-        """
-    )
+def _find_repeated(
+    connection: duckdb.DuckDBPyConnection, source: Source, staged: Staged, memory_limit: str
+) -> dict[str, int]:
+    """Add to `no_article` the rows of an id that has a newer row. Returns, by day, the ids in several files."""
+    rows = staged_rows(staged.paths)
+    _create(connection, "source_file", {"file": "VARCHAR", "name": "VARCHAR", "file_place": "BIGINT"})
     files = [(file.path, file.name, place) for place, file in enumerate(staged.files)]
     _insert(connection, "source_file", {"file": "VARCHAR", "name": "VARCHAR", "file_place": "BIGINT"}, files)
-    newest = "published_at DESC NULLS LAST, " if source.newest_by == "published_at" else ""
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE row_check AS
-        SELECT
-            file_row_number AS place, file, row, article_id,
-            CASE
-                WHEN problem IS NOT NULL THEN problem
-                WHEN NOT has_text THEN 'empty_body'
-                WHEN row_number() OVER (
-                    PARTITION BY article_id, has_text AND problem IS NULL
-                    ORDER BY {newest}file_place DESC NULLS LAST, row DESC
-                ) > 1 THEN 'duplicate_id'
-            END AS reason
-        FROM {staged_rows(staged.path)} LEFT JOIN source_file USING (file)
-        """
-    )
-    if not _count(connection, "SELECT count(*) FROM row_check WHERE reason = 'duplicate_id'"):
-        return
+    connection.execute("SET memory_limit = ?", [memory_limit])
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE repeated AS
-        SELECT place, row_check.article_id, reason, sha256(to_json([title, body, url])::VARCHAR) AS content
-        FROM {staged_rows(staged.path)}
-        JOIN row_check ON place = file_row_number
-        SEMI JOIN (SELECT article_id FROM row_check WHERE reason = 'duplicate_id') AS several
-            ON several.article_id = row_check.article_id
-        WHERE reason IS NULL OR reason = 'duplicate_id';
-
-        UPDATE row_check SET reason = 'older_version' FROM repeated AS older
-        JOIN repeated AS newest ON newest.article_id = older.article_id AND newest.reason IS NULL
-        WHERE row_check.place = older.place AND older.reason = 'duplicate_id' AND older.content <> newest.content
+        SELECT day, article_id FROM {rows} WHERE problem IS NULL AND has_text GROUP BY ALL HAVING count(*) > 1
         """
     )
+    connection.execute("RESET memory_limit")
+    if connection.execute("FROM repeated LIMIT 1").fetchone() is None:
+        return {}
+    newest = "published_at DESC NULLS LAST, " if source.newest_by == "published_at" else ""
+    with fixed_join_order(connection):
+        connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE version AS
+            SELECT place, day, file, row, article_id, content,
+                row_number() OVER versions AS version, first_value(content) OVER versions AS newest_content
+            FROM (
+                SELECT * EXCLUDE (title, body, url), sha256(to_json([title, body, url])::VARCHAR) AS content
+                FROM {rows} SEMI JOIN repeated USING (day, article_id) LEFT JOIN source_file USING (file)
+                WHERE problem IS NULL AND has_text
+            )
+            WINDOW versions AS (
+                PARTITION BY day, article_id ORDER BY {newest}file_place DESC NULLS LAST, row DESC
+            )
+            """
+        )
+    connection.execute(
+        """
+        INSERT INTO no_article
+        SELECT place, day, file, row,
+            CASE WHEN content = newest_content THEN 'duplicate_id' ELSE 'older_version' END AS reason
+        FROM version WHERE version > 1
+        """
+    )
+    several = """
+        SELECT day::VARCHAR, count(*) FROM (
+            SELECT day, article_id FROM version GROUP BY ALL HAVING count(DISTINCT file) > 1
+        ) GROUP BY ALL
+    """
+    return dict(connection.execute(several).fetchall())
 
 
 def _find_rows(connection: duckdb.DuckDBPyConnection, staged: Staged) -> list[_RowWithoutDay]:
-    """The rows without a day. Fills `row_line` with the lines of the day's rows that are no article."""
+    """The rows without a day. Fills `row_line` with the lines of the days' rows that are no article."""
+    _create(connection, "row_line", {"file": "VARCHAR", "row": "BIGINT", "line": "BIGINT"})
     found = connection.execute(
         f"""
-        (SELECT file, row, reason FROM row_check WHERE reason = 'malformed' ORDER BY place LIMIT {MAX_RECORDED})
+        (SELECT file, row, reason FROM no_article WHERE reason = 'malformed' ORDER BY place LIMIT {MAX_RECORDED})
         UNION ALL
-        (SELECT file, row, reason FROM row_check WHERE reason = 'undated' ORDER BY place LIMIT {MAX_RECORDED})
+        (SELECT file, row, reason FROM no_article WHERE reason = 'undated' ORDER BY place LIMIT {MAX_RECORDED})
         UNION ALL
-        (SELECT file, row, reason FROM row_check WHERE NOT {NO_ARTICLE} ORDER BY place LIMIT {MAX_LINES})
+        (SELECT file, row, reason FROM no_article WHERE day IS NOT NULL ORDER BY place LIMIT {MAX_LINES})
         """
     ).fetchall()
     by_file: defaultdict[str | None, dict[int, str]] = defaultdict(dict)
@@ -175,37 +202,46 @@ def _without_day(name: str | None, reasons: Mapping[int, str], lines: Mapping[in
     return rows
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection, staged: Staged, without_day: Sequence[_RowWithoutDay], rejected: Path
-) -> None:
-    connection.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE row_without_day
-        (file VARCHAR, row BIGINT, line BIGINT, body VARCHAR, reason VARCHAR, message VARCHAR)
-        """
-    )
-    columns = {name: "BIGINT" if name in ("row", "line") else "VARCHAR" for name in _RowWithoutDay._fields}
-    _insert(connection, "row_without_day", columns, without_day)
+def _write_rejected(connection: duckdb.DuckDBPyConnection, path: Path) -> Path:
     connection.execute(
         f"""
         COPY (
-            SELECT true AS of_day, place, coalesce(name, staged.file) AS source_file, staged.row AS source_row,
-                line AS source_line, staged.article_id, title, body, url, reason, NULL::VARCHAR AS message
-            FROM {staged_rows(staged.path)} AS staged
-            JOIN row_check ON place = file_row_number AND NOT {NO_ARTICLE}
-            LEFT JOIN row_line ON row_line.file = staged.file AND row_line.row = staged.row
-            LEFT JOIN source_file ON source_file.file = staged.file
-            UNION ALL
-            SELECT false, NULL, file, row, line, NULL, NULL, body, NULL, reason, message FROM row_without_day
-        ) TO {literal(str(rejected))} (FORMAT parquet, ROW_GROUP_SIZE 2048)
+            SELECT day, place, coalesce(name, no_article.file) AS source_file, no_article.row AS source_row,
+                line AS source_line, reason
+            FROM no_article
+            LEFT JOIN row_line ON row_line.file = no_article.file AND row_line.row = no_article.row
+            LEFT JOIN source_file ON source_file.file = no_article.file
+            WHERE day IS NOT NULL ORDER BY day, place
+        ) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 2048)
         """
     )
+    return path
+
+
+def _write_without_day(connection: duckdb.DuckDBPyConnection, rows: Sequence[_RowWithoutDay], path: Path) -> Path:
+    columns = {name: "BIGINT" if name in ("row", "line") else "VARCHAR" for name in _RowWithoutDay._fields}
+    _create(connection, "row_without_day", columns)
+    _insert(connection, "row_without_day", columns, rows)
+    connection.execute(
+        f"""
+        COPY (
+            SELECT file AS source_file, row AS source_row, line AS source_line, body, reason, message
+            FROM row_without_day
+        ) TO {literal(str(path))} (FORMAT parquet, ROW_GROUP_SIZE 2048)
+        """
+    )
+    return path
 
 
 def _sentence(row: _RowWithoutDay) -> str:
     place = f"line {row.line}" if row.line else f"row {row.row}"
     file, message = shortened(row.file or "the source", MAX_NAME // 2), shortened((row.message or "").rstrip("."), 120)
     return f"The first is {place} of {file}: {message}."
+
+
+def _create(connection: duckdb.DuckDBPyConnection, table: str, columns: Mapping[str, str]) -> None:
+    definition = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} ({definition})")
 
 
 def _insert(
@@ -219,8 +255,3 @@ def _insert(
         values = [list(of_column) for of_column in zip(*rows, strict=True)]
         selected = ", ".join(f"unnest(CAST(? AS {kind}[]))" for kind in columns.values())
         connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {selected}", values)
-
-
-def _count(connection: duckdb.DuckDBPyConnection, statement: str) -> int:
-    row = connection.execute(statement).fetchone()
-    return int(row[0]) if row else 0

@@ -24,6 +24,19 @@ class Query:
     selects_day: bool = False
 
 
+def selects_day(source: Source) -> bool:
+    """Whether the source has the day in it, so that it is another one for each day. Raises SourceError, duckdb.Error.
+
+    A statement before the query may have it, too.
+    """
+    if source.has_partition:
+        return True
+    if source.kind not in (Kind.QUERY, Kind.SQL_FILE):
+        return False
+    text = _text(source, source.location)
+    return PARTITION in text or any("day" in found.named_parameters for found in duckdb.extract_statements(text))
+
+
 def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: str) -> Query:
     """The query of a source. The statements before it in a `.sql` file are executed: ATTACH, SET, CREATE VIEW.
 
@@ -33,14 +46,9 @@ def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: st
     if kind is Kind.TABLE:
         return Query(_table_query(location))
     name = "The query of BATCH_ASSETS_SOURCE" if kind is Kind.QUERY else shortened(location, MAX_NAME)
-    text, selects_day = location, source.has_partition
-    if kind is Kind.SQL_FILE:
-        try:
-            text = Path(location).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeError) as error:
-            raise SourceError(f"{name} could not be read: {shortened(str(error))}") from None
-        text, selects_day = text.replace(PARTITION, day), selects_day or PARTITION in text
-    statements = connection.extract_statements(text)
+    text = _text(source, location)
+    has_day = source.has_partition or PARTITION in text
+    statements = connection.extract_statements(text.replace(PARTITION, day))
     if not statements or not IS_QUERY.match(statements[-1].query):
         raise SourceError(f"{name} does not end with a query. {FORM}.")
     *before, query = statements
@@ -54,7 +62,18 @@ def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: st
     for statement in before:
         connection.execute(statement.query, parameters if statement.named_parameters else None)
     sql = _without_end(query.query)
-    return Query(sql, parameters, True) if query.named_parameters else Query(sql, selects_day=selects_day)
+    return Query(sql, parameters, True) if query.named_parameters else Query(sql, selects_day=has_day)
+
+
+def _text(source: Source, location: str) -> str:
+    """The statements of a query or a .sql file. Raises SourceError."""
+    if source.kind is Kind.QUERY:
+        return location
+    try:
+        return Path(location).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        name = shortened(location, MAX_NAME)
+        raise SourceError(f"{name} could not be read: {shortened(str(error))}") from None
 
 
 def _table_query(location: str) -> str:

@@ -1,9 +1,10 @@
-"""Reads a day's rows from a source into a Parquet file outside of the warehouse.
+"""Reads the rows of one day or many from a source into Parquet files outside of the warehouse.
 
 A source may be slow and must not lock the warehouse, so DuckDB reads it with a database of its own; only a table of the
 warehouse is read there.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,8 @@ from batch_assets.batching.ingest.values import literal, staged_rows
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
 
-ROW_GROUP_ROWS = 2048  # of the staged file: each thread that reads it has a group of rows in memory
+ROW_GROUP_ROWS = 2048  # of a staged file: each thread that reads it has a group of rows in memory
+FILE_BYTES = "32MB"  # of a staged file, compressed: its rows fit into memory when `pieces` sorts them
 # A text has a character that is no white space, separator, control or format mark.
 TEXT_PATTERN = r"[^\s\p{Z}\p{C}]"
 MIXED_LINE_ENDS = "reached an invalid state"
@@ -33,17 +35,19 @@ MIXED_LINE_ENDS = "reached an invalid state"
 
 @dataclass(frozen=True)
 class Staged:
-    """The rows of a day, and those that belong to no day, in a Parquet file.
+    """The rows of the days, and those that belong to no day, in Parquet files.
 
-    Columns: file, row, problem (`malformed`, `not_text`, `undated` or NULL), article_id, title, body, url,
+    Columns: place (counts the staged rows of all files in their order, from 1), day (a DATE; NULL for a row that
+    belongs to no day), file, row, problem (`malformed`, `not_text`, `undated` or NULL), article_id, title, body, url,
     published_at, has_text. A row that belongs to no day has no text.
+    paths: the Parquet files, in the order of their rows; none if no file of the source has rows.
     names, states: of all files, also of those without rows, which are not in `files`.
     selects_day: the source itself selects the day's rows.
     total: the rows of the whole source; counted only if a row is malformed or undated, else 0.
     malformed: with those that DuckDB did not read, which are in `broken`.
     """
 
-    path: Path
+    paths: Sequence[Path] = ()
     files: Sequence[SourceFile] = ()
     names: Sequence[str] = ()
     states: Mapping[str, State] = field(default_factory=dict)
@@ -52,7 +56,6 @@ class Staged:
     undated: int = 0
     malformed: int = 0
     broken: BrokenRows = field(default_factory=BrokenRows)
-    is_empty: bool = False
 
 
 @contextmanager
@@ -62,6 +65,13 @@ def connection_to(database: Database, source: Source, scratch: Path) -> Iterator
         with database.reading() as connection:
             yield connection
         return
+    with database_in_memory(scratch) as connection:
+        yield connection
+
+
+@contextmanager
+def database_in_memory(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database of its own, which writes what does not fit into memory into the folder `scratch`."""
     # One thread, since each has a group of rows in memory, and keeps it until it can write; and rows are numbered in
     # their order. No limit on memory: the source decides how large the groups of rows of a Parquet file are, and one
     # group must fit into memory.
@@ -71,81 +81,95 @@ def connection_to(database: Database, source: Source, scratch: Path) -> Iterator
         yield connection
 
 
-def stage(connection: duckdb.DuckDBPyConnection, source: Source, day: str, scratch: Path) -> Staged:
-    """Write the day's rows to a Parquet file in the folder `scratch`. Raises SourceError, duckdb.Error, OSError."""
-    location = source.of_day(day)
+def stage(connection: duckdb.DuckDBPyConnection, source: Source, days: Sequence[str], scratch: Path) -> Staged:
+    """Write the rows of the days to Parquet files in the folder `scratch`.
+
+    days: only one for a source that selects a day's rows itself. Raises SourceError, duckdb.Error, OSError.
+    """
+    location = source.of_day(days[0])
     if source.kind is Kind.FILES:
-        return _stage_files(connection, source, location, day, scratch)
-    return _stage_query(connection, source, location, day, scratch)
+        return _stage_files(connection, source, location, days, scratch)
+    return _stage_query(connection, source, location, days, scratch)
 
 
 def _stage_query(
-    connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
+    connection: duckdb.DuckDBPyConnection, source: Source, location: str, days: Sequence[str], scratch: Path
 ) -> Staged:
-    query = prepare_query(connection, source, day)
+    query = prepare_query(connection, source, days[0])
     name = "The query of BATCH_ASSETS_SOURCE" if source.kind is Kind.QUERY else location
     rows = rows_of_query(connection, source, query, name=name)
-    staged = Staged(scratch / "day.parquet", selects_day=query.selects_day)
-    _copy(connection, rows, query.parameters, day, staged.path, selects_day=query.selects_day)
+    paths = _copy(connection, rows, query.parameters, days, scratch, selects_day=query.selects_day)
+    staged = Staged(paths, selects_day=query.selects_day)
     return _counted(connection, source, rows, query.parameters, staged, name)
 
 
 def _stage_files(
-    connection: duckdb.DuckDBPyConnection, source: Source, location: str, day: str, scratch: Path
+    connection: duckdb.DuckDBPyConnection, source: Source, location: str, days: Sequence[str], scratch: Path
 ) -> Staged:
     names, files = list_files(connection, location, body=source.column("body"), scratch=scratch)
-    found = Staged(scratch / "day.parquet", files, names, states_of(names), is_empty=not files)
+    found = Staged((), files, names, states_of(names))
     if not files:
         return found
     # with long lines, DuckDB needs more memory for any CSV file
     for long_lines in (True,) if has_long_rows(files) else (False, True):
         try:
-            rows = _copy_files(connection, source, found, day, long_lines=long_lines)
+            rows, paths = _copy_files(connection, source, found.files, days, scratch, long_lines=long_lines)
         except duckdb.Error as error:
             if MIXED_LINE_ENDS not in str(error):
                 raise
             found = replace(found, files=[with_one_line_end(file, scratch) for file in found.files])
-            rows = _copy_files(connection, source, found, day, long_lines=True)
+            rows, paths = _copy_files(connection, source, found.files, days, scratch, long_lines=True)
         broken = read_rejects(connection, found.files)
         if not broken.structure_is_lost:
             break
     check_structure(broken)
-    return _counted(connection, source, rows, {}, replace(found, broken=broken), location)
+    return _counted(connection, source, rows, {}, replace(found, paths=paths, broken=broken), location)
 
 
 def _copy_files(
-    connection: duckdb.DuckDBPyConnection, source: Source, found: Staged, day: str, *, long_lines: bool
-) -> str:
-    """Write the rows of the files, and return their SELECT. Raises SourceError, duckdb.Error."""
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    files: Sequence[SourceFile],
+    days: Sequence[str],
+    scratch: Path,
+    *,
+    long_lines: bool,
+) -> tuple[str, list[Path]]:
+    """Write the rows of the files. Returns their SELECT, and the Parquet files. Raises SourceError, duckdb.Error."""
     try:
-        rows = rows_of_files(connection, source, found.files, long_lines=long_lines)
-        _copy(connection, rows, {}, day, found.path, selects_day=source.has_partition)
+        rows = rows_of_files(connection, source, files, long_lines=long_lines)
+        return rows, _copy(connection, rows, {}, days, scratch, selects_day=source.has_partition)
     except duckdb.Error as error:
         message = str(error)
-        for file in found.files:
+        for file in files:
             message = message.replace(file.path, file.name)  # of a copy, which the user does not know
         raise type(error)(message) from None
-    return rows
 
 
 def _copy(
     connection: duckdb.DuckDBPyConnection,
     rows: str,
     parameters: Mapping[str, object],
-    day: str,
-    staged: Path,
+    days: Sequence[str],
+    scratch: Path,
     *,
     selects_day: bool,
-) -> None:
-    """Write the rows of the day, and those that belong to no day. selects_day: all rows of the source are of the day.
+) -> list[Path]:
+    """Write the rows of the days, and those that belong to no day. Returns the Parquet files in the order of the rows.
 
-    Raises duckdb.Error.
+    selects_day: all rows of the source are of the one day. Raises duckdb.Error.
     """
-    is_of_day = "true" if selects_day else f"coalesce(published::DATE = DATE {literal(day)}, false)"
+    folder = scratch / "rows"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+    dates = ", ".join(f"DATE {literal(day)}" for day in days)
+    day = dates if selects_day else "published::DATE"
+    is_of_day = "true" if selects_day else f"coalesce(published::DATE IN ({dates}), false)"
     connection.execute(
         f"""
         COPY (
             SELECT
+                row_number() OVER () AS place,
+                CASE WHEN of_day AND problem IS DISTINCT FROM 'malformed' THEN {day} END AS day,
                 file, row,
                 CASE WHEN problem = 'malformed' THEN problem WHEN NOT of_day THEN 'undated' ELSE problem END AS problem,
                 coalesce(
@@ -160,10 +184,11 @@ def _copy(
                 coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text
             FROM (SELECT *, {is_of_day} AS of_day FROM ({_with_times(rows)}))
             WHERE of_day OR problem = 'malformed' OR published IS NULL
-        ) TO {literal(str(staged))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS})
+        ) TO {literal(str(folder))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, FILE_SIZE_BYTES '{FILE_BYTES}')
         """,
         parameters or None,
     )
+    return sorted(folder.iterdir(), key=lambda path: int(path.stem.removeprefix("data_")))
 
 
 def _with_times(rows: str) -> str:
@@ -183,7 +208,7 @@ def _counted(
     """The staged rows with their numbers. Raises SourceError if no row of the source has a day."""
     counts = connection.execute(
         "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') "
-        f"FROM {staged_rows(staged.path)}"
+        f"FROM {staged_rows(staged.paths)} WHERE day IS NULL"
     ).fetchone()
     assert counts is not None  # aggregates have one row
     undated, malformed = counts

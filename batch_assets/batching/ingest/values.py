@@ -27,9 +27,10 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def staged_rows(path: Path) -> str:
-    """SQL of the rows of a Parquet file that we wrote, with file_row_number. Names of folders give no columns."""
-    return f"read_parquet({literal(escaped(str(path)))}, file_row_number = true, hive_partitioning = false)"
+def staged_rows(paths: Iterable[Path]) -> str:
+    """SQL of the rows of Parquet files that we wrote, in their order. Names of folders give no columns."""
+    files = ", ".join(literal(escaped(str(path))) for path in paths)
+    return f"read_parquet([{files}], hive_partitioning = false)"
 
 
 def find_columns(source: Source, names: Iterable[str]) -> dict[str, str]:
