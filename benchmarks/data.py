@@ -1,5 +1,6 @@
 """Articles and results that look like the real ones, made by DuckDB in seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -94,20 +95,38 @@ def fill(database: Database, articles: int, *, days: tuple[str, ...] = (DAY,)) -
 
 def write_source(path: Path, articles: int) -> Path:
     """The same articles as a file that can be a source: Parquet, CSV or JSONL, by its ending."""
-    options = {".csv": "FORMAT csv, HEADER", ".jsonl": "FORMAT json"}.get(path.suffix, "FORMAT parquet")
     with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(
-            """
-            CREATE TABLE raw_articles (
-                partition_date DATE, id VARCHAR, title VARCHAR, body VARCHAR, url VARCHAR, published_at TIMESTAMP
-            )
-            """
-        )
-        _make_fragments(connection)
-        connection.execute(INSERT_ARTICLES, {"day": DAY, "articles": articles})
-        connection.execute(f"COPY (SELECT * EXCLUDE partition_date FROM raw_articles) TO '{path}' ({options})")
+        _write_days(connection, path, articles, [DAY], "SELECT * EXCLUDE partition_date FROM raw_articles")
     return path
+
+
+def write_source_of_days(path: Path, articles: int, days: Sequence[str]) -> Path:
+    """One file with so many articles on each of these days, in the order of the days. No two have the same id."""
+    database = path.with_suffix(".duckdb")  # all days together need not fit into the memory
+    with duckdb.connect(str(database)) as connection:
+        query = "SELECT strftime(partition_date, '%Y%m%d-') || id AS id, * EXCLUDE (partition_date, id)"
+        _write_days(connection, path, articles, days, f"{query} FROM raw_articles")
+    database.unlink()
+    return path
+
+
+def _write_days(
+    connection: duckdb.DuckDBPyConnection, path: Path, articles: int, days: Sequence[str], query: str
+) -> None:
+    options = {".csv": "FORMAT csv, HEADER", ".jsonl": "FORMAT json"}.get(path.suffix, "FORMAT parquet")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute(
+        """
+        CREATE TABLE raw_articles (
+            partition_date DATE, id VARCHAR, title VARCHAR, body VARCHAR, url VARCHAR, published_at TIMESTAMP
+        )
+        """
+    )
+    _make_fragments(connection)
+    for day in days:
+        connection.execute(INSERT_ARTICLES, {"day": day, "articles": articles})
+    connection.execute(f"COPY ({query}) TO '{path}' ({options})")
 
 
 def write_results(connection: duckdb.DuckDBPyConnection, submission_id: str, stem: Path) -> list[Path]:
