@@ -5,7 +5,7 @@ warehouse id. The sensor reads the events of its own location. A run stops if th
 other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -114,6 +114,18 @@ def newest_event(instance: dg.DagsterInstance, key: dg.AssetKey, day: str, locat
         if ours is not None or not page.has_more:
             return ours
         cursor = page.cursor
+
+
+def newest_events(
+    instance: dg.DagsterInstance, key: dg.AssetKey, days: Collection[str], location: str
+) -> dict[str, DayEvent]:
+    """day → its newest materialization by this code location. One query, and one more per day of several locations."""
+    newest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(days))
+    found: dict[str, DayEvent | None] = {}
+    for event in read_events(instance, key, list(newest.values())):
+        is_ours = event.origin.location == location
+        found[event.day] = event if is_ours else newest_event(instance, key, event.day, location)
+    return {day: event for day, event in found.items() if event is not None}
 
 
 def _events(records: Sequence[dg.EventLogRecord]) -> Iterator[DayEvent]:

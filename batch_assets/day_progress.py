@@ -7,7 +7,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from batch_assets.assets import openai_batch
+from batch_assets.asset_keys import OPENAI_BATCH
 from batch_assets.batching.next_step import Day, Progress
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.timing import Timing
@@ -83,7 +83,7 @@ def _moved(day: Day, polled: Mapping[str, RemoteBatch], seen: ShownDay | None, n
 
 def _observation(day: Day, progress: Progress) -> dg.AssetObservation:
     return dg.AssetObservation(
-        asset_key=openai_batch.key,
+        asset_key=OPENAI_BATCH,
         partition=day.day,
         description=f"{progress.done:,} of {progress.total:,} requests done",
         metadata={

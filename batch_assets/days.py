@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from batch_assets.assets import openai_batch, summaries
+from batch_assets.asset_keys import OPENAI_BATCH, SUMMARIES
 from batch_assets.batching.next_step import Day
 from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, read_events
 
@@ -51,7 +51,7 @@ def read_new_days(
     With an empty memory and many collected days, the first ticks do not find all collected days with pending requests.
     They find all days that were submitted and not collected.
     """
-    submitted, collected = _newest(instance, openai_batch.key), _newest(instance, summaries.key)
+    submitted, collected = _newest(instance, OPENAI_BATCH), _newest(instance, SUMMARIES)
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
     if known.read_up_to > last_collected:  # events were deleted, or the whole log: the ids of a new one begin at 1
@@ -63,7 +63,7 @@ def read_new_days(
     days: list[Day] = []
     foreign: set[str] = set()
     pending: set[str] = set()
-    for event in read_events(instance, summaries.key, sorted(again.union(page))):
+    for event in read_events(instance, SUMMARIES, sorted(again.union(page))):
         if event.day not in submitted or event.day in uncollected:
             pending.update([event.day] if event.origin.location == location and _has_requests_left(event) else [])
         elif event.origin.location != location:
@@ -74,7 +74,7 @@ def read_new_days(
         elif _has_requests_left(event):
             pending.add(event.day)
             days.append(_collected_day(event))
-    for event in read_events(instance, openai_batch.key, list(uncollected.values())):
+    for event in read_events(instance, OPENAI_BATCH, list(uncollected.values())):
         if event.origin.location != location:
             foreign.add(event.day)
         else:
@@ -100,8 +100,8 @@ def _day_of_several_locations(
     instance: dg.DagsterInstance, name: str, location: str, last_collected: int
 ) -> Day | None:
     """The same for a day whose newest event is of another code location; None if the day needs no step."""
-    submitted = newest_event(instance, openai_batch.key, name, location)
-    collected = newest_event(instance, summaries.key, name, location)
+    submitted = newest_event(instance, OPENAI_BATCH, name, location)
+    collected = newest_event(instance, SUMMARIES, name, location)
     if submitted is None:
         return None
     if collected is None or submitted.storage_id > collected.storage_id or collected.requests_in_flight:

@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
-from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
+from batch_assets.assets import submit_days, summaries
 from batch_assets.jobs import cancel_batches, submit_batches
 from batch_assets.resources import all_resources
 from batch_assets.schedules import daily_submission
@@ -15,8 +14,7 @@ from batch_assets.settings import read_settings
 def defs() -> dg.Definitions:
     """raw_articles → batch_request_file → openai_batch ┄ sensor ┄→ summaries"""
     return dg.Definitions(
-        assets=[raw_articles, batch_request_file, openai_batch, summaries],
-        asset_checks=[day_is_within_budget, every_article_is_accounted_for, usage_adds_up],
+        assets=[submit_days, summaries],
         jobs=[submit_batches, cancel_batches],
         schedules=[daily_submission],
         sensors=[openai_batch_sensor],

@@ -3,7 +3,7 @@
 import dagster as dg
 import openai as openai_client
 
-from batch_assets.assets import openai_batch
+from batch_assets.asset_keys import OPENAI_BATCH
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
@@ -13,7 +13,7 @@ from batch_assets.resources import BatchApi, Warehouse
 # without `summaries`: the sensor materializes it when the batches have ended, up to a day later
 submit_batches = dg.define_asset_job(
     "submit_batches",
-    selection=dg.AssetSelection.assets(openai_batch).upstream(),
+    selection=dg.AssetSelection.assets(OPENAI_BATCH).upstream(),
     description="Read a day's articles, write their requests, and submit them to OpenAI. Use it for backfills.",
 )
 

@@ -152,9 +152,11 @@ class BatchApi:
         """A client, which is closed at the end. `context` is that of an asset, an op or a sensor."""
         # without an instance, Dagster would make a new one in memory, for a tenth of a second each time
         init_context = dg.build_init_resource_context(instance=context.instance)
+        # For an asset, the resource would record the usage of each call in its one materialization.
+        of_op = context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context
         with (
             self.connect().yield_for_execution(init_context) as resource,
-            resource.get_client(context) as client,
+            resource.get_client(of_op) as client,
         ):
             yield client
 

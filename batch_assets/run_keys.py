@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from hashlib import sha256
 
 from batch_assets.batching.next_step import Day, Step
@@ -10,14 +10,16 @@ from batch_assets.batching.next_step import Day, Step
 
 @dataclass(frozen=True)
 class NextRun:
-    """A step that these days are ready for, in one run: consecutive partitions. Today, each run takes one day.
+    """A step that these days are ready for, in one run: consecutive partitions.
 
-    `once_on`: the step is repeated daily, and one successful run on this date (UTC) is enough.
+    `once_on`: the step is repeated daily, and one successful run on this date (UTC) is enough. `ended_at`: when the
+    batches of the day had ended that was ready first.
     """
 
     days: tuple[Day, ...]
     step: Step
     once_on: date | None = None
+    ended_at: datetime | None = None
 
     @property
     def day_keys(self) -> tuple[str, ...]:

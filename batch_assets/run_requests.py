@@ -10,13 +10,14 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Step
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import clock
 from batch_assets.day_events import DEDUP_TAG, location_of_run
 from batch_assets.run_keys import NextRun, RunNumbers
+from batch_assets.run_ranges import DueRun, in_ranges
 
 RUNS_PER_TICK = 25
 RUN_KEY_TAG, PRIORITY_TAG = "dagster/run_key", "dagster/priority"
@@ -26,15 +27,15 @@ ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRun
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in ENDED]
 ATTEMPT = re.compile(r"/attempt-(\d+)$")
 ASSETS_OF = {
-    Step.COLLECT: [summaries.key],
-    Step.COLLECT_PART: [summaries.key],
-    Step.SUBMIT: [openai_batch.key],
-    Step.NEXT_ROUND: [batch_request_file.key, openai_batch.key],
+    Step.COLLECT: [SUMMARIES],
+    Step.COLLECT_PART: [SUMMARIES],
+    Step.SUBMIT: [OPENAI_BATCH],
+    Step.NEXT_ROUND: [BATCH_REQUEST_FILE, OPENAI_BATCH],
 }
 # Of a run that the user has not asked for. It uses the task that the ledger recorded for the day: with another task,
 # every request of the day would be pending and would cost money again. Requests that the user cancelled stay cancelled.
 CONFIG_WITHOUT_USER: Mapping[str, Any] = {
-    "ops": {"batch_request_file": {"config": {"resume_cancelled": False, "respect_pauses": True, "same_task": True}}}
+    "ops": {"submission": {"config": {"resume_cancelled": False, "respect_pauses": True, "same_task": True}}}
 }
 # Dagster's queue starts the runs of a backfill, whose priority is 0, after these: results come before new submissions.
 PRIORITY_OF = {Step.COLLECT: 2, Step.COLLECT_PART: 2, Step.SUBMIT: 1, Step.NEXT_ROUND: 1}
@@ -70,6 +71,11 @@ class EarlierRuns:
         """day → its attempts of this step, newest first."""
         return {day.day: self.attempts.get(key, []) for day, key in zip(next_run.days, next_run.day_keys, strict=True)}
 
+    @property
+    def is_collecting(self) -> bool:
+        """Whether a run in progress collects days that are complete."""
+        return any(step == Step.COLLECT for step, _, _ in self.in_progress)
+
     def is_in_progress(self, next_run: NextRun) -> bool:
         """Whether a run in progress takes this step for any of these days."""
         return any(
@@ -86,20 +92,22 @@ def request_runs(
     now: datetime,
     timing: Timing,
     numbers: RunNumbers,
+    days_per_run: int = 1,
 ) -> RequestedRuns:
     """A run request for each of these steps, unless a run is in progress or it is too early for another attempt.
 
-    No step is given up. After `max_run_attempts` failed runs, the pauses are an hour, and after a day a day. A run of
-    several days waits for the one with the longest pause.
+    Consecutive days that are ready for the same step are one run, of at most `days_per_run` days. No step is given up.
+    After `max_run_attempts` failed runs, the pauses are an hour, and after a day a day. A run of several days waits for
+    the one with the longest pause.
     """
     earlier = _earlier_runs(instance, location, next_runs, numbers)
+    due: list[DueRun] = []
     requests: list[dg.RunRequest] = []
     running: set[str] = set()
     waiting: dict[str, str] = {}
     failing: dict[str, str] = {}
     for next_run in next_runs:
         attempts, assets = earlier.of(next_run), _assets(next_run.step)
-        number = _highest_number(attempts.values())
         if earlier.is_in_progress(next_run):
             waiting.update(dict.fromkeys(attempts, f"a run of {assets} is in progress"))
             continue
@@ -111,13 +119,34 @@ def request_runs(
         failing.update(_failing(next_run.step, attempts, next_at, now, timing))
         if now < next_at:
             waiting.update({day: _waits_until(assets, runs, next_at, now) for day, runs in attempts.items()})
-        elif len(requests) == RUNS_PER_TICK:
-            waiting.update(dict.fromkeys(attempts, f"a later tick requests {assets}"))
         else:
-            numbers = numbers.next_of(next_run, number)
-            requests.append(_run_request(next_run, numbers))
-            running.update(attempts)
+            due.append(DueRun(next_run, earlier.of(next_run), len(due)))
+    is_collecting = earlier.is_collecting
+    for run in in_ranges(due, days_per_run):
+        if is_collecting and _can_wait(run, now, timing, days_per_run):
+            waiting.update(dict.fromkeys(run.attempts, "it is collected together with the days that end next"))
+        elif len(requests) == RUNS_PER_TICK:
+            waiting.update(dict.fromkeys(run.attempts, f"a later tick requests {_assets(run.next_run.step)}"))
+        else:
+            numbers = numbers.next_of(run.next_run, _highest_number(run.attempts.values()))
+            requests.append(_run_request(run.next_run, numbers))
+            is_collecting = is_collecting or run.next_run.step is Step.COLLECT
+            running.update(run.attempts)
     return RequestedRuns(requests, running, waiting, failing, numbers)
+
+
+def _can_wait(run: DueRun, now: datetime, timing: Timing, days_per_run: int) -> bool:
+    """Whether a run of complete days may wait for the next one to take more days: a process takes seconds to start.
+
+    A run that is full never waits, and no day waits longer than `collection_pause` after its batches have ended.
+    """
+    next_run = run.next_run
+    return (
+        next_run.step is Step.COLLECT
+        and len(next_run.days) < days_per_run
+        and next_run.ended_at is not None
+        and now - next_run.ended_at < timing.collection_pause
+    )
 
 
 def _earlier_runs(
@@ -136,10 +165,10 @@ def _earlier_runs(
                 attempts[day_key].append(record)
     unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     ours = [run for run in unfinished if DEDUP_TAG in run.tags and location_of_run(run) == location]
-    return EarlierRuns(attempts, [(run.tags[DEDUP_TAG].split("/")[0], *_days_of(run)) for run in ours])
+    return EarlierRuns(attempts, [(run.tags[DEDUP_TAG].split("/")[0], *days_of(run)) for run in ours])
 
 
-def _days_of(run: dg.DagsterRun) -> tuple[str, str]:
+def days_of(run: dg.DagsterRun) -> tuple[str, str]:
     """The first and the last day that the run takes. Dagster's tags have them."""
     day = run.tags.get(PARTITION_TAG, "")
     return run.tags.get(FIRST_PARTITION_TAG, day), run.tags.get(LAST_PARTITION_TAG, day)

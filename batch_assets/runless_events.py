@@ -1,6 +1,6 @@
 """Materializations of `openai_batch` outside of a run of their day, so that the sensor polls the batches of the day."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +35,14 @@ def report_of_submission(
 
 
 def announce_days_without_event(
-    instance: dg.DagsterInstance, key: dg.AssetKey, database: Database, data_folder: Path, origin: Origin, day: str
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    database: Database,
+    data_folder: Path,
+    origin: Origin,
+    days: Collection[str],
 ) -> None:
-    """Report each day except `day` that waits for a batch which its newest event does not name.
+    """Report each day, except those of the run itself, that waits for a batch which its newest event does not name.
 
     The sensor knows a day only by its events. A run of one day enters the batches of all days, a run may be killed
     between its batch and its event, and a Dagster home may be lost. So this function compares the ledger with the
@@ -45,7 +50,7 @@ def announce_days_without_event(
     """
     with_events = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
     days_without_events = set(known_batches.days_with_batches(database)) - with_events.keys()
-    for other in sorted({*known_batches.days_with_adopted_batches(database), *days_without_events} - {day}):
+    for other in sorted({*known_batches.days_with_adopted_batches(database), *days_without_events}.difference(days)):
         event = newest_event(instance, key, other, origin.location)
         if event is not None and event.origin.is_of_other_warehouse(origin.warehouse_id):
             continue

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from batch_assets.assets import openai_batch
+from batch_assets.asset_keys import OPENAI_BATCH
 from batch_assets.day_events import LOOK_BACK_TAG
 from batch_assets.jobs import submit_batches
 from batch_assets.partitions import daily_partitions
@@ -43,7 +43,7 @@ def requests_of_night(instance: dg.DagsterInstance, night: datetime, *, look_bac
     if not earlier:
         return
     submitted = instance.get_latest_storage_id_by_partition(
-        openai_batch.key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
+        OPENAI_BATCH, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
     )
     for day in earlier:
         if day in submitted:

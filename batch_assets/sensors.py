@@ -12,7 +12,7 @@ from itertools import islice
 import dagster as dg
 import openai as openai_client
 
-from batch_assets.assets import batch_request_file, openai_batch, summaries
+from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step, has_overdue_answers, last_end_of, next_step
 from batch_assets.batching.provider.batches import RemoteBatch, error_message
@@ -39,7 +39,7 @@ EARLIER = timedelta(days=1)  # a batch may be older than the materialization tha
 
 @dg.sensor(
     name="openai_batch_sensor",
-    target=dg.AssetSelection.assets(batch_request_file, openai_batch, summaries),
+    target=dg.AssetSelection.assets(BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES),
     minimum_interval_seconds=read_settings().poll_seconds,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
@@ -63,7 +63,15 @@ def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.Resource
     elsewhere = _elsewhere(in_flight, polled)
     here = [day for day in read.days if day.day not in elsewhere]
     next_runs = _next_runs(here, polled.batches, now, timing)
-    requested = request_runs(context.instance, location, next_runs, now, timing, cursor.numbers.of(read.days))
+    requested = request_runs(
+        context.instance,
+        location,
+        next_runs,
+        now,
+        timing,
+        cursor.numbers.of(read.days),
+        days_per_run=read_settings().days_per_run,
+    )
     observations, shown = observe(in_flight, polled.batches, cursor.days, now, polled.checked_again)
 
     problems = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
@@ -126,13 +134,17 @@ def _next_runs(days: Sequence[Day], polled: Mapping[str, RemoteBatch], now: date
     """The step of each day that is ready for one; and, once a day, the collection of answers that are overdue."""
     last_end = last_end_of(polled.values())
     steps = [(day, next_step(day, polled, now, last_end, timing)) for day in days]
-    ready = [NextRun((day,), step) for day, step in steps if step is not Step.WAIT]
+    ready = [NextRun((day,), step, ended_at=_ended_at(day, polled)) for day, step in steps if step is not Step.WAIT]
     overdue = [
         NextRun((day,), Step.COLLECT_PART, once_on=now.date())
         for day, step in steps
         if step is not Step.COLLECT and has_overdue_answers(day, polled, now, timing)
     ]
     return ready + overdue
+
+
+def _ended_at(day: Day, polled: Mapping[str, RemoteBatch]) -> datetime | None:
+    return last_end_of(day.batches(polled))
 
 
 def _problems(

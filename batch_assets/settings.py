@@ -40,6 +40,7 @@ class Settings:
     poll_seconds: int
     has_key: bool
     has_remote_api: bool  # OPENAI_API_KEY or OPENAI_BASE_URL is set; otherwise the local Batch API stands in
+    days_per_run: int = 30  # of a backfill, and of the sensor's runs
     columns: Mapping[str, str] = field(default_factory=dict)  # the source's name of each of our columns
 
     @property
@@ -67,6 +68,7 @@ def make_data_folder(settings: Settings) -> None:
 def read_settings() -> Settings:
     """Read the environment variables. Raises SettingError."""
     data_folder = Path(_text("BATCH_ASSETS_DATA_DIR", "data")).expanduser().absolute()
+    has_remote_api = bool(_text("OPENAI_API_KEY", "") or _text("OPENAI_BASE_URL", ""))
     return Settings(
         data_folder=data_folder,
         database=_database(data_folder),
@@ -77,9 +79,11 @@ def read_settings() -> Settings:
         max_cost_usd=_amount("BATCH_ASSETS_MAX_COST_USD"),
         max_cost_usd_per_month=_amount("BATCH_ASSETS_MAX_COST_USD_PER_MONTH"),
         max_enqueued_tokens=_number("BATCH_ASSETS_MAX_ENQUEUED_TOKENS", 0) or None,
-        poll_seconds=_number("BATCH_ASSETS_POLL_SECONDS", 30),
+        # the local Batch API may be asked as often as the daemon evaluates sensors: every 5 s
+        poll_seconds=_number("BATCH_ASSETS_POLL_SECONDS", 30 if has_remote_api else 4),
         has_key=bool(_text("OPENAI_API_KEY", "")),
-        has_remote_api=bool(_text("OPENAI_API_KEY", "") or _text("OPENAI_BASE_URL", "")),
+        has_remote_api=has_remote_api,
+        days_per_run=_number("BATCH_ASSETS_DAYS_PER_RUN", 30),
         columns=_columns("BATCH_ASSETS_COLUMNS"),
     )
 

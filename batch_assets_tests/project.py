@@ -7,31 +7,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_openai import OpenAIResource
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets.assets import batch_request_file, openai_batch, raw_articles, submit_days, summaries
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
-from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for, usage_adds_up
 from batch_assets.days import read_days
 from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
 from batch_assets_tests.local_api_client import LocalApi
 
 DAY = "2026-01-05"
-UPSTREAM = [raw_articles, batch_request_file, openai_batch]
-EVERYTHING = [*UPSTREAM, summaries]
-CHECKS = [day_is_within_budget, every_article_is_accounted_for, usage_adds_up]
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class HasKey(Protocol):
+    """An asset, or its specification."""
+
+    @property
+    def key(self) -> dg.AssetKey: ...
+
+
+UPSTREAM: list[HasKey] = [raw_articles, batch_request_file, openai_batch]
+EVERYTHING: list[HasKey] = [*UPSTREAM, summaries]
+ASSETS = [submit_days, summaries]
 
 
 @dg.asset(partitions_def=daily_partitions)
@@ -68,7 +78,7 @@ class Project:
 
     def materialize(
         self,
-        assets: Iterable[dg.AssetsDefinition] = UPSTREAM,
+        assets: Iterable[HasKey] = UPSTREAM,
         day: str = DAY,
         *,
         config: Any = None,
@@ -76,7 +86,7 @@ class Project:
     ) -> dg.ExecuteInProcessResult:
         """A run of these assets for the day; one that fails is returned, not raised."""
         return dg.materialize(
-            [*EVERYTHING, *CHECKS],
+            ASSETS,
             selection=[asset.key for asset in assets],
             instance=self.instance,
             partition_key=day,
@@ -86,13 +96,36 @@ class Project:
             raise_on_error=False,
         )
 
+    def materialize_days(
+        self, first: str, last: str, assets: Iterable[HasKey] = UPSTREAM, *, config: Any = None, **tags: str
+    ) -> dg.ExecuteInProcessResult:
+        """One run of these assets for all days from the first to the last, as in a backfill."""
+        return dg.materialize(
+            ASSETS,
+            selection=[asset.key for asset in assets],
+            instance=self.instance,
+            resources=self.resources,
+            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last, **tags},
+            run_config={**QUIET, **(config or {})},
+            raise_on_error=False,
+        )
+
+    def materialized(self, asset: HasKey) -> set[str]:
+        """The days of the asset that Dagster shows as materialized."""
+        return set(self.instance.get_materialized_partitions(asset.key)) - self.failed(asset)
+
+    def failed(self, asset: HasKey) -> set[str]:
+        """The days of the asset that Dagster shows as failed."""
+        with partition_loading_context(dynamic_partitions_store=self.instance):
+            status = get_and_update_asset_status_cache_value(self.instance, asset.key, daily_partitions)
+            assert status is not None
+            return set(status.deserialize_failed_partition_subsets(daily_partitions).get_partition_keys())
+
     def materialize_from(
-        self, location: str, assets: Iterable[dg.AssetsDefinition] = UPSTREAM, day: str = DAY, **tags: str
+        self, location: str, assets: Iterable[HasKey] = UPSTREAM, day: str = DAY, **tags: str
     ) -> dg.DagsterRun:
         """The same as a run of this code location, which Dagster records in the run."""
-        job = dg.Definitions(
-            [*EVERYTHING], asset_checks=CHECKS, resources=self.resources, executor=dg.in_process_executor
-        )
+        job = dg.Definitions(ASSETS, resources=self.resources, executor=dg.in_process_executor)
         whole = job.resolve_implicit_global_asset_job_def()
         repository = RemoteRepositoryOrigin(code_location_origin(location), "__repository__")
         run = self.instance.create_run_for_job(
@@ -107,14 +140,14 @@ class Project:
         assert finished is not None
         return finished
 
-    def check(self, check: dg.AssetChecksDefinition, day: str = DAY) -> dg.AssetCheckEvaluation:
+    def check(self, check: dg.AssetCheckSpec, day: str = DAY) -> dg.AssetCheckEvaluation:
         """The result of the check of the day, from a run that materializes none of the four assets.
 
         Dagster gives a run without any partitioned asset no partition.
         """
         result = dg.materialize(
-            [*EVERYTHING, *CHECKS, nothing],
-            selection=dg.AssetSelection.assets(nothing) | dg.AssetSelection.checks(check),
+            [*ASSETS, nothing],
+            selection=dg.AssetSelection.assets(nothing) | dg.AssetSelection.checks(check.key),
             instance=self.instance,
             partition_key=day,
             resources=self.resources,
@@ -150,7 +183,17 @@ class Project:
             if entry.level == logging.WARNING and entry.dagster_event is None
         ]
 
-    def metadata(self, asset: dg.AssetsDefinition) -> dict[str, Any]:
+    def failed_checks(self, run_id: str) -> list[dg.AssetCheckEvaluation]:
+        """The evaluations in the run's events that did not pass; the result of a failed run does not have them all."""
+        events = [entry.dagster_event for entry in self.instance.all_logs(run_id) if entry.dagster_event is not None]
+        evaluations = [
+            event.asset_check_evaluation_data
+            for event in events
+            if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ]
+        return [evaluation for evaluation in evaluations if not evaluation.passed]
+
+    def metadata(self, asset: HasKey) -> dict[str, Any]:
         """The values of the asset's newest materialization."""
         event = self.instance.get_latest_materialization_event(asset.key)
         assert event is not None

@@ -59,7 +59,7 @@ def test_a_run_that_would_configure_a_resource_is_refused_before_it_starts(
 def test_an_op_takes_no_text(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     job = defs().resolve_implicit_global_asset_job_def()
-    config = {"ops": {"batch_request_file": {"config": {name: value}}}}
+    config = {"ops": {"submission": {"config": {name: value}}}}
     with pytest.raises(dg.DagsterInvalidConfigError) as refused:
         job.execute_in_process(run_config=config, partition_key="2026-01-05")
     assert SECRET not in str(refused.value)
@@ -70,7 +70,7 @@ def test_a_switch_takes_no_text(switch: str) -> None:
     job = defs().resolve_implicit_global_asset_job_def()
     with pytest.raises(dg.DagsterInvalidConfigError):
         job.execute_in_process(
-            run_config={"ops": {"batch_request_file": {"config": {switch: "text"}}}}, partition_key="2026-01-05"
+            run_config={"ops": {"submission": {"config": {switch: "text"}}}}, partition_key="2026-01-05"
         )
 
 

@@ -1,21 +1,17 @@
-"""The day's pending requests, as JSONL files for OpenAI."""
+"""The stage `batch_request_file`: the day's pending requests, as JSONL files for OpenAI."""
 
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.batching.planning.plan import Plan, is_planned, plan_day, planned_task
+from batch_assets.asset_keys import BATCH_REQUEST_FILE, GROUP, RAW_ARTICLES
+from batch_assets.assets.day_run import DayRun
+from batch_assets.batching.planning.plan import Plan, is_planned, is_planned_by, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.model_options import known_options
-from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import BatchApi, SummaryTask, Warehouse
-from batch_assets.same_warehouse import stop_until_there_is_a_key
-
-OPENAI_BATCH = dg.AssetKey("openai_batch")  # the asset after this one
 
 NEW_FILES = dg.TableSchema(
     [dg.TableColumn("file", "string"), dg.TableColumn("requests", "int"), dg.TableColumn("bytes", "int")]
@@ -50,48 +46,52 @@ class RequestFileConfig(dg.Config):
     )
 
 
-@dg.asset(
-    deps=[raw_articles],
+batch_request_file = dg.AssetSpec(
+    BATCH_REQUEST_FILE,
+    deps=[RAW_ARTICLES],
+    description="JSONL files of at most 50,000 requests and 200 MB each, with the day's requests that are pending.\n\n"
+    "Each request's `custom_id` is made from its content, so no run sends an answered request again.",
     partitions_def=daily_partitions,
-    group_name="articles",
+    group_name=GROUP,
     kinds={"duckdb", "json"},
+    skippable=True,
 )
-@without_secrets_in_errors
-def batch_request_file(
-    context: dg.AssetExecutionContext,
-    config: RequestFileConfig,
-    warehouse: dg.ResourceParam[Warehouse],
-    task: dg.ResourceParam[SummaryTask],
-    openai: dg.ResourceParam[BatchApi],
-) -> dg.MaterializeResult:
-    """JSONL files of at most 50,000 requests and 200 MB each, with the day's requests that are pending.
 
-    Each request's `custom_id` is made from its content, so no run sends an answered request again.
+
+def write_request_files(run: DayRun, config: RequestFileConfig, day: str) -> None:
+    """Plan the day: write the files of its pending requests. Raises dagster.Failure.
+
+    A run that goes on where another one was killed does not do again what the user asked for once: a refresh, or a
+    retry of failed requests. Between the two, answers may have been collected, or the user may have cancelled the day.
     """
-    task_to_ask = _task_to_ask(context, warehouse, task, same_task=config.same_task)
-    if task_to_ask.withheld_parameters:
-        withheld = ", ".join(task_to_ask.withheld_parameters)
-        context.log.warning(f"The run does not send {withheld}: {task_to_ask.model} refuses it.")
-    api = openai.identify(context, warehouse)
-    stop_until_there_is_a_key(context, warehouse, openai, api, OPENAI_BATCH)
-    plan = plan_day(
-        warehouse.tables,
-        day=context.partition_key,
-        task=task_to_ask,
-        data_folder=warehouse.files,
-        options=PlanOptions(
-            max_rounds=task.max_rounds,
-            api=api.name,
-            max_enqueued_tokens=task.max_enqueued_tokens,
-            refresh=config.refresh,
-            resume_cancelled=config.resume_cancelled,
-            retry_failed=config.retry_failed,
-            respect_pauses=config.respect_pauses,
-            optional_parameters=known_options(task_to_ask.model, api.name),
-            own_prices=task.prices,
-        ),
+    is_asked_again = run.first_run_id != run.context.run.run_id and is_planned_by(
+        run.warehouse.tables, day, run.first_run_id
     )
-    return dg.MaterializeResult(metadata=_metadata(plan, task_to_ask))
+    if is_asked_again and config.refresh:
+        metadata: dict[str, Any] = {"planned_by_run": run.first_run_id}
+    else:
+        task_to_ask = _task_to_ask(run, day, same_task=config.same_task)
+        if task_to_ask.withheld_parameters:
+            withheld = ", ".join(task_to_ask.withheld_parameters)
+            run.warning(day, f"The run does not send {withheld}: {task_to_ask.model} refuses it.")
+        api = run.api().name
+        options = PlanOptions(
+            max_rounds=run.task.max_rounds,
+            api=api,
+            max_enqueued_tokens=run.task.max_enqueued_tokens,
+            refresh=config.refresh,
+            resume_cancelled=config.resume_cancelled and not is_asked_again,
+            retry_failed=config.retry_failed and not is_asked_again,
+            respect_pauses=config.respect_pauses,
+            planned_by=run.first_run_id,
+            optional_parameters=known_options(task_to_ask.model, api),
+            own_prices=run.task.prices,
+        )
+        plan = plan_day(
+            run.warehouse.tables, day=day, task=task_to_ask, data_folder=run.warehouse.files, options=options
+        )
+        metadata = _metadata(plan, task_to_ask)
+    run.report(dg.AssetMaterialization(BATCH_REQUEST_FILE, partition=day, metadata=metadata))
 
 
 def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
@@ -115,19 +115,18 @@ def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
     }
 
 
-def _task_to_ask(
-    context: dg.AssetExecutionContext, warehouse: Warehouse, task: SummaryTask, *, same_task: bool
-) -> Task:
+def _task_to_ask(run: DayRun, day: str, *, same_task: bool) -> Task:
     """The configured task; with `same_task`, that of the day's last plan, if there was one."""
+    tables = run.warehouse.tables
     try:
-        if not same_task or not is_planned(warehouse.tables, context.partition_key):
-            return task.as_task()
-        planned = planned_task(warehouse.tables, context.partition_key) or _task_of_an_older_version(context)
+        if not same_task or not is_planned(tables, day):
+            return run.task.as_task()
+        planned = planned_task(tables, day) or _task_of_an_older_version(run, day)
     except TaskError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     if planned is None:
         raise dg.Failure(
-            f"The ledger does not know the task of the last plan of {context.partition_key}. With another task, all "
+            f"The ledger does not know the task of the last plan of {day}. With another task, all "
             "requests would cost money again. If the configured task is the right one, materialize "
             "`batch_request_file` and `openai_batch` of the day without `same_task`.",
             allow_retries=False,
@@ -135,10 +134,10 @@ def _task_to_ask(
     return planned
 
 
-def _task_of_an_older_version(context: dg.AssetExecutionContext) -> Task | None:
+def _task_of_an_older_version(run: DayRun, day: str) -> Task | None:
     """Earlier versions recorded the plan's task in the metadata of the materialization, not in the ledger."""
-    of_the_day = dg.AssetRecordsFilter(context.asset_key, asset_partitions=[context.partition_key])
-    for record in context.instance.fetch_materializations(of_the_day, limit=1).records:
+    of_the_day = dg.AssetRecordsFilter(BATCH_REQUEST_FILE, asset_partitions=[day])
+    for record in run.instance.fetch_materializations(of_the_day, limit=1).records:
         materialization = record.asset_materialization
         recorded = materialization.metadata.get("task") if materialization else None
         if isinstance(recorded, dg.JsonMetadataValue) and isinstance(recorded.data, dict):

@@ -1,17 +1,19 @@
-"""The day's articles, as they are in the source now."""
+"""The stage `raw_articles`: the day's articles, as they are in the source now."""
 
 from typing import Any
 
 import dagster as dg
 
+from batch_assets.asset_keys import GROUP, RAW_ARTICLES
+from batch_assets.assets.day_run import DayRun
 from batch_assets.batching.counting import counted
-from batch_assets.batching.ingest.articles import Ingested, SourceError, ingest_day
+from batch_assets.batching.ingest.articles import Ingested, ReadSource, SourceError
 from batch_assets.batching.ingest.errors import shortened
+from batch_assets.batching.once import Once
 from batch_assets.batching.planning.plan import is_planned
-from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.day_events import LOOK_BACK_TAG
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import ArticleSource, Warehouse
+from batch_assets.resources import ArticleSource
 
 QUERY = "SELECT filename || '#' || id AS id, * EXCLUDE (id) FROM read_csv('…')"
 COLUMNS = dg.TableSchema(
@@ -26,37 +28,34 @@ COLUMNS = dg.TableSchema(
 )
 
 
-@dg.asset(
+raw_articles = dg.AssetSpec(
+    RAW_ARTICLES,
+    description="The day's articles from `BATCH_ASSETS_SOURCE`, one row each.\n\nRows that are no article are in the "
+    "table `rejected_article`, with the file, the line and the reason.",
     partitions_def=daily_partitions,
-    group_name="articles",
+    group_name=GROUP,
     kinds={"duckdb"},
     metadata={"dagster/column_schema": COLUMNS},
+    skippable=True,  # of a run of many days, the days that failed are not materialized
 )
-@without_secrets_in_errors
-def raw_articles(
-    context: dg.AssetExecutionContext,
-    warehouse: dg.ResourceParam[Warehouse],
-    article_source: dg.ResourceParam[ArticleSource],
-) -> dg.MaterializeResult:
-    """The day's articles from `BATCH_ASSETS_SOURCE`, one row each.
 
-    Rows that are no article are in the table `rejected_article`, with the file, the line and the reason.
-    """
-    day = context.partition_key
-    looks_back = LOOK_BACK_TAG in context.run.tags
-    if looks_back and not is_planned(warehouse.tables, day):
+
+def ingest(run: DayRun, articles: Once[ReadSource], article_source: ArticleSource, day: str) -> None:
+    """Replace the day's articles. The run reads its source once, for the first day. Raises dagster.Failure."""
+    looks_back = LOOK_BACK_TAG in run.context.run.tags
+    if looks_back and not is_planned(run.warehouse.tables, day):
         raise dg.Failure(
             f"{day} is not read again: this warehouse has not planned it. Another code location of this Dagster has "
             "submitted it. To submit it here as well, materialize it.",
             allow_retries=False,
         )
     try:
-        ingested = ingest_day(warehouse.tables, source=article_source.as_source(), day=day, keep_if_empty=looks_back)
+        ingested = articles().replace_day(day, keep_if_empty=looks_back)
     except SourceError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     for warning in _warnings(ingested, article_source, day):
-        context.log.warning(warning)
-    return dg.MaterializeResult(metadata=_metadata(ingested, article_source))
+        run.warning(day, warning)
+    run.report(dg.AssetMaterialization(RAW_ARTICLES, partition=day, metadata=_metadata(ingested, article_source)))
 
 
 def _warnings(ingested: Ingested, article_source: ArticleSource, day: str) -> list[str]:

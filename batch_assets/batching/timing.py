@@ -32,6 +32,8 @@ class Timing:
 
     The sensor
         poll_grace_seconds: after the deadline of a tick, for the HTTP call that has begun.
+        collection_pause: how long a day whose batches have ended may wait while another run collects days, to be
+            collected together with the days that end next.
         next_round_pause: before a run sends requests again that ended without an answer.
         overdue_after: how long results stay at OpenAI because other batches of their day are late. OpenAI deletes
             them after 30 days.
@@ -63,6 +65,7 @@ class Timing:
     file_is_gone_after: timedelta = timedelta(days=1)
 
     poll_grace_seconds: float = 10.0
+    collection_pause: timedelta = timedelta(seconds=60)
     next_round_pause: timedelta = timedelta(seconds=60)
     overdue_after: timedelta = timedelta(days=1)
     max_run_attempts: int = 5

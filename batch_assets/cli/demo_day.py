@@ -36,6 +36,7 @@ def run_day(settings: Settings, dagster_home: Path, day: str, api_url: str | Non
     """
     console = Console()
     warnings.filterwarnings("ignore", module="dagster")
+    os.environ["BATCH_ASSETS_DAYS_PER_RUN"] = "1"  # the sensor requests no run of this day together with others
     with open_instance(dagster_home) as instance:
         console.print(Text.assemble((day, "bold"), " from ", as_message(settings.source)))
         console.print(Text(f"sent to {'the local Batch API at ' + api_url if api_url else api_name()}\n"))
@@ -45,7 +46,9 @@ def run_day(settings: Settings, dagster_home: Path, day: str, api_url: str | Non
         _materialize(instance, [openai_batch.key], day, console)
         with _progress_bar(console) as progress_bar:
             _follow_sensor(instance, settings, day, progress_bar, console)
-    _print_report(console, day_report(Database(settings.database), day, preview_rows=MAX_ROWS), settings)
+    with Database(settings.database).reading() as connection:
+        report = day_report(connection, day, preview_rows=MAX_ROWS)
+    _print_report(console, report, settings)
 
 
 def api_name() -> str:

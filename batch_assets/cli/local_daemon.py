@@ -29,12 +29,15 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def materialize(
     instance: dg.DagsterInstance,
     assets: Iterable[dg.AssetKey],
-    day: str,
+    day: str | None,
     *,
     tags: Mapping[str, str] | None = None,
     run_config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run these assets for the day in this process. A failure is returned, not raised: see `failure_message`."""
+    """Run these assets for the day in this process. A failure is returned, not raised: see `failure_message`.
+
+    day: None for a run of several days, which Dagster's tags have.
+    """
     job = defs().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,

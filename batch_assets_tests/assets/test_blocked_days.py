@@ -15,7 +15,7 @@ from batch_assets.cli.local_daemon import is_done
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.project import CHECKS, DAY, EVERYTHING, QUIET, UPSTREAM, Project, api_at
+from batch_assets_tests.project import ASSETS, DAY, QUIET, UPSTREAM, Project, api_at
 
 pytestmark = pytest.mark.end_to_end
 PRICES = (ModelPrice("gpt-6-luna", 0.05, 0.25),)
@@ -122,12 +122,12 @@ def test_a_day_whose_results_are_missing_is_named_until_the_user_retries(project
         assert project.materialize().success
     assert project.api.stats()["batches_created"] == 1
     again = dg.materialize(
-        [*EVERYTHING, *CHECKS],
+        ASSETS,
         selection=[batch_request_file.key, openai_batch.key],
         instance=project.instance,
         partition_key=DAY,
         resources=project.resources,
-        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"retry_failed": True}}}},
+        run_config={**QUIET, "ops": {"submission": {"config": {"retry_failed": True}}}},
     )
     assert again.success
     assert project.finish().success

@@ -15,7 +15,7 @@ from batch_assets_tests.project import DAY, Project, generated_articles, write_a
 
 pytestmark = pytest.mark.end_to_end
 NEXT_DAY = "2026-01-06"
-ACCOUNTED_FOR, BUDGET = every_article_is_accounted_for.check_key, day_is_within_budget.check_key
+ACCOUNTED_FOR, BUDGET = every_article_is_accounted_for.key, day_is_within_budget.key
 SUCCEEDED = AssetCheckExecutionRecordStatus.SUCCEEDED
 BEFORE_NEXT_DAY = date(2026, 1, 7)  # with `keep_days=1`, only DAY is old enough
 

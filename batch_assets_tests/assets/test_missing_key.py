@@ -49,7 +49,7 @@ def test_a_day_without_a_key_waits_with_the_sentence_and_is_submitted_when_there
     [day] = read_days(project.instance)
     assert day.needs_next_round
     with monkeypatch.context() as sensor:
-        sensor.setitem(QUIET, "ops", {"batch_request_file": {"config": OF_THE_SENSOR}})
+        sensor.setitem(QUIET, "ops", {"submission": {"config": OF_THE_SENSOR}})
         assert project.materialize([batch_request_file, openai_batch], NEXT_DAY).success
     assert project.finish(NEXT_DAY).success
     assert project.rows("SELECT api, status, count(*) FROM summaries GROUP BY ALL") == [

@@ -16,10 +16,10 @@ from batch_assets.checks import every_article_is_accounted_for
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.project import (
-    CHECKS,
+    ASSETS,
     DAY,
-    EVERYTHING,
     QUIET,
+    HasKey,
     Project,
     api_at,
     generated_articles,
@@ -149,7 +149,7 @@ def test_rows_that_cannot_be_articles_are_rejected_and_counted(project: Project)
 def test_a_source_without_a_body_column_fails_with_the_columns_that_it_has(project: Project) -> None:
     write_articles(project.folder / "articles.jsonl", [{"id": "1", "text": "Hello."}])
     result = project.materialize([raw_articles])
-    failure = result.failure_data_for_node("raw_articles")
+    failure = result.failure_data_for_node("submission")
     assert failure is not None
     assert failure.user_failure_data is not None
     assert "id, published_at, text" in str(failure.user_failure_data.description)
@@ -212,7 +212,7 @@ def test_a_day_that_is_too_expensive_or_of_unknown_cost_is_stopped_before_an_upl
     project.model, project.max_cost_usd = model, 0.000_001
     result = project.materialize()
     assert not result.success
-    [evaluation] = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    [evaluation] = project.failed_checks(result.run_id)
     assert "20 requests of 2026-01-05" in str(evaluation.description)
     assert reason in str(evaluation.description)
     assert not project.materialize([openai_batch]).success  # nor when it is materialized alone
@@ -240,14 +240,14 @@ def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> Non
     assert "SECRET" not in stored
 
 
-def refresh(project: Project, assets: Sequence[dg.AssetsDefinition]) -> dg.ExecuteInProcessResult:
+def refresh(project: Project, assets: Sequence[HasKey]) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        [*EVERYTHING, *CHECKS],
+        ASSETS,
         selection=[asset.key for asset in assets],
         instance=project.instance,
         partition_key=DAY,
         resources=project.resources,
-        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"refresh": True}}}},
+        run_config={**QUIET, "ops": {"submission": {"config": {"refresh": True}}}},
         raise_on_error=False,
     )
 
@@ -272,9 +272,7 @@ def test_a_refresh_that_the_budget_stops_leaves_the_day_as_it_is(
         for _ in range(2):
             stopped = refresh(project, [batch_request_file, openai_batch])
             assert not stopped.success
-            assert [check.check_name for check in stopped.get_asset_check_evaluations() if not check.passed] == [
-                "day_is_within_budget"
-            ]
+            assert [check.check_name for check in project.failed_checks(stopped.run_id)] == ["day_is_within_budget"]
             assert project.materialize([summaries]).success
             assert project.rows("SELECT * FROM summaries ORDER BY article_id") == before
         project.max_cost_usd = None

@@ -140,6 +140,6 @@ def test_a_scheduled_run_submits_no_day_that_this_warehouse_has_not_planned(proj
     assert project.materialize([raw_articles]).success
     run = project.materialize(UPSTREAM, DAY, **{"batch_assets/look_back": "true"})
     assert not run.success
-    assert "this warehouse has not planned it" in str(run.failure_data_for_node("raw_articles"))
+    assert "this warehouse has not planned it" in str(run.failure_data_for_node("submission"))
     assert articles_and_batches(project) == [(20, 0)]
     assert project.materialize([summaries]).success

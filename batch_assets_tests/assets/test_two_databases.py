@@ -36,7 +36,7 @@ def other(project: Project, tmp_path: Path) -> Project:
 
 
 def sentence_of(result: dg.ExecuteInProcessResult, name: str) -> str:
-    failure = result.failure_data_for_node(name)
+    failure = result.failure_data_for_node("summaries" if name == "summaries" else "submission")
     assert failure is not None
     assert failure.user_failure_data is not None
     return str(failure.user_failure_data.description)

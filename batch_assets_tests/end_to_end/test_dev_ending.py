@@ -64,7 +64,7 @@ def test_dev_restarts_each_child_that_is_killed(dev: Dev) -> None:
 
 def test_dev_ends_with_a_sentence_when_a_child_ends_too_often(dev: Dev) -> None:
     def has_ended() -> bool:
-        daemon = children_of(dev.data).get("dagster._daemon")
+        daemon = children_of(dev.data).get("batch_assets.cli.dagster_home.daemon")
         if daemon is not None:
             os.kill(daemon, signal.SIGKILL)
         return dev.process.poll() is not None
@@ -88,7 +88,7 @@ def children_of(folder: Path) -> dict[str, int]:
     """The children of `dev` for this data folder: part of the command, as `ps` shows it → process id."""
     names = (
         "process_reaper.py",
-        "dagster._daemon",
+        "batch_assets.cli.dagster_home.daemon",
         "dagster_home.webserver",
         "cli.main serve",
         "code-server",

@@ -109,7 +109,7 @@ def _drive(days_to_drive: DaysToDrive) -> None:
                 materialize(
                     instance,
                     request.asset_selection or [],
-                    request.partition_key or "",
+                    request.partition_key,
                     tags=request.tags,
                     run_config=request.run_config,
                 )
@@ -121,7 +121,7 @@ def _buys_missing_results_again(instance: dg.DagsterInstance) -> bool:
     """Whether a day has requests whose results are missing. Its user has them sent again: no run does it by itself."""
     blocked = [day.day for day in read_days(instance) if day.blocked]
     for day in blocked:
-        config = {"ops": {"batch_request_file": {"config": {"retry_failed": True}}}}
+        config = {"ops": {"submission": {"config": {"retry_failed": True}}}}
         materialize(instance, [batch_request_file.key, openai_batch.key], day, run_config=config)
     return bool(blocked)
 

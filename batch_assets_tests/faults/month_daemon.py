@@ -20,8 +20,10 @@ from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.waiting import summary
 from batch_assets.cli.local_daemon import PROCESS_TAG, QUIET, fail_orphaned_runs, failure_message, materialize
+from batch_assets.day_events import DEDUP_TAG
 from batch_assets.definitions import defs
 from batch_assets.resources import SummaryTask, all_resources, fixed, openai_resource
+from batch_assets.run_requests import days_of
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets.settings import Settings, read_settings
 from batch_assets_tests.faults.accounts import PRICES
@@ -34,9 +36,12 @@ VARIABLES = ("BATCH_ASSETS_DATA_DIR", "BATCH_ASSETS_SOURCE", "BATCH_ASSETS_MODEL
 
 @dataclass(frozen=True)
 class Run:
-    """A run to start: of the schedule, which has no tags, or of the sensor."""
+    """A run to start: of the schedule, which has no tags, or of the sensor.
 
-    day: str
+    day: None for a range, which the tags have.
+    """
+
+    day: str | None
     assets: tuple[dg.AssetKey, ...] = UPSTREAM
     tags: Mapping[str, str] = field(default_factory=dict)
     run_config: Mapping[str, Any] = field(default_factory=dict)
@@ -150,7 +155,7 @@ class Daemon:
         for request in accepted:
             self.start(
                 Run(
-                    request.partition_key or "",
+                    request.partition_key,
                     tuple(request.asset_selection or ()),
                     {**request.tags, "dagster/run_key": request.run_key or ""},
                     request.run_config,
@@ -182,12 +187,14 @@ class Daemon:
             raise_on_error=False,
         )
         if not result.success:
-            self.failures.setdefault(run.day, []).append(failure_message(result))
+            self.failures.setdefault(run.day or run.tags[DEDUP_TAG], []).append(failure_message(result))
 
     def delete_runs(self, day: str) -> None:
         """The user deletes the runs of the day in the UI, with all of their events."""
-        for run in self.instance.get_runs(dg.RunsFilter(tags={"dagster/partition": day})):
-            self.instance.delete_run(run.run_id)
+        for run in self.instance.get_runs():
+            first, last = days_of(run)
+            if first <= day <= last:
+                self.instance.delete_run(run.run_id)
 
 
 def run_in_child(run: RunInChild) -> None:

@@ -10,6 +10,7 @@ from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.days import read_days
+from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, UPSTREAM, Project
@@ -117,7 +118,9 @@ def test_the_sensor_of_each_code_location_asks_for_its_own_days_only(
         instance.report_runless_asset_event(dg.AssetMaterialization(openai_batch.key, partition=day, metadata=metadata))
     collect = [summaries.key]
     assert requested(tick(instance, local_api.url, location="ours")) == [(DAY, collect)]
-    assert sorted(requested(tick(instance, local_api.url, location="theirs"))) == [(DAY, collect), (NEXT_DAY, collect)]
+    [request] = tick(instance, local_api.url, location="theirs").run_requests or []
+    assert (request.tags[FIRST_PARTITION_TAG], request.tags[LAST_PARTITION_TAG]) == (DAY, NEXT_DAY)
+    assert request.asset_selection == collect
     assert requested(tick(instance, local_api.url)) == []
     metadata = {"code_location": "theirs"}
     instance.report_runless_asset_event(dg.AssetMaterialization(summaries.key, partition=DAY, metadata=metadata))

@@ -9,7 +9,7 @@ from batch_assets.batching.next_step import Step
 from batch_assets.days import read_days
 from batch_assets.resources import SummaryTask
 from batch_assets.run_keys import NextRun
-from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project
+from batch_assets_tests.project import ASSETS, DAY, QUIET, Project
 from batch_assets_tests.sensors.support import TIMING, collected, next_step, request_runs, submitted
 
 
@@ -22,7 +22,7 @@ def test_pending_requests_need_another_round_after_a_pause(instance: dg.DagsterI
     [request], _ = request_runs(instance, [NextRun((day,), Step.NEXT_ROUND)], datetime.now(UTC))
     assert list(request.asset_selection or []) == [batch_request_file.key, openai_batch.key]
     # the sensor does not send what the user has cancelled
-    config = request.run_config["ops"]["batch_request_file"]["config"]
+    config = request.run_config["ops"]["submission"]["config"]
     assert config["resume_cancelled"] is False
     assert config["same_task"] is True
 
@@ -47,8 +47,8 @@ def test_another_round_uses_the_task_of_the_plan_not_the_configured_one(project:
     [request], _ = request_runs(project.instance, [NextRun((day,), Step.NEXT_ROUND)], datetime.now(UTC))
     changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
     again = dg.materialize(
-        UPSTREAM,
-        selection=[batch_request_file],
+        ASSETS,
+        selection=[batch_request_file.key],
         instance=project.instance,
         partition_key=DAY,
         resources={**project.resources, "task": changed},
@@ -64,12 +64,12 @@ def planned_again_with_the_same_task(project: Project) -> dg.ExecuteInProcessRes
     with project.database.writing() as connection:
         connection.execute("DELETE FROM day_plan")
     return dg.materialize(
-        UPSTREAM,
-        selection=[batch_request_file],
+        ASSETS,
+        selection=[batch_request_file.key],
         instance=project.instance,
         partition_key=DAY,
         resources={**project.resources, "task": SummaryTask(model="gpt-4.1-nano")},
-        run_config={**QUIET, "ops": {"batch_request_file": {"config": {"same_task": True}}}},
+        run_config={**QUIET, "ops": {"submission": {"config": {"same_task": True}}}},
         raise_on_error=False,
     )
 

@@ -17,13 +17,14 @@ from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE, EndedB
 from batch_assets.batching.collection.fetch import CollectionError, Fetched, Fetcher, fetch_day
 from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.collection.stored_results import ended_batch, stored_of_day
+from batch_assets.batching.ledger import submissions
 from batch_assets.batching.ledger.batch_transitions import Collectable, check_collectable
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import BlockedBy, BudgetRefusal, RequestStateRules
 from batch_assets.batching.ledger.states import RequestState
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
-from batch_assets.batching.provider.identity import identify
+from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.timing import Timing
@@ -60,13 +61,15 @@ def collect_day(
     refusal: Callable[[str], BudgetRefusal | None] = lambda api: None,
     bytes_at_once: int = BYTES_AT_ONCE,
     timing: Timing | None = None,
+    identify_api: Callable[[], ApiIdentity] | None = None,
 ) -> Collected:
     """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
 
     May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
     one transaction loads; bounds the memory. `refusal`: why a budget allows no submission of the day to the API of this
-    name, for `summaries`. Raises CollectionError if the API does not answer, or does not return a batch or a file. All
-    other results are then loaded, and are in `summaries`.
+    name, for `summaries`. `identify_api`: of a run that collects several days, and asks the API for its name once.
+    Raises CollectionError if the API does not answer, or does not return a batch or a file. All other results are then
+    loaded, and are in `summaries`.
     """
     collected = Collected()
 
@@ -75,7 +78,8 @@ def collect_day(
         return [failure for group in groups for failure in _load(database, group, collected, own_prices)]
 
     # first: stored results need no API, which may not answer, be another one, or no longer know the batch
-    stored = stored_of_day(database, day, data_folder)
+    waited_for = submissions.uncollected(database, day, data_folder)
+    stored = stored_of_day(waited_for, data_folder)
     failures = load_all(stored)
 
     def write(api: str) -> None:
@@ -83,14 +87,15 @@ def collect_day(
         collected.requests, collected.blocked, collected.next_attempt_at = write_summaries(database, day, rules)
 
     try:
-        api = identify(client, database.warehouse_id())
+        api = identify_api() if identify_api else identify(client, database.warehouse_id())
     except openai.OpenAIError as error:
         if collected.batches and stored[0].api is not None:
             write(stored[0].api)
         raise (failures or [_no_answer(error)])[0] from error
-    collected.fetched = fetch_day(Fetcher(database, client, data_folder, api, timing or Timing()), day)
+    collected.fetched = fetch_day(Fetcher(database, client, data_folder, api, timing or Timing()), waited_for)
     tried = {submission.id for submission in stored}
-    new = [submission for submission in stored_of_day(database, day, data_folder) if submission.id not in tried]
+    waited_for = submissions.uncollected(database, day, data_folder) if waited_for else []
+    new = [submission for submission in stored_of_day(waited_for, data_folder) if submission.id not in tried]
     failures += collected.fetched.failures + load_all(new)
     write(api.name)  # also after a failure: one batch that cannot be fetched hides no answer of the others
     if failures:

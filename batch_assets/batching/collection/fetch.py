@@ -1,5 +1,6 @@
 """Asks the API for the batches of a day, stores their results on this disk, and records other states in the ledger."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import openai
 
 from batch_assets.batching.collection.late_files import contradiction
 from batch_assets.batching.collection.stored_results import is_stored, result_files
-from batch_assets.batching.ledger import batch_transitions, known_batches, submissions
+from batch_assets.batching.ledger import batch_transitions, known_batches
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.ledger.states import State
@@ -64,12 +65,15 @@ class Fetcher:
     timing: Timing
 
 
-def fetch_day(fetcher: Fetcher, day: str) -> Fetched:
-    """Store the results of the day's batches that have ended, and record the state of all of them in the ledger."""
+def fetch_day(fetcher: Fetcher, waited_for: Sequence[Submission]) -> Fetched:
+    """Store the results of the batches that have ended, and record the state of all of them in the ledger.
+
+    waited_for: the uncollected submissions of the day.
+    """
     fetched = Fetched()
     pending: list[tuple[Submission, Future[tuple[RemoteBatch, dict[str, Path] | None]]]] = []
     with ThreadPoolExecutor(BATCHES_AT_ONCE, "results") as threads:
-        for submission in submissions.uncollected(fetcher.database, day, fetcher.data_folder):
+        for submission in waited_for:
             if is_stored(submission, fetcher.data_folder):
                 continue
             if is_at_other_api(submission.api, fetcher.api):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batch_assets.batching.ledger.database import Database
+import duckdb
+
 from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
 from batch_assets.batching.safety.outside_text import as_shown
 
@@ -42,40 +43,39 @@ class DayReport:
         return [{"article": _cell(row.title), "summary": _cell(row.text)} for row in self.preview]
 
 
-def day_report(database: Database, day: str, *, preview_rows: int) -> DayReport:
+def day_report(connection: duckdb.DuckDBPyConnection, day: str, *, preview_rows: int) -> DayReport:
     """Read a day from `summaries`."""
-    with database.reading() as connection:
-        by_status = dict(
-            connection.execute(
-                """
-                SELECT status, count(*) FROM summaries WHERE partition_date = CAST(? AS DATE)
-                GROUP BY status ORDER BY status
-                """,
-                [day],
-            ).fetchall()
-        )
-        spending = spending_of_day(connection, day)
-        apis = connection.execute(
+    by_status = dict(
+        connection.execute(
             """
-            SELECT DISTINCT api FROM summaries
-            WHERE partition_date = CAST(? AS DATE) AND api IS NOT NULL ORDER BY api
+            SELECT status, count(*) FROM summaries WHERE partition_date = CAST(? AS DATE)
+            GROUP BY status ORDER BY status
             """,
             [day],
         ).fetchall()
-        blocked_by = connection.execute(
-            "SELECT mode(error_message) FROM summaries WHERE partition_date = CAST(? AS DATE) AND status = 'blocked'",
-            [day],
-        ).fetchone()
-        rejected = connection.execute(
-            "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day]
-        ).fetchone()
-        preview = connection.execute(
-            """
-            SELECT article_id, coalesce(title, ''), status, coalesce(summary, error_message, '')
-            FROM summaries WHERE partition_date = CAST(? AS DATE) ORDER BY published_at, article_id LIMIT ?
-            """,
-            [day, preview_rows],
-        ).fetchall()
+    )
+    spending = spending_of_day(connection, day)
+    apis = connection.execute(
+        """
+        SELECT DISTINCT api FROM summaries
+        WHERE partition_date = CAST(? AS DATE) AND api IS NOT NULL ORDER BY api
+        """,
+        [day],
+    ).fetchall()
+    blocked_by = connection.execute(
+        "SELECT mode(error_message) FROM summaries WHERE partition_date = CAST(? AS DATE) AND status = 'blocked'",
+        [day],
+    ).fetchone()
+    rejected = connection.execute(
+        "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day]
+    ).fetchone()
+    preview = connection.execute(
+        """
+        SELECT article_id, coalesce(title, ''), status, coalesce(summary, error_message, '')
+        FROM summaries WHERE partition_date = CAST(? AS DATE) ORDER BY published_at, article_id LIMIT ?
+        """,
+        [day, preview_rows],
+    ).fetchall()
     return DayReport(
         day=day,
         articles=sum(by_status.values()),

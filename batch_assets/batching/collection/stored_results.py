@@ -4,20 +4,19 @@ A run can load them without the API, which may no longer know the batch, or may 
 """
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 from batch_assets.batching.collection.ended_batches import EndedBatch, FailureReason
-from batch_assets.batching.ledger import batch_transitions, submissions
-from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger import batch_transitions
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 
 
-def stored_of_day(database: Database, day: str, data_folder: Path) -> list[Submission]:
-    """The submissions that the day waits for, whose batch has ended and whose result files are here."""
-    waited_for = submissions.uncollected(database, day, data_folder)
+def stored_of_day(waited_for: Sequence[Submission], data_folder: Path) -> list[Submission]:
+    """Those of the uncollected submissions of a day whose batch has ended, and whose result files are here."""
     return [submission for submission in waited_for if is_stored(submission, data_folder)]
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from batch_assets.batching.ledger.instances import attached
 from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.schema import read_warehouse_id
+from batch_assets.batching.ledger.turns import opened_in_turn, turn
 from batch_assets.batching.ledger.upgrade import bring_up_to_date, is_up_to_date
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.safety.private_folder import make_private_folder
@@ -109,15 +109,12 @@ class Database:
             return
         path = Path(self.path)
         make_private_folder(path.parent)
-        lock = FileLock(f"{path}.lock", timeout=self.lock_timeout_seconds, poll_interval=0.02)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise self._busy_error(f"another run of this project holds {path}.lock") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(turn(self.path, self.lock_timeout_seconds))
+            except Timeout:
+                raise self._busy_error(f"another run of this project holds {path}.lock") from None
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -147,7 +144,7 @@ class Database:
         """A connection that the stack closes. It shares the file if another connection of this process has it open."""
         if self.is_file:
             with suppress(duckdb.ResourceInUseException):
-                return stack.enter_context(attached(self.path, read_only=read_only))
+                return stack.enter_context(opened_in_turn(self.path, read_only=read_only))
         return stack.enter_context(duckdb.connect(self.path, read_only=read_only))
 
     def _busy_error(self, detail: str) -> DatabaseBusyError:

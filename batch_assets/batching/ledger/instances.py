@@ -9,6 +9,7 @@ fails and closes it, which releases the lock that the other connection holds.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -29,20 +30,37 @@ def _forget_instances() -> None:
 os.register_at_fork(after_in_child=_forget_instances)
 
 
-@contextmanager
-def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the file. Afterwards the file is closed, and the instance is kept for the next use.
+@dataclass(frozen=True)
+class Attached:
+    """An instance with a database file."""
+
+    instance: duckdb.DuckDBPyConnection
+    path: str
+    read_only: bool
+
+    @property
+    def has_temporary_files(self) -> bool:
+        """Whether DuckDB wrote into the temporary folder of the file. It deletes the folder with the instance."""
+        return Path(f"{self.path}.tmp").exists()
+
+    @contextmanager
+    def connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self.instance.cursor() as connection:
+            connection.execute(f"USE {ATTACHED}")
+            yield connection
+
+
+def attach(path: str, *, read_only: bool) -> Attached:
+    """An instance with this file.
 
     Raises duckdb.IOException if another process has locked the file, and duckdb.ResourceInUseException if another
-    connection of this process has it open. After any other error, and after DuckDB wrote into the file's temporary
-    folder, the instance is not used again: DuckDB deletes the folder with the instance.
+    connection of this process has it open.
     """
     instance = _idle.pop() if _idle else duckdb.connect(":memory:")
-    temporary_folder = f"{path}.tmp"
     option = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_ROWS}"
     try:
         instance.execute("RESET threads")
-        instance.execute("SET temp_directory = ?", [temporary_folder])
+        instance.execute("SET temp_directory = ?", [f"{path}.tmp"])
         instance.execute(f"ATTACH ? AS {ATTACHED} ({option})", [path])
     except BaseException as error:
         if isinstance(error, (duckdb.IOException, duckdb.ResourceInUseException)):
@@ -50,18 +68,29 @@ def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
         else:
             instance.close()
         raise
+    return Attached(instance, path, read_only)
+
+
+def end(attached: Attached) -> None:
+    """Close the file, and keep the instance for the next use, unless DuckDB wrote into the file's temporary folder."""
+    is_closed = _detach(attached.instance)
+    if is_closed and not attached.has_temporary_files:
+        _idle.append(attached.instance)
+    else:
+        attached.instance.close()
+
+
+@contextmanager
+def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the file, which is closed afterwards. After an error, the instance is not used again."""
+    opened = attach(path, read_only=read_only)
     try:
-        with instance.cursor() as connection:
-            connection.execute(f"USE {ATTACHED}")
+        with opened.connection() as connection:
             yield connection
     except BaseException:
-        instance.close()
+        opened.instance.close()
         raise
-    is_closed = _detach(instance)
-    if is_closed and not Path(temporary_folder).exists():
-        _idle.append(instance)
-    else:
-        instance.close()
+    end(opened)
 
 
 def _detach(instance: duckdb.DuckDBPyConnection) -> bool:

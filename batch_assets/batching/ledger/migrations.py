@@ -185,9 +185,15 @@ def record_where_a_rejected_row_is(connection: duckdb.DuckDBPyConnection) -> Non
         connection.execute(f"ALTER TABLE rejected_article ADD COLUMN IF NOT EXISTS {column}")
 
 
+def record_which_run_planned(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the run of a day's last plan, by which the retry of a killed run knows what it has planned already."""
+    connection.execute("ALTER TABLE day_plan ADD COLUMN IF NOT EXISTS planned_by VARCHAR")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
     "record_why_a_submission_waits": record_why_a_submission_waits,
     "record_where_a_rejected_row_is": record_where_a_rejected_row_is,
+    "record_which_run_planned": record_which_run_planned,
 }

@@ -47,7 +47,8 @@ TABLES: Mapping[str, str] = {
         -- the task of the day's last plan; key: partition_date. The next round uses the same task
         partition_date DATE NOT NULL,
         task JSON NOT NULL,
-        planned_at TIMESTAMP NOT NULL
+        planned_at TIMESTAMP NOT NULL,
+        planned_by VARCHAR                  -- the run, or the first run that it retries
     )""",
     "batch_request_file": """(
         -- a JSONL file of requests; key: submission_id

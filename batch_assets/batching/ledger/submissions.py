@@ -137,7 +137,11 @@ def lost_or_abandoned(database: Database, data_folder: Path) -> list[Submission]
 
 def awaited_batch_ids(database: Database, day: str, data_folder: Path) -> list[str]:
     """The ids of the batches of `uncollected`; oldest first."""
-    return [submission.batch_id for submission in uncollected(database, day, data_folder) if submission.batch_id]
+    of_day = f"{OF_DAY} AND batch_id IS NOT NULL"
+    find = f"SELECT batch_id FROM openai_batch WHERE {of_day} ORDER BY partition_date, plan, shard"
+    with database.reading() as connection:
+        rows = connection.execute(parsed(find), {"day": day, "states": list(UNCOLLECTED)}).fetchall()
+    return [batch_id for (batch_id,) in rows]
 
 
 def by_id(database: Database, submission_id: str, data_folder: Path) -> Submission | None:

@@ -69,7 +69,7 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
                 shards = [_publish_shard(shard, target, number, published) for shard in written]
             round_number = _round(connection)
             _enter_shards(connection, task, shards, day, number, round_number, options)
-            _record_task(connection, task, day)
+            _record_task(connection, task, day, options.planned_by)
             plan = _plan(connection, task, options, shards, number, round_number, states)
         # also those of a run that was killed: this run holds the lock, so no other run is planning these files
         for path in submissions.withdrawn_files(connection, day):
@@ -92,11 +92,18 @@ def planned_task(database: Database, day: str) -> Task | None:
     return None if row is None else Task(**json.loads(row[0]))
 
 
-def _record_task(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
+def is_planned_by(database: Database, day: str, run_id: str) -> bool:
+    """Whether this run made the day's last plan."""
+    statement = "SELECT 1 FROM day_plan WHERE partition_date = CAST(? AS DATE) AND planned_by = ?"
+    with database.reading() as connection:
+        return connection.execute(statement, [day, run_id]).fetchone() is not None
+
+
+def _record_task(connection: duckdb.DuckDBPyConnection, task: Task, day: str, planned_by: str | None) -> None:
     connection.execute("DELETE FROM day_plan WHERE partition_date = CAST(? AS DATE)", [day])
     connection.execute(
-        "INSERT INTO day_plan (partition_date, task, planned_at) VALUES (CAST(? AS DATE), ?, ?)",
-        [day, json.dumps(asdict(task)), now_utc()],
+        "INSERT INTO day_plan (partition_date, task, planned_at, planned_by) VALUES (CAST(? AS DATE), ?, ?, ?)",
+        [day, json.dumps(asdict(task)), now_utc(), planned_by],
     )
 
 

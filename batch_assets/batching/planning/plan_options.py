@@ -22,6 +22,7 @@ class PlanOptions:
     retry_failed: send the requests again that failed for good.
     respect_pauses: leave out requests that are blocked until the end of the pause after an account error (billing, key,
         access).
+    planned_by: the id of the run, or of the first run that it retries; the ledger records it.
     optional_parameters: parameters that this API accepts for this model, and that do not change the question.
     own_prices: prices that the user set; they take precedence over the published ones.
     rows_at_once: how many articles a statement reads; bounds the memory.
@@ -34,6 +35,7 @@ class PlanOptions:
     resume_cancelled: bool = True
     retry_failed: bool = False
     respect_pauses: bool = False
+    planned_by: str | None = None
     optional_parameters: Mapping[str, Any] | None = None
     own_prices: tuple[ModelPrice, ...] = ()
     file_limits: FileLimits = field(default_factory=FileLimits)

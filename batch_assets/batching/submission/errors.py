@@ -21,6 +21,10 @@ class SubmissionError(Exception):
         self.is_final = is_final
 
 
+class RunStoppedError(Exception):
+    """The run was terminated while it submitted a day. What it has begun is in the ledger."""
+
+
 class CreationFailure(Enum):
     """What an error says about the batch that the run wanted to create."""
 

@@ -20,18 +20,22 @@ from batch_assets.batching.ledger.claims import ClaimResult
 from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
+from batch_assets.batching.once import Once
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.submission.adoption import AdoptionError, enter_batch
 from batch_assets.batching.submission.create import create
-from batch_assets.batching.submission.errors import SubmissionError, taken_over_error, unreachable_error
+from batch_assets.batching.submission.errors import (
+    RunStoppedError,
+    SubmissionError,
+    taken_over_error,
+    unreachable_error,
+)
 from batch_assets.batching.submission.find import find_batch
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches, update_in_flight
-from batch_assets.batching.submission.submitter import SubmissionOutcome, Submitter
+from batch_assets.batching.submission.submitter import FILES_AT_ONCE, SubmissionOutcome, Submitter
 from batch_assets.batching.submission.upload import upload
 from batch_assets.batching.timing import Timing
-
-FILES_AT_ONCE = 4
 
 logger = logger_without_secrets(__name__)
 
@@ -67,18 +71,39 @@ class FileResult:
     wait_until: datetime | None = None
 
 
+class Preparation:
+    """What a run does once before its first submission, for whichever day: it reads the API's list of batches.
+
+    is_run_alive: whether the run of an earlier claim may still work on it.
+    update: requeues submissions that the API had no capacity for, and returns their number.
+    search: enters batches of this database that the ledger does not know, and returns their number.
+    """
+
+    def __init__(self, submitter: Submitter, is_run_alive: Callable[[str], bool]) -> None:
+        self.is_run_alive = is_run_alive
+        self.update = Once(lambda: update_in_flight(submitter))
+        self.search = Once(lambda: search_for_unknown_batches(submitter, is_run_alive))
+
+
 def submit_day(
-    submitter: Submitter, day: str, *, is_run_alive: Callable[[str], bool], only_begun: bool = False
+    submitter: Submitter,
+    day: str,
+    *,
+    is_run_alive: Callable[[str], bool] = lambda run_id: False,
+    only_begun: bool = False,
+    preparation: Preparation | None = None,
 ) -> Submitted:
     """Create one batch for every request file that the day waits for, unless it exists.
 
     `is_run_alive` tells whether the run of an earlier claim may still work on it. If so, this run waits for it. A file
     is deferred if a limit has no capacity for it. `only_begun`: the run begins no new submission, and finishes those
-    that were begun. Raises SubmissionError; the ledger has what was submitted until then.
+    that were begun. `preparation`: of a run that submits several days, from several threads. Raises SubmissionError;
+    the ledger has what was submitted until then. Raises RunStoppedError after `submitter.stop` was set.
     """
     database, data_folder, timing = submitter.database, submitter.data_folder, submitter.timing
+    preparation = preparation or Preparation(submitter, is_run_alive)
     report = Submitted(api=submitter.api.name)
-    report.requeued = update_in_flight(submitter)
+    report.requeued = preparation.update()
     deferred: dict[str, datetime] = {}  # submission_id → when to try again
     deadline = time.monotonic() + timing.other_run_timeout_seconds
 
@@ -86,10 +111,14 @@ def submit_day(
         left = [s for s in submissions.unsubmitted(database, day, data_folder) if s.id not in deferred]
         return [s for s in left if s.state is State.CLAIMED] if only_begun else left
 
-    if any(submission.state in UNSENT for submission in left_to_submit()):
-        report.recovered = search_for_unknown_batches(submitter, is_run_alive)
-    while left := left_to_submit():
-        theirs = [s for s in left if _is_submitted_by_another_run(s, submitter.run_id, is_run_alive)]
+    left = left_to_submit()
+    if any(submission.state in UNSENT for submission in left):
+        report.recovered = preparation.search()
+        left = left_to_submit() if report.recovered else left
+    while left:
+        if submitter.stop.is_set():
+            raise RunStoppedError
+        theirs = [s for s in left if _is_submitted_by_another_run(s, submitter.run_id, preparation.is_run_alive)]
         ours = [s for s in left if s not in theirs]
         for submission, result in zip(ours, _submit_all(submitter, ours), strict=True):
             report.created += result.outcome is SubmissionOutcome.CREATED
@@ -99,7 +128,8 @@ def submit_day(
         if theirs:
             if time.monotonic() > deadline:
                 raise _other_run_takes_too_long(theirs[0], timing)
-            time.sleep(timing.other_run_poll_seconds)
+            submitter.stop.wait(timing.other_run_poll_seconds)
+        left = left_to_submit()
     report.deferred = len(deferred)
     report.next_attempt_at = min(deferred.values(), default=None)
     report.batch_ids = submissions.awaited_batch_ids(database, day, data_folder)
@@ -129,13 +159,14 @@ def _submit_all(submitter: Submitter, to_submit: Sequence[Submission]) -> list[F
     has_failed = threading.Event()
 
     def submit(submission: Submission) -> FileResult:
-        if has_failed.is_set():
-            return FileResult()
-        try:
-            return _submit(submitter, submission)
-        except BaseException:
-            has_failed.set()
-            raise
+        with submitter.places:
+            if has_failed.is_set() or submitter.stop.is_set():
+                return FileResult()
+            try:
+                return _submit(submitter, submission)
+            except BaseException:
+                has_failed.set()
+                raise
 
     with ThreadPoolExecutor(FILES_AT_ONCE, "submissions") as threads:
         try:

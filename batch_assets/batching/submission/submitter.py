@@ -1,5 +1,6 @@
 """What every step of a submission needs."""
 
+import threading
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -12,6 +13,8 @@ from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.submission.errors import unreachable_error
 from batch_assets.batching.timing import Timing
 
+FILES_AT_ONCE = 4  # that a run uploads side by side, whatever days they are of
+
 
 class SubmissionOutcome(Enum):
     """What a run did with a submission."""
@@ -23,7 +26,11 @@ class SubmissionOutcome(Enum):
 
 @dataclass(frozen=True)
 class Submitter:
-    """A run that submits from one database (`warehouse_id`) to one API."""
+    """A run that submits from one database (`warehouse_id`) to one API.
+
+    stop: set when the run is terminated; it then begins no further submission.
+    places: of the files that are submitted at the same time.
+    """
 
     database: Database
     client: openai.OpenAI
@@ -33,6 +40,8 @@ class Submitter:
     api: ApiIdentity
     limits: Limits = field(default_factory=Limits)
     timing: Timing = field(default_factory=Timing)
+    stop: threading.Event = field(default_factory=threading.Event)
+    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(FILES_AT_ONCE))
 
 
 def make_submitter(
@@ -44,6 +53,7 @@ def make_submitter(
     limits: Limits | None = None,
     timing: Timing | None = None,
     identify_timeout_seconds: float | None = None,
+    stop: threading.Event | None = None,
 ) -> Submitter:
     """The submitter of a run, for the API and the account of this client.
 
@@ -56,4 +66,14 @@ def make_submitter(
         api = identify(asking, warehouse_id)
     except openai.OpenAIError as error:
         raise unreachable_error("answer", error) from error
-    return Submitter(database, client, data_folder, run_id, warehouse_id, api, limits or Limits(), timing or Timing())
+    return Submitter(
+        database,
+        client,
+        data_folder,
+        run_id,
+        warehouse_id,
+        api,
+        limits or Limits(),
+        timing or Timing(),
+        stop or threading.Event(),
+    )

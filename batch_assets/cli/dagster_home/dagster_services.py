@@ -70,7 +70,7 @@ def daemon(workspace: Path, children: ChildProcesses) -> Service:
 
     def start() -> Process:
         arguments = ("run", "--workspace", str(workspace), "--log-level", "error")
-        return children.start("dagster._daemon", *arguments, variables=AS_DAGSTER_DEV)
+        return children.start("batch_assets.cli.dagster_home.daemon", *arguments, variables=AS_DAGSTER_DEV)
 
     return Service("The daemon", start, process=start())
 

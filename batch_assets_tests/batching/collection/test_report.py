@@ -11,10 +11,15 @@ from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
 from batch_assets_tests.local_api_client import LocalApi
 
 
+def report_of(workspace: Workspace, day: str, *, preview_rows: int) -> DayReport:
+    with workspace.database.reading() as connection:
+        return day_report(connection, day, preview_rows=preview_rows)
+
+
 def test_equal_articles_each_have_a_row_and_their_request_counts_once(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": "same", "b": "same", "c": "same", "d": f"other of {workspace.folder.name}", "e": ""})
     workspace.whole_day(api)
-    report = day_report(workspace.database, DAY, preview_rows=2)
+    report = report_of(workspace, DAY, preview_rows=2)
     ((requests, input_tokens, output_tokens, cost_usd),) = workspace.rows(
         "SELECT count(*), sum(input_tokens), sum(output_tokens), sum(cost_usd) FROM completion"
     )
@@ -29,18 +34,16 @@ def test_equal_articles_each_have_a_row_and_their_request_counts_once(workspace:
 def test_a_cost_that_is_not_known_is_none(workspace: Workspace, api: LocalApi) -> None:
     workspace.ingest({"a": f"one of {workspace.folder.name}"})
     workspace.whole_day(api, task=Task("mistral-small"))
-    report = day_report(workspace.database, DAY, preview_rows=0)
+    report = report_of(workspace, DAY, preview_rows=0)
     assert report.by_status == {"answered": 1}
     assert report.spending.cost_usd is None
     assert report.spending.input_tokens > 0
     workspace.execute("INSERT INTO spending SELECT * REPLACE ('x' AS batch_id, 1.0 AS cost_usd) FROM spending")
-    assert day_report(workspace.database, DAY, preview_rows=0).spending.cost_usd is None
+    assert report_of(workspace, DAY, preview_rows=0).spending.cost_usd is None
 
 
 def test_a_day_of_which_nothing_is_known_is_empty(workspace: Workspace) -> None:
-    assert day_report(workspace.database, NEXT_DAY, preview_rows=5) == DayReport(
-        NEXT_DAY, 0, {}, 0, DaySpending(), [], []
-    )
+    assert report_of(workspace, NEXT_DAY, preview_rows=5) == DayReport(NEXT_DAY, 0, {}, 0, DaySpending(), [], [])
 
 
 def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Workspace) -> None:
@@ -53,7 +56,7 @@ def test_what_has_no_summary_shows_its_reason_and_costs_nothing(workspace: Works
         """,
         [DAY],
     )
-    report = day_report(workspace.database, DAY, preview_rows=5)
+    report = report_of(workspace, DAY, preview_rows=5)
     assert report.by_status == {"failed": 1}
     assert report.preview == [("a", "Title", "failed", "code: Its words.")]
     assert (report.spending.input_tokens, report.spending.cost_usd) == (0, 0)

@@ -1,0 +1,183 @@
+"""A run for some days: what its stages share, and how it works on several days side by side."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from batch_assets.asset_keys import OPENAI_BATCH
+from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.known_batches import known_batches
+from batch_assets.batching.once import Once
+from batch_assets.batching.provider.batches import error_message
+from batch_assets.batching.submission.errors import RunStoppedError
+from batch_assets.day_events import DayEvent, Origin, location_of_run, newest_events
+from batch_assets.resources import BatchApi, SummaryTask, Warehouse
+from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen
+
+DAYS_AT_ONCE = 4  # they wait for the API side by side, and take turns with the database
+CONTINUES_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")  # of a run that goes on where another ended
+MAX_MESSAGE, MAX_NAMED_DAYS = 300, 10
+FAILED_DAYS = dg.TableSchema([dg.TableColumn("day", "string"), dg.TableColumn("error", "string")])
+
+
+@dataclass
+class DayRun:
+    """A run of some of our assets for some days. Its threads may log and report at any time.
+
+    stop: set when the run is terminated.
+    api: the API that answers, or the configured address.
+    stand_in: raises dagster.Failure if the local API stands in, and the key is only missing.
+    """
+
+    context: dg.AssetExecutionContext
+    warehouse: Warehouse
+    openai: BatchApi
+    task: SummaryTask
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.api = Once(lambda: self.openai.identify(self.context, self.warehouse))
+        self.stand_in = Once(self._check_stand_in)
+
+    def _check_stand_in(self) -> None:
+        if self.openai.is_stand_in:
+            stop_if_the_stand_in_was_not_chosen(self.warehouse, self.openai, self.api())
+
+    @property
+    def days(self) -> Sequence[str]:
+        return list(self.context.partition_keys)
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        instance: dg.DagsterInstance = self.context.instance
+        return instance
+
+    @property
+    def location(self) -> str:
+        return location_of_run(self.context.run)
+
+    @property
+    def first_run_id(self) -> str:
+        """The id of this run or, if Dagster or the user goes on with an ended run, of the first one."""
+        run = self.context.run
+        continues = any(tag in run.tags for tag in CONTINUES_TAGS)
+        return (run.root_run_id if continues else None) or run.run_id
+
+    def origin(self, api: str | None = None) -> Origin:
+        return Origin(self.location, self.warehouse.tables.warehouse_id(), api)
+
+    def makes(self, key: dg.AssetKey) -> bool:
+        """Whether the run materializes this asset."""
+        return key in self.context.selected_asset_keys
+
+    def checks(self, key: dg.AssetCheckKey) -> bool:
+        """Whether the run evaluates this asset check."""
+        return key in self.context.selected_asset_check_keys
+
+    def report(self, event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> None:
+        """Write an event of a day to the event log, at once: the sensor sees it, and a killed run has left it."""
+        with self.lock:
+            self.context.log_event(event)
+
+    def report_runless(self, event: dg.AssetMaterialization) -> None:
+        with self.lock:
+            self.instance.report_runless_asset_event(event)
+
+    def info(self, day: str, text: str) -> None:
+        with self.lock:
+            self.context.log.info(self._of_day(day, text))
+
+    def warning(self, day: str, text: str) -> None:
+        with self.lock:
+            self.context.log.warning(self._of_day(day, text))
+
+    def _of_day(self, day: str, text: str) -> str:
+        return text if len(self.days) == 1 else f"{day}: {text}"
+
+
+@dataclass(frozen=True)
+class KnownDays:
+    """What event log and ledger had of the days when the run began.
+
+    events: day → the newest materialization of `openai_batch` by this code location.
+    batches: the batches that the ledger knows. It was read after the events, so it has the batches of them all.
+    """
+
+    warehouse_id: str
+    events: Mapping[str, DayEvent]
+    batches: frozenset[str]
+
+
+def known_days(run: DayRun) -> KnownDays:
+    events = newest_events(run.instance, OPENAI_BATCH, run.days, run.location)
+    return KnownDays(run.warehouse.tables.warehouse_id(), events, frozenset(known_batches(run.warehouse.tables)))
+
+
+def on_each_day(run: DayRun, work: Callable[[str], None]) -> dict[str, Exception]:
+    """Do the work of each day of the run, a few days at a time. Returns the errors of the days that failed.
+
+    If the run is terminated, the days that were begun end, no other begins, and the interrupt is raised.
+    """
+    errors: dict[str, Exception] = {}
+
+    def one_day(day: str) -> None:
+        try:
+            if run.stop.is_set():
+                raise RunStoppedError
+            work(day)
+        except Exception as error:
+            errors[day] = error
+
+    with ThreadPoolExecutor(DAYS_AT_ONCE, "day") as threads:
+        try:
+            wait([threads.submit(one_day, day) for day in run.days])
+        except BaseException:
+            run.stop.set()
+            raise
+    return {day: errors[day] for day in run.days if day in errors}
+
+
+def raise_failures(run: DayRun, errors: Mapping[str, Exception]) -> None:
+    """Raise dagster.Failure with the names and the errors of the failed days; the error itself if the run has one day.
+
+    Dagster does not repeat the step: the sensor requests the next run of each day.
+    """
+    if not errors:
+        return
+    if len(run.days) == 1:
+        [error] = errors.values()
+        raise error
+    by_sentence: dict[str, list[str]] = {}
+    for day, error in errors.items():
+        by_sentence.setdefault(_sentence(error), []).append(day)
+    parts = [
+        f"{_names(days)}: {sentence[:MAX_MESSAGE]}" for sentence, days in list(by_sentence.items())[:MAX_NAMED_DAYS]
+    ]
+    more = len(by_sentence) - len(parts)
+    raise dg.Failure(
+        f"{len(errors)} of {counted(len(run.days), 'day')} failed, and the others did not. "
+        + " ".join(parts)
+        + (f" And {counted(more, 'other error')}." if more else ""),
+        metadata={
+            "failed_days": dg.MetadataValue.table(
+                [dg.TableRecord({"day": day, "error": _sentence(error)}) for day, error in errors.items()], FAILED_DAYS
+            )
+        },
+        allow_retries=False,
+    ) from next(iter(errors.values()))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, dg.Failure):
+        return error.description or ""
+    return error_message(error)
+
+
+def _names(days: Sequence[str]) -> str:
+    named = ", ".join(days[:MAX_NAMED_DAYS])
+    more = len(days) - MAX_NAMED_DAYS
+    return named if more <= 0 else f"{named} and {counted(more, 'other day')}"
