@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.assets import openai_batch, raw_articles, summaries
+from batch_assets.assets import raw_articles, summaries
 from batch_assets.resources import ArticleSource, Warehouse
 from batch_assets.sensors import openai_batch_sensor
 from batch_assets_tests.batching.conftest import SHORT_TIMING, Call, Reply, proxy
@@ -83,7 +83,6 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
 
     with proxy(project.api.url, answer) as client:
         use(project, str(client.base_url), monkeypatch)
-        monkeypatch.setattr(openai_batch.op, "_retry_policy", None)
         submitted = project.materialize(UPSTREAM)
         if step in ("retrieve", "content"):
             assert submitted.success

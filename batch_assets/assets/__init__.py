@@ -8,7 +8,7 @@ tell the sensor why a day waits.
 from batch_assets.assets.batch_request_file import batch_request_file
 from batch_assets.assets.openai_batch import openai_batch
 from batch_assets.assets.raw_articles import raw_articles
-from batch_assets.assets.submission import submit_days
+from batch_assets.assets.submission import make_submit_days, submit_days
 from batch_assets.assets.summaries import summaries
 
-__all__ = ["batch_request_file", "openai_batch", "raw_articles", "submit_days", "summaries"]
+__all__ = ["batch_request_file", "make_submit_days", "openai_batch", "raw_articles", "submit_days", "summaries"]

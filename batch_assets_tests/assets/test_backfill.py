@@ -1,75 +1,54 @@
-"""A backfill of all four assets is green, and the sensor still collects its days.
+"""A backfill as the daemon sees it: it ends green, and has no days of `summaries` beside those of the other assets."""
 
-Dagster marks each selected day as failed that no run of the backfill has materialized. Once, such a backfill was red,
-although each of its runs succeeded.
-"""
-
-from datetime import UTC, datetime
-
+import dagster as dg
 import pytest
+from dagster._core.execution.asset_backfill import AssetBackfillData
 
 from batch_assets.assets import summaries
-from batch_assets.batching.next_step import Step, next_step
-from batch_assets.batching.provider.batches import retrieve_batch
-from batch_assets.batching.timing import Timing
-from batch_assets.days import CollectedDays, read_new_days
+from batch_assets.definitions import defs
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.project import DAY, EVERYTHING, Project
+from batch_assets_tests.project import DAY, EVERYTHING, UPSTREAM, Project
 
 pytestmark = pytest.mark.end_to_end
-BACKFILL = {"dagster/backfill": "abcdefgh"}
-LOCATION = "batch_assets"
+DAYS = [DAY, "2026-01-06", "2026-01-07"]
 
 
-def test_a_backfill_materializes_a_day_whose_batches_run_and_the_sensor_collects_it(project: Project) -> None:
-    with serving(project.folder / "slow_api", batch_seconds=3) as project.api:
-        done = project.materialize(EVERYTHING, **BACKFILL)
+def targets(instance: dg.DagsterInstance, assets: list[dg.AssetKey]) -> dict[str, set[str]]:
+    """asset → the days that a backfill of these assets materializes, as the UI launches it."""
+    data = AssetBackfillData.from_asset_partitions(
+        defs().resolve_asset_graph(), DAYS, assets, instance, backfill_start_timestamp=0.0, all_partitions=False
+    )
+    return {
+        key.to_user_string(): set(data.target_subset.get_partitions_subset(key).get_partition_keys())
+        for key in data.target_subset.asset_keys
+    }
+
+
+def test_materialize_all_over_many_days_leaves_summaries_to_the_sensor(project: Project) -> None:
+    """Dagster marks each day as failed that no run of the backfill has materialized, although its runs succeed."""
+    assert targets(project.instance, [asset.key for asset in EVERYTHING]) == {
+        asset.key.to_user_string(): {*DAYS} for asset in UPSTREAM
+    }
+
+
+def test_a_backfill_of_summaries_alone_has_its_days(project: Project) -> None:
+    assert targets(project.instance, [summaries.key]) == {"summaries": {*DAYS}}
+
+
+def test_all_assets_of_one_day_are_one_run_that_succeeds_and_collects_nothing_yet(project: Project) -> None:
+    with serving(project.folder / "slow_api", batch_seconds=60) as project.api:
+        done = project.materialize(EVERYTHING)
         assert done.success
         assert {event.asset_key for event in done.get_asset_materialization_events()} == {
-            asset.key for asset in EVERYTHING
+            asset.key for asset in UPSTREAM
         }
-        assert project.metadata(summaries)["requests_in_flight"] == 20
-        known = CollectedDays()
-        for _ in range(2):
-            read = read_new_days(project.instance, LOCATION, known)
-            [day] = read.days
-            assert (day.day, len(day.batch_ids), day.is_in_flight) == (DAY, 1, True)
-            known = read.collected
-        [batch_id] = day.batch_ids
-        project.api.wait(batch_id)
-        polled = {batch_id: retrieve_batch(project.api.client, batch_id)}
-        assert next_step(day, polled, datetime.now(UTC), None, Timing()) is Step.COLLECT
-        assert project.materialize([summaries]).success
-    assert project.metadata(summaries)["requests_in_flight"] == 0
-    assert project.rows("SELECT DISTINCT status FROM summaries") == [("answered",)]
-    assert read_new_days(project.instance, LOCATION, known).days == []
-    assert read_new_days(project.instance, LOCATION, CollectedDays()).days == []
+        [day] = project.days_seen_from("batch_assets")
+        assert day.is_in_flight
 
 
-def test_a_backfill_of_a_day_that_has_ended_is_as_any_other_run(project: Project) -> None:
-    assert project.materialize(EVERYTHING[:3], **BACKFILL).success
-    project.wait_for_batches()
-    assert project.materialize([summaries], **BACKFILL).success
-    assert project.days_seen_from(LOCATION) == []
-
-
-def test_a_second_submission_after_an_early_materialization_is_seen(project: Project) -> None:
-    with serving(project.folder / "slow_api", batch_seconds=60) as project.api:
-        assert project.materialize(EVERYTHING, **BACKFILL).success
-        known = read_new_days(project.instance, LOCATION, CollectedDays()).collected
-        for _ in range(2):
-            assert project.materialize().success
-            [day] = read_new_days(project.instance, LOCATION, known).days
-            assert len(day.batch_ids) == 1
-        assert project.materialize([summaries]).success  # the user's run materializes nothing
-        assert len(read_new_days(project.instance, LOCATION, known).days) == 1
-        assert project.api.stats()["batches_created"] == 1
-
-
-@pytest.mark.parametrize("other", ["another", "a third one"])
-def test_an_early_materialization_of_another_code_location_hides_no_day(project: Project, other: str) -> None:
-    with serving(project.folder / "slow_api", batch_seconds=60) as project.api:
-        project.materialize_from(LOCATION)
-        project.materialize_from(other, EVERYTHING, **BACKFILL)
-        assert [day.day for day in project.days_seen_from(LOCATION)] == [DAY]
-        assert [day.day for day in project.days_seen_from(other)] == [DAY]
+def test_a_run_of_many_days_has_at_most_the_days_of_the_setting() -> None:
+    graph = defs().resolve_asset_graph()
+    for asset in EVERYTHING:
+        policy = graph.get(asset.key).backfill_policy
+        assert policy is not None
+        assert policy.max_partitions_per_run == 30

@@ -7,16 +7,30 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 
 from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Step, next_step
+from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
 from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
+from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.project import DAY, EVERYTHING, UPSTREAM, Project, api_at, generated_articles, write_articles
+from batch_assets_tests.project import (
+    ASSETS,
+    DAY,
+    EVERYTHING,
+    QUIET,
+    UPSTREAM,
+    Project,
+    api_at,
+    generated_articles,
+    write_articles,
+)
 
 pytestmark = pytest.mark.end_to_end
 NUMBER = 5  # the partitions of the sample, which the tests have
@@ -30,6 +44,7 @@ QUICK = Timing(
     download_pauses_seconds=(0.01, 0.01),
     find_batch_pauses_seconds=(0.0, 0.01),
 )
+REFRESH = {"ops": {"submission": {"config": {"refresh": True}}}}
 PRICES = (ModelPrice("gpt-6-luna", 0.05, 0.25),)
 
 
@@ -304,3 +319,47 @@ def test_each_asset_can_be_materialized_alone_for_several_days(days: Project, st
     assert {key: days.api.stats()[key] for key in ("batches_created", "requests_executed")} == {
         key: stats[key] for key in ("batches_created", "requests_executed")
     }
+
+
+def run_again(project: Project, first: str, **tags: str) -> dg.DagsterRun:
+    """The run of `refresh` again, as Dagster or the user starts it after the first one ended."""
+    job = dg.Definitions(ASSETS, resources=project.resources, executor=dg.in_process_executor)
+    whole = job.resolve_implicit_global_asset_job_def()
+    run = project.instance.create_run_for_job(
+        whole,
+        run_config={**QUIET, **REFRESH},
+        tags={FIRST_PARTITION_TAG: DAYS[0], LAST_PARTITION_TAG: DAYS[-1], **tags},
+        asset_selection={asset.key for asset in UPSTREAM},
+        parent_run_id=first,
+        root_run_id=first,
+    )
+    execute_run(InMemoryJob(whole), run, project.instance)
+    finished = project.instance.get_run_by_id(run.run_id)
+    assert finished is not None
+    return finished
+
+
+@pytest.mark.parametrize("tag", ["dagster/retry_number", "dagster/is_resume_retry"])
+def test_a_run_that_goes_on_with_a_killed_one_buys_no_refresh_twice(days: Project, tag: str) -> None:
+    assert upstream(days).success
+    assert finish(days).success
+    refresh = days.materialize_days(DAYS[0], DAYS[-1], config=REFRESH)
+    assert refresh.success
+    assert finish(days).success
+    assert days.api.stats()["requests_executed"] == 2 * 3 * NUMBER
+    assert run_again(days, refresh.run_id, **{tag: "1"}).is_success
+    assert finish(days).success
+    assert days.api.stats()["requests_executed"] == 2 * 3 * NUMBER
+    for asset in UPSTREAM:
+        assert days.materialized(asset) == {*DAYS}
+    assert run_again(days, refresh.run_id).is_success  # the user starts it again
+    assert finish(days).success
+    assert days.api.stats()["requests_executed"] == 3 * 3 * NUMBER
+
+
+def test_a_run_that_goes_on_with_a_killed_one_sends_nothing_that_was_cancelled_between_them(days: Project) -> None:
+    with serving(days.folder / "slow_api", batch_seconds=60) as days.api:
+        first = upstream(days)
+        cancel_day(days.database, days.api.client, day=BROKEN, data_folder=days.folder / "data")
+        assert run_again(days, first.run_id, **{"dagster/retry_number": "1"}).is_success
+        assert days.api.stats()["batches_created"] == NUMBER

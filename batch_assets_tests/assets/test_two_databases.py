@@ -15,7 +15,7 @@ from batch_assets.day_events import Origin, newest_event, submission_metadata
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
-from batch_assets_tests.project import DAY, UPSTREAM, Project, api_at, generated_articles, write_articles
+from batch_assets_tests.project import DAY, UPSTREAM, HasKey, Project, api_at, generated_articles, write_articles
 
 pytestmark = pytest.mark.end_to_end
 
@@ -279,7 +279,7 @@ def test_an_interrupted_demo_does_not_stop_the_real_api(project: Project, model:
 @pytest.mark.parametrize("is_recorded", [True, False])
 @pytest.mark.parametrize("asset", [batch_request_file, openai_batch, summaries])
 def test_a_database_with_real_batches_refuses_a_stand_in_that_was_not_chosen(
-    project: Project, model: LocalApi, asset: dg.AssetsDefinition, is_recorded: bool
+    project: Project, model: LocalApi, asset: HasKey, is_recorded: bool
 ) -> None:
     stand_in, project.api = project.api, model
     project.materialize()

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +29,7 @@ from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.local_daemon import Sensor, is_done, materialize, open_instance
 from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
+from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets.settings import Settings, read_settings
 
 SECONDS_FOR_A_CHILD = 420
@@ -100,8 +101,8 @@ def _drive(days_to_drive: DaysToDrive) -> None:
     os.environ.update(variables)
     settings = read_settings()
     with open_instance(make_dagster_home(settings)) as instance:
-        for day in days_to_drive.days:
-            materialize(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day)
+        for day, tags in _runs(days_to_drive.days):
+            materialize(instance, [raw_articles.key, batch_request_file.key, openai_batch.key], day, tags=tags)
         sensor = Sensor(instance, settings)
         while not all(is_done(instance, day) for day in days_to_drive.days) or _buys_missing_results_again(instance):
             requests, _ = sensor.tick()
@@ -115,6 +116,16 @@ def _drive(days_to_drive: DaysToDrive) -> None:
                 )
             if not requests:
                 time.sleep(0.1)
+
+
+def _runs(days: Sequence[str]) -> list[tuple[str | None, dict[str, str]]]:
+    """The runs that submit these days, as (day, tags): one for all, if they follow each other, as in a backfill."""
+    if not days:
+        return []
+    first, last = date.fromisoformat(days[0]), date.fromisoformat(days[-1])
+    if len(days) == 1 or list(days) != [(first + timedelta(n)).isoformat() for n in range((last - first).days + 1)]:
+        return [(day, {}) for day in days]
+    return [(None, {FIRST_PARTITION_TAG: days[0], LAST_PARTITION_TAG: days[-1]})]
 
 
 def _buys_missing_results_again(instance: dg.DagsterInstance) -> bool:

@@ -96,16 +96,22 @@ def counts_of(scenario: Scenario, folder: Path) -> Counts:
     return Counts(stats["batches_created"], stats["requests_executed"], distinct, ARTICLES - summarised)
 
 
-def killed_at_every_point(folder: Path, *, step: int = 1) -> tuple[int, Counts]:
-    """Kill a process of each day at another point, and finish the day in a second one; returns (points, counts)."""
-    days = [(date.fromisoformat(DAY) + timedelta(days=number)).isoformat() for number in range(80)]
-    with running_world(folder, articles=3 * len(days), days=len(days)) as world:
+def killed_at_every_point(folder: Path, *, step: int = 1, days_per_run: int = 1) -> tuple[int, Counts]:
+    """Kill a process of each day, or of some days in one run, at another point, and finish them in a second process.
+
+    Returns (points, counts).
+    """
+    number_of_days = 80 * days_per_run
+    days = [(date.fromisoformat(DAY) + timedelta(days=number)).isoformat() for number in range(number_of_days)]
+    runs = [days[first : first + days_per_run] for first in range(0, number_of_days, days_per_run)]
+    with running_world(folder, articles=3 * number_of_days, days=number_of_days) as world:
         world.drive()  # makes the Dagster home, whose file is written once
-        points, done = world.drive(DAY), 1
-        for number, day in list(zip(range(points), days[1:], strict=False))[::step]:
-            assert world.drive(day, kill_at=number) == -1
-            assert_not_killed(world.drive(day))
-            done += 1
+        points, done = world.drive(*runs[0]), days_per_run
+        for number, run in zip(range(0, points, step), runs[1:], strict=False):
+            was_killed = world.drive(*run, kill_at=number) == -1
+            assert was_killed or days_per_run > 1  # with threads, another run may have fewer points
+            assert_not_killed(world.drive(*run))
+            done += days_per_run
         stats = world.api.stats()
         [(summarised,)] = world.rows("SELECT count(*) FROM summaries WHERE status = 'answered'")
         [(distinct,)] = world.rows("SELECT count(DISTINCT custom_id) FROM batch_request")

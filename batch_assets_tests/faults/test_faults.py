@@ -39,6 +39,14 @@ def test_after_a_kill_at_any_point_the_next_process_continues(tmp_path: Path) ->
     assert counts == Counts(batches=days, executed=3 * days, distinct=3 * days, unaccounted=0)
 
 
+def test_after_a_kill_at_any_point_of_a_run_of_many_days_the_next_process_continues(tmp_path: Path) -> None:
+    step = 3 if THOROUGH else 29
+    points, counts = killed_at_every_point(tmp_path, step=step, days_per_run=4)
+    assert points > 60
+    days = 4 * (1 + len(range(0, points, step)))
+    assert counts == Counts(batches=days, executed=3 * days, distinct=3 * days, unaccounted=0)
+
+
 def test_two_days_at_once_keep_to_the_limit_of_enqueued_tokens_and_send_all_files(tmp_path: Path) -> None:
     """Ten files; the limit has capacity for two."""
     days = [DAY, "2026-01-06"]
