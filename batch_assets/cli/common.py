@@ -60,11 +60,11 @@ def errors_in_one_sentence() -> Iterator[None]:
     from batch_assets.batching.operations.abandon import AbandonError
     from batch_assets.batching.provider.batches import error_message
     from batch_assets.batching.submission.adoption import AdoptionError
-    from batch_assets.cli.dagster_home.home import StartError
+    from batch_assets.cli.dagster_home.home import NoDagsterHomeError, StartError
 
     try:
         yield
-    except (AbandonError, AdoptionError, DatabaseBusyError, StartError) as error:
+    except (AbandonError, AdoptionError, DatabaseBusyError, NoDagsterHomeError, StartError) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:
         raise click.ClickException(f"OpenAI says: {error_message(error)}") from error

@@ -26,14 +26,17 @@ from batch_assets.batching.ledger.files import RemoteFiles
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
 COMPRESSED = ".gz"
 
+UNFINISHED = f"""
+    SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
+    -- its articles or its prompt have changed since the summaries were written
+    UNION SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
+    UNION SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
+    UNION ({files.DAYS_IN_FLIGHT})
+"""
 OLD_AND_DONE = f"""
     SELECT DISTINCT partition_date FROM summaries
     WHERE partition_date < CAST($before AS DATE)
-    EXCEPT SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
-    -- its articles or its prompt have changed since the summaries were written
-    EXCEPT SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
-    EXCEPT SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
-    EXCEPT ({files.DAYS_IN_FLIGHT})
+    EXCEPT ({UNFINISHED})
     ORDER BY partition_date
 """
 
@@ -120,6 +123,18 @@ def prune(database: Database, *, data_folder: Path, policy: RetentionPolicy, tod
     return found
 
 
+def first_kept_day(today: date, days: int) -> date:
+    """The days before this one are older than so many days."""
+    return today - timedelta(days=days)
+
+
+def unfinished_days(database: Database) -> frozenset[str]:
+    """The days that are not done. A day that no table has, for example one without articles, is not among them."""
+    with database.reading() as connection:
+        rows = connection.execute(UNFINISHED, {"open_states": files.open_states()}).fetchall()
+    return frozenset(day.isoformat() for (day,) in rows)
+
+
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
     found = PrunePlan(_done_before(connection, today, policy.keep_days))
     request_files = connection.execute(
@@ -143,7 +158,7 @@ def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: Rete
 
 
 def _done_before(connection: duckdb.DuckDBPyConnection, today: date, days: int) -> list[str]:
-    before = (today - timedelta(days=days)).isoformat()
+    before = first_kept_day(today, days).isoformat()
     rows = connection.execute(OLD_AND_DONE, {"before": before, "open_states": files.open_states()}).fetchall()
     return [day.isoformat() for (day,) in rows]
 

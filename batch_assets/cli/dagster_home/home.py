@@ -22,6 +22,10 @@ class StartError(Exception):
     """A service did not start. The message names it, and has the end of what it printed."""
 
 
+class NoDagsterHomeError(Exception):
+    """There is no Dagster home. The message names the folder."""
+
+
 def packaged_file(name: str) -> Path:
     """Our `dagster.yaml` or `workspace.yaml`: beside this file in an installed package, at the top of a checkout."""
     installed = HERE / name
@@ -33,8 +37,7 @@ def make_dagster_home(settings: Settings) -> Path:
 
     Whenever this stops, the file is either complete or as it was before.
     """
-    variable = os.environ.get("DAGSTER_HOME")
-    dagster_home = Path(variable).expanduser().absolute() if variable else settings.dagster_home
+    dagster_home = _dagster_home(settings)
     make_data_folder(settings)
     make_private_folder(dagster_home)
     ours = packaged_file("dagster.yaml").read_bytes()
@@ -43,6 +46,23 @@ def make_dagster_home(settings: Settings) -> Path:
         write_whole(target, ours)
     os.environ["DAGSTER_HOME"] = str(dagster_home)
     return dagster_home
+
+
+def find_dagster_home(settings: Settings) -> Path:
+    """The same, if it exists. Creates nothing. Raises NoDagsterHomeError."""
+    dagster_home = _dagster_home(settings)
+    if not any((dagster_home / name).exists() for name in ("dagster.yaml", "history")):
+        raise NoDagsterHomeError(
+            f"There is no Dagster home in {dagster_home}: it has no `dagster.yaml`. Set DAGSTER_HOME to the folder of "
+            "your Dagster, or leave out --runs."
+        )
+    os.environ["DAGSTER_HOME"] = str(dagster_home)
+    return dagster_home
+
+
+def _dagster_home(settings: Settings) -> Path:
+    variable = os.environ.get("DAGSTER_HOME")
+    return Path(variable).expanduser().absolute() if variable else settings.dagster_home
 
 
 def is_unfinished(found: bytes, ours: bytes) -> bool:

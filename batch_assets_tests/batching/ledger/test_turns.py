@@ -12,7 +12,7 @@ import pytest
 
 from batch_assets.batching.ledger import turns
 from batch_assets.batching.ledger.database import Database, DatabaseBusyError, transaction
-from batch_assets.batching.ledger.instances import Attached
+from batch_assets.batching.ledger.instances import Attached, attach
 
 OTHER_PROCESS = """
 import sys
@@ -35,7 +35,6 @@ def database(tmp_path: Path) -> Database:
 def attached(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the file was opened to read only, for each time that it was opened."""
     opened: list[bool] = []
-    attach = turns.attach
 
     def counted(path: str, *, read_only: bool) -> Attached:
         opened.append(read_only)
