@@ -4,6 +4,7 @@
 not work as the docs say, it ends with an error and changes no picture.
 """
 
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from batch_assets.local_api.serving.server import serve
 IMAGES = Path(__file__).parent / "images"
 DAY = "2026-01-05"
 SAMPLE_DAYS = "[2026-01-05...2026-01-09]"
+TEN_DAYS = tuple(f"2026-01-{number:02d}" for number in range(5, 15))
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = (
@@ -55,6 +57,10 @@ def main() -> None:
             picture_of_sensor(page, pictures)
             picture_of_progress(page, pictures)
             picture_of_summaries(page, pictures)
+        data, source = Path(temporary) / "ten_days", Path(temporary) / "ten_days.jsonl"
+        write_ten_days(source)
+        with running_dev(data, log, source) as group_url, open_page(browser, group_url) as page:
+            materialize_ten_days(page, group_url, pictures)
         IMAGES.mkdir(exist_ok=True)
         for picture in sorted(pictures.iterdir()):
             shutil.copy(picture, IMAGES)
@@ -93,10 +99,12 @@ def slow_batch_api(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def running_dev(data: Path, log: Path) -> Iterator[str]:
+def running_dev(data: Path, log: Path, source: Path | None = None) -> Iterator[str]:
     """`batch-assets dev`, which runs inside the `with`; yields the address that it prints when it is ready."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
     environment |= {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
+    if source is not None:
+        environment["BATCH_ASSETS_SOURCE"] = str(source)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "batch_assets.cli.main", "dev", "--port", str(port)]
@@ -169,6 +177,64 @@ def materialize(page: Page, group_url: str, pictures: Path) -> None:
     take(dialog, pictures / "materialize.png")
     launch.click()
     expect(page.get_by_text("Launched run")).to_be_visible()
+
+
+def write_ten_days(source: Path) -> None:
+    """Five articles on each of ten days."""
+    articles = [
+        {
+            "id": f"{day}-{number}",
+            "title": f"Report {number} of {day}",
+            "body": f"The harbour of town {number} reopened on {day}. It had been closed for a week.",
+            "published_at": f"{day}T08:00:00Z",
+        }
+        for day in TEN_DAYS
+        for number in range(5)
+    ]
+    source.write_text("".join(json.dumps(article) + "\n" for article in articles), encoding="utf-8")
+
+
+def materialize_ten_days(page: Page, group_url: str, pictures: Path) -> None:
+    """Materialize all assets on ten days. The backfill ends without a failure, and the sensor collects the days."""
+    open_graph(page, group_url)
+    page.get_by_role("button", name="Materialize all").click()
+    dialog = page.get_by_role("dialog")
+    days = dialog.get_by_role("textbox").first
+    expect(days).to_be_editable()
+    settle(page)
+    everything = dialog.get_by_role("button", name="Show all partitions")
+    if everything.is_visible():
+        everything.click()
+    days.fill(f"[{TEN_DAYS[0]}...{TEN_DAYS[-1]}]")
+    days.press("Enter")
+    dialog.get_by_role("button", name="Launch backfill").click()
+    backfill = wait_until(lambda: ended_backfill(page), WAIT_SECONDS, "the backfill has not ended")
+    assert backfill["status"] == "COMPLETED_SUCCESS", backfill
+    wait_until(
+        lambda: len(materialized_days(page)) == len(TEN_DAYS), WAIT_SECONDS, "the sensor has not collected all days"
+    )
+    page.set_viewport_size({"width": 1250, "height": 520})
+    page.goto(f"/runs/b/{backfill['id']}")
+    expect(page.get_by_text("Completed").first).to_be_visible()
+    take(page, pictures / "backfill.png")
+
+
+def ended_backfill(page: Page) -> dict[str, Any] | None:
+    """The newest backfill, if it has ended."""
+    query = "query Backfills { partitionBackfillsOrError { ... on PartitionBackfills { results { id status } } } }"
+    answer = page.request.post("/graphql", data={"query": query})
+    found: list[dict[str, Any]] = answer.json()["data"]["partitionBackfillsOrError"]["results"]
+    return found[0] if found and found[0]["status"] not in ("REQUESTED", "CANCELING", "FAILING") else None
+
+
+def materialized_days(page: Page) -> set[str]:
+    """The days of `summaries` that the sensor has materialized."""
+    query = """query Days($days: [String!]!) {
+        assetNodeOrError(assetKey: {path: ["summaries"]}) { ... on AssetNode {
+            assetMaterializations(partitions: $days) { partition }
+    } } }"""
+    answer = page.request.post("/graphql", data={"query": query, "variables": {"days": list(TEN_DAYS)}})
+    return {event["partition"] for event in answer.json()["data"]["assetNodeOrError"]["assetMaterializations"]}
 
 
 def picture_of_graph(page: Page, group_url: str, pictures: Path) -> None:

@@ -89,4 +89,4 @@ def test_a_deferred_file_whose_pause_is_over_waits_for_the_api_as_any_other(
     [day] = read_days(project.instance)
     assert day.next_attempt_at is not None
     minutes = (day.next_attempt_at - now).total_seconds() / 60
-    assert minutes == pytest.approx(60 if pause_minutes > 0 else 10, abs=5)
+    assert minutes == pytest.approx(60 if pause_minutes > 0 else 1, abs=0.9)

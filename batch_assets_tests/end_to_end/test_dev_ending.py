@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +22,19 @@ from batch_assets_tests.project import DAY
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
-CLOSED_PORT = "http://127.0.0.1:9/v1"
-
 
 @pytest.mark.parametrize("ending", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
-def test_dev_leaves_no_process_while_a_step_waits_for_its_retry(tmp_path: Path, ending: signal.Signals) -> None:
-    with running_dev(tmp_path, OPENAI_BASE_URL=CLOSED_PORT) as dev:
+def test_dev_leaves_no_process_while_a_step_waits_for_the_api(tmp_path: Path, ending: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, running_dev(tmp_path, OPENAI_BASE_URL=url_of(silent)) as dev:
         run_id = dev.materialize(DAY)
-        wait_until(lambda: step_status(dev, run_id, "openai_batch") == "IN_PROGRESS")
+        wait_until(lambda: step_status(dev, run_id, "submission") == "IN_PROGRESS")
         dev.process.send_signal(ending)
         assert dev.process.wait(WAIT_SECONDS) == (-ending if ending is signal.SIGKILL else 0)
         assert processes_of(tmp_path) == ""
+
+
+def url_of(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}/v1"
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def _find_repeated(
         )
     connection.execute(
         """
-        INSERT INTO no_article
+        INSERT INTO no_article (place, day, file, row, reason)
         SELECT place, day, file, row,
             CASE WHEN content = newest_content THEN 'duplicate_id' ELSE 'older_version' END AS reason
         FROM version WHERE version > 1

@@ -201,27 +201,26 @@ def test_the_claim_of_a_live_run_is_not_taken_over(planned: Workspace, api: Loca
     assert api.stats()["files_created"] == api.stats()["batches_created"] == 0
 
 
-def test_a_run_waits_for_the_live_run_that_has_the_claim(
-    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_waits_for_the_live_run_that_has_the_claim(planned: Workspace, api: LocalApi) -> None:
     claim(planned, "alive")
+    asked: list[str] = []
 
-    def finish_meanwhile(seconds: float) -> None:
-        planned.execute("UPDATE openai_batch SET state = 'submitted', batch_id = 'batch_theirs'")
+    def is_run_alive(run_id: str) -> bool:
+        asked.append(run_id)
+        if len(asked) == 2:  # meanwhile, the other run finishes
+            planned.execute("UPDATE openai_batch SET state = 'submitted', batch_id = 'batch_theirs'")
+        return True
 
-    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=finish_meanwhile, monotonic=lambda: 0.0))
-    submitted = planned.submit(api.client, is_run_alive=lambda run_id: True)
+    submitted = planned.with_timing(other_run_poll_seconds=0.01).submit(api.client, is_run_alive=is_run_alive)
     assert (submitted.batch_ids, submitted.created, submitted.adopted) == (["batch_theirs"], 0, 0)
     assert api.stats()["batches_created"] == 0
 
 
-def test_a_run_takes_over_when_the_run_that_it_waits_for_ends(
-    planned: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_takes_over_when_the_run_that_it_waits_for_ends(planned: Workspace, api: LocalApi) -> None:
     made = make_batch(api.client, claim(planned, "ending"))
     alive = iter([True, True, False])
-    monkeypatch.setattr(submit, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: 0.0))
-    assert planned.submit(api.client, is_run_alive=lambda run_id: next(alive)).batch_ids == [made]
+    quick = planned.with_timing(other_run_poll_seconds=0.01)
+    assert quick.submit(api.client, is_run_alive=lambda run_id: next(alive)).batch_ids == [made]
 
 
 def test_a_batch_that_the_other_run_enters_before_the_takeover_is_used(planned: Workspace, api: LocalApi) -> None:
