@@ -28,6 +28,7 @@ class DayRun:
     """A run of some of our assets for some days. Its threads may log and report at any time.
 
     stop: set when the run is terminated.
+    days: the partitions of the run.
     api: the API that answers, or the configured address.
     stand_in: raises dagster.Failure if the local API stands in, and the key is only missing.
     """
@@ -40,16 +41,13 @@ class DayRun:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.days: Sequence[str] = list(self.context.partition_keys)
         self.api = Once(lambda: self.openai.identify(self.context, self.warehouse))
         self.stand_in = Once(self._check_stand_in)
 
     def _check_stand_in(self) -> None:
         if self.openai.is_stand_in:
             stop_if_the_stand_in_was_not_chosen(self.warehouse, self.openai, self.api())
-
-    @property
-    def days(self) -> Sequence[str]:
-        return list(self.context.partition_keys)
 
     @property
     def instance(self) -> dg.DagsterInstance:
@@ -158,8 +156,9 @@ def raise_failures(run: DayRun, errors: Mapping[str, Exception]) -> None:
         f"{_names(days)}: {sentence[:MAX_MESSAGE]}" for sentence, days in list(by_sentence.items())[:MAX_NAMED_DAYS]
     ]
     more = len(by_sentence) - len(parts)
+    others = ", and the others did not" if len(errors) < len(run.days) else ""
     raise dg.Failure(
-        f"{len(errors)} of {counted(len(run.days), 'day')} failed, and the others did not. "
+        f"{len(errors)} of {counted(len(run.days), 'day')} failed{others}. "
         + " ".join(parts)
         + (f" And {counted(more, 'other error')}." if more else ""),
         metadata={
