@@ -15,6 +15,7 @@ from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import Format, SourceFile, open_file
 
 CHUNK_BYTES = 1 << 22  # several of them are in any row that is too long for DuckDB's smallest buffer
+BLANKS = 32  # before a quote, that are looked over
 # An odd number of quotes before a delimiter or a line end: a value begins or ends here. Two are a quote in a text.
 EDGE_OF_VALUE = re.compile(rb'(?<!")(?:"")*"[,;\t|\r\n]')
 
@@ -60,13 +61,14 @@ def _look_through(stream: BinaryIO, delimiter: bytes) -> tuple[bool, bool]:
         with_before = before + chunk
         place = with_before.rfind(b'"')
         if place > 0 or (place == 0 and not before):
-            last_quote = with_before[max(place - 1, 0) : place + 2]
-        before = with_before[-2:]
+            last_quote = with_before[max(place - BLANKS, 0) : place + 2]
+        before = with_before[-BLANKS - 1 :]
         if len(chunk) == CHUNK_BYTES:
             lacks_ends = lacks_ends or (b"\n" not in chunk and b"\r" not in chunk)
             lacks_edges = lacks_edges or EDGE_OF_VALUE.search(chunk) is None
-    # after x" and the end of a value, no quotes are open: the quote closes a value, or is one in a value without quotes
-    closes = re.fullmatch(rb'[^ "\r\n%b]"[\r\n%b]?' % (2 * (re.escape(delimiter),)), last_quote)
+    # after x" and the end of a value, no quotes are open: the quote closes a value, or is one in a value without
+    # quotes; as is that after x and blanks
+    closes = re.search(rb'[^ "\r\n%b] *"[\r\n%b]?\Z' % (2 * (re.escape(delimiter),)), last_quote)
     return lacks_ends or (has_quotes and lacks_edges), bool(last_quote and not closes)
 
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -43,7 +44,7 @@ class Staged:
     paths: the Parquet files, in the order of their rows; none if no file of the source has rows.
     names, states: of all files, also of those without rows, which are not in `files`.
     selects_day: the source itself selects the day's rows.
-    total: the rows of the whole source; counted only if a row is malformed or undated, else 0.
+    total: at least so many rows the source has; exact if more than `max_malformed_share` of them may be malformed.
     malformed: with those that DuckDB did not read, which are in `broken`.
     """
 
@@ -161,9 +162,8 @@ def _copy(
     """
     folder = scratch / "rows"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
-    dates = ", ".join(f"DATE {literal(day)}" for day in days)
-    day = dates if selects_day else "published::DATE"
-    is_of_day = "true" if selects_day else f"coalesce(published::DATE IN ({dates}), false)"
+    day = f"DATE {literal(days[0])}" if selects_day else "published::DATE"
+    is_of_day = "true" if selects_day else _is_one_of("published::DATE", days)
     connection.execute(
         f"""
         COPY (
@@ -191,6 +191,20 @@ def _copy(
     return sorted(folder.iterdir(), key=lambda path: int(path.stem.removeprefix("data_")))
 
 
+def _is_one_of(day: str, days: Sequence[str]) -> str:
+    """SQL of whether a DATE column is one of the days. Not IN: with it, DuckDB keeps all rows in memory."""
+    dates = sorted(map(date.fromisoformat, days))
+    first, last = dates[0], dates[-1]
+    # a sign for each day from the first to the last: 1 if it is one of them
+    signs = bytearray(b"0" * ((last - first).days + 1))
+    for each in dates:
+        signs[(each - first).days] = ord("1")
+    return (
+        f"coalesce({day} BETWEEN DATE '{first}' AND DATE '{last}' "
+        f"AND substr('{signs.decode()}', {day} - DATE '{first}' + 1, 1) = '1', false)"
+    )
+
+
 def _with_times(rows: str) -> str:
     """The rows, with the column published. In steps: an expression that is repeated in others takes long to plan."""
     read = f"SELECT *, coalesce(time, {time_of_text('time_text')}) AS read_time FROM ({rows})"
@@ -207,14 +221,16 @@ def _counted(
 ) -> Staged:
     """The staged rows with their numbers. Raises SourceError if no row of the source has a day."""
     counts = connection.execute(
-        "SELECT count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') "
-        f"FROM {staged_rows(staged.paths)} WHERE day IS NULL"
+        "SELECT count(*), count(*) FILTER (problem = 'undated'), count(*) FILTER (problem = 'malformed') "
+        f"FROM {staged_rows(staged.paths)}"
     ).fetchone()
     assert counts is not None  # aggregates have one row
-    undated, malformed = counts
-    staged = replace(staged, undated=undated, malformed=malformed + staged.broken.number)
-    if not undated and not staged.malformed:
-        return staged
+    number, undated, malformed = counts
+    has_days = number > undated + malformed
+    total, malformed = number + staged.broken.number, malformed + staged.broken.number
+    staged = replace(staged, total=total, undated=undated, malformed=malformed)
+    if (has_days or not undated) and malformed <= source.max_malformed_share * total:
+        return staged  # the rows of other days need not be counted: the source is read once
     # all columns: a CSV reader that needs no column does not leave out the rows that it cannot read
     each = ", ".join(f"count({column})" for column in ("id", "title", "body", "url", "time_text"))
     read = connection.execute(f"SELECT count(*), {each} FROM ({rows})", parameters or None).fetchone()

@@ -9,9 +9,10 @@ import duckdb
 from batch_assets.batching.ingest.check import Checked
 from batch_assets.batching.ingest.stage import Staged
 from batch_assets.batching.ingest.values import literal, staged_rows
-from batch_assets.batching.ledger.database import fixed_join_order, transaction
+from batch_assets.batching.ledger.database import fixed_join_order, parsed, transaction
 
 PLACE = "source_file, source_row, source_line"
+OF_DAY = "WHERE partition_date = CAST(? AS DATE)"
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ def replace_rows_of_day(
         before = 0
         is_kept = False
         if keep_if_empty and not articles:
-            before = _number(connection, f"SELECT count(*) FROM raw_articles {_of(day)}")
+            before = _number(connection, f"SELECT count(*) FROM raw_articles {OF_DAY}", day)
             is_kept = before > 0
         if not is_kept:
-            connection.execute(f"DELETE FROM pruned_day {_of(day)}")
-            connection.execute(f"DELETE FROM rejected_article {_of(day)}")
-            before = _number(connection, f"DELETE FROM raw_articles {_of(day)}")
+            connection.execute(parsed(f"DELETE FROM pruned_day {OF_DAY}"), [day])
+            connection.execute(parsed(f"DELETE FROM rejected_article {OF_DAY}"), [day])
+            before = _number(connection, f"DELETE FROM raw_articles {OF_DAY}", day)
             _insert_articles(connection, day, rows)
             if reasons:
                 _insert_rejected(connection, day, rows)
@@ -133,12 +134,8 @@ def _rejected(day: str, rows: ReadRows) -> str:
     return f"(FROM {staged_rows([rows.checked.rejected])} WHERE day = DATE {literal(day)})"
 
 
-def _of(day: str) -> str:
-    return f"WHERE partition_date = DATE {literal(day)}"
-
-
-def _number(connection: duckdb.DuckDBPyConnection, statement: str) -> int:
+def _number(connection: duckdb.DuckDBPyConnection, statement: str, day: str) -> int:
     """The number that a SELECT has as its result, or of the rows that a DELETE has deleted."""
-    row = connection.execute(statement).fetchone()
+    row = connection.execute(parsed(statement), [day]).fetchone()
     assert row is not None  # both have one
     return int(row[0])
