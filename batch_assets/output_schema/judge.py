@@ -30,7 +30,10 @@ class Judge:
             return f"The answer is not JSON: {error}."
         if self._validator.is_valid(value):
             return None
-        first = next(iter(self._validator.iter_errors(value)))
+        try:
+            first = next(iter(self._validator.iter_errors(value)))
+        except ValueError:  # at 300 levels it has no place for an error
+            return "The answer does not fit the schema, and is nested too deeply to say where."
         rule = "/".join(map(str, first.schema_path))
         return f"The answer does not fit the schema at {_place(first.instance_path)}: rule {rule}."[:MAX_MESSAGE]
 
