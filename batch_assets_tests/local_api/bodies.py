@@ -91,6 +91,10 @@ def _answers(api: LocalApi) -> Bodies:
         output, errors = results(api, api.wait(submit(api, lines, endpoint).id))
         assert not errors
         bodies += [(ANSWERS[endpoint], line["response"]["body"]) for line in output]
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    for wanted in ({"type": "json_object"}, {"type": "json_schema", "name": "facts", "schema": schema}):
+        request = {**REQUESTS["/v1/responses"], "input": f"JSON: {TEXT}", "text": {"format": wanted}}
+        bodies.append(("Response", post_json(api, "/v1/responses", request).json))
     cut = {**REQUESTS["/v1/responses"], "input": "word " * 50, "max_output_tokens": 16}
     bodies.append(("Response", post_json(api, "/v1/responses", cut).json))
     encoded = {**REQUESTS["/v1/embeddings"], "encoding_format": "base64"}

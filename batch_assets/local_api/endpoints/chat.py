@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from batch_assets.local_api.endpoints.answer_format import chat_format
 from batch_assets.local_api.engines.engine import ChatRequest, Completion, Engine
 from batch_assets.local_api.wire import errors, ids
 from batch_assets.local_api.wire.errors import ApiError
@@ -74,11 +75,11 @@ def answer(engine: Engine, body: object) -> dict[str, Any]:
     return completion_object(engine.name, request, engine.complete(request), choices)
 
 
-def check(body: object, *, text_only: bool) -> None:
-    """Raises ApiError for a request body that OpenAI would refuse. text_only: see read_request."""
+def check(body: object) -> None:
+    """Raises ApiError for a request body that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
-    read_request(body, text_only=text_only)
+    read_request(body)
 
 
 def completion_object(engine: str, request: ChatRequest, completion: Completion, choices: int) -> dict[str, Any]:
@@ -117,20 +118,22 @@ def usage_object(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     }
 
 
-def read_request(body: dict[str, Any], *, text_only: bool = True) -> tuple[ChatRequest, int]:
-    """The checked request and the number of choices. Raises ApiError. text_only: refuse a JSON response format."""
+def read_request(body: dict[str, Any]) -> tuple[ChatRequest, int]:
+    """The checked request and the number of choices. Raises ApiError."""
     model = read_model(body, _PARAMETERS)
     prompt, text = _read_messages(body)
     max_tokens = _read_max_tokens(body)
     check_ranges(body, _RANGES)
     _refuse_streaming(body)
-    if text_only:
-        _check_response_format(body)
+    answer_format = chat_format(body, prompt)
     if is_reasoning_model(model):
         _check_reasoning_model(body)
     choices = errors.check_integer("n", given(body, "n", 1), minimum=1, maximum=128)
     title, text = split_title(text)
-    return ChatRequest(model=model, prompt=prompt, text=text, title=title, max_tokens=max_tokens), choices
+    request = ChatRequest(
+        model=model, prompt=prompt, text=text, title=title, max_tokens=max_tokens, answer_format=answer_format
+    )
+    return request, choices
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[list[str], str]:
@@ -211,24 +214,6 @@ def _read_max_tokens(body: dict[str, Any]) -> int | None:
 def _refuse_streaming(body: dict[str, Any]) -> None:
     if body.get("stream"):
         raise errors.streaming_unsupported()
-
-
-def _check_response_format(body: dict[str, Any]) -> None:
-    """Ours: a format that the engine can't write is refused and not ignored, so that no client parses prose as JSON."""
-    response_format = body.get("response_format")
-    if response_format is None:
-        return
-    if not isinstance(response_format, dict):
-        raise errors.invalid_type("response_format", "an object", response_format)
-    kind = response_format.get("type")
-    if kind != "text":
-        raise ApiError(
-            400,
-            f"Unsupported value: 'response_format.type' does not support '{kind}' with the local Batch API, "
-            "whose engine writes text only.",
-            param="response_format.type",
-            code="unsupported_value",
-        )
 
 
 def _check_reasoning_model(body: dict[str, Any]) -> None:

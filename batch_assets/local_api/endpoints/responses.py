@@ -7,8 +7,9 @@ conversation, a prompt) is an error: OpenAI's for an object that was deleted.
 from __future__ import annotations
 
 import time
-from typing import Any, NoReturn
+from typing import Any
 
+from batch_assets.local_api.endpoints.answer_format import responses_format
 from batch_assets.local_api.endpoints.response_input import read_input
 from batch_assets.local_api.engines.engine import ChatRequest, Completion, Engine
 from batch_assets.local_api.wire import errors, ids
@@ -133,10 +134,15 @@ def read_request(body: dict[str, Any]) -> tuple[ChatRequest, dict[str, Any]]:
         limit = errors.check_integer("max_output_tokens", limit, minimum=_MINIMUM_OUTPUT_TOKENS)
     echo = _read_echo(body)
     prompt, text = read_input(body)
+    text_options: dict[str, Any] = given(body, "text", {})  # type: ignore[assignment] # an object: checked before
+    answer_format, echo["text"]["format"] = responses_format(text_options, prompt)
     if echo["instructions"] is not None:
         prompt = [echo["instructions"], *prompt]
     title, text = split_title(text)
-    return ChatRequest(model=model, prompt=prompt, text=text, title=title, max_tokens=limit), echo
+    request = ChatRequest(
+        model=model, prompt=prompt, text=text, title=title, max_tokens=limit, answer_format=answer_format
+    )
+    return request, echo
 
 
 def _refuse_references(body: dict[str, Any]) -> None:
@@ -156,24 +162,11 @@ def _refuse_unsupported(body: dict[str, Any]) -> None:
     """Ours: an unsupported option is refused and not ignored, so that no client expects its effect."""
     for name in ("stream", "background", "tools"):
         if body.get(name):
-            _refuse(name, "a value other than the default")
-    text = given(body, "text", {})
-    if not isinstance(text, dict):
-        raise errors.invalid_type("text", "an object", text)
-    text_format = given(text, "format", {})
-    if not isinstance(text_format, dict):
-        raise errors.invalid_type("text.format", "an object", text_format)
-    kind = text_format.get("type", "text")
-    if kind != "text":
-        _refuse("text.format.type", f"'{kind}'")
-
-
-def _refuse(param: str, value: str) -> NoReturn:
-    message = (
-        f"Unsupported value: '{param}' does not support {value} with the local Batch API, "
-        "whose engine writes text only, at once, and calls no tools."
-    )
-    raise ApiError(400, message, param=param, code="unsupported_value")
+            message = (
+                f"Unsupported value: '{name}' does not support a value other than the default with the local Batch "
+                "API, whose engine writes at once, and calls no tools."
+            )
+            raise ApiError(400, message, param=name, code="unsupported_value")
 
 
 def _check_reasoning_model(body: dict[str, Any]) -> None:
@@ -189,7 +182,9 @@ def _read_echo(body: dict[str, Any]) -> dict[str, Any]:
     reasoning = given(body, "reasoning", {})
     if not isinstance(reasoning, dict):
         raise errors.invalid_type("reasoning", "an object", reasoning)
-    text: dict[str, Any] = given(body, "text", {})  # type: ignore[assignment] # an object: checked before
+    text = given(body, "text", {})
+    if not isinstance(text, dict):
+        raise errors.invalid_type("text", "an object", text)
     tool_calls = body.get("max_tool_calls")
     if tool_calls is not None:
         errors.check_integer("max_tool_calls", tool_calls, minimum=1)
@@ -210,7 +205,6 @@ def _read_echo(body: dict[str, Any]) -> dict[str, Any]:
         "safety_identifier": _string_or_none(body, "safety_identifier"),
         "temperature": given(body, "temperature", 1.0),
         "text": {
-            "format": {"type": "text"},
             "verbosity": _one_of(text, "verbosity", _VERBOSITIES, within="text.") or "medium",
         },
         "tool_choice": _one_of(body, "tool_choice", ("none", "auto")) or "auto",

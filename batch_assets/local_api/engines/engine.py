@@ -1,13 +1,14 @@
-"""A built-in engine takes a checked chat request, and returns a text with token counts."""
+"""A built-in engine takes a checked chat request, and returns a text or JSON with token counts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from batch_assets.local_api.engines import extractive
-from batch_assets.local_api.engines.tokens import count_tokens
+from batch_assets.local_api.engines.answer_format import AnswerFormat
+from batch_assets.local_api.engines.tokens import count_tokens, first_tokens
 
 _MAXIMUM_SENTENCES = 3
 # The limit of a request without one. Every summary is far shorter.
@@ -24,6 +25,7 @@ class ChatRequest:
     prompt: the text of every message, for counting tokens.
     text, title: of the article that the user wants summarised.
     max_tokens: the client's limit for the answer, or None.
+    answer_format: of the JSON that the client wants; None for text.
     """
 
     model: str
@@ -31,6 +33,7 @@ class ChatRequest:
     text: str
     title: str | None
     max_tokens: int | None
+    answer_format: AnswerFormat | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Several threads call it at the same time. An exception becomes OpenAI's 500."""
+    """Several threads call it at the same time. An ApiError is the response; another exception becomes OpenAI's 500."""
 
     name: str
 
@@ -59,6 +62,14 @@ class ExtractiveEngine:
     def complete(self, request: ChatRequest) -> Completion:
         limit = request.max_tokens or _DEFAULT_MAXIMUM_TOKENS
         finish_reason = "stop"
+        if request.answer_format is not None:
+            text = _json_answer(
+                request.answer_format, request, lambda: self._summarise(request, _DEFAULT_MAXIMUM_TOKENS)
+            )
+            tokens = count_tokens(text)
+            if tokens > limit:
+                text, tokens, finish_reason = first_tokens(text, limit), limit, "length"
+            return Completion(text, finish_reason, _prompt_tokens(request), tokens)
         summary = self._summarise(request, _DEFAULT_MAXIMUM_TOKENS)
         tokens = count_tokens(summary)
         if tokens > limit:
@@ -76,17 +87,28 @@ class ExtractiveEngine:
 class InstantEngine:
     """Echoes the first 20 words, so that a benchmark measures everything but the engine.
 
-    A word counts as a token of the answer, four characters count as a token of the prompt.
+    A word counts as a token of the answer. Four characters count as a token of the prompt, and of an answer in JSON.
     """
 
     name = "instant"
 
     def complete(self, request: ChatRequest) -> Completion:
+        prompt_tokens = sum(map(len, request.prompt)) // 4
         # Cut before it is split, so that a long article costs no more than a short one.
         words = request.text[:1000].split(maxsplit=20)[:20]
+        if request.answer_format is not None:
+            text = _json_answer(request.answer_format, request, lambda: " ".join(words))
+            written = text if request.max_tokens is None else text[: 4 * request.max_tokens]
+            finish_reason = "length" if len(written) < len(text) else "stop"
+            return Completion(written, finish_reason, prompt_tokens, -(-len(written) // 4))
         kept = words[: request.max_tokens]
         finish_reason = "length" if len(kept) < len(words) else "stop"
-        return Completion(" ".join(kept), finish_reason, sum(map(len, request.prompt)) // 4, len(kept))
+        return Completion(" ".join(kept), finish_reason, prompt_tokens, len(kept))
+
+
+def _json_answer(answer_format: AnswerFormat, request: ChatRequest, summary: Callable[[], str]) -> str:
+    text = request.text if request.title is None else f"{request.title}\n{request.text}"
+    return answer_format.answer(text, summary)
 
 
 def _prompt_tokens(request: ChatRequest) -> int:

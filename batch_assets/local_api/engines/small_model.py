@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from batch_assets.local_api.endpoints import chat
+from batch_assets.local_api.endpoints.answer_format import responses_format
+from batch_assets.local_api.endpoints.response_input import read_input
 from batch_assets.local_api.engines.remote_engine import EngineUnavailableError, ForwardedError, RemoteEngine
 from batch_assets.local_api.wire.errors import ApiError, server_error
 
@@ -64,7 +66,9 @@ class SmallModel:
         if problem := missing_packages():
             raise ApiError(404, problem, param="model", code="model_not_found")
         if endpoint == "/v1/chat/completions":
-            chat.check(body, text_only=False)
+            chat.check(body)
+        elif isinstance(body, dict) and isinstance(body.get("text"), dict):
+            body = _with_chat_format(body, body["text"])
         try:
             answer = self._running().forward(endpoint, _limited(body), stop=stop, attempts=attempts)
         except ForwardedError as error:
@@ -126,6 +130,19 @@ def _limited(body: object) -> object:
     names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
     given = {name: value for name in names if isinstance(value := body.get(name), int)}
     return {**body, **{name: min(value, ANSWER_TOKENS) for name, value in given.items()}}
+
+
+def _with_chat_format(body: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """The request for a response, with the format of its text where llama.cpp looks for it: as in a chat request.
+
+    llama.cpp ignores `text.format`, and would write prose. Raises ApiError for a format that OpenAI would refuse.
+    """
+    wanted = responses_format(text, read_input(body)[0])[1]
+    if wanted["type"] == "text":
+        return body
+    schema = {name: wanted[name] for name in ("name", "schema", "strict") if name in wanted}
+    chat_format = {"type": wanted["type"], **({"json_schema": schema} if schema else {})}
+    return {**body, "response_format": chat_format}
 
 
 def _as_openai_error(error: ForwardedError) -> ApiError:

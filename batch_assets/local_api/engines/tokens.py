@@ -79,6 +79,12 @@ def cut(text: str, max_tokens: int) -> tuple[str, bool]:
     return shortened, True
 
 
+def first_tokens(text: str, count: int) -> str:
+    """The first ``count`` tokens of ``text``, cut anywhere, as a model stops at its limit."""
+    pieces = list(islice(_pieces(text).finditer(text), count))
+    return text[: pieces[-1].end()] if pieces else ""
+
+
 def _boundary(text: str, end: int) -> int:
     """The last place at or before ``end`` where ``text`` may be cut; 0 if there is none."""
     if end >= len(text):

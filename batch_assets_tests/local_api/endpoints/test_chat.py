@@ -201,11 +201,6 @@ def test_other_models_take_temperature_and_max_tokens(model: str) -> None:
         ),
         ({"n": 129}, "Invalid 'n': integer above maximum value. Expected a value <= 128, but got 129 instead."),
         ({"stream": True}, "Unsupported value: 'stream' does not support true with the local Batch API."),
-        (
-            {"response_format": {"type": "json_object"}},
-            "Unsupported value: 'response_format.type' does not support "
-            "'json_object' with the local Batch API, whose engine writes text only.",
-        ),
     ],
 )
 def test_requests_that_are_refused(shared_api: LocalApi, changes: dict[str, Any], message: str) -> None:

@@ -32,7 +32,9 @@ def test_requests_and_responses_are_forwarded_unchanged(
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "sk-upstream")
     caplog.set_level(logging.DEBUG)
-    body = chat_body(top_k=5, response_format={"type": "json_object"}, temperature=7, guided_regex="é\ud800")
+    # A format that OpenAI refuses: only the other server decides.
+    wanted = {"type": "json_schema", "json_schema": {"name": "a b", "strict": True, "schema": {"type": "array"}}}
+    body = chat_body(top_k=5, response_format=wanted, temperature=7, guided_regex="é\ud800")
     with upstream(good_reply) as up, serving(tmp_path, engine=up.url) as api:
         batch = api.wait(submit(api, [request_line(body=body)]).id)
         (output,), errors = results(api, batch)
