@@ -1,9 +1,32 @@
-"""The keys of our four assets, for modules that need no more of them."""
+"""The keys of our assets: those of the task `summaries` by name, and those of any task."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import dagster as dg
 
 GROUP = "articles"
 RAW_ARTICLES = dg.AssetKey("raw_articles")
-BATCH_REQUEST_FILE = dg.AssetKey("batch_request_file")
-OPENAI_BATCH = dg.AssetKey("openai_batch")
-SUMMARIES = dg.AssetKey("summaries")
+
+
+class TaskKeys(NamedTuple):
+    """The keys of the assets that each task has."""
+
+    batch_request_file: dg.AssetKey
+    openai_batch: dg.AssetKey
+    results: dg.AssetKey
+
+
+def keys_of_task(name: str, key_prefix: Sequence[str]) -> TaskKeys:
+    """The keys of the assets of the task with this name. The asset with its results has the name of the task."""
+    of_task = [dg.AssetKey([*key_prefix, part]) for part in ("batch_request_file", "openai_batch", name)]
+    return TaskKeys(*of_task)
+
+
+def op_name(articles: dg.AssetKey) -> str:
+    """The step that has these articles and the request files of their tasks. The key of its config has this name."""
+    path = articles.path
+    return "submission" if articles == RAW_ARTICLES else "__".join([*(path[:-1] or path), "submission"])
+
+
+BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES = keys_of_task("summaries", ())

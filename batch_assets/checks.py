@@ -9,17 +9,17 @@ import warnings
 import dagster as dg
 import duckdb
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, SUMMARIES
-from batch_assets.batching.collection.day_summaries import is_pruned_day
+from batch_assets.batching.collection.day_results import ResultTable, is_pruned_day
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import unattributed_batches
 from batch_assets.batching.planning.estimate import Estimate, estimate_day
 from batch_assets.batching.provider.identity import ApiIdentity
-from batch_assets.partitions import daily_partitions
-from batch_assets.resources import SummaryTask, Warehouse
+from batch_assets.resources import Warehouse
+from batch_assets.task_set import DeclaredTask
 
 
-def _daily_check(name: str, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
+def _daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
     """An asset check with partitions. Without them, the result of a day would replace that of another.
 
     Dagster calls the partitions of a check a preview, and warns each process that loads it. `test_checks.py` tests what
@@ -27,29 +27,40 @@ def _daily_check(name: str, asset: dg.AssetKey, description: str) -> dg.AssetChe
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=daily_partitions)
+        return dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=declared.partitions_def)
 
 
-day_is_within_budget = _daily_check(
-    "day_is_within_budget",
-    BATCH_REQUEST_FILE,
-    "Fails for a day whose estimate is above a budget: the run uploads none of its files.\n\nThe budgets are "
-    "BATCH_ASSETS_MAX_COST_USD and BATCH_ASSETS_MAX_COST_USD_PER_MONTH. They count everything that was spent, earlier "
-    "prompts and refreshes included. `openai_batch` checks them again before it creates a batch.",
-)
-every_article_is_accounted_for = _daily_check(
-    "every_article_is_accounted_for",
-    SUMMARIES,
-    "Each article has exactly one row in `summaries`: answered, in flight, pending, blocked or failed with a reason."
-    "\n\nThe summaries of a day whose articles were pruned (`batch-assets prune --tables`) are checked, and not "
-    "compared with articles.",
-)
-usage_adds_up = _daily_check(
-    "usage_adds_up",
-    SUMMARIES,
-    "The tokens that a batch billed are the sum of the tokens of its requests' lines.\n\nThe rest is in `spending` as "
-    "`unattributed`: OpenAI billed it, and no article shows it.",
-)
+def budget_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
+    return _daily_check(
+        "day_is_within_budget",
+        declared,
+        declared.keys.batch_request_file,
+        "Fails for a day whose estimate is above a budget: the run uploads none of its files.\n\nThe budgets are "
+        "BATCH_ASSETS_MAX_COST_USD and BATCH_ASSETS_MAX_COST_USD_PER_MONTH, for all tasks together, and `max_cost_usd` "
+        "of the task. They count everything that was spent, earlier prompts and refreshes included. `openai_batch` "
+        "checks them again before it creates a batch.",
+    )
+
+
+def articles_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
+    return _daily_check(
+        "every_article_is_accounted_for",
+        declared,
+        declared.keys.results,
+        "Each article has exactly one row: answered, in flight, pending, blocked or failed with a reason."
+        "\n\nThe results of a day whose articles were pruned (`batch-assets prune --tables`) are checked, and not "
+        "compared with articles.",
+    )
+
+
+def usage_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
+    return _daily_check(
+        "usage_adds_up",
+        declared,
+        declared.keys.results,
+        "The tokens that a batch billed are the sum of the tokens of its requests' lines.\n\nThe rest is in `spending` "
+        "as `unattributed`: OpenAI billed it, and no article shows it.",
+    )
 
 
 def _evaluation(
@@ -73,25 +84,28 @@ def _evaluation(
 
 
 def check_budget(
-    warehouse: Warehouse, task: SummaryTask, api: ApiIdentity, day: str
+    warehouse: Warehouse, declared: DeclaredTask, limits: Limits, api: ApiIdentity, day: str
 ) -> tuple[dg.AssetCheckEvaluation, Estimate | None]:
     """Evaluate `day_is_within_budget`; with the estimate, if the API is known."""
+    check = budget_check(declared)
     if api.is_assumed:  # its prices may differ
         answer = "The API does not answer; `openai_batch` checks the budgets when it does."
-        return _evaluation(day_is_within_budget, day, passed=True, description=answer, metadata={}), None
+        return _evaluation(check, day, passed=True, description=answer, metadata={}), None
     with warehouse.tables.reading() as connection:
-        estimate = estimate_day(connection, day, api=api.name, own_prices=task.prices)
-    budget = task.limits.budget
+        estimate = estimate_day(connection, declared.task.on(day), api=api.name, own_prices=limits.own_prices)
+    budget = limits.budget
     figures: dict[str, float | None] = {
         "spent_usd": estimate.spent_usd,
         "estimated_usd": estimate.expected_usd,
+        "other_tasks_usd": estimate.other_tasks_usd or None,
         "month_usd": estimate.month_usd,
         "limit_usd": budget.max_cost_usd_per_day,
+        "task_limit_usd": budget.tasks.get(declared.name),
         "month_limit_usd": budget.max_cost_usd_per_month,
     }
     why_not = estimate.why_not_within(budget)
     evaluation = _evaluation(
-        day_is_within_budget,
+        check,
         day,
         passed=why_not is None,
         description=None if why_not is None else why_not.message,
@@ -104,43 +118,53 @@ def check_budget(
     return evaluation, estimate
 
 
-def check_articles(connection: duckdb.DuckDBPyConnection, day: str) -> dg.AssetCheckEvaluation:
-    """Evaluate `every_article_is_accounted_for`."""
-    found = connection.execute(
-        """
-        WITH article AS (SELECT article_id FROM raw_articles WHERE partition_date = CAST($day AS DATE)),
-        summary AS (SELECT * FROM summaries WHERE partition_date = CAST($day AS DATE)),
-        comparable AS (SELECT * FROM summary ANTI JOIN pruned_day USING (partition_date))
-        SELECT
-            (SELECT count(*) FROM article) AS articles,
-            (SELECT count(*) FROM article ANTI JOIN summary USING (article_id)) AS without_row,
-            (SELECT count(*) FROM comparable ANTI JOIN article USING (article_id)) AS without_article,
-            (SELECT count(*) - count(DISTINCT article_id) FROM summary) AS duplicate_rows,
-            (SELECT count(*) FROM summary WHERE status = 'answered' AND summary IS NULL) AS without_summary,
-            (SELECT count(*) FROM summary WHERE status = 'failed' AND error_code IS NULL) AS without_reason
-        """,
-        {"day": day},
+ACCOUNTED = """
+    WITH article AS (
+        SELECT article_id FROM raw_articles WHERE source = $source AND partition_date = CAST($day AS DATE)
+    ),
+    result AS (SELECT * FROM {table} WHERE partition_date = CAST($day AS DATE)),
+    comparable AS (
+        SELECT * FROM result ANTI JOIN (SELECT partition_date FROM pruned_day WHERE source = $source) AS pruned
+        USING (partition_date)
     )
+    SELECT
+        (SELECT count(*) FROM article) AS articles,
+        (SELECT count(*) FROM article ANTI JOIN result USING (article_id)) AS without_row,
+        (SELECT count(*) FROM comparable ANTI JOIN article USING (article_id)) AS without_article,
+        (SELECT count(*) - count(DISTINCT article_id) FROM result) AS duplicate_rows,
+        (SELECT count(*) FROM result WHERE status = 'answered' AND {has_no_answer}) AS without_answer,
+        (SELECT count(*) FROM result WHERE status = 'failed' AND error_code IS NULL) AS without_reason
+"""
+
+
+def check_articles(
+    connection: duckdb.DuckDBPyConnection, declared: DeclaredTask, results: ResultTable, day: str
+) -> dg.AssetCheckEvaluation:
+    """Evaluate `every_article_is_accounted_for`."""
+    # every field of an answer with an output schema may be null
+    has_no_answer = f"{results.column_names[0]} IS NULL" if results.schema is None else "answered_at IS NULL"
+    statement = ACCOUNTED.format(table=results.name, has_no_answer=has_no_answer)
+    found = connection.execute(statement, {"source": results.source, "day": day})
     names = [column[0] for column in found.description]
     counts: dict[str, int] = dict(zip(names, found.fetchall()[0], strict=True))
-    is_pruned = is_pruned_day(connection, day)
+    is_pruned = is_pruned_day(connection, results.source, day)
     return _evaluation(
-        every_article_is_accounted_for,
+        articles_check(declared),
         day,
         passed=not any(count for name, count in counts.items() if name != "articles"),
-        description="The articles of the day were pruned: its summaries are not compared with them."
+        description="The articles of the day were pruned: its results are not compared with them."
         if is_pruned
         else None,
         metadata={**counts},
     )
 
 
-def check_usage(connection: duckdb.DuckDBPyConnection, day: str) -> dg.AssetCheckEvaluation:
+def check_usage(connection: duckdb.DuckDBPyConnection, declared: DeclaredTask, day: str) -> dg.AssetCheckEvaluation:
     """Evaluate `usage_adds_up`."""
-    rows = unattributed_batches(connection, day)
+    rows = unattributed_batches(connection, declared.task.on(day))
     batches = counted(len(rows), "batch", "batches")
     return _evaluation(
-        usage_adds_up,
+        usage_check(declared),
         day,
         passed=not rows,
         severity=dg.AssetCheckSeverity.WARN,

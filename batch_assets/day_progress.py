@@ -7,7 +7,6 @@ from datetime import datetime
 
 import dagster as dg
 
-from batch_assets.asset_keys import OPENAI_BATCH
 from batch_assets.batching.next_step import Day, Progress
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.timing import Timing
@@ -42,13 +41,17 @@ def days_to_check_again(
 
 
 def observe(
+    key: dg.AssetKey,
     days: Iterable[Day],
     polled: Mapping[str, RemoteBatch],
     shown: Mapping[str, ShownDay],
     now: datetime,
     checked_again: frozenset[str] = frozenset(),
 ) -> tuple[list[dg.AssetObservation], dict[str, ShownDay]]:
-    """Observations of the days whose progress changed since it was last shown, and what is known of each day now."""
+    """Observations of the days whose progress changed since it was last shown, and what is known of each day now.
+
+    key: of the asset that is observed.
+    """
     observations: list[dg.AssetObservation] = []
     now_shown: dict[str, ShownDay] = {}
     for day in days:
@@ -63,7 +66,7 @@ def observe(
         as_shown = _as_shown(progress)
         if seen.shown != as_shown and len(observations) < OBSERVATIONS_PER_TICK:
             seen = replace(seen, shown=as_shown)
-            observations.append(_observation(day, progress))
+            observations.append(_observation(key, day, progress))
         now_shown[day.day] = seen
     return observations, now_shown
 
@@ -81,9 +84,9 @@ def _moved(day: Day, polled: Mapping[str, RemoteBatch], seen: ShownDay | None, n
     return seen if seen.state == state else replace(seen, state=state, moved_at=int(now.timestamp()))
 
 
-def _observation(day: Day, progress: Progress) -> dg.AssetObservation:
+def _observation(key: dg.AssetKey, day: Day, progress: Progress) -> dg.AssetObservation:
     return dg.AssetObservation(
-        asset_key=OPENAI_BATCH,
+        asset_key=key,
         partition=day.day,
         description=f"{progress.done:,} of {progress.total:,} requests done",
         metadata={

@@ -10,7 +10,7 @@ asset do not change: `stored_runs`. What a day still needs is the record and the
 - of another database, of another project, and of a run with assets that are not ours.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, partial
@@ -19,14 +19,13 @@ import dagster as dg
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 from dagster._core.utils import is_valid_run_id
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, RAW_ARTICLES, SUMMARIES
 from batch_assets.batching.counting import counted
 from batch_assets.day_events import DEFAULT_LOCATION, location_of_run, newest_event
 from batch_assets.days import read_days
 from batch_assets.run_requests import ENDED, FIRST_PARTITION_TAG, LAST_PARTITION_TAG, PARTITION_TAG, UNFINISHED
 from batch_assets.stored_runs import assets_of_runs, delete_log, log_bytes, runs_that_states_are_from
+from batch_assets.task_set import TaskSet
 
-OUR_ASSETS = frozenset({RAW_ARTICLES, BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES})
 BACKFILL_TAG = "dagster/backfill"
 RUNS_AT_ONCE = 500
 
@@ -61,15 +60,22 @@ class OldRuns:
         return [f"{counted(len(self.run_ids), 'run')} in Dagster with all logs{size}"] if self.run_ids else []
 
 
-def find_old_runs(instance: dg.DagsterInstance, finished: FinishedDays) -> OldRuns:
-    """The runs that may be deleted. Changes nothing. Raises StorageError."""
-    candidates = list(_candidates(instance, finished))
+def find_old_runs(instance: dg.DagsterInstance, finished: FinishedDays, tasks: TaskSet) -> OldRuns:
+    """The runs of these tasks that may be deleted. Changes nothing. Raises StorageError."""
+    assets = {feed.key for feed in tasks.feeds}.union(*tasks.keys.values())
+    candidates = list(_candidates(instance, finished, assets))
     if not candidates:
         return OldRuns()
-    needed = _retried_runs(instance) | runs_that_states_are_from(instance, OUR_ASSETS)
+    needed = _retried_runs(instance) | runs_that_states_are_from(instance, assets)
     locations = {run.location for run in candidates}
-    waiting = {(location, day.day) for location in locations for day in read_days(instance, location)}
-    is_ours = cache(partial(_is_of_database, finished.warehouse_id, instance))
+    waiting = {
+        (location, day.day)
+        for location in locations
+        for task, keys in tasks.keys.items()
+        for day in read_days(instance, location, task, keys)
+    }
+    of_tasks = [keys.openai_batch for keys in tasks.keys.values()]
+    is_ours = cache(partial(_is_of_database, finished.warehouse_id, instance, of_tasks))
     run_ids = tuple(
         run.run_id
         for run in candidates
@@ -97,7 +103,7 @@ class _Run:
     days: frozenset[str]
 
 
-def _candidates(instance: dg.DagsterInstance, finished: FinishedDays) -> Iterator[_Run]:
+def _candidates(instance: dg.DagsterInstance, finished: FinishedDays, ours: Collection[dg.AssetKey]) -> Iterator[_Run]:
     """The ended runs of our assets, and of no others, whose days are all finished."""
     backfills = _backfills_in_progress(instance)
     for page in _ended_runs(instance, finished.before):
@@ -106,7 +112,7 @@ def _candidates(instance: dg.DagsterInstance, finished: FinishedDays) -> Iterato
             of_run = assets.get(run.run_id, set())
             days = _days_of(run) | {day for _, day in of_run if day is not None}
             if (
-                {key for key, _ in of_run} <= OUR_ASSETS
+                {key for key, _ in of_run} <= set(ours)
                 and of_run
                 and run.tags.get(BACKFILL_TAG) not in backfills
                 and days
@@ -150,13 +156,17 @@ def _backfills_in_progress(instance: dg.DagsterInstance) -> set[str]:
     return {backfill.backfill_id for backfill in found}
 
 
-def _is_of_database(warehouse_id: str, instance: dg.DagsterInstance, day: str, location: str) -> bool:
-    """Whether this code location submitted the day from this database: its newest event of `openai_batch` says so.
+def _is_of_database(
+    warehouse_id: str, instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey], day: str, location: str
+) -> bool:
+    """Whether this code location submitted the day from this database, for each task with one of these keys.
 
-    Events of an earlier version do not name their database. They count as ours in the default code location only.
+    The newest event of `openai_batch` says so. Events of an earlier version do not name their database. They count as
+    ours in the default code location only.
     """
-    event = newest_event(instance, OPENAI_BATCH, day, location)
-    if event is None:
-        return False
-    of_event = event.origin.warehouse_id
-    return of_event == warehouse_id or (of_event is None and location == DEFAULT_LOCATION)
+    events = [event for key in keys if (event := newest_event(instance, key, day, location)) is not None]
+    return bool(events) and all(
+        event.origin.warehouse_id == warehouse_id
+        or (event.origin.warehouse_id is None and location == DEFAULT_LOCATION)
+        for event in events
+    )

@@ -1,4 +1,4 @@
-"""The resources: the tables, the source, the task, and OpenAI or its stand-in, the local Batch API.
+"""The resources: the tables, the source, and OpenAI or its stand-in, the local Batch API.
 
 They are plain objects, built from the environment variables: a run's config cannot set them. Dagster resolves
 `{"env": "OPENAI_API_KEY"}` in any string of a run's config, so a `base_url` or a prompt there could send the key to
@@ -17,19 +17,17 @@ import openai
 from dagster_openai import OpenAIResource
 
 from batch_assets.batching.ingest.source import DEFAULT_MALFORMED_SHARE, Source
-from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import MEMORY_LIMIT, Database
-from batch_assets.batching.ledger.spending import Budget
-from batch_assets.batching.planning.task import SYSTEM_PROMPT, USER_TEMPLATE, Task
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalized_url
-from batch_assets.batching.provider.prices import ModelPrice, check_own_prices
 from batch_assets.batching.timing import Timing
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
 
 IDENTIFY_SECONDS = 20.0
+# The keys of our resources. A project with our assets may have others with common names, such as `openai`.
+WAREHOUSE, OPENAI = "batch_assets_warehouse", "batch_assets_openai"
 
 
 @dataclass(frozen=True)
@@ -76,61 +74,9 @@ class ArticleSource:
     max_malformed_share: float = DEFAULT_MALFORMED_SHARE
     look_back_days: int = 2
 
-    def as_source(self) -> Source:
-        return Source(self.source, self.columns, self.newest_by, self.max_malformed_share)
-
-
-@dataclass(frozen=True)
-class SummaryTask:
-    """What every request asks the model. A change makes the requests that it changes pending again.
-
-    user_template: the user's message, with `{title}`, `{body}`, `{url}` and `{published_at}`.
-    max_output_tokens: the limit of an answer, with the reasoning of a reasoning model. It does not change the question:
-        a higher limit makes only the requests pending whose answers were cut.
-    temperature, top_p: not sent to reasoning models, which refuse them.
-    reasoning_effort: sent to reasoning models only.
-    max_rounds: how often a request may end without an answer before it counts as failed.
-    max_cost_usd, max_cost_usd_per_month: the budgets of a day and of a UTC month; they count everything that is spent.
-    prices: of models and APIs whose prices are not published.
-    max_enqueued_tokens: the model's limit of enqueued input tokens (OpenAI's page Limits), for all days in flight
-        together. Request files above it are deferred, and sent when batches end.
-    """
-
-    model: str
-    system_prompt: str = SYSTEM_PROMPT
-    user_template: str = USER_TEMPLATE
-    max_output_tokens: int = 1024
-    temperature: float | None = None
-    top_p: float | None = None
-    reasoning_effort: str | None = None
-    max_rounds: int = 3
-    max_cost_usd: float | None = None
-    max_cost_usd_per_month: float | None = None
-    max_enqueued_tokens: int | None = None
-    prices: tuple[ModelPrice, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_own_prices(self.prices)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            max_enqueued_tokens=self.max_enqueued_tokens,
-            budget=Budget(self.max_cost_usd, self.max_cost_usd_per_month),
-            own_prices=self.prices,
-        )
-
-    def as_task(self) -> Task:
-        """The task, checked. Raises TaskError."""
-        return Task(
-            model=self.model,
-            system_prompt=self.system_prompt,
-            user_template=self.user_template,
-            max_output_tokens=self.max_output_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            reasoning_effort=self.reasoning_effort,
-        )
+    def as_source(self, name: str, extra: tuple[str, ...] = ()) -> Source:
+        """The source with this name, with further columns."""
+        return Source(self.source, self.columns, self.newest_by, self.max_malformed_share, name, extra)
 
 
 @dataclass(frozen=True)
@@ -206,25 +152,26 @@ def fixed(value: object) -> dg.ResourceDefinition:
 
 
 def all_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
-    """Every resource, by its name; a run cannot configure them."""
-    task = SummaryTask(
-        model=settings.model,
-        max_rounds=settings.max_rounds,
-        max_cost_usd=settings.max_cost_usd,
-        max_cost_usd_per_month=settings.max_cost_usd_per_month,
-        max_enqueued_tokens=settings.max_enqueued_tokens,
-    )
-    resources = {
-        "warehouse": Warehouse(data_dir=str(settings.data_folder), database=settings.database),
-        "article_source": ArticleSource(source=settings.source, columns=settings.columns),
-        "task": task,
-        "openai": openai_resource(settings),
-    }
+    """Every resource of this project, by its key; a run cannot configure them."""
     return {
-        **{name: fixed(value) for name, value in resources.items()},
+        **our_resources(settings),
         # Dagster's own IO manager accepts any folder from a run's config. Our assets do not use one.
         "io_manager": dg.IOManagerDefinition(resource_fn=_in_memory, config_schema={}),
     }
+
+
+_made: dict[str, Mapping[str, dg.ResourceDefinition]] = {}
+
+
+def our_resources(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
+    """The resources of our assets, by key. For equal settings, they are the same objects each time: Dagster merges
+    definitions only if they have the same ones.
+    """
+    name = repr(settings)
+    if name not in _made:
+        warehouse = Warehouse(data_dir=str(settings.data_folder), database=settings.database)
+        _made[name] = {WAREHOUSE: fixed(warehouse), OPENAI: fixed(openai_resource(settings))}
+    return _made[name]
 
 
 def _in_memory(_: dg.InitResourceContext) -> dg.InMemoryIOManager:

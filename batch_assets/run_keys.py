@@ -6,11 +6,12 @@ from datetime import date, datetime
 from hashlib import sha256
 
 from batch_assets.batching.next_step import Day, Step
+from batch_assets.batching.task_day import FIRST_TASK
 
 
 @dataclass(frozen=True)
 class NextRun:
-    """A step that these days are ready for, in one run: consecutive partitions.
+    """A step that these days of one task are ready for, in one run: consecutive partitions.
 
     `once_on`: the step is repeated daily, and one successful run on this date (UTC) is enough. `ended_at`: when the
     batches of the day had ended that was ready first.
@@ -29,16 +30,25 @@ class NextRun:
         step that is repeated daily has neither this id nor the date. So its failures are counted over the days, and
         submissions without success, one each hour, neither stop nor repeat it.
         """
-        return tuple(f"{self.step}/{_ending(day, is_daily=self.once_on is not None)}" for day in self.days)
+        return tuple(f"{self._step}/{_ending(day, is_daily=self.once_on is not None)}" for day in self.days)
 
     @property
     def dedup_key(self) -> str:
-        """The name of the set, in at most 63 characters: an indexed tag of the run, which the UI shows."""
+        """The name of the set: an indexed tag of the run, which the UI shows."""
         keys = self.day_keys
         if len(keys) == 1:
             return keys[0]
         digest = sha256("\n".join(sorted(keys)).encode()).hexdigest()[:12]
-        return f"{self.step}/{self.first}..{self.last}/{len(keys)}-days-{digest}"
+        return f"{self._step}/{self.first}..{self.last}/{len(keys)}-days-{digest}"
+
+    @property
+    def task(self) -> str:
+        return self.days[0].task
+
+    @property
+    def _step(self) -> str:
+        """The step and, before it, the task unless it is `summaries`, whose keys earlier versions made."""
+        return str(self.step) if self.task == FIRST_TASK else f"{self.task}:{self.step}"
 
     @property
     def first(self) -> str:

@@ -25,7 +25,7 @@ def in_ranges(due: Sequence[DueRun], days_per_run: int) -> list[DueRun]:
     days that have failed together, as when the API did not answer, are tried again together.
     """
     joined: list[DueRun] = []
-    for one in sorted(due, key=lambda run: (run.next_run.step, run.next_run.first)):
+    for one in sorted(due, key=lambda run: (run.next_run.task, run.next_run.step, run.next_run.first)):
         if joined and _can_join(joined[-1], one, days_per_run):
             before = joined.pop()
             days = (*before.next_run.days, *one.next_run.days)
@@ -40,7 +40,8 @@ def in_ranges(due: Sequence[DueRun], days_per_run: int) -> list[DueRun]:
 def _can_join(before: DueRun, after: DueRun, days_per_run: int) -> bool:
     first, second = before.next_run, after.next_run
     return (
-        first.step == second.step
+        first.task == second.task
+        and first.step == second.step
         and first.once_on is None
         and second.once_on is None
         and len(first.days) + len(second.days) <= days_per_run

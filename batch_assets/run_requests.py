@@ -10,9 +10,10 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES
+from batch_assets.asset_keys import TaskKeys, keys_of_task
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Step
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import clock
 from batch_assets.day_events import DEDUP_TAG, location_of_run
@@ -26,19 +27,30 @@ FIRST_PARTITION_TAG, LAST_PARTITION_TAG = "dagster/asset_partition_range_start",
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in ENDED]
 ATTEMPT = re.compile(r"/attempt-(\d+)$")
-ASSETS_OF = {
-    Step.COLLECT: [SUMMARIES],
-    Step.COLLECT_PART: [SUMMARIES],
-    Step.SUBMIT: [OPENAI_BATCH],
-    Step.NEXT_ROUND: [BATCH_REQUEST_FILE, OPENAI_BATCH],
-}
 # Of a run that the user has not asked for. It uses the task that the ledger recorded for the day: with another task,
 # every request of the day would be pending and would cost money again. Requests that the user cancelled stay cancelled.
-CONFIG_WITHOUT_USER: Mapping[str, Any] = {
-    "ops": {"submission": {"config": {"resume_cancelled": False, "respect_pauses": True, "same_task": True}}}
-}
+WITHOUT_USER: Mapping[str, Any] = {"resume_cancelled": False, "respect_pauses": True, "same_task": True}
 # Dagster's queue starts the runs of a backfill, whose priority is 0, after these: results come before new submissions.
 PRIORITY_OF = {Step.COLLECT: 2, Step.COLLECT_PART: 2, Step.SUBMIT: 1, Step.NEXT_ROUND: 1}
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """What the runs of a task consist of: the keys of its assets, and the step that has its request files."""
+
+    keys: TaskKeys
+    step: str
+
+    def assets(self, step: Step) -> list[dg.AssetKey]:
+        """The assets that a run for this step materializes."""
+        return {
+            Step.SUBMIT: [self.keys.openai_batch],
+            Step.NEXT_ROUND: [self.keys.batch_request_file, self.keys.openai_batch],
+        }.get(step, [self.keys.results])
+
+    @property
+    def config_without_user(self) -> dict[str, Any]:
+        return {"ops": {self.step: {"config": dict(WITHOUT_USER)}}}
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class RequestedRuns:
 class EarlierRuns:
     """The runs that the sensor of this code location requested so far.
 
-    attempts: key of a day → its runs, newest first. in_progress: step, first and last day of each run that has not
-    ended, whichever event each day had when the sensor requested it.
+    attempts: key of a day → its runs, newest first. in_progress: step with its task, first and last day of each run
+    that has not ended, whichever event each day had when the sensor requested it.
     """
 
     attempts: Mapping[str, Sequence[dg.RunRecord]]
@@ -69,20 +81,25 @@ class EarlierRuns:
 
     def of(self, next_run: NextRun) -> dict[str, Sequence[dg.RunRecord]]:
         """day → its attempts of this step, newest first."""
-        return {day.day: self.attempts.get(key, []) for day, key in zip(next_run.days, next_run.day_keys, strict=True)}
+        return {
+            day.label: self.attempts.get(key, []) for day, key in zip(next_run.days, next_run.day_keys, strict=True)
+        }
 
     @property
     def is_collecting(self) -> bool:
         """Whether a run in progress collects days that are complete."""
-        return any(step == Step.COLLECT for step, _, _ in self.in_progress)
+        return any(step.rpartition(":")[2] == Step.COLLECT for step, _, _ in self.in_progress)
 
     def is_in_progress(self, next_run: NextRun) -> bool:
         """Whether a run in progress takes this step for any of these days."""
         return any(
-            step == next_run.step and first <= day.day <= last
+            step == next_run.day_keys[0].split("/")[0] and first <= day.day <= last
             for step, first, last in self.in_progress
             for day in next_run.days
         )
+
+
+FIRST_TASK_RUNS: Mapping[str, TaskRuns] = {FIRST_TASK: TaskRuns(keys_of_task(FIRST_TASK, ()), "submission")}
 
 
 def request_runs(
@@ -93,9 +110,12 @@ def request_runs(
     timing: Timing,
     numbers: RunNumbers,
     days_per_run: int = 1,
+    tasks: Mapping[str, TaskRuns] = FIRST_TASK_RUNS,
+    most: int = RUNS_PER_TICK,
 ) -> RequestedRuns:
     """A run request for each of these steps, unless a run is in progress or it is too early for another attempt.
 
+    tasks: by their names. most: how many runs at most.
     Consecutive days that are ready for the same step are one run, of at most `days_per_run` days. No step is given up.
     After `max_run_attempts` failed runs, the pauses are an hour, and after a day a day. A run of several days waits for
     the one with the longest pause.
@@ -107,7 +127,7 @@ def request_runs(
     waiting: dict[str, str] = {}
     failing: dict[str, str] = {}
     for next_run in next_runs:
-        attempts, assets = earlier.of(next_run), _assets(next_run.step)
+        attempts, assets = earlier.of(next_run), _assets(next_run, tasks)
         if earlier.is_in_progress(next_run):
             waiting.update(dict.fromkeys(attempts, f"a run of {assets} is in progress"))
             continue
@@ -116,7 +136,7 @@ def request_runs(
                 continue
             attempts = {day: _since_success(runs) for day, runs in attempts.items()}
         next_at = max((_next_attempt_at(runs, now, timing) for runs in attempts.values() if runs), default=now)
-        failing.update(_failing(next_run.step, attempts, next_at, now, timing))
+        failing.update(_failing(assets, attempts, next_at, now, timing))
         if now < next_at:
             waiting.update({day: _waits_until(assets, runs, next_at, now) for day, runs in attempts.items()})
         else:
@@ -125,11 +145,11 @@ def request_runs(
     for run in in_ranges(due, days_per_run):
         if is_collecting and _can_wait(run, now, timing, days_per_run):
             waiting.update(dict.fromkeys(run.attempts, "it is collected together with the days that end next"))
-        elif len(requests) == RUNS_PER_TICK:
-            waiting.update(dict.fromkeys(run.attempts, f"a later tick requests {_assets(run.next_run.step)}"))
+        elif len(requests) >= most:
+            waiting.update(dict.fromkeys(run.attempts, f"a later tick requests {_assets(run.next_run, tasks)}"))
         else:
             numbers = numbers.next_of(run.next_run, _highest_number(run.attempts.values()))
-            requests.append(_run_request(run.next_run, numbers))
+            requests.append(_run_request(run.next_run, numbers, tasks[run.next_run.task]))
             is_collecting = is_collecting or run.next_run.step is Step.COLLECT
             running.update(run.attempts)
     return RequestedRuns(requests, running, waiting, failing, numbers)
@@ -224,11 +244,11 @@ def _waits_until(assets: str, runs: Sequence[dg.RunRecord], next_at: datetime, n
 
 
 def _failing(
-    step: Step, attempts: Mapping[str, Sequence[dg.RunRecord]], next_at: datetime, now: datetime, timing: Timing
+    assets: str, attempts: Mapping[str, Sequence[dg.RunRecord]], next_at: datetime, now: datetime, timing: Timing
 ) -> dict[str, str]:
     """day → a sentence, for each day whose runs failed too often."""
     sentences: dict[str, str] = {}
-    assets, next_attempt = _assets(step), f"at {clock(next_at, now)}" if next_at > now else "now"
+    next_attempt = f"at {clock(next_at, now)}" if next_at > now else "now"
     for day, runs in attempts.items():
         failures = _failures(runs)
         if len(failures) >= timing.max_run_attempts:
@@ -240,26 +260,22 @@ def _failing(
     return sentences
 
 
-def _assets(step: Step) -> str:
+def _assets(next_run: NextRun, tasks: Mapping[str, TaskRuns]) -> str:
     """Their names, for a sentence."""
-    return " and ".join(f"`{key.to_user_string()}`" for key in ASSETS_OF[step])
+    return " and ".join(f"`{key.to_user_string()}`" for key in tasks[next_run.task].assets(next_run.step))
 
 
-def _run_request(next_run: NextRun, numbers: RunNumbers) -> dg.RunRequest:
+def _run_request(next_run: NextRun, numbers: RunNumbers, task: TaskRuns) -> dg.RunRequest:
     first, last = next_run.first, next_run.last
     is_range = first != last
     return dg.RunRequest(
         run_key=numbers.run_key(next_run),
         partition_key=None if is_range else first,
-        asset_selection=ASSETS_OF[next_run.step],
+        asset_selection=task.assets(next_run.step),
         tags={
             DEDUP_TAG: next_run.dedup_key,
             PRIORITY_TAG: str(PRIORITY_OF[next_run.step]),
             **({FIRST_PARTITION_TAG: first, LAST_PARTITION_TAG: last} if is_range else {}),
         },
-        run_config=_config_of(next_run.step),
+        run_config=task.config_without_user if next_run.step is Step.NEXT_ROUND else {},
     )
-
-
-def _config_of(step: Step) -> dict[str, Any]:
-    return {**CONFIG_WITHOUT_USER} if step is Step.NEXT_ROUND else {}

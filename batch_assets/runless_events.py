@@ -1,15 +1,17 @@
 """Materializations of `openai_batch` outside of a run of their day, so that the sensor polls the batches of the day."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
+from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.ledger import known_batches, submissions
 from batch_assets.batching.ledger.database import Database
-from batch_assets.day_events import Origin, newest_event, read_events, submission_metadata
+from batch_assets.batching.task_day import TaskDay
+from batch_assets.day_events import DayEvent, Origin, newest_event, read_events, submission_metadata
 
 
 def report_of_submission(
@@ -17,7 +19,7 @@ def report_of_submission(
     database: Database,
     data_folder: Path,
     origin: Origin,
-    day: str,
+    day: TaskDay,
     next_attempt_at: datetime,
     **metadata: str | int,
 ) -> dg.AssetMaterialization:
@@ -29,29 +31,35 @@ def report_of_submission(
         next_attempt_at = min(pauses)  # no run can send any of them earlier
     return dg.AssetMaterialization(
         key,
-        partition=day,
+        partition=day.day,
         metadata={**submission_metadata(origin, batch_ids, len(deferred), next_attempt_at), **metadata},
     )
 
 
 def announce_days_without_event(
     instance: dg.DagsterInstance,
-    key: dg.AssetKey,
+    keys: Mapping[str, TaskKeys],
     database: Database,
     data_folder: Path,
     origin: Origin,
-    days: Collection[str],
+    days: Collection[TaskDay],
 ) -> None:
     """Report each day, except those of the run itself, that waits for a batch which its newest event does not name.
 
+    keys: of the assets of each task of the code location. A task that it does not have any more is not reported.
     The sensor knows a day only by its events. A run of one day enters the batches of all days, a run may be killed
     between its batch and its event, and a Dagster home may be lost. So this function compares the ledger with the
     events. It does not report a day that another database has submitted.
     """
-    with_events = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    days_without_events = set(known_batches.days_with_batches(database)) - with_events.keys()
+    with_batches = set(known_batches.days_with_batches(database))
+    days_without_events = {day for day in with_batches if day.task in keys} - _with_events(
+        instance, keys, {day.task for day in with_batches}
+    )
     for other in sorted({*known_batches.days_with_adopted_batches(database), *days_without_events}.difference(days)):
-        event = newest_event(instance, key, other, origin.location)
+        if other.task not in keys:
+            continue
+        key = keys[other.task].openai_batch
+        event = newest_event(instance, key, other.day, origin.location)
         if event is not None and event.origin.is_of_other_warehouse(origin.warehouse_id):
             continue
         waited_for = submissions.awaited_batch_ids(database, other, data_folder)
@@ -63,38 +71,53 @@ def announce_days_without_event(
             )
 
 
+def _with_events(instance: dg.DagsterInstance, keys: Mapping[str, TaskKeys], tasks: Collection[str]) -> set[TaskDay]:
+    """The days of these tasks that have an event of `openai_batch`."""
+    found: set[TaskDay] = set()
+    for task in keys.keys() & tasks:
+        newest = instance.get_latest_storage_id_by_partition(
+            keys[task].openai_batch, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        found.update(TaskDay(task, day) for day in newest)
+    return found
+
+
 def announce_abandoned_batch(
     instance: dg.DagsterInstance,
-    key: dg.AssetKey,
-    collected_key: dg.AssetKey,
+    keys: Mapping[str, TaskKeys],
     database: Database,
     data_folder: Path,
     origin: Origin,
     *,
     batch_id: str,
-    days: Sequence[str],
-) -> list[str]:
+    days: Sequence[TaskDay],
+) -> list[TaskDay]:
     """Report the days that wait for a batch which the user gave up, without it; returns these days.
 
-    key, collected_key: of `openai_batch` and `summaries`.
+    keys: of the assets of each task of the code location.
     days: the days that need its requests, as the ledger knows them. One of them without any event is reported, too. An
         event may name the batch for other days, whose articles have changed since then.
 
     The event of the same code location is replaced. It has no API unless the day waits for other batches: else the
     sensor would wait for an API that may no longer exist. A day that another database has submitted is not reported.
     """
-    submitted = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    collected = instance.get_latest_storage_id_by_partition(collected_key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-    in_flight = [storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)]
-    events = {event.day: event for event in read_events(instance, key, in_flight) if batch_id in event.batch_ids}
-    reported: list[str] = []
+    events: dict[TaskDay, DayEvent] = {}
+    for task, of_task in keys.items():
+        in_flight = _storage_ids_in_flight(instance, of_task)
+        for event in read_events(instance, of_task.openai_batch, in_flight):
+            if batch_id in event.batch_ids:
+                events[TaskDay(task, event.day)] = event
+    reported: list[TaskDay] = []
     for day in sorted({*days, *events}):
-        event = events.get(day) or newest_event(instance, key, day, origin.location)
-        if event is not None and (
-            event.origin.is_of_other_warehouse(origin.warehouse_id) or batch_id not in event.batch_ids
+        if day.task not in keys:
+            continue
+        key = keys[day.task].openai_batch
+        found = events.get(day) or newest_event(instance, key, day.day, origin.location)
+        if found is not None and (
+            found.origin.is_of_other_warehouse(origin.warehouse_id) or batch_id not in found.batch_ids
         ):
             continue
-        of_event = origin if event is None else replace(event.origin, warehouse_id=origin.warehouse_id)
+        of_event = origin if found is None else replace(found.origin, warehouse_id=origin.warehouse_id)
         waits = bool(submissions.awaited_batch_ids(database, day, data_folder))
         of_report = replace(of_event, api=of_event.api if waits else None)
         instance.report_runless_asset_event(
@@ -102,3 +125,12 @@ def announce_abandoned_batch(
         )
         reported.append(day)
     return reported
+
+
+def _storage_ids_in_flight(instance: dg.DagsterInstance, keys: TaskKeys) -> list[int]:
+    """The newest events of the days that were submitted, and not collected since."""
+    submitted, collected = (
+        instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        for key in (keys.openai_batch, keys.results)
+    )
+    return [storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)]

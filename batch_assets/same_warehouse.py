@@ -4,24 +4,23 @@ from collections.abc import Collection
 
 import dagster as dg
 
-from batch_assets.asset_keys import OPENAI_BATCH
 from batch_assets.batching.ledger.known_batches import real_apis
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.day_events import DayEvent
 from batch_assets.resources import BatchApi, Warehouse
 
 
-def stop_if_of_another_warehouse(day: str, event: DayEvent | None, ours: str) -> None:
+def stop_if_of_another_warehouse(key: dg.AssetKey, day: str, event: DayEvent | None, ours: str) -> None:
     """Raise dagster.Failure if the day's newest event, by this code location, names another database.
 
-    ours: the id of this one.
+    key: of `openai_batch` of the task. ours: the id of this one.
     """
     if event is None or not event.origin.is_of_other_warehouse(ours):
         return
     raise dg.Failure(
         f"{day} was submitted from another database (warehouse {event.origin.warehouse_id}; this one is {ours}). Only "
         "that database knows its batches. Set BATCH_ASSETS_DATA_DIR and BATCH_ASSETS_DUCKDB to that database on every "
-        f"host. If it no longer exists, wipe the materializations of `{OPENAI_BATCH.to_user_string()}` for {day}.",
+        f"host. If it no longer exists, wipe the materializations of `{key.to_user_string()}` for {day}.",
         allow_retries=False,
     )
 
@@ -31,14 +30,14 @@ def unknown_batches(event: DayEvent | None, known: Collection[str]) -> list[str]
     return [] if event is None else sorted(set(event.batch_ids).difference(known))
 
 
-def stop_if_batches_are_unknown(day: str, event: DayEvent | None, known: Collection[str]) -> None:
+def stop_if_batches_are_unknown(key: dg.AssetKey, day: str, event: DayEvent | None, known: Collection[str]) -> None:
     """Raise dagster.Failure if the event log names batches of the day that the ledger does not know."""
     unknown = unknown_batches(event, known)
     if unknown:
         raise dg.Failure(
             f"{', '.join(unknown)} of {day} are in Dagster's event log, and the ledger does not know "
             "them. Was the database restored from a backup, or is it another one? Materialize "
-            f"`{OPENAI_BATCH.to_user_string()}` of the day, which searches for them at the API and adopts them.",
+            f"`{key.to_user_string()}` of the day, which searches for them at the API and adopts them.",
             allow_retries=False,
         )
 

@@ -1,55 +1,57 @@
-"""The schedule that submits every night, after the user has switched it on."""
+"""The schedule of a task that submits every night, after the user has switched it on."""
 
 from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from batch_assets.asset_keys import OPENAI_BATCH
+from batch_assets.asset_keys import op_name
 from batch_assets.day_events import LOOK_BACK_TAG
-from batch_assets.jobs import submit_batches
-from batch_assets.partitions import daily_partitions
-from batch_assets.resources import ArticleSource
-from batch_assets.run_requests import CONFIG_WITHOUT_USER
+from batch_assets.jobs import named_after
+from batch_assets.run_requests import TaskRuns
+from batch_assets.task_set import DeclaredTask
 
 
-@dg.schedule(
-    job=submit_batches,
-    cron_schedule="0 2 * * *",
-    execution_timezone="UTC",
-    # it spends money, so the user must switch it on
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-)
-def daily_submission(
-    context: dg.ScheduleEvaluationContext, article_source: dg.ResourceParam[ArticleSource]
-) -> Iterator[dg.RunRequest]:
+def nightly_schedule(declared: DeclaredTask, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
     """Submits the day that is over, and reads the days before it again: late and changed articles are submitted, too.
 
     It reads only days again that were submitted before, `look_back_days` of the article source.
     """
-    yield from requests_of_night(
-        context.instance, context.scheduled_execution_time, look_back_days=article_source.look_back_days
+
+    @dg.schedule(
+        job=job,
+        name=named_after(declared, "daily_submission", f"{declared.name}_daily_submission"),
+        cron_schedule="0 2 * * *",
+        execution_timezone="UTC",
+        # it spends money, so the user must switch it on
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Submits the day that is over, and reads the days before it again.",
     )
+    def daily_submission(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        yield from requests_of_night(context.instance, declared, context.scheduled_execution_time)
+
+    return daily_submission
 
 
-def requests_of_night(instance: dg.DagsterInstance, night: datetime, *, look_back_days: int) -> Iterator[dg.RunRequest]:
+def requests_of_night(instance: dg.DagsterInstance, declared: DeclaredTask, night: datetime) -> Iterator[dg.RunRequest]:
     """The run of the newest day, and those that read earlier days again, at most `look_back_days`."""
-    days = daily_partitions.get_partition_keys(current_time=night)
+    days = declared.partitions_def.get_partition_keys(current_time=night)
     if not days:
         return
     newest = days[-1]
     yield dg.RunRequest(run_key=newest, partition_key=newest)
-    earlier = days[-1 - look_back_days : -1]
+    earlier = days[-1 - declared.feed.source.look_back_days : -1]
     if not earlier:
         return
     submitted = instance.get_latest_storage_id_by_partition(
-        OPENAI_BATCH, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
+        declared.keys.openai_batch, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
     )
     for day in earlier:
         if day in submitted:
             yield dg.RunRequest(
                 run_key=f"{day} again after {newest}",
                 partition_key=day,
-                run_config=CONFIG_WITHOUT_USER,
+                run_config=TaskRuns(declared.keys, op_name(declared.feed.key)).config_without_user,
                 tags={LOOK_BACK_TAG: "true"},
             )

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 from batch_assets.batching.provider.polling import PollCursor
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.days import CollectedDays
+from batch_assets.resources import OPENAI
 from batch_assets.run_keys import RunNumbers
 
 
@@ -30,35 +32,63 @@ class ShownDay:
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """After a lost cursor, the sensor shows the progress again, and reads the event log again, a part in each tick."""
+class TaskCursor:
+    """What the sensor remembers of a task."""
 
     numbers: RunNumbers
     days: Mapping[str, ShownDay] = field(default_factory=dict)
-    poll: PollCursor = field(default_factory=PollCursor)
     collected: CollectedDays = field(default_factory=CollectedDays)
 
 
+@dataclass(frozen=True)
+class Cursor:
+    """After a lost cursor, the sensor shows the progress again, and reads the event log again, a part in each tick.
+
+    tasks: by their names. poll: by the key of the resource with the API. since: when this memory began (Unix seconds).
+    """
+
+    since: int
+    tasks: Mapping[str, TaskCursor] = field(default_factory=dict)
+    poll: Mapping[str, PollCursor] = field(default_factory=dict)
+
+    def of(self, task: str) -> TaskCursor:
+        return self.tasks.get(task) or TaskCursor(RunNumbers(self.since))
+
+
 def read_cursor(text: str | None, now: datetime) -> Cursor:
-    """The cursor of an earlier tick; a new one if it is unreadable, for example that of an earlier version."""
+    """The cursor of an earlier tick; a new one if it is unreadable.
+
+    That of an earlier version, which had one task, is the memory of `summaries`.
+    """
     try:
         saved = json.loads(text or "{}")
-        return Cursor(
-            RunNumbers(**saved["numbers"]),
-            {day: ShownDay(*values) for day, values in saved["days"].items()},
-            PollCursor(**saved["poll"]),
-            CollectedDays(saved["collected"]["read_up_to"], tuple(saved["collected"]["pending"])),
-        )
+        of_tasks = saved.get("tasks", {FIRST_TASK: saved})
+        tasks = {
+            task: TaskCursor(
+                RunNumbers(**of_task["numbers"]),
+                {day: ShownDay(*values) for day, values in of_task["days"].items()},
+                CollectedDays(of_task["collected"]["read_up_to"], tuple(of_task["collected"]["pending"])),
+            )
+            for task, of_task in of_tasks.items()
+        }
+        since = saved["since"] if "since" in saved else int(now.timestamp())
+        polls = saved["poll"] if "tasks" in saved else {OPENAI: saved["poll"]}
+        return Cursor(int(since), tasks, {name: PollCursor(**poll) for name, poll in polls.items()})
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Cursor(RunNumbers(since=int(now.timestamp())))
+        return Cursor(int(now.timestamp()))
 
 
 def write_cursor(cursor: Cursor) -> str:
     """About 60 bytes for each day in flight, and 40 for each that had a run."""
-    saved = {
-        "numbers": asdict(cursor.numbers),
-        "days": {day: [seen.shown, seen.state, seen.moved_at, seen.checked_at] for day, seen in cursor.days.items()},
-        "poll": asdict(cursor.poll),
-        "collected": asdict(cursor.collected),
+    tasks = {
+        task: {
+            "numbers": asdict(of_task.numbers),
+            "days": {
+                day: [seen.shown, seen.state, seen.moved_at, seen.checked_at] for day, seen in of_task.days.items()
+            },
+            "collected": asdict(of_task.collected),
+        }
+        for task, of_task in cursor.tasks.items()
     }
+    saved = {"since": cursor.since, "tasks": tasks, "poll": {name: asdict(poll) for name, poll in cursor.poll.items()}}
     return json.dumps(saved, separators=(",", ":"))

@@ -6,13 +6,14 @@ lost: `sensor_cursor`.
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import dagster as dg
 import openai as openai_client
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES
+from batch_assets.asset_keys import op_name
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step, has_overdue_answers, last_end_of, next_step
 from batch_assets.batching.provider.batches import RemoteBatch, error_message
@@ -22,72 +23,150 @@ from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import late_sentences, missing_sentences, quoted, summary, why_waits
 from batch_assets.day_events import location_of_sensor
 from batch_assets.day_progress import days_to_check_again, observe
-from batch_assets.days import read_new_days
+from batch_assets.days import DaysRead, read_new_days
 from batch_assets.resources import BatchApi
 from batch_assets.run_keys import NextRun
-from batch_assets.run_requests import RequestedRuns, request_runs
-from batch_assets.sensor_cursor import Cursor, ShownDay, read_cursor, write_cursor
-from batch_assets.settings import read_settings
+from batch_assets.run_requests import RUNS_PER_TICK, RequestedRuns, TaskRuns, request_runs
+from batch_assets.sensor_cursor import Cursor, ShownDay, TaskCursor, read_cursor, write_cursor
+from batch_assets.task_set import DeclaredTask, TaskSet
 
 # Dagster ends a tick after 60 s, and starts the next one while the first still runs.
 TICK_SECONDS = 40.0
 HTTP_SECONDS = 10.0
 WARNINGS_PER_TICK = 20
-EVENTS_PER_TICK = 3000  # of `summaries`, at 0.65 ms each
+EVENTS_PER_TICK = 3000  # of results of a task, at 0.65 ms each
+CHECKED_AGAIN_PER_TICK = 20  # days
+SENSOR = "openai_batch_sensor"
 EARLIER = timedelta(days=1)  # a batch may be older than the materialization that names it, for example an adopted one
 
 
-@dg.sensor(
-    name="openai_batch_sensor",
-    target=dg.AssetSelection.assets(BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES),
-    minimum_interval_seconds=read_settings().poll_seconds,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-@without_secrets_in_errors
-def openai_batch_sensor(context: dg.SensorEvaluationContext, openai: dg.ResourceParam[BatchApi]) -> dg.SensorResult:
-    """Polls the batches of every pending day, shows their progress, and requests the run that comes next."""
-    now, timing = datetime.now(UTC), openai.timing
+def build_sensor(tasks: TaskSet, minimum_interval_seconds: int) -> dg.SensorDefinition:
+    """The one sensor of all tasks of a code location."""
+
+    @dg.sensor(
+        name=SENSOR,
+        # not `target`: that would be one job of all tasks, which must then have the same partitions
+        asset_selection=dg.AssetSelection.assets(*(key for keys in tasks.keys.values() for key in keys)),
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={declared.openai for declared in tasks.tasks},
+        description="Polls the batches of every pending day, shows their progress, and requests the run that comes "
+        "next.",
+    )
+    @without_secrets_in_errors
+    def openai_batch_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return _tick(context, tasks)
+
+    return openai_batch_sensor
+
+
+@dataclass(frozen=True)
+class _TaskTick:
+    """What a tick knows of a task."""
+
+    declared: DeclaredTask
+    cursor: TaskCursor
+    read: DaysRead
+
+    @property
+    def in_flight(self) -> list[Day]:
+        return [day for day in self.read.days if day.is_in_flight]
+
+
+def _tick(context: dg.SensorEvaluationContext, tasks: TaskSet) -> dg.SensorResult:
+    now = datetime.now(UTC)
     cursor = read_cursor(context.cursor, now)
     location = location_of_sensor(context)
-    read = read_new_days(context.instance, location, cursor.collected, EVENTS_PER_TICK)
-    in_flight = [day for day in read.days if day.is_in_flight]
-    check_again = days_to_check_again(in_flight, cursor.days, now, timing)
-    notes = [_unread(read.unread)] if read.unread else []
-    try:
-        polled = _poll(context, openai, in_flight, cursor.poll, check_again)
-    except (openai_client.OpenAIError, dg.Failure) as error:
-        polled = PollResult(cursor=cursor.poll)
-        notes.append(f"The sensor could not read the batches: {quoted(error_message(error))}")
-        context.log.warning(notes[-1])
+    ticks = _read_days(context, tasks, location, cursor)
+    # the APIs of all tasks are polled in turn; most projects have one
+    results: dict[str, PollResult] = {}
+    notes = [_unread(unread)] if (unread := sum(tick.read.unread for tick in ticks)) else []
+    for name in dict.fromkeys(tick.declared.openai for tick in ticks):
+        openai: BatchApi = getattr(context.resources, name)
+        of_api = [tick for tick in ticks if tick.declared.openai == name]
+        in_flight = [day for tick in of_api for day in tick.in_flight]
+        timing = openai.timing
+        check_again = [
+            day for tick in of_api for day in days_to_check_again(tick.in_flight, tick.cursor.days, now, timing)
+        ]
+        try:
+            polled_before = cursor.poll.get(name, PollCursor())
+            results[name] = _poll(context, openai, in_flight, polled_before, check_again[:CHECKED_AGAIN_PER_TICK])
+        except (openai_client.OpenAIError, dg.Failure) as error:
+            results[name] = PollResult(cursor=polled_before)
+            notes.append(f"The sensor could not read the batches: {quoted(error_message(error))}")
+            context.log.warning(notes[-1])
+    return _result(context, tasks, location, ticks, results, cursor, now, notes)
 
-    elsewhere = _elsewhere(in_flight, polled)
-    here = [day for day in read.days if day.day not in elsewhere]
-    next_runs = _next_runs(here, polled.batches, now, timing)
-    requested = request_runs(
-        context.instance,
-        location,
-        next_runs,
-        now,
-        timing,
-        cursor.numbers.of(read.days),
-        days_per_run=read_settings().days_per_run,
-    )
-    observations, shown = observe(in_flight, polled.batches, cursor.days, now, polled.checked_again)
 
-    problems = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
+def _read_days(context: dg.SensorEvaluationContext, tasks: TaskSet, location: str, cursor: Cursor) -> list[_TaskTick]:
+    """The days of each task, with the memory of the last tick."""
+    ticks = []
+    for declared in tasks.tasks:
+        of_task = cursor.of(declared.name)
+        read = read_new_days(
+            context.instance, location, of_task.collected, EVENTS_PER_TICK, task=declared.name, keys=declared.keys
+        )
+        ticks.append(_TaskTick(declared, of_task, read))
+    last_collected = max((tick.read.last_collected for tick in ticks), default=-1)
+    return [replace(tick, read=tick.read.after(last_collected)) for tick in ticks]
+
+
+def _result(
+    context: dg.SensorEvaluationContext,
+    tasks: TaskSet,
+    location: str,
+    ticks: Sequence[_TaskTick],
+    results: Mapping[str, PollResult],
+    cursor: Cursor,
+    now: datetime,
+    notes: list[str],
+) -> dg.SensorResult:
+    """The runs and the observations of this tick, and what to remember."""
+    observations: list[dg.AssetObservation] = []
+    requests: list[dg.RunRequest] = []
+    elsewhere: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    waiting: dict[str, str] = {}
+    cursors: dict[str, TaskCursor] = {}
+    for tick in ticks:
+        declared, polled = tick.declared, results[tick.declared.openai]
+        timing = getattr(context.resources, declared.openai).timing
+        at_other_api = _elsewhere(tick.in_flight, polled)
+        here = [day for day in tick.read.days if day.label not in at_other_api]
+        requested = request_runs(
+            context.instance,
+            location,
+            _next_runs(here, polled.batches, now, timing),
+            now,
+            timing,
+            tick.cursor.numbers.of(tick.read.days),
+            days_per_run=tasks.days_per_run,
+            tasks={declared.name: TaskRuns(declared.keys, op_name(declared.feed.key))},
+            most=RUNS_PER_TICK - len(requests),
+        )
+        seen, shown = observe(
+            declared.keys.openai_batch, tick.in_flight, polled.batches, tick.cursor.days, now, polled.checked_again
+        )
+        observations += seen
+        requests += requested.requests
+        elsewhere |= at_other_api
+        problems |= {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
+        waiting |= _waiting(here, polled.batches, requested, now, timing)
+        cursors[declared.name] = TaskCursor(requested.numbers, shown, tick.read.collected)
     for sentence in islice(problems.values(), WARNINGS_PER_TICK):
         context.log.warning(sentence)
-    waiting = _waiting(here, polled.batches, requested, now, timing)
-    if requested.requests:
-        notes.append(f"{counted(len(requested.requests), 'run')} requested.")
+    if requests:
+        notes.append(f"{counted(len(requests), 'run')} requested.")
     text = summary(notes, {**elsewhere, **problems}, waiting)
-    if requested.requests:
+    if requests:
         context.log.info(text)
+    poll = {name: polled.cursor for name, polled in results.items()}
     return dg.SensorResult(
-        run_requests=requested.requests,
-        skip_reason=None if requested.requests else text,
+        run_requests=requests,
+        skip_reason=None if requests else text,
         asset_events=observations,
-        cursor=write_cursor(Cursor(requested.numbers, shown, polled.cursor, read.collected)),
+        cursor=write_cursor(Cursor(cursor.since, {**cursor.tasks, **cursors}, poll)),
     )
 
 
@@ -124,7 +203,7 @@ def _poll(
 def _elsewhere(days: Iterable[Day], polled: PollResult) -> dict[str, str]:
     """day → a sentence, for each day whose batches are at another API than the one that answered."""
     return {
-        day.day: f"{day.day} waits for {day.api}, where its batches are; the API is {polled.api}."
+        day.label: f"{day.label} waits for {day.api}, where its batches are; the API is {polled.api}."
         for day in days
         if day.api and polled.api and day.api != polled.api
     }
@@ -155,7 +234,7 @@ def _problems(
     timing: Timing,
 ) -> dict[str, str]:
     """day → a sentence, for each day with a batch that is missing, late or stuck."""
-    unmoved_since = {day: seen.unmoved_since for day, seen in shown.items()}
+    unmoved_since = {day.label: shown[day.day].unmoved_since for day in days if day.day in shown}
     late = late_sentences(days, polled, unmoved_since, now, timing)
     return {**late, **missing_sentences(days, polled)}
 
@@ -165,7 +244,7 @@ def _waiting(
 ) -> dict[str, str]:
     """day → what it waits for, for each day of which this tick requests no run."""
     return {
-        day.day: requested.waiting.get(day.day) or why_waits(day, polled, now, timing)
+        day.label: requested.waiting.get(day.label) or why_waits(day, polled, now, timing)
         for day in days
-        if day.day not in requested.days
+        if day.label not in requested.days
     }

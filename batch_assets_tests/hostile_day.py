@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batch_assets.assets import openai_batch
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.first_task import openai_batch
 from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
 from batch_assets_tests.project import DAY, UPSTREAM, Project, api_at, write_articles
 

@@ -18,14 +18,22 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_openai import OpenAIResource
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, submit_days, summaries
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
 from batch_assets.days import read_days
 from batch_assets.partitions import daily_partitions
-from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
+from batch_assets.resources import OPENAI, WAREHOUSE, BatchApi, Warehouse
+from batch_assets.task_set import TaskSet
+from batch_assets_tests.first_task import (
+    assets_of,
+    batch_request_file,
+    first_task,
+    openai_batch,
+    raw_articles,
+    summaries,
+)
 from batch_assets_tests.local_api_client import LocalApi
 
 DAY = "2026-01-05"
@@ -41,7 +49,6 @@ class HasKey(Protocol):
 
 UPSTREAM: list[HasKey] = [raw_articles, batch_request_file, openai_batch]
 EVERYTHING: list[HasKey] = [*UPSTREAM, summaries]
-ASSETS = [submit_days, summaries]
 
 
 @dg.asset(partitions_def=daily_partitions)
@@ -62,18 +69,28 @@ class Project:
     prices: tuple[ModelPrice, ...] = ()
     is_stand_in: bool = False
     openai: BatchApi | None = None  # in place of one at the API
+    other_tasks: TaskSet | None = None
 
     @property
     def database(self) -> Database:
         return Database(str(self.folder / "data" / "batch_assets.duckdb"), lock_timeout_seconds=30)
 
     @property
+    def tasks(self) -> TaskSet:
+        """The tasks of the project: `summaries`, unless a test has others."""
+        return self.other_tasks or first_task(
+            self.source, model=self.model, max_cost_usd=self.max_cost_usd, prices=self.prices
+        )
+
+    @property
+    def assets(self) -> list[dg.AssetsDefinition]:
+        return assets_of(self.tasks)
+
+    @property
     def resources(self) -> dict[str, Any]:
         return {
-            "warehouse": Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
-            "article_source": ArticleSource(source=self.source),
-            "task": SummaryTask(model=self.model, max_cost_usd=self.max_cost_usd, prices=self.prices),
-            "openai": self.openai or api_at(self.api.url, is_stand_in=self.is_stand_in),
+            WAREHOUSE: Warehouse(data_dir=str(self.folder / "data"), database=self.database.path),
+            OPENAI: self.openai or api_at(self.api.url, is_stand_in=self.is_stand_in),
         }
 
     def materialize(
@@ -86,7 +103,7 @@ class Project:
     ) -> dg.ExecuteInProcessResult:
         """A run of these assets for the day; one that fails is returned, not raised."""
         return dg.materialize(
-            ASSETS,
+            self.assets,
             selection=[asset.key for asset in assets],
             instance=self.instance,
             partition_key=day,
@@ -101,7 +118,7 @@ class Project:
     ) -> dg.ExecuteInProcessResult:
         """One run of these assets for all days from the first to the last, as in a backfill."""
         return dg.materialize(
-            ASSETS,
+            self.assets,
             selection=[asset.key for asset in assets],
             instance=self.instance,
             resources=self.resources,
@@ -125,7 +142,7 @@ class Project:
         self, location: str, assets: Iterable[HasKey] = UPSTREAM, day: str = DAY, **tags: str
     ) -> dg.DagsterRun:
         """The same as a run of this code location, which Dagster records in the run."""
-        job = dg.Definitions(ASSETS, resources=self.resources, executor=dg.in_process_executor)
+        job = dg.Definitions(self.assets, resources=self.resources, executor=dg.in_process_executor)
         whole = job.resolve_implicit_global_asset_job_def()
         repository = RemoteRepositoryOrigin(code_location_origin(location), "__repository__")
         run = self.instance.create_run_for_job(
@@ -146,7 +163,7 @@ class Project:
         Dagster gives a run without any partitioned asset no partition.
         """
         result = dg.materialize(
-            [*ASSETS, nothing],
+            [*self.assets, nothing],
             selection=dg.AssetSelection.assets(nothing) | dg.AssetSelection.checks(check.key),
             instance=self.instance,
             partition_key=day,

@@ -13,10 +13,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.assets import raw_articles, summaries
-from batch_assets.resources import ArticleSource, Warehouse
-from batch_assets.sensors import openai_batch_sensor
+from batch_assets.resources import OPENAI, WAREHOUSE, Warehouse
 from batch_assets_tests.batching.conftest import SHORT_TIMING, Call, Reply, proxy
+from batch_assets_tests.first_task import openai_batch_sensor, raw_articles, summaries
 from batch_assets_tests.leaks import kept_by_dagster, tables_of
 from batch_assets_tests.project import UPSTREAM, Project, api_at
 
@@ -50,7 +49,7 @@ def repeat_the_key(status: int) -> Reply:
 
 def use(project: Project, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     openai = api_at(url, KEY, timing=SHORT_TIMING)
-    resources = {**project.resources, "openai": openai}
+    resources = {**project.resources, OPENAI: openai}
     monkeypatch.setattr(Project, "resources", property(lambda self: resources))
 
 
@@ -89,9 +88,9 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
             assert not project.finish().success
         else:
             assert not submitted.success
-        resources = {"openai": api_at(str(client.base_url), KEY)}
+        resources = {OPENAI: api_at(str(client.base_url), KEY)}
         with dg.build_sensor_context(instance=project.instance, resources=resources) as context:
-            tick = openai_batch_sensor(context)
+            tick = openai_batch_sensor._raw_fn(context)
     assert refused
     assert KEY not in repr(tick)
     assert_nowhere(KEY, project, capfd)
@@ -103,9 +102,9 @@ def test_a_gateway_that_repeats_the_key_is_not_repeated(
 def test_the_sensor_does_not_repeat_what_the_list_says(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     project.materialize(UPSTREAM)
     with proxy(project.api.url, lambda call: repeat_the_key(401)) as client:
-        resources = {"openai": api_at(str(client.base_url), KEY)}
+        resources = {OPENAI: api_at(str(client.base_url), KEY)}
         with dg.build_sensor_context(instance=project.instance, resources=resources) as context:
-            tick = openai_batch_sensor(context)
+            tick = openai_batch_sensor._raw_fn(context)
     assert isinstance(tick, dg.SensorResult)
     assert "Incorrect API key provided: …[2J" in str(tick.skip_reason)
     assert KEY not in repr(tick)
@@ -113,17 +112,17 @@ def test_the_sensor_does_not_repeat_what_the_list_says(project: Project, capfd: 
 
 
 def test_the_sensors_own_error_has_no_secret_in_it(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError(f"an event says {KEY}")
 
     monkeypatch.setattr("batch_assets.sensors.read_new_days", fail)
     with (
         dg.build_sensor_context(
-            instance=project.instance, resources={"openai": api_at("http://127.0.0.1:9/v1", KEY)}
+            instance=project.instance, resources={OPENAI: api_at("http://127.0.0.1:9/v1", KEY)}
         ) as context,
         pytest.raises(ValueError, match="an event says …"),
     ):
-        openai_batch_sensor(context)
+        openai_batch_sensor._raw_fn(context)
 
 
 def test_messages_about_requests_and_batches_have_no_secrets(
@@ -193,8 +192,7 @@ def test_the_secrets_of_the_sources_url_are_in_no_event(
 ) -> None:
     with feed(b"" if status == 403 else b"<html>This is no data", status) as address:
         source = f"http://me:{PASSWORD}@{address}/{name}?sig={PASSWORD}"
-        resources = {**project.resources, "article_source": ArticleSource(source=source)}
-        monkeypatch.setattr(Project, "resources", property(lambda self: resources))
+        project.source = source
         monkeypatch.setenv("BATCH_ASSETS_SOURCE", source)
         assert not project.materialize([raw_articles]).success
     assert_nowhere("rd-of-mine", project, capfd)
@@ -206,7 +204,7 @@ def test_the_secrets_of_the_databases_url_are_in_no_event(
 ) -> None:
     """DuckDB cannot open it, and its error has the whole URL."""
     url = f"nowhere://me:{PASSWORD}@x.org/ours.duckdb?motherduck_token={PASSWORD}"
-    resources = {**project.resources, "warehouse": Warehouse(data_dir=str(tmp_path / "data"), database=url)}
+    resources = {**project.resources, WAREHOUSE: Warehouse(data_dir=str(tmp_path / "data"), database=url)}
     with monkeypatch.context() as patch:
         patch.setattr(Project, "resources", property(lambda self: resources))
         patch.setenv("BATCH_ASSETS_DUCKDB", url)

@@ -11,9 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batch_assets.assets import summaries
-from batch_assets.checks import usage_adds_up
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import summaries, usage_adds_up
 from batch_assets_tests.hostile_day import MESSAGE, run_hostile_days
 from batch_assets_tests.nasty_texts import BAIT, ESCAPES, TEXTS
 from batch_assets_tests.project import Project
@@ -59,7 +58,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         serving(folder / "local_api") as api,
         dg.DagsterInstance.ephemeral(tempdir=str(folder)) as instance,
     ):
-        patch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
+        patch.setattr(sys.modules["batch_assets.assets.results"], "PREVIEW_ROWS", 50)
         project = Project(folder, api, instance, "")
         run_hostile_days(project)
         yield project

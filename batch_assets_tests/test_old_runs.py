@@ -15,7 +15,6 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from batch_assets.assets import openai_batch, raw_articles, summaries
 from batch_assets.batching.operations.prune import unfinished_days
 from batch_assets.cli.dagster_home.home import packaged_file
 from batch_assets.day_events import DEFAULT_LOCATION
@@ -24,9 +23,9 @@ from batch_assets.old_runs import FinishedDays, OldRuns, delete_runs, find_old_r
 from batch_assets.partitions import daily_partitions
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG, PARTITION_TAG
 from batch_assets.stored_runs import KEPT_EVENTS, StorageError, delete_log
+from batch_assets_tests.first_task import TASKS, assets_of, openai_batch, raw_articles, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import (
-    ASSETS,
     DAY,
     EVERYTHING,
     UPSTREAM,
@@ -86,7 +85,7 @@ def find(project: Project, before: date | None = None) -> OldRuns:
     before = before or datetime.now(UTC).date() + timedelta(days=1)
     database = project.database
     finished = FinishedDays(before, unfinished_days(database), database.warehouse_id())
-    return find_old_runs(project.instance, finished)
+    return find_old_runs(project.instance, finished, project.tasks)
 
 
 def prune(project: Project) -> OldRuns:
@@ -116,7 +115,7 @@ def shown(instance: dg.DagsterInstance) -> dict[str, Any]:
             instance.fetch_observations(of_asset, limit=100).records,
             instance.get_latest_materialization_event(asset.key),
         )
-    checks = [(key, daily_partitions) for asset in ASSETS for key in asset.check_keys]
+    checks = [(key, daily_partitions) for asset in assets_of(TASKS) for key in asset.check_keys]
     found["checks"] = instance.event_log_storage.get_asset_check_state(checks)
     found["evaluations"] = [
         instance.event_log_storage.get_asset_check_execution_history(key, limit=100) for key, _ in checks
@@ -140,7 +139,7 @@ def planned_run(
     parent: str | None = None,
 ) -> str:
     """A run with this status that planned these assets, and materialized none."""
-    job = dg.Definitions(ASSETS, resources=project.resources)
+    job = dg.Definitions(project.assets, resources=project.resources)
     run = project.instance.create_run_for_job(
         job.resolve_implicit_global_asset_job_def(),
         tags=tags,
@@ -274,7 +273,7 @@ def test_a_run_of_several_days_is_kept_while_one_of_them_is_young(project: Proje
     assert find(project, date.fromisoformat(NEXT_DAY)) == OldRuns()  # the runs have ended today
     later = datetime.now(UTC).date() + timedelta(days=1)
     young = FinishedDays(later, [NEXT_DAY], project.database.warehouse_id())
-    assert len(find_old_runs(project.instance, young).run_ids) == 2
+    assert len(find_old_runs(project.instance, young, project.tasks).run_ids) == 2
 
 
 def test_a_day_is_old_only_before_the_date() -> None:
@@ -402,7 +401,7 @@ def test_the_runs_of_a_day_that_no_event_names_are_kept(done: Project) -> None:
 
 def test_runs_with_other_assets_or_without_assets_are_kept(done: Project) -> None:
     mixed = dg.materialize(
-        [*ASSETS, nothing],
+        [*done.assets, nothing],
         selection=[raw_articles.key, nothing.key],
         instance=done.instance,
         partition_key=DAY,

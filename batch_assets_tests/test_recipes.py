@@ -16,7 +16,7 @@ import pytest
 from dagster._core.workspace.autodiscovery import loadable_targets_from_loaded_module
 
 import batch_assets
-from batch_assets.assets import summaries
+from batch_assets_tests.first_task import summaries
 from batch_assets_tests.project import DAY, QUIET, Project, generated_articles, write_articles
 
 PAGE = (Path(batch_assets.__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_own_articles_replace_ours(load: Load, project: Project) -> None:
         )
     news.close()
     with project.database.writing() as connection:
-        connection.execute("INSERT INTO pruned_day VALUES (?)", [DAY])
+        connection.execute("INSERT INTO pruned_day (partition_date) VALUES (?)", [DAY])
     for _ in range(2):  # again: the day is replaced
         assert run(module, project, "submit_batches").success
     finish(module, project, DAY)
@@ -169,7 +169,7 @@ def test_an_upstream_asset_fills_the_table_that_raw_articles_reads(
             [{**page, "found_at": f"{day}T01:00:00+01:00"} for page in found],
         )
         for _ in range(2):
-            assert run(module, project, "submit_batches", day).success
+            assert run(module, project, "crawl_and_submit", day).success
     assert project.rows("SELECT CAST(partition_date AS VARCHAR), article_id FROM raw_articles ORDER BY ALL") == [
         (day, f"https://x.org/{day}/article") for day in (DAY, NEXT_DAY)
     ]

@@ -11,7 +11,7 @@ from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import CUSTOM_ID_CHARACTERS
 from batch_assets.batching.planning.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
-from batch_assets.batching.provider.endpoint import ENDPOINT
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 from benchmarks.data import DAY, NO_LIMIT, TASK
 
 
@@ -39,9 +39,10 @@ def stdlib(database_path: str, folder: Path) -> int:
                     body = json.dumps(
                         TASK.render(dict(zip(names, row, strict=True))), ensure_ascii=False, separators=(",", ":")
                     )
-                    asked = hashlib.sha256(f"POST {ENDPOINT}\n{body}".encode())
+                    asked = hashlib.sha256(f"POST {CHAT_COMPLETIONS.path}\n{body}".encode())
                     custom_id = asked.hexdigest()[:CUSTOM_ID_CHARACTERS]
-                    line = f'{{"custom_id":"{custom_id}","method":"POST","url":"{ENDPOINT}","body":{body}}}\n'.encode()
+                    head = f'{{"custom_id":"{custom_id}","method":"POST","url":"{CHAT_COMPLETIONS.path}","body":'
+                    line = f"{head}{body}}}\n".encode()
                     if requests == MAX_REQUESTS_PER_FILE or size + len(line) > MAX_BYTES_PER_FILE:
                         _close(file)
                         shard, requests, size = shard + 1, 0, 0
@@ -60,7 +61,9 @@ def stdlib(database_path: str, folder: Path) -> int:
             """,
             [str(notes_path)],
         )
-        connection.execute("INSERT INTO batch_request SELECT $1, article_id, custom_id FROM request_index", [DAY])
+        connection.execute(
+            "INSERT INTO batch_request SELECT $1, article_id, custom_id, 'summaries' FROM request_index", [DAY]
+        )
         connection.execute("INSERT INTO in_flight_request SELECT custom_id, shard::VARCHAR FROM request_index")
         connection.execute("COMMIT")
     return written

@@ -7,9 +7,11 @@ import duckdb
 
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.planning.task import Task
+from batch_assets.task_set import result_table
 
 DAY = "2026-01-05"
 TASK = Task("gpt-6-luna")
+RESULTS = result_table(TASK)
 NO_LIMIT = "80%"  # DuckDB's default
 WORDS = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which "
@@ -39,7 +41,7 @@ MAKE_ARTICLES = """
     );
 """
 INSERT_ARTICLES = """
-    INSERT INTO raw_articles
+    INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
     SELECT
         CAST($day AS DATE), 'article-' || lpad((number)::VARCHAR, 8, '0'),
         trim(texts[1 + (hash(number, 'title') % 20000)::BIGINT], chr(10) || ' ,.?'),

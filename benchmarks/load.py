@@ -8,12 +8,12 @@ from typing import Any
 import duckdb
 import pyarrow
 
-from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.day_results import write_results as write_day
 from batch_assets.batching.collection.ended_batches import EndedBatch, in_groups
 from batch_assets.batching.collection.load import Loaded, load_results
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import RequestStateRules
-from benchmarks.data import DAY, NO_LIMIT, TASK, write_results
+from benchmarks.data import DAY, NO_LIMIT, RESULTS, TASK, write_results
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
 ROWS_AT_ONCE = 50_000
@@ -83,7 +83,7 @@ def ours(database_path: str, results: list[tuple[str, list[Path]]]) -> int:
     for group in in_groups(ended):
         with database.writing() as connection, transaction(connection):
             loaded |= load_results(connection, group)
-    write_summaries(database, DAY, RequestStateRules())
+    write_day(database, RESULTS, DAY, RequestStateRules())
     return sum(batch.answered for batch in loaded.values())
 
 

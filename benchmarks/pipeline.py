@@ -17,7 +17,7 @@ from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.submission.submit import submit_day
 from batch_assets.batching.submission.submitter import make_submitter
-from benchmarks.data import DAY, TASK
+from benchmarks.data import DAY, RESULTS, TASK
 from benchmarks.server import Process, serving_in_process
 
 SECONDS_FOR_A_DAY = 3600
@@ -62,9 +62,11 @@ def whole_day(folder: Path, source: Path) -> list[Stage]:
         stage("raw_articles", lambda: ingest_day(database, source=str(source), day=DAY))
         stage("batch_request_file", lambda: plan_day(database, day=DAY, task=TASK, data_folder=data, options=options))
         submitter = make_submitter(database, client, data, "run")
-        stage("openai_batch", lambda: submit_day(submitter, DAY, is_run_alive=lambda run_id: False))
+        stage("openai_batch", lambda: submit_day(submitter, TASK.on(DAY), is_run_alive=lambda run_id: False))
         stage("(the server's work)", lambda: _wait(client))
-        stage("summaries", lambda: collect_day(database, client, day=DAY, data_folder=data, max_rounds=3))
+        stage(
+            "summaries", lambda: collect_day(database, client, day=DAY, results=RESULTS, data_folder=data, max_rounds=3)
+        )
     return stages
 
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.day_results import write_results
 from batch_assets.batching.ingest.articles import ingest_day
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.requests import RequestStateRules
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from benchmarks import load
-from benchmarks.data import DAY, TASK
+from benchmarks.data import DAY, RESULTS, TASK
 
 
 def sizes(folder: Path, source: Path, times: int) -> list[int]:
@@ -24,6 +24,6 @@ def sizes(folder: Path, source: Path, times: int) -> list[int]:
         plan_day(database, day=DAY, task=TASK, data_folder=folder / "rewritten", options=PlanOptions(max_rounds=3))
         if number == 0:
             load.ours(database.path, load.make_results(database.path, folder / "results"))
-        write_summaries(database, DAY, RequestStateRules())
+        write_results(database, RESULTS, DAY, RequestStateRules())
         after.append(Path(database.path).stat().st_size)
     return after

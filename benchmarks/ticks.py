@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import dagster as dg
 from dagster_openai import OpenAIResource
 
-from batch_assets.resources import BatchApi
+from batch_assets.resources import OPENAI, BatchApi
 
 FIRST_DAY = date(2023, 1, 1)
 METADATA = {**dict.fromkeys(("warehouse_id", "submission_id", "claim_token"), "0" * 32), "partition": "2026-01-05"}
@@ -52,9 +52,9 @@ def tick(days: int, shards: int, collected_days: int = 0) -> Tick:
 
     The cursor is empty at first, so the sensor reads the collected days in several ticks.
     """
-    from batch_assets.assets import openai_batch
     from batch_assets.days import OVERLAP
-    from batch_assets.sensors import EVENTS_PER_TICK, openai_batch_sensor
+    from batch_assets.sensors import EVENTS_PER_TICK
+    from batch_assets_tests.first_task import openai_batch, openai_batch_sensor
 
     batch_ids = [[f"batch_{day:05d}{shard:027d}" for shard in range(shards)] for day in range(days)]
     with (
@@ -72,7 +72,7 @@ def tick(days: int, shards: int, collected_days: int = 0) -> Tick:
                     metadata={"batch_ids": dg.MetadataValue.json(names), "deferred_files": 0},
                 )
             )
-        resources = {"openai": BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
+        resources = {OPENAI: BatchApi(lambda: OpenAIResource(api_key="local", base_url=url))}
         took: list[float] = []
         used: list[float] = []
         cursor: str | None = None
@@ -105,7 +105,7 @@ def _add_collected(instance: dg.DagsterInstance, home: Path, days: int) -> None:
 
     Dagster needs 20 ms for an event, so two events are written by it, and copied in its SQLite file.
     """
-    from batch_assets.assets import openai_batch, summaries
+    from batch_assets_tests.first_task import openai_batch, summaries
 
     first = date(2030, 1, 1)
     metadata: dict[dg.AssetKey, dict[str, Any]] = {

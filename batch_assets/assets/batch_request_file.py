@@ -5,13 +5,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, GROUP, RAW_ARTICLES
-from batch_assets.assets.day_run import DayRun
+from batch_assets.assets.day_run import TaskRun
 from batch_assets.batching.planning.plan import Plan, is_planned, is_planned_by, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.model_options import known_options
-from batch_assets.partitions import daily_partitions
+from batch_assets.task_set import DeclaredTask
 
 NEW_FILES = dg.TableSchema(
     [dg.TableColumn("file", "string"), dg.TableColumn("requests", "int"), dg.TableColumn("bytes", "int")]
@@ -46,52 +45,60 @@ class RequestFileConfig(dg.Config):
     )
 
 
-batch_request_file = dg.AssetSpec(
-    BATCH_REQUEST_FILE,
-    deps=[RAW_ARTICLES],
-    description="JSONL files of at most 50,000 requests and 200 MB each, with the day's requests that are pending.\n\n"
-    "Each request's `custom_id` is made from its content, so no run sends an answered request again.",
-    partitions_def=daily_partitions,
-    group_name=GROUP,
-    kinds={"duckdb", "json"},
-    skippable=True,
-)
+def request_file_spec(declared: DeclaredTask) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        declared.keys.batch_request_file,
+        deps=[declared.feed.key],
+        description="JSONL files of at most 50,000 requests and 200 MB each, with the day's requests that are pending."
+        "\n\nEach request's `custom_id` is made from its content, so no run sends an answered request again.",
+        partitions_def=declared.partitions_def,
+        group_name=declared.group_name,
+        owners=list(declared.owners),
+        tags=declared.tags,
+        kinds={"duckdb", "json"},
+        skippable=True,
+    )
 
 
-def write_request_files(run: DayRun, config: RequestFileConfig, day: str) -> None:
+def write_request_files(run: TaskRun, config: RequestFileConfig, day: str) -> None:
     """Plan the day: write the files of its pending requests. Raises dagster.Failure.
 
     A run that goes on where another one was killed does not do again what the user asked for once: a refresh, or a
     retry of failed requests. Between the two, answers may have been collected, or the user may have cancelled the day.
     """
-    is_asked_again = run.first_run_id != run.context.run.run_id and is_planned_by(
-        run.warehouse.tables, day, run.first_run_id
+    first_run_id = run.run.first_run_id
+    is_asked_again = first_run_id != run.run.context.run.run_id and is_planned_by(
+        run.warehouse.tables, run.on(day), first_run_id
     )
     if is_asked_again and config.refresh:
-        metadata: dict[str, Any] = {"planned_by_run": run.first_run_id}
+        metadata: dict[str, Any] = {"planned_by_run": first_run_id}
     else:
         task_to_ask = _task_to_ask(run, day, same_task=config.same_task)
         if task_to_ask.withheld_parameters:
             withheld = ", ".join(task_to_ask.withheld_parameters)
             run.warning(day, f"The run does not send {withheld}: {task_to_ask.model} refuses it.")
-        api = run.api().name
+        api = run.run.api().name
         options = PlanOptions(
-            max_rounds=run.task.max_rounds,
+            max_rounds=run.declared.max_rounds,
+            source=run.declared.feed.name,
             api=api,
-            max_enqueued_tokens=run.task.max_enqueued_tokens,
+            max_enqueued_tokens=run.limits.max_enqueued_tokens,
             refresh=config.refresh,
             resume_cancelled=config.resume_cancelled and not is_asked_again,
             retry_failed=config.retry_failed and not is_asked_again,
             respect_pauses=config.respect_pauses,
-            planned_by=run.first_run_id,
+            planned_by=first_run_id,
             optional_parameters=known_options(task_to_ask.model, api),
-            own_prices=run.task.prices,
+            own_prices=run.limits.own_prices,
         )
-        plan = plan_day(
-            run.warehouse.tables, day=day, task=task_to_ask, data_folder=run.warehouse.files, options=options
-        )
+        try:
+            plan = plan_day(
+                run.warehouse.tables, day=day, task=task_to_ask, data_folder=run.warehouse.files, options=options
+            )
+        except TaskError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         metadata = _metadata(plan, task_to_ask)
-    run.report(dg.AssetMaterialization(BATCH_REQUEST_FILE, partition=day, metadata=metadata))
+    run.run.report(dg.AssetMaterialization(run.keys.batch_request_file, partition=day, metadata=metadata))
 
 
 def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
@@ -115,13 +122,13 @@ def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
     }
 
 
-def _task_to_ask(run: DayRun, day: str, *, same_task: bool) -> Task:
+def _task_to_ask(run: TaskRun, day: str, *, same_task: bool) -> Task:
     """The configured task; with `same_task`, that of the day's last plan, if there was one."""
     tables = run.warehouse.tables
     try:
-        if not same_task or not is_planned(tables, day):
-            return run.task.as_task()
-        planned = planned_task(tables, day) or _task_of_an_older_version(run, day)
+        if not same_task or not is_planned(tables, run.on(day)):
+            return run.task
+        planned = planned_task(tables, run.on(day)) or _task_of_an_older_version(run, day)
     except TaskError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     if planned is None:
@@ -134,9 +141,9 @@ def _task_to_ask(run: DayRun, day: str, *, same_task: bool) -> Task:
     return planned
 
 
-def _task_of_an_older_version(run: DayRun, day: str) -> Task | None:
+def _task_of_an_older_version(run: TaskRun, day: str) -> Task | None:
     """Earlier versions recorded the plan's task in the metadata of the materialization, not in the ledger."""
-    of_the_day = dg.AssetRecordsFilter(BATCH_REQUEST_FILE, asset_partitions=[day])
+    of_the_day = dg.AssetRecordsFilter(run.keys.batch_request_file, asset_partitions=[day])
     for record in run.instance.fetch_materializations(of_the_day, limit=1).records:
         materialization = record.asset_materialization
         recorded = materialization.metadata.get("task") if materialization else None

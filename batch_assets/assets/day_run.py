@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from batch_assets.asset_keys import OPENAI_BATCH
+from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.known_batches import known_batches
 from batch_assets.batching.once import Once
+from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.submission.errors import RunStoppedError
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 from batch_assets.day_events import DayEvent, Origin, location_of_run, newest_events
-from batch_assets.resources import BatchApi, SummaryTask, Warehouse
+from batch_assets.resources import BatchApi, Warehouse
 from batch_assets.same_warehouse import stop_if_the_stand_in_was_not_chosen
+from batch_assets.task_set import DeclaredTask, TaskSet
 
 DAYS_AT_ONCE = 4  # they wait for the API side by side, and take turns with the database
 CONTINUES_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")  # of a run that goes on where another ended
@@ -27,6 +31,7 @@ FAILED_DAYS = dg.TableSchema([dg.TableColumn("day", "string"), dg.TableColumn("e
 class DayRun:
     """A run of some of our assets for some days. Its threads may log and report at any time.
 
+    tasks: all tasks of the code location. openai: the API of those of the run.
     stop: set when the run is terminated.
     days: the partitions of the run.
     api: the API that answers, or the configured address.
@@ -36,7 +41,7 @@ class DayRun:
     context: dg.AssetExecutionContext
     warehouse: Warehouse
     openai: BatchApi
-    task: SummaryTask
+    tasks: TaskSet
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,6 +53,10 @@ class DayRun:
     def _check_stand_in(self) -> None:
         if self.openai.is_stand_in:
             stop_if_the_stand_in_was_not_chosen(self.warehouse, self.openai, self.api())
+
+    def of(self, declared: DeclaredTask) -> "TaskRun":
+        """The part of the run that is about this task."""
+        return TaskRun(self, declared)
 
     @property
     def instance(self) -> dg.DagsterInstance:
@@ -98,6 +107,74 @@ class DayRun:
 
 
 @dataclass(frozen=True)
+class TaskRun:
+    """The part of a run that is about one of its tasks."""
+
+    run: DayRun
+    declared: DeclaredTask
+
+    @property
+    def task(self) -> Task:
+        """As it is configured now."""
+        return self.declared.task
+
+    @property
+    def keys(self) -> TaskKeys:
+        return self.declared.keys
+
+    @property
+    def limits(self) -> Limits:
+        return self.run.tasks.limits
+
+    @property
+    def warehouse(self) -> Warehouse:
+        return self.run.warehouse
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self.run.instance
+
+    def on(self, day: str) -> TaskDay:
+        return self.task.on(day)
+
+    def info(self, day: str, text: str) -> None:
+        self.run.info(day, self._of_task(text))
+
+    def warning(self, day: str, text: str) -> None:
+        self.run.warning(day, self._of_task(text))
+
+    def _of_task(self, text: str) -> str:
+        return text if self.task.name == FIRST_TASK else f"{self.task.name}: {text}"
+
+
+class TasksFailedError(Exception):
+    """Several tasks of a day failed. errors: by the name of the task."""
+
+    def __init__(self, errors: Mapping[str, Exception]) -> None:
+        super().__init__(" ".join(f"{task}: {_sentence(error)}" for task, error in errors.items()))
+        self.errors = errors
+
+
+def for_each_task(tasks: Sequence[TaskRun], work: Callable[[TaskRun], None]) -> None:
+    """Do the work of each task of a day. A task that fails keeps no other one from its work.
+
+    Raises the error of the one that failed, TasksFailedError if several have, and RunStoppedError at once.
+    """
+    errors: dict[str, Exception] = {}
+    for task in tasks:
+        try:
+            work(task)
+        except RunStoppedError:
+            raise
+        except Exception as error:
+            errors[task.task.name] = error
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise TasksFailedError(errors)
+
+
+@dataclass(frozen=True)
 class KnownDays:
     """What event log and ledger had of the days when the run began.
 
@@ -110,8 +187,9 @@ class KnownDays:
     batches: frozenset[str]
 
 
-def known_days(run: DayRun) -> KnownDays:
-    events = newest_events(run.instance, OPENAI_BATCH, run.days, run.location)
+def known_days(task: TaskRun) -> KnownDays:
+    run = task.run
+    events = newest_events(run.instance, task.keys.openai_batch, run.days, run.location)
     return KnownDays(run.warehouse.tables.warehouse_id(), events, frozenset(known_batches(run.warehouse.tables)))
 
 
@@ -140,17 +218,19 @@ def on_each_day(run: DayRun, work: Callable[[str], None]) -> dict[str, Exception
 
 
 def raise_failures(run: DayRun, errors: Mapping[str, Exception]) -> None:
-    """Raise dagster.Failure with the names and the errors of the failed days; the error itself if the run has one day.
+    """Raise dagster.Failure with the names and the errors of the failed days; the error itself if the run has one day
+    and one of its tasks failed.
 
     Dagster does not repeat the step: the sensor requests the next run of each day.
     """
     if not errors:
         return
-    if len(run.days) == 1:
+    of_tasks = _of_tasks(errors)
+    if len(run.days) == len(of_tasks) == 1:
         [error] = errors.values()
         raise error
     by_sentence: dict[str, list[str]] = {}
-    for day, error in errors.items():
+    for day, error in of_tasks.items():
         by_sentence.setdefault(_sentence(error), []).append(day)
     parts = [
         f"{_names(days)}: {sentence[:MAX_MESSAGE]}" for sentence, days in list(by_sentence.items())[:MAX_NAMED_DAYS]
@@ -163,11 +243,23 @@ def raise_failures(run: DayRun, errors: Mapping[str, Exception]) -> None:
         + (f" And {counted(more, 'other error')}." if more else ""),
         metadata={
             "failed_days": dg.MetadataValue.table(
-                [dg.TableRecord({"day": day, "error": _sentence(error)}) for day, error in errors.items()], FAILED_DAYS
+                [dg.TableRecord({"day": day, "error": _sentence(error)}) for day, error in of_tasks.items()],
+                FAILED_DAYS,
             )
         },
         allow_retries=False,
     ) from next(iter(errors.values()))
+
+
+def _of_tasks(errors: Mapping[str, Exception]) -> dict[str, Exception]:
+    """The errors by day or, where several tasks of a day failed, by day and task."""
+    found: dict[str, Exception] = {}
+    for day, error in errors.items():
+        if isinstance(error, TasksFailedError):
+            found |= {f"{day} ({task})": of_task for task, of_task in error.errors.items()}
+        else:
+            found[day] = error
+    return found
 
 
 def _sentence(error: Exception) -> str:

@@ -1,18 +1,19 @@
 """The stage `openai_batch`: the day's batches at OpenAI. Only this stage spends money."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, GROUP, OPENAI_BATCH
-from batch_assets.assets.day_run import DayRun, KnownDays, known_days
+from batch_assets.assets.day_run import DayRun, KnownDays, TaskRun, known_days
 from batch_assets.assets.missing_key import stop_until_there_is_a_key
 from batch_assets.assets.unfinished_days import Outage, next_pause, report_to_sensor
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.known_batches import known_batches
 from batch_assets.batching.ledger.requests import BudgetRefusal
 from batch_assets.batching.ledger.retries import end_account_pauses
@@ -25,49 +26,56 @@ from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.submission.errors import RunStoppedError, SubmissionError
 from batch_assets.batching.submission.submit import Preparation, Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
+from batch_assets.batching.task_day import TaskDay
 from batch_assets.day_events import DEDUP_TAG, ERROR, Origin, submission_metadata
-from batch_assets.partitions import daily_partitions
-from batch_assets.resources import IDENTIFY_SECONDS, SummaryTask, Warehouse
+from batch_assets.resources import IDENTIFY_SECONDS, Warehouse
 from batch_assets.runless_events import announce_days_without_event
 from batch_assets.same_warehouse import stop_if_of_another_warehouse, unknown_batches
+from batch_assets.task_set import DeclaredTask
 
 PAUSE_AFTER_A_REFUSAL = timedelta(hours=1)
 PAUSE_WHILE_OVER_BUDGET = timedelta(days=1)
 PAUSE_AFTER_TERMINATION = timedelta(seconds=30)  # then a run searches for a batch whose creation was interrupted
 
-openai_batch = dg.AssetSpec(
-    OPENAI_BATCH,
-    deps=[BATCH_REQUEST_FILE],
-    description="One batch at OpenAI for each request file. Each materialization submits only the files without a "
-    "batch.\n\nFiles for which OpenAI's limits have no capacity are deferred, and submitted when other batches end. "
-    "The sensor `openai_batch_sensor` polls the batches and materializes `summaries` when they have ended.",
-    partitions_def=daily_partitions,
-    group_name=GROUP,
-    kinds={"openai"},
-    skippable=True,
-)
+
+def batch_spec(declared: DeclaredTask) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        declared.keys.openai_batch,
+        deps=[declared.keys.batch_request_file],
+        description="One batch at OpenAI for each request file. Each materialization submits only the files without a "
+        "batch.\n\nFiles for which OpenAI's limits have no capacity are deferred, and submitted when other batches "
+        "end. The sensor `openai_batch_sensor` polls the batches and materializes "
+        f"`{declared.keys.results.to_user_string()}` when they have ended.",
+        partitions_def=declared.partitions_def,
+        group_name=declared.group_name,
+        owners=list(declared.owners),
+        tags=declared.tags,
+        kinds={"openai"},
+        skippable=True,
+    )
 
 
 @dataclass
 class Submission:
-    """What the days of a run share that submits.
+    """What the tasks and days of a run share that submits.
 
     submitter: raises SubmissionError if the API does not answer, and dagster.Failure if there is none.
-    preparation: of `submit_day`. known: the days as the run found them.
+    preparation: of `submit_day`. known: by task, the days as the run found them.
     begun: the days that the run has begun to submit, and that have no event of this run.
     """
 
     run: DayRun
     submitter: Once[Submitter]
     preparation: Once[Preparation]
-    known: Once[KnownDays]
+    known: Mapping[str, Once[KnownDays]]
     outage: Outage = field(default_factory=Outage)
-    begun: set[str] = field(default_factory=set)
+    begun: dict[TaskDay, TaskRun] = field(default_factory=dict)
 
 
 @contextmanager
-def submission(run: DayRun) -> Iterator[Submission]:
-    """The submission of the run's days. It connects with the API when the first day needs it, and disconnects last.
+def submission(run: DayRun, tasks: Sequence[TaskRun]) -> Iterator[Submission]:
+    """The submission of these tasks for the run's days. It connects with the API when the first day needs it, and
+    disconnects last.
 
     At the end, also after an error, it reports days of which it entered batches and that no event names.
     """
@@ -79,7 +87,7 @@ def submission(run: DayRun) -> Iterator[Submission]:
                 stack.enter_context(run.openai.get_client(run.context)),
                 run.warehouse.files,
                 run.context.run.run_id,
-                limits=run.task.limits,
+                limits=run.tasks.limits,
                 timing=run.openai.timing,
                 identify_timeout_seconds=IDENTIFY_SECONDS,
                 stop=run.stop,
@@ -87,7 +95,8 @@ def submission(run: DayRun) -> Iterator[Submission]:
 
         submitter = Once(connect)
         preparation = Once(lambda: Preparation(submitter(), _is_run_alive(run.instance)))
-        shared = Submission(run, submitter, preparation, Once(lambda: known_days(run)))
+        known = {task.task.name: Once(partial(known_days, task)) for task in tasks}
+        shared = Submission(run, submitter, preparation, known)
         try:
             yield shared
         except dg.DagsterExecutionInterruptedError:
@@ -96,43 +105,44 @@ def submission(run: DayRun) -> Iterator[Submission]:
             if submitter.has_succeeded:
                 announce_days_without_event(
                     run.instance,
-                    OPENAI_BATCH,
+                    run.tasks.keys,
                     run.warehouse.tables,
                     run.warehouse.files,
                     run.origin(submitter().api.name),
-                    run.days,
+                    [task.on(day) for task in tasks for day in run.days],
                 )
 
 
-def submit(shared: Submission, day: str, refusal: BudgetRefusal | None) -> None:
-    """Submit the day. Raises dagster.Failure and any other error: the sensor then knows what the day waits for.
+def submit(shared: Submission, task: TaskRun, day: str, refusal: BudgetRefusal | None) -> None:
+    """Submit the day of the task. Raises dagster.Failure and any other error: the sensor then knows what the day waits
+    for.
 
     refusal: why a budget does not allow the day. The run then finishes only what an earlier one has begun.
     """
-    run, known = shared.run, shared.known()
-    stop_if_of_another_warehouse(day, known.events.get(day), known.warehouse_id)
-    shared.begun.add(day)
-    with _reported_to_sensor(shared, day):
+    run, known, of_task, key = shared.run, shared.known[task.task.name](), task.on(day), task.keys.openai_batch
+    stop_if_of_another_warehouse(key, day, known.events.get(day), known.warehouse_id)
+    shared.begun[of_task] = task
+    with _reported_to_sensor(shared, task, day):
         shared.outage.check()
         submitter = shared.submitter()
-        stop_until_there_is_a_key(run, day)
-        _recover_unknown_batches(shared, submitter, day)
+        stop_until_there_is_a_key(task, day)
+        _recover_unknown_batches(shared, task, submitter, day)
         if DEDUP_TAG not in run.context.run.tags:  # the user's run tries at once; the sensor's runs wait
-            end_account_pauses(run.warehouse.tables, day)
-        refusal = refusal or why_over_budget(run.warehouse, run.task, day, submitter.api.name)
-        submitted = submit_day(submitter, day, only_begun=refusal is not None, preparation=shared.preparation())
+            end_account_pauses(run.warehouse.tables, of_task)
+        refusal = refusal or why_over_budget(run.warehouse, task.limits, of_task, submitter.api.name)
+        submitted = submit_day(submitter, of_task, only_begun=refusal is not None, preparation=shared.preparation())
         shared.outage.is_over()
         if refusal is not None:
             raise OverBudgetError(refusal.message)
-    run.info(day, f"Sent to {submitted.api}.")
-    error = why_deferred(run.warehouse.tables, day) if submitted.deferred else None
+    task.info(day, f"Sent to {submitted.api}.")
+    error = why_deferred(run.warehouse.tables, of_task) if submitted.deferred else None
     if submitted.deferred:
         waiting = counted(submitted.deferred, "request file")
         cause = error or "OpenAI's limits have no capacity."
-        run.info(day, f"{waiting} deferred: {as_message(cause)} The sensor requests another run.")
+        task.info(day, f"{waiting} deferred: {as_message(cause)} The sensor requests another run.")
     origin = Origin(run.location, known.warehouse_id, submitter.api.name)
-    run.report(dg.AssetMaterialization(OPENAI_BATCH, partition=day, metadata=_metadata(origin, submitted, error)))
-    shared.begun.discard(day)
+    run.report(dg.AssetMaterialization(key, partition=day, metadata=_metadata(origin, submitted, error)))
+    shared.begun.pop(of_task, None)
 
 
 class OverBudgetError(Exception):
@@ -148,7 +158,7 @@ def _is_run_alive(instance: dg.DagsterInstance) -> Callable[[str], bool]:
 
 
 @contextmanager
-def _reported_to_sensor(shared: Submission, day: str) -> Iterator[None]:
+def _reported_to_sensor(shared: Submission, task: TaskRun, day: str) -> Iterator[None]:
     """Raise an error of the submission as dagster.Failure, and report it to the sensor, which tries again later.
 
     Whatever ends the submission, batches may have been created before. The sensor polls only batches that an event
@@ -157,36 +167,36 @@ def _reported_to_sensor(shared: Submission, day: str) -> Iterator[None]:
     try:
         yield
     except SubmissionError as error:
-        pause = PAUSE_AFTER_A_REFUSAL if error.is_final else _pause_of_an_outage(shared, day)
+        pause = PAUSE_AFTER_A_REFUSAL if error.is_final else _pause_of_an_outage(shared, task, day)
         if not error.is_final:
             shared.outage.count(error)
-        _report(shared, day, pause, str(error))
+        _report(shared, task, day, pause, str(error))
         raise dg.Failure(str(error), allow_retries=False) from error
     except OverBudgetError as error:  # the sensor names the day, and collects batches of an earlier run
-        _report(shared, day, PAUSE_WHILE_OVER_BUDGET, str(error))
+        _report(shared, task, day, PAUSE_WHILE_OVER_BUDGET, str(error))
         raise dg.Failure(str(error), allow_retries=False) from None
     except RunStoppedError:
         raise  # `_terminated` reports the day
     except dg.Failure:
-        shared.begun.discard(day)
+        shared.begun.pop(task.on(day), None)
         raise  # before anything was submitted: the user has to do something first
     except Exception as error:
-        _report(shared, day, _pause_of_an_outage(shared, day), error_message(error))
+        _report(shared, task, day, _pause_of_an_outage(shared, task, day), error_message(error))
         raise
 
 
-def _report(shared: Submission, day: str, pause: timedelta, reason: str) -> None:
-    report_to_sensor(shared.run, _origin(shared), day, pause, reason)
-    shared.begun.discard(day)
+def _report(shared: Submission, task: TaskRun, day: str, pause: timedelta, reason: str) -> None:
+    report_to_sensor(task, _origin(shared, task), day, pause, reason)
+    shared.begun.pop(task.on(day), None)
 
 
-def _origin(shared: Submission) -> Origin:
+def _origin(shared: Submission, task: TaskRun) -> Origin:
     api = shared.submitter().api.name if shared.submitter.has_succeeded else None
-    return Origin(shared.run.location, shared.known().warehouse_id, api)
+    return Origin(shared.run.location, shared.known[task.task.name]().warehouse_id, api)
 
 
-def _pause_of_an_outage(shared: Submission, day: str) -> timedelta:
-    return next_pause(shared.known().events.get(day))
+def _pause_of_an_outage(shared: Submission, task: TaskRun, day: str) -> timedelta:
+    return next_pause(shared.known[task.task.name]().events.get(day))
 
 
 def _terminated(shared: Submission) -> BaseException:
@@ -195,19 +205,20 @@ def _terminated(shared: Submission) -> BaseException:
     record = run.instance.get_run_by_id(run.context.run.run_id)
     if record is None or record.status is not dg.DagsterRunStatus.CANCELING:
         return dg.DagsterExecutionInterruptedError()  # its host shuts down, and Dagster retries the run
-    for day in sorted(shared.begun):
-        stop_submitting(run.warehouse.tables, day=day, data_folder=run.warehouse.files)
-        _report(shared, day, PAUSE_AFTER_TERMINATION, "The run was terminated.")
+    for of_task, task in sorted(shared.begun.items(), key=lambda entry: entry[0]):
+        stop_submitting(run.warehouse.tables, day=of_task, data_folder=run.warehouse.files)
+        _report(shared, task, of_task.day, PAUSE_AFTER_TERMINATION, "The run was terminated.")
     return dg.Failure("The run was terminated. It submits nothing more.", allow_retries=False)
 
 
-def _recover_unknown_batches(shared: Submission, submitter: Submitter, day: str) -> None:
+def _recover_unknown_batches(shared: Submission, task: TaskRun, submitter: Submitter, day: str) -> None:
     """Enter the batches that the event log names and that the ledger, restored from a backup, does not know.
 
     Raises dagster.Failure, before the run buys anything, if one of them cannot be entered.
     """
-    event = shared.known().events.get(day)
-    if not unknown_batches(event, shared.known().batches):
+    known = shared.known[task.task.name]()
+    event = known.events.get(day)
+    if not unknown_batches(event, known.batches):
         return
     shared.preparation().search()
     unknown = unknown_batches(event, known_batches(shared.run.warehouse.tables))
@@ -217,7 +228,7 @@ def _recover_unknown_batches(shared: Submission, submitter: Submitter, day: str)
             f"could not enter them from {submitter.api.name}. The run sent nothing. Materialize `raw_articles` and "
             "`batch_request_file` of the day, then this one. Adopt a batch that you created yourself with "
             "`batch-assets adopt`. If they no longer exist, wipe the materializations of "
-            f"`{OPENAI_BATCH.to_user_string()}` for {day}.",
+            f"`{task.keys.openai_batch.to_user_string()}` for {day}.",
             allow_retries=False,
         )
 
@@ -240,10 +251,10 @@ def _metadata(origin: Origin, submitted: Submitted, error: str | None) -> dict[s
     }
 
 
-def why_over_budget(warehouse: Warehouse, task: SummaryTask, day: str, api: str) -> BudgetRefusal | None:
-    """Why the run may begin no new submission; None if the budget allows it."""
-    if not task.limits.budget.is_set:
+def why_over_budget(warehouse: Warehouse, limits: Limits, day: TaskDay, api: str) -> BudgetRefusal | None:
+    """Why the run may begin no new submission; None if the budgets allow it."""
+    if not limits.budget.limits(day.task):
         return None
     with warehouse.tables.reading() as connection:
-        estimate = estimate_day(connection, day, api=api, own_prices=task.prices)
-    return estimate.why_not_within(task.limits.budget)
+        estimate = estimate_day(connection, day, api=api, own_prices=limits.own_prices)
+    return estimate.why_not_within(limits.budget)

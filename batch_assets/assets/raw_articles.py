@@ -12,8 +12,8 @@ from batch_assets.batching.ingest.errors import shortened
 from batch_assets.batching.once import Once
 from batch_assets.batching.planning.plan import is_planned
 from batch_assets.day_events import LOOK_BACK_TAG
-from batch_assets.partitions import daily_partitions
 from batch_assets.resources import ArticleSource
+from batch_assets.task_set import DeclaredTask, Feed
 
 QUERY = "SELECT filename || '#' || id AS id, * EXCLUDE (id) FROM read_csv('…')"
 COLUMNS = dg.TableSchema(
@@ -24,26 +24,31 @@ COLUMNS = dg.TableSchema(
         dg.TableColumn("body", "VARCHAR"),
         dg.TableColumn("url", "VARCHAR"),
         dg.TableColumn("published_at", "TIMESTAMP", "UTC"),
+        dg.TableColumn("extra", "MAP(VARCHAR, VARCHAR)", "further columns of the source that a task uses"),
     ]
 )
 
 
-raw_articles = dg.AssetSpec(
-    RAW_ARTICLES,
-    description="The day's articles from `BATCH_ASSETS_SOURCE`, one row each.\n\nRows that are no article are in the "
-    "table `rejected_article`, with the file, the line and the reason.",
-    partitions_def=daily_partitions,
-    group_name=GROUP,
-    kinds={"duckdb"},
-    metadata={"dagster/column_schema": COLUMNS},
-    skippable=True,  # of a run of many days, the days that failed are not materialized
-)
+def articles_spec(declared: DeclaredTask) -> dg.AssetSpec:
+    """The asset with the articles of this task and of the others that read them."""
+    return dg.AssetSpec(
+        declared.feed.key,
+        deps=list(declared.feed.deps),
+        description="The day's articles from the source, one row each.\n\nRows that are no article are in the table "
+        "`rejected_article`, with the file, the line and the reason.",
+        partitions_def=declared.partitions_def,
+        group_name=GROUP if declared.feed.key == RAW_ARTICLES else declared.group_name,
+        kinds={"duckdb"},
+        metadata={"dagster/column_schema": COLUMNS},
+        skippable=True,  # of a run of many days, the days that failed are not materialized
+    )
 
 
-def ingest(run: DayRun, articles: Once[ReadSource], article_source: ArticleSource, day: str) -> None:
+def ingest(run: DayRun, articles: Once[ReadSource], feed: Feed, day: str) -> None:
     """Replace the day's articles. The run reads its source once, for the first day. Raises dagster.Failure."""
     looks_back = LOOK_BACK_TAG in run.context.run.tags
-    if looks_back and not is_planned(run.warehouse.tables, day):
+    of_tasks = [declared.task.on(day) for declared in run.tasks.reading(feed)]
+    if looks_back and not any(is_planned(run.warehouse.tables, of_task) for of_task in of_tasks):
         raise dg.Failure(
             f"{day} is not read again: this warehouse has not planned it. Another code location of this Dagster has "
             "submitted it. To submit it here as well, materialize it.",
@@ -53,9 +58,9 @@ def ingest(run: DayRun, articles: Once[ReadSource], article_source: ArticleSourc
         ingested = articles().replace_day(day, keep_if_empty=looks_back)
     except SourceError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    for warning in _warnings(ingested, article_source, day):
+    for warning in _warnings(ingested, feed.source, day):
         run.warning(day, warning)
-    run.report(dg.AssetMaterialization(RAW_ARTICLES, partition=day, metadata=_metadata(ingested, article_source)))
+    run.report(dg.AssetMaterialization(feed.key, partition=day, metadata=_metadata(ingested, feed.source)))
 
 
 def _warnings(ingested: Ingested, article_source: ArticleSource, day: str) -> list[str]:

@@ -5,71 +5,77 @@ succeeds would materialize all days. In one step, a day fails alone: the run log
 asset, and names the failed days in its error at the end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import dagster as dg
 
-from batch_assets.asset_keys import BATCH_REQUEST_FILE, OPENAI_BATCH, RAW_ARTICLES
-from batch_assets.assets.batch_request_file import RequestFileConfig, batch_request_file, write_request_files
-from batch_assets.assets.day_run import DayRun, on_each_day, raise_failures
+from batch_assets.asset_keys import op_name
+from batch_assets.assets.batch_request_file import RequestFileConfig, request_file_spec, write_request_files
+from batch_assets.assets.day_run import DayRun, TaskRun, for_each_task, on_each_day, raise_failures
 from batch_assets.assets.missing_key import stop_until_there_is_a_key
-from batch_assets.assets.openai_batch import openai_batch, submission, submit
-from batch_assets.assets.raw_articles import ingest, raw_articles
+from batch_assets.assets.openai_batch import batch_spec, submission, submit
+from batch_assets.assets.raw_articles import articles_spec, ingest
 from batch_assets.batching.ingest.articles import read_source
 from batch_assets.batching.once import Once
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
-from batch_assets.checks import check_budget, day_is_within_budget
-from batch_assets.partitions import daily_partitions, days_per_run
-from batch_assets.resources import ArticleSource, BatchApi, SummaryTask, Warehouse
+from batch_assets.checks import budget_check, check_budget
+from batch_assets.resources import WAREHOUSE
+from batch_assets.task_set import Feed, TaskSet
 
 
-def _submit_days(
-    context: dg.AssetExecutionContext,
-    config: RequestFileConfig,
-    warehouse: dg.ResourceParam[Warehouse],
-    article_source: dg.ResourceParam[ArticleSource],
-    task: dg.ResourceParam[SummaryTask],
-    openai: dg.ResourceParam[BatchApi],
-) -> Iterator[dg.MaterializeResult]:
-    """Take each day of the run from the source to its batches, as far as the run's assets go.
+def make_submit_days(tasks: TaskSet, feed: Feed, *, with_articles: bool = True) -> dg.AssetsDefinition:
+    """The articles of the feed, and the request files and batches of each task that reads them: one step of Dagster.
 
-    Several days at a time wait for the API. The stages of a day follow each other. The run reads its source once.
+    with_articles: without, a project has its own asset with the articles.
     """
-    run = DayRun(context, warehouse, openai, task)
+    declared = tasks.reading(feed)
+
+    @without_secrets_in_errors
+    def submit_days(context: dg.AssetExecutionContext, config: RequestFileConfig) -> Iterator[dg.MaterializeResult]:
+        """Take each day of the run from the source to its batches, as far as the run's assets go.
+
+        Several days at a time wait for the API. The stages of a day follow each other. The run reads its source once.
+        """
+        resources = context.resources
+        run = DayRun(context, getattr(resources, WAREHOUSE), getattr(resources, declared[0].openai), tasks)
+        _submit(run, config, feed, [run.of(one) for one in declared])
+        yield from ()  # the materializations are in the event log
+
+    specs = [spec for one in declared for spec in (request_file_spec(one), batch_spec(one))]
+    return dg.multi_asset(
+        name=op_name(feed.key),
+        specs=[*([articles_spec(declared[0])] if with_articles else []), *specs],
+        check_specs=[budget_check(one) for one in declared],
+        can_subset=True,
+        partitions_def=declared[0].partitions_def,
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=tasks.days_per_run),
+        required_resource_keys={WAREHOUSE, *(one.openai for one in declared)},
+    )(submit_days)
+
+
+def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[TaskRun]) -> None:
     with ExitStack() as stack:
-        source = article_source.as_source()
-        articles = Once(lambda: stack.enter_context(read_source(warehouse.tables, source, run.days)))
-        shared = stack.enter_context(submission(run))
+        source = run.tasks.source_of(feed)
+        articles = Once(lambda: stack.enter_context(read_source(run.warehouse.tables, source, run.days)))
+        shared = stack.enter_context(submission(run, tasks))
+
+        def one_task(task: TaskRun, day: str) -> None:
+            declared, estimate = task.declared, None
+            if run.makes(declared.keys.batch_request_file):
+                stop_until_there_is_a_key(task, day)
+                write_request_files(task, config, day)
+            if run.checks(budget_check(declared).key):
+                evaluation, estimate = check_budget(run.warehouse, declared, task.limits, run.api(), day)
+                run.report(evaluation)
+            if run.makes(declared.keys.openai_batch):
+                budget = task.limits.budget
+                submit(shared, task, day, None if estimate is None else estimate.why_not_within(budget))
 
         def one_day(day: str) -> None:
-            estimate = None
-            if run.makes(RAW_ARTICLES):
-                ingest(run, articles, article_source, day)
-            if run.makes(BATCH_REQUEST_FILE):
-                stop_until_there_is_a_key(run, day)
-                write_request_files(run, config, day)
-            if run.checks(day_is_within_budget.key):
-                evaluation, estimate = check_budget(warehouse, task, run.api(), day)
-                run.report(evaluation)
-            if run.makes(OPENAI_BATCH):
-                submit(shared, day, None if estimate is None else estimate.why_not_within(task.limits.budget))
+            if run.makes(feed.key):
+                ingest(run, articles, feed, day)
+            for_each_task(tasks, lambda task: one_task(task, day))
 
         errors = on_each_day(run, one_day)
     raise_failures(run, errors)
-    yield from ()  # the materializations are in the event log
-
-
-def make_submit_days(*specs: dg.AssetSpec) -> dg.AssetsDefinition:
-    """The assets with these specifications: all three, or those that a project does not replace by its own."""
-    return dg.multi_asset(
-        name="submission",
-        specs=specs,
-        check_specs=[day_is_within_budget],
-        can_subset=True,
-        partitions_def=daily_partitions,
-        backfill_policy=days_per_run,
-    )(without_secrets_in_errors(_submit_days))
-
-
-submit_days = make_submit_days(raw_articles, batch_request_file, openai_batch)

@@ -13,8 +13,7 @@ import dagster as dg
 import duckdb
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
-from batch_assets.asset_keys import OPENAI_BATCH
-from batch_assets.assets.day_run import DayRun
+from batch_assets.assets.day_run import DayRun, TaskRun
 from batch_assets.batching.ledger.database import DatabaseBusyError
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.submission.errors import SubmissionError
@@ -54,22 +53,23 @@ def next_pause(event: DayEvent | None) -> timedelta:
     return min(max(2 * (event.next_attempt_at - event.at), FIRST_PAUSE), LONGEST_PAUSE)
 
 
-def report_to_sensor(run: DayRun, origin: Origin, day: str, pause: timedelta, reason: str) -> None:
+def report_to_sensor(task: TaskRun, origin: Origin, day: str, pause: timedelta, reason: str) -> None:
     """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest.
 
     If the tables cannot be read, the event repeats the batches of the newest one. The next run finds the others.
     """
+    run, key = task.run, task.keys.openai_batch
     next_attempt_at = datetime.now(UTC) + pause
     try:
         event = report_of_submission(
-            OPENAI_BATCH, run.warehouse.tables, run.warehouse.files, origin, day, next_attempt_at, error=reason
+            key, run.warehouse.tables, run.warehouse.files, origin, task.on(day), next_attempt_at, error=reason
         )
     except (DatabaseBusyError, duckdb.Error, OSError) as error:
-        run.warning(day, f"The tables cannot be read: {error_message(error)}")
-        newest = newest_event(run.instance, OPENAI_BATCH, day, origin.location)
+        task.warning(day, f"The tables cannot be read: {error_message(error)}")
+        newest = newest_event(run.instance, key, day, origin.location)
         batch_ids = () if newest is None else newest.batch_ids
         metadata = submission_metadata(origin, batch_ids, deferred_files=1, next_attempt_at=next_attempt_at)
-        event = dg.AssetMaterialization(OPENAI_BATCH, partition=day, metadata={**metadata, ERROR: reason})
+        event = dg.AssetMaterialization(key, partition=day, metadata={**metadata, ERROR: reason})
     report_unfinished(run, event)
 
 

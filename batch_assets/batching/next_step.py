@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.batching.timing import Timing
 
 
@@ -45,6 +46,7 @@ class Day:
     day: str
     storage_id: int
     at: datetime
+    task: str = FIRST_TASK
     batch_ids: tuple[str, ...] = ()
     api: str | None = None
     deferred: int = 0
@@ -53,6 +55,16 @@ class Day:
     is_capacity_freed: bool = False
     needs_next_round: bool = False
     blocked: int = 0
+
+    @property
+    def label(self) -> str:
+        """The day, and which task it is of unless it is of `summaries`: for a sentence."""
+        return self.day if self.task == FIRST_TASK else f"{self.day} of {self.task}"
+
+    @property
+    def arguments(self) -> str:
+        """What a command is told to mean this day of this task."""
+        return self.day if self.task == FIRST_TASK else f"{self.day} --task {self.task}"
 
     @property
     def is_in_flight(self) -> bool:

@@ -24,7 +24,7 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     if day.blocked:
         return (
             f"the results of {counted(day.blocked, 'request')} are missing {since}, and may be billed; `batch-assets "
-            f"retry {day.day}` buys them again"
+            f"retry {day.arguments}` buys them again"
         )
     if day.deferred:
         cause = quoted(day.error) if day.error else "no capacity"
@@ -45,8 +45,8 @@ def missing_sentences(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) ->
         missing = [batch_id for batch_id in day.batch_ids if batch_id in polled and polled[batch_id].status == MISSING]
         if missing:
             others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-            sentences[day.day] = (
-                f"The API does not find {quoted(missing[0])}{others} of {day.day} with the present key. Which "
+            sentences[day.label] = (
+                f"The API does not find {quoted(missing[0])}{others} of {day.label} with the present key. Which "
                 "organization and project does OPENAI_API_KEY belong to? No run sends its requests again."
             )
     return sentences
@@ -65,7 +65,7 @@ def late_sentences(
     """
     sentences: dict[str, str] = {}
     for day in days:
-        unmoved = now - unmoved_since.get(day.day, now)
+        unmoved = now - unmoved_since.get(day.label, now)
         late = [
             (_age(batch, day, now), batch_id, batch)
             for batch_id in day.batch_ids
@@ -77,9 +77,9 @@ def late_sentences(
             status = (
                 f"`{batch.status}`" if batch.status in STATUSES else f"in an unknown status, `{quoted(batch.status)}`"
             )
-            sentences[day.day] = (
-                f"{quoted(batch_id)}{others} of {day.day}, created {duration(age)} ago, is {status}. To cancel: `"
-                f"batch-assets cancel {day.day}`. To give it up: `{abandon_command(batch_id)}`."
+            sentences[day.label] = (
+                f"{quoted(batch_id)}{others} of {day.label}, created {duration(age)} ago, is {status}. To cancel: `"
+                f"batch-assets cancel {day.arguments}`. To give it up: `{abandon_command(batch_id)}`."
             )
     return sentences
 

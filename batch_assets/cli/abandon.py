@@ -16,12 +16,12 @@ def abandon(batch_id: str, yes: bool) -> None:
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.assets import openai_batch, summaries
     from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.operations.abandon import abandon_batch, find_submission, warning_of
     from batch_assets.batching.safety.outside_text import as_message
     from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, Origin
+    from batch_assets.project_tasks import read_tasks
     from batch_assets.runless_events import announce_abandoned_batch
 
     database, data_folder = Database(settings.database), settings.data_folder
@@ -40,8 +40,7 @@ def abandon(batch_id: str, yes: bool) -> None:
         with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
             announce_abandoned_batch(
                 instance,
-                openai_batch.key,
-                summaries.key,
+                read_tasks(settings).keys,
                 database,
                 data_folder,
                 origin,

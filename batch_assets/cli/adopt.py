@@ -14,13 +14,14 @@ def adopt(batch_id: str) -> None:
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.assets.openai_batch import openai_batch
     from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.provider.identity import identify
     from batch_assets.batching.safety.outside_text import printable
     from batch_assets.batching.submission.adoption import adopt_batch
+    from batch_assets.batching.task_day import label_of
     from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, Origin
+    from batch_assets.project_tasks import keys_of, read_tasks
     from batch_assets.runless_events import report_of_submission
 
     database, data_folder = Database(settings.database), settings.data_folder
@@ -28,15 +29,15 @@ def adopt(batch_id: str) -> None:
         with open_client(settings) as client:
             days = adopt_batch(database, client, batch_id=batch_id, data_folder=data_folder)
             api = identify(client, database.warehouse_id())
+        tasks = read_tasks(settings)
         origin = Origin(DEFAULT_LOCATION, database.warehouse_id(), api.name)
         with dg.DagsterInstance.from_config(str(make_dagster_home(settings))) as instance:
             for day in days:
                 now = datetime.now(UTC)
-                event = report_of_submission(
-                    openai_batch.key, database, data_folder, origin, day, now, batches_adopted=1
-                )
+                key = keys_of(tasks, day.task).openai_batch
+                event = report_of_submission(key, database, data_folder, origin, day, now, batches_adopted=1)
                 instance.report_runless_asset_event(event)
     click.echo(
-        f"{printable(batch_id)} belongs to {', '.join(days)} now. "
-        "The sensor materializes `summaries` when the batch has ended."
+        f"{printable(batch_id)} belongs to {', '.join(map(label_of, days))} now. "
+        "The sensor materializes the results when the batch has ended."
     )

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.settings import SettingError, Settings, read_settings
 
 if TYPE_CHECKING:
     import openai
+
+
+task_option = click.option(
+    "--task", default=FIRST_TASK, show_default=True, metavar="NAME", help="The task: the name of its table."
+)
 
 
 def checked_settings() -> Settings:

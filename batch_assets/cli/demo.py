@@ -6,15 +6,16 @@ Everything is in the persistent Dagster home, so Dagster's UI shows it.
 
 import click
 
-from batch_assets.cli.common import check_day, checked_settings
+from batch_assets.cli.common import check_day, checked_settings, task_option
 from batch_assets.settings import Settings
 
 
 @click.command()
-@click.option("--day", metavar="YYYY-MM-DD", help="The day to summarize.  [default: the first one]")
+@click.option("--day", metavar="YYYY-MM-DD", help="The day.  [default: the first one]")
+@task_option
 @click.option("--yes", is_flag=True, help="Don't ask before OpenAI is paid.")
-def demo(day: str | None, yes: bool) -> None:
-    """One day from articles to summaries, in this terminal."""
+def demo(day: str | None, task: str, yes: bool) -> None:
+    """One day from articles to the results of a task, in this terminal."""
     settings = checked_settings()
     from batch_assets.cli.dagster_home.home import StartError, local_api, make_dagster_home
     from batch_assets.cli.demo_day import run_day
@@ -25,7 +26,7 @@ def demo(day: str | None, yes: bool) -> None:
         with local_api(settings) as api_url:
             if api_url is None:
                 _check_that_the_api_answers(settings)
-            run_day(settings, dagster_home, day, api_url, confirm=not yes)
+            run_day(settings, dagster_home, day, task, api_url, confirm=not yes)
     except StartError as error:
         raise click.ClickException(str(error)) from error
 

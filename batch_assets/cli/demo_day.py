@@ -15,40 +15,53 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles
+from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.safety.outside_text import as_message, printable
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
 from batch_assets.cli.terminal import as_rich_text
+from batch_assets.project_tasks import declared_task, read_tasks
 from batch_assets.settings import Settings
+from batch_assets.task_set import DeclaredTask
 
 POLL_SECONDS = 0.5  # between two evaluations of the sensor
 REMOTE_POLL_SECONDS = 15.0
 MAX_ROWS = 50
 
 
-def run_day(settings: Settings, dagster_home: Path, day: str, api_url: str | None, *, confirm: bool) -> None:
-    """Materialize the day until it is done, and print its summaries. Raises click.ClickException.
+def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url: str | None, *, confirm: bool) -> None:
+    """Materialize the day of the task until it is done, and print its results. Raises click.ClickException.
 
     api_url: of the local Batch API; None where another API is configured. confirm: ask before that one is paid.
     """
+    declared = _declared(settings, task)
+    keys = declared.keys
     console = Console()
     warnings.filterwarnings("ignore", module="dagster")
     os.environ["BATCH_ASSETS_DAYS_PER_RUN"] = "1"  # the sensor requests no run of this day together with others
     with open_instance(dagster_home) as instance:
         console.print(Text.assemble((day, "bold"), " from ", as_message(settings.source)))
         console.print(Text(f"sent to {'the local Batch API at ' + api_url if api_url else api_name()}\n"))
-        _materialize(instance, [raw_articles.key, batch_request_file.key], day, console)
+        _materialize(instance, [declared.feed.key, keys.batch_request_file], day, console)
         if api_url is None and confirm:
-            _confirm_cost(instance)
-        _materialize(instance, [openai_batch.key], day, console)
+            _confirm_cost(instance, keys)
+        _materialize(instance, [keys.openai_batch], day, console)
         with _progress_bar(console) as progress_bar:
-            _follow_sensor(instance, settings, day, progress_bar, console)
+            _follow_sensor(instance, settings, declared, day, progress_bar, console)
     with Database(settings.database).reading() as connection:
-        report = day_report(connection, day, preview_rows=MAX_ROWS)
-    _print_report(console, report, settings)
+        report = day_report(connection, declared.results, day, preview_rows=MAX_ROWS)
+    _print_report(console, report, settings, task)
+
+
+def _declared(settings: Settings, task: str) -> DeclaredTask:
+    tasks = read_tasks(settings)
+    declared = declared_task(tasks, task)
+    if declared is None:
+        known = ", ".join(sorted(tasks.keys))
+        raise click.ClickException(f"There is no task {printable(task)} in `defs/`: it has {known}.")
+    return declared
 
 
 def api_name() -> str:
@@ -85,9 +98,9 @@ def _materialize(
             console.print(Text(f"  {rows} of the source without a day: see `published_at`", "yellow"))
 
 
-def _confirm_cost(instance: dg.DagsterInstance) -> None:
+def _confirm_cost(instance: dg.DagsterInstance, keys: TaskKeys) -> None:
     """Print what the day will cost, and ask the user whether to go on. Raises click.Abort."""
-    event = instance.get_latest_materialization_event(batch_request_file.key)
+    event = instance.get_latest_materialization_event(keys.batch_request_file)
     planned = event.asset_materialization.metadata if event and event.asset_materialization else {}
     requests = planned["requests_in_new_files"].value if "requests_in_new_files" in planned else 0
     if not requests:
@@ -101,16 +114,25 @@ def _confirm_cost(instance: dg.DagsterInstance) -> None:
 
 
 def _follow_sensor(
-    instance: dg.DagsterInstance, settings: Settings, day: str, progress_bar: "ProgressBar", console: Console
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    declared: DeclaredTask,
+    day: str,
+    progress_bar: "ProgressBar",
+    console: Console,
 ) -> None:
     """Evaluate the sensor, and execute the runs that it requests, until the day is done."""
     sensor = Sensor(instance, settings)
-    while not is_done(instance, day):
+    while not is_done(instance, day, declared.name, declared.keys):
         requests, observations = sensor.tick()
         for observation in observations:
-            if observation.partition == day:
+            if observation.partition == day and observation.asset_key == declared.keys.openai_batch:
                 progress_bar.show(observation)
-        requests_of_day = [request for request in requests if request.partition_key == day]
+        requests_of_day = [
+            request
+            for request in requests
+            if request.partition_key == day and set(request.asset_selection or ()) <= set(declared.keys)
+        ]
         for request in requests_of_day:
             _materialize(instance, request.asset_selection or [], day, console, request)
         if not requests_of_day:
@@ -148,10 +170,10 @@ def _progress_bar(console: Console) -> Iterator[ProgressBar]:
         yield ProgressBar(progress)
 
 
-def _print_report(console: Console, report: DayReport, settings: Settings) -> None:
-    table = Table(show_lines=True, title=f"Summaries of {report.day}", title_justify="left", expand=True)
+def _print_report(console: Console, report: DayReport, settings: Settings, task: str) -> None:
+    table = Table(show_lines=True, title=f"{task.capitalize()} of {report.day}", title_justify="left", expand=True)
     table.add_column("article", ratio=1, overflow="fold")  # some scripts have no spaces to break a line at
-    table.add_column("summary", ratio=3, overflow="fold")
+    table.add_column("answer", ratio=3, overflow="fold")
     for article_id, title, status, text in report.preview:
         answer = as_rich_text(text)
         summary = answer if status == "answered" else Text.assemble((status, "red"), ": ", answer)
@@ -168,7 +190,7 @@ def _print_report(console: Console, report: DayReport, settings: Settings) -> No
         f"Answered by {', '.join(report.apis) or 'nothing yet'}.",
         f"{spent.input_tokens:,} input and {spent.output_tokens:,} output tokens. Billed: {billed}.",
         "",
-        f"The tables:  {as_message(settings.database)}  (`summaries`, `rejected_article`, …)",
+        f"The tables:  {as_message(settings.database)}  (`{task}`, `rejected_article`, …)",
         "The runs:    make dev, or batch-assets dev",
     ):
         console.print(Text(line), soft_wrap=True)

@@ -13,13 +13,15 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.day_events import server_location
-from batch_assets.days import read_days
+from batch_assets.days import FIRST_KEYS, read_days
 from batch_assets.definitions import defs
-from batch_assets.resources import openai_resource
+from batch_assets.resources import OPENAI, openai_resource
 from batch_assets.run_requests import UNFINISHED
-from batch_assets.sensors import openai_batch_sensor
+from batch_assets.sensors import SENSOR
 from batch_assets.settings import Settings
 
 PROCESS_TAG = "batch_assets/process"  # host:pid
@@ -70,7 +72,8 @@ class Sensor:
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self._instance = instance
         self._definitions = defs()
-        self._resources = {"openai": openai_resource(settings)}
+        self._sensor = self._definitions.resolve_sensor_def(SENSOR)
+        self._resources = {OPENAI: openai_resource(settings)}
         self._cursor: str | None = None
 
     def tick(self) -> tuple[Sequence[dg.RunRequest], list[dg.AssetObservation]]:
@@ -78,16 +81,16 @@ class Sensor:
         with dg.build_sensor_context(
             instance=self._instance, cursor=self._cursor, resources=self._resources, definitions=self._definitions
         ) as context:
-            tick = openai_batch_sensor.evaluate_tick(context)
+            tick = self._sensor.evaluate_tick(context)
         self._cursor = tick.cursor
         for event in tick.asset_events:
             self._instance.report_runless_asset_event(event)
         return tick.run_requests or [], [event for event in tick.asset_events if isinstance(event, dg.AssetObservation)]
 
 
-def is_done(instance: dg.DagsterInstance, day: str) -> bool:
+def is_done(instance: dg.DagsterInstance, day: str, task: str = FIRST_TASK, keys: TaskKeys = FIRST_KEYS) -> bool:
     """Whether the sensor has nothing left to do for a day that was submitted. Of a blocked day, the user decides."""
-    unfinished = [one for one in read_days(instance) if one.is_in_flight or one.needs_next_round]
+    unfinished = [one for one in read_days(instance, task=task, keys=keys) if one.is_in_flight or one.needs_next_round]
     return day not in {one.day for one in unfinished}
 
 

@@ -80,6 +80,7 @@ def _prune_runs(settings: Settings, policy: "RetentionPolicy", today: date, *, d
     from batch_assets.batching.safety.outside_text import as_message
     from batch_assets.cli.dagster_home.home import find_dagster_home
     from batch_assets.old_runs import FinishedDays, delete_runs, find_old_runs
+    from batch_assets.project_tasks import read_tasks
     from batch_assets.stored_runs import StorageError
 
     dagster_home, database = find_dagster_home(settings), Database(settings.database)
@@ -88,7 +89,7 @@ def _prune_runs(settings: Settings, policy: "RetentionPolicy", today: date, *, d
     )
     try:
         with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
-            old_runs = find_old_runs(instance, finished)
+            old_runs = find_old_runs(instance, finished, read_tasks(settings))
             if delete:
                 delete_runs(instance, old_runs)
     except StorageError as error:

@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 from dagster._core.execution.asset_backfill import AssetBackfillData
 
-from batch_assets.assets import summaries
 from batch_assets.definitions import defs
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import summaries
 from batch_assets_tests.project import DAY, EVERYTHING, UPSTREAM, Project
 
 pytestmark = pytest.mark.end_to_end

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
@@ -15,7 +14,8 @@ from batch_assets.cli.local_daemon import is_done
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.project import ASSETS, DAY, QUIET, UPSTREAM, Project, api_at
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles, summaries
+from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project, api_at
 
 pytestmark = pytest.mark.end_to_end
 PRICES = (ModelPrice("gpt-6-luna", 0.05, 0.25),)
@@ -122,7 +122,7 @@ def test_a_day_whose_results_are_missing_is_named_until_the_user_retries(project
         assert project.materialize().success
     assert project.api.stats()["batches_created"] == 1
     again = dg.materialize(
-        ASSETS,
+        project.assets,
         selection=[batch_request_file.key, openai_batch.key],
         instance=project.instance,
         partition_key=DAY,

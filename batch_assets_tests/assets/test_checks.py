@@ -8,9 +8,8 @@ import dagster as dg
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from batch_assets.assets import summaries
 from batch_assets.batching.operations.prune import RetentionPolicy, prune
-from batch_assets.checks import day_is_within_budget, every_article_is_accounted_for
+from batch_assets_tests.first_task import day_is_within_budget, every_article_is_accounted_for, summaries
 from batch_assets_tests.project import DAY, Project, generated_articles, write_articles
 
 pytestmark = pytest.mark.end_to_end
@@ -49,7 +48,7 @@ def test_a_pruned_day_passes_and_the_check_says_that_its_articles_were_pruned(pr
     }
     for found in (of_a_run_of_summaries[ACCOUNTED_FOR.name], pruned.check(every_article_is_accounted_for)):
         assert found.passed
-        assert found.description == "The articles of the day were pruned: its summaries are not compared with them."
+        assert found.description == "The articles of the day were pruned: its results are not compared with them."
     of_the_next_day = pruned.check(every_article_is_accounted_for, NEXT_DAY)
     assert of_the_next_day.passed
     assert of_the_next_day.description is None
@@ -61,7 +60,7 @@ def test_a_pruned_day_passes_and_the_check_says_that_its_articles_were_pruned(pr
         (NEXT_DAY, "DELETE FROM summaries WHERE article_id = 'a1'", "without_row"),
         (NEXT_DAY, "DELETE FROM raw_articles WHERE article_id = 'a1'", "without_article"),
         (DAY, "INSERT INTO summaries SELECT * FROM summaries WHERE article_id = 'a0'", "duplicate_rows"),
-        (DAY, "UPDATE summaries SET summary = NULL WHERE article_id = 'a0'", "without_summary"),
+        (DAY, "UPDATE summaries SET summary = NULL WHERE article_id = 'a0'", "without_answer"),
         (DAY, "UPDATE summaries SET status = 'failed' WHERE article_id = 'a0'", "without_reason"),
     ],
 )

@@ -7,11 +7,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from batch_assets.assets import openai_batch
 from batch_assets.batching.ledger import submissions
 from batch_assets.batching.ledger.database import DatabaseBusyError
 from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets.days import read_days
+from batch_assets_tests.first_task import openai_batch
 from batch_assets_tests.project import DAY, QUIET, UPSTREAM, Project
 
 ASSET = sys.modules["batch_assets.assets.openai_batch"]

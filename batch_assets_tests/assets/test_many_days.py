@@ -10,7 +10,6 @@ import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Step, next_step
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.provider.prices import ModelPrice
@@ -20,8 +19,8 @@ from batch_assets.resources import BatchApi
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets_tests.project import (
-    ASSETS,
     DAY,
     EVERYTHING,
     QUIET,
@@ -31,6 +30,7 @@ from batch_assets_tests.project import (
     generated_articles,
     write_articles,
 )
+from batch_assets_tests.task_days import of
 
 pytestmark = pytest.mark.end_to_end
 NUMBER = 5  # the partitions of the sample, which the tests have
@@ -323,7 +323,7 @@ def test_each_asset_can_be_materialized_alone_for_several_days(days: Project, st
 
 def run_again(project: Project, first: str, **tags: str) -> dg.DagsterRun:
     """The run of `refresh` again, as Dagster or the user starts it after the first one ended."""
-    job = dg.Definitions(ASSETS, resources=project.resources, executor=dg.in_process_executor)
+    job = dg.Definitions(project.assets, resources=project.resources, executor=dg.in_process_executor)
     whole = job.resolve_implicit_global_asset_job_def()
     run = project.instance.create_run_for_job(
         whole,
@@ -360,6 +360,6 @@ def test_a_run_that_goes_on_with_a_killed_one_buys_no_refresh_twice(days: Projec
 def test_a_run_that_goes_on_with_a_killed_one_sends_nothing_that_was_cancelled_between_them(days: Project) -> None:
     with serving(days.folder / "slow_api", batch_seconds=60) as days.api:
         first = upstream(days)
-        cancel_day(days.database, days.api.client, day=BROKEN, data_folder=days.folder / "data")
+        cancel_day(days.database, days.api.client, day=of(BROKEN), data_folder=days.folder / "data")
         assert run_again(days, first.run_id, **{"dagster/retry_number": "1"}).is_success
         assert days.api.stats()["batches_created"] == NUMBER

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.days import read_days
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import batch_request_file, openai_batch, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import QUIET, Project, generated_articles, write_articles
 

@@ -10,13 +10,17 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.provider.prices import ModelPrice
-from batch_assets.checks import every_article_is_accounted_for
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import (
+    batch_request_file,
+    every_article_is_accounted_for,
+    openai_batch,
+    raw_articles,
+    summaries,
+)
 from batch_assets_tests.project import (
-    ASSETS,
     DAY,
     QUIET,
     HasKey,
@@ -242,7 +246,7 @@ def test_a_source_that_cannot_be_read_keeps_its_secrets(project: Project) -> Non
 
 def refresh(project: Project, assets: Sequence[HasKey]) -> dg.ExecuteInProcessResult:
     return dg.materialize(
-        ASSETS,
+        project.assets,
         selection=[asset.key for asset in assets],
         instance=project.instance,
         partition_key=DAY,

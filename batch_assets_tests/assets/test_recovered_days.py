@@ -8,13 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.submission.submit import submit_day
 from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.day_events import newest_event
 from batch_assets.days import read_days
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
+from batch_assets_tests.task_days import of
 
 pytestmark = pytest.mark.end_to_end
 
@@ -126,7 +127,7 @@ def test_a_day_of_another_database_is_not_announced_over_its_event(restored: Pro
 def submit_as_a_killed_run(project: Project) -> None:
     """Submit the day, and report nothing of it to Dagster."""
     submitter = make_submitter(project.database, project.api.client, project.folder / "data", "killed")
-    submit_day(submitter, DAY, is_run_alive=lambda run_id: False)
+    submit_day(submitter, of(DAY), is_run_alive=lambda run_id: False)
 
 
 def be_stopped_by_the_budget(project: Project) -> None:

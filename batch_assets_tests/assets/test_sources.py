@@ -1,20 +1,24 @@
 """What a run says about its source; and scheduled runs, which read earlier days again for late articles."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from batch_assets.assets import raw_articles, summaries
+from batch_assets.resources import ArticleSource
 from batch_assets.schedules import requests_of_night
+from batch_assets.task_set import Feed
+from batch_assets_tests.first_task import DECLARED, raw_articles, summaries
 from batch_assets_tests.project import DAY, UPSTREAM, Project, generated_articles, write_articles
 
 NIGHT = datetime(2026, 1, 7, 2, tzinfo=UTC)  # the newest day is the 6th
 
 
 def requests_at_night(project: Project, *, look_back_days: int = 2, night: datetime = NIGHT) -> list[dg.RunRequest]:
-    return list(requests_of_night(project.instance, night, look_back_days=look_back_days))
+    source = ArticleSource(project.source, look_back_days=look_back_days)
+    return list(requests_of_night(project.instance, replace(DECLARED, feed=Feed(source)), night))
 
 
 def run_again(project: Project) -> dg.ExecuteInProcessResult:

@@ -9,11 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.day_events import Origin, newest_event, submission_metadata
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, UPSTREAM, HasKey, Project, api_at, generated_articles, write_articles
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.day_events import DEDUP_TAG
 from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import CUT, Call, Reply, proxy
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles
 from batch_assets_tests.project import DAY, QUIET, Project, api_at
 
 pytestmark = pytest.mark.end_to_end

@@ -38,8 +38,10 @@ from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.submission.submit import Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
 from batch_assets.batching.timing import Timing
+from batch_assets.task_set import result_table
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 DAY = "2026-11-20"
 NEXT_DAY = "2026-11-21"
@@ -149,7 +151,7 @@ class Workspace:
         is_run_alive: Callable[[str], bool] = no_run_is_alive,
         limits: Limits | None = None,
     ) -> Submitted:
-        return submit_day(self.submitter(client, run_id=run_id, limits=limits), day, is_run_alive=is_run_alive)
+        return submit_day(self.submitter(client, run_id=run_id, limits=limits), of(day), is_run_alive=is_run_alive)
 
     def submitter(self, client: openai.OpenAI, *, run_id: str = "run", limits: Limits | None = None) -> Submitter:
         return make_submitter(self.database, client, self.folder, run_id, limits=limits, timing=self.timing)
@@ -169,6 +171,7 @@ class Workspace:
             self.database,
             client,
             day=day,
+            results=result_table(task),
             data_folder=self.folder,
             max_rounds=max_rounds,
             max_output_tokens=task.max_output_tokens,

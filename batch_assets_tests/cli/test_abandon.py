@@ -12,13 +12,13 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.timing import Timing
 from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.settings import read_settings
 from batch_assets_tests.batching.conftest import ELSEWHERE, hiding_batches, proxy, with_api_name, with_batches
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, UPSTREAM, Project, api_at, generated_articles, write_articles
 

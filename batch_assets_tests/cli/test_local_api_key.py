@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from batch_assets.cli.dagster_home.home import local_api, make_dagster_home
 from batch_assets.cli.main import main
-from batch_assets.resources import openai_resource
+from batch_assets.resources import OPENAI, openai_resource
 from batch_assets.settings import Settings, read_settings
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
@@ -36,8 +36,8 @@ def closed_api(settings: Settings) -> Iterator[LocalApi]:
 
 def test_the_assets_send_the_key_in_the_folder(settings: Settings, closed_api: LocalApi) -> None:
     with (
-        dg.build_resources({"openai": openai_resource(settings)}) as resources,
-        resources.openai.get_client(dg.build_op_context()) as client,
+        dg.build_resources({OPENAI: openai_resource(settings)}) as resources,
+        getattr(resources, OPENAI).get_client(dg.build_op_context()) as client,
     ):
         assert str(client.base_url) == f"{closed_api.url}/"
         assert list(client.batches.list()) == []

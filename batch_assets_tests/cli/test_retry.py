@@ -8,7 +8,6 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from batch_assets.assets import batch_request_file, openai_batch, summaries
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import why_waits
@@ -16,6 +15,7 @@ from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.settings import read_settings
 from batch_assets_tests.batching.conftest import Call, Reply, changed_lines, proxy, with_api_name
+from batch_assets_tests.first_task import batch_request_file, openai_batch, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, Project, api_at, generated_articles, write_articles
 

@@ -47,7 +47,7 @@ def printed(preview: list[tuple[str, str, str, str]]) -> str:
     output = io.StringIO()
     console = Console(file=output, width=400, force_terminal=True, color_system=None)
     report = DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], [PreviewRow(*row) for row in preview])
-    demo_day._print_report(console, report, read_settings())
+    demo_day._print_report(console, report, read_settings(), "summaries")
     return output.getvalue()
 
 

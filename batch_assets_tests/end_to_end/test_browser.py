@@ -78,7 +78,7 @@ def hostile_ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     dagster_home.mkdir()
     shutil.copy(packaged_file("dagster.yaml"), dagster_home)
     with pytest.MonkeyPatch.context() as patch, serving(folder / "local_api") as api:
-        patch.setattr(sys.modules["batch_assets.assets.summaries"], "PREVIEW_ROWS", 50)
+        patch.setattr(sys.modules["batch_assets.assets.results"], "PREVIEW_ROWS", 50)
         with dg.DagsterInstance.from_config(str(dagster_home)) as instance:
             runs = run_hostile_days(Project(folder, api, instance, ""))
     with webserver(dagster_home, folder / "data") as url:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.day_results import write_results
 from batch_assets.batching.collection.ended_batches import EndedBatch, in_groups
 from batch_assets.batching.collection.load import load_results
 from batch_assets.batching.ingest.articles import ingest_day
@@ -17,6 +17,7 @@ from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets_tests.end_to_end.processes import WAIT_SECONDS
+from batch_assets_tests.first_task import RESULTS
 from batch_assets_tests.memory import peak_bytes
 
 DAY = "2026-01-05"
@@ -30,7 +31,7 @@ def plan(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
     with database.writing() as connection:
         connection.execute(
             """
-            INSERT INTO raw_articles
+            INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
             SELECT DATE '2026-01-05', number::VARCHAR, 'Title', repeat(md5(number::VARCHAR) || ' ', 76), NULL, NULL
             FROM range(?) AS numbers(number)
             """,
@@ -54,13 +55,14 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
     with database.writing() as connection:
         connection.execute(
             """
-            INSERT INTO raw_articles
+            INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
             SELECT DATE '2026-01-05', number::VARCHAR, 'Title', 'Body', NULL, NULL FROM range(?) AS numbers(number)
             """,
             [ARTICLES],
         )
         connection.execute(
-            "INSERT INTO batch_request SELECT partition_date, article_id, md5(article_id) FROM raw_articles"
+            "INSERT INTO batch_request (partition_date, article_id, custom_id) "
+            "SELECT partition_date, article_id, md5(article_id) FROM raw_articles"
         )
         connection.execute(
             "INSERT INTO in_flight_request SELECT custom_id, (article_id::INT % ?)::VARCHAR FROM batch_request",
@@ -91,7 +93,7 @@ def load(folder: Path, peak: "multiprocessing.Queue[int]") -> None:
         with database.writing() as connection, transaction(connection):
             answered += sum(batch.answered for batch in load_results(connection, group).values())
     assert answered == ARTICLES
-    assert write_summaries(database, DAY, RequestStateRules()).requests == {"answered": ARTICLES}
+    assert write_results(database, RESULTS, DAY, RequestStateRules()).requests == {"answered": ARTICLES}
     peak.put(peak_bytes())
 
 

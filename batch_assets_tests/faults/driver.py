@@ -21,7 +21,6 @@ import dagster as dg
 import httpx2
 
 from batch_assets import resources
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.timing import Timing
 from batch_assets.cli import local_daemon
@@ -31,6 +30,7 @@ from batch_assets.days import read_days
 from batch_assets.resources import BatchApi
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets.settings import Settings, read_settings
+from batch_assets_tests.first_task import batch_request_file, openai_batch, raw_articles
 
 SECONDS_FOR_A_CHILD = 420
 TIMING = Timing(

@@ -28,6 +28,7 @@ from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
 from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.batching.timing import Timing
+from batch_assets.task_set import result_table
 from batch_assets_tests.batching.conftest import open_workspace
 from batch_assets_tests.faults.accounts import PRICES, Account
 from batch_assets_tests.faults.batch_faults import ACCOUNT_ERRORS, LATE_FILES, BatchFaults
@@ -45,6 +46,7 @@ from batch_assets_tests.faults.warehouses import (
 )
 from batch_assets_tests.faults.world_of_apis import Apis, PlannedFaults, client_with
 from batch_assets_tests.project import write_articles
+from batch_assets_tests.task_days import of
 
 DAYS = ("2026-01-05", "2026-01-06")
 ARTICLES = 5
@@ -198,7 +200,7 @@ class History:
                 limits=Limits(own_prices=PRICES),
                 timing=TIMING,
             )
-            submit_day(submitter, day, is_run_alive=lambda run_id: False)
+            submit_day(submitter, of(day), is_run_alive=lambda run_id: False)
         if self._account.api != BUILT_IN_ENGINE:
             assert_nothing_answered_was_sent(warehouse, set(self._account.made) - made_before)
 
@@ -208,6 +210,7 @@ class History:
                 warehouse.database,
                 self._client,
                 day=day,
+                results=result_table(warehouse.task),
                 data_folder=warehouse.folder,
                 max_rounds=MAX_ROUNDS,
                 max_output_tokens=warehouse.task.max_output_tokens,
@@ -218,7 +221,7 @@ class History:
 
     def _cancel(self, warehouse: Warehouse, day: str) -> None:
         with suppress(openai.OpenAIError):
-            cancel_day(warehouse.database, self._client, day=day, data_folder=warehouse.folder)
+            cancel_day(warehouse.database, self._client, day=of(day), data_folder=warehouse.folder)
 
     def _assert_every_cent_is_recorded(self, warehouse: Warehouse) -> None:
         self.apis.wait()
@@ -240,7 +243,7 @@ class History:
 
     def _retry(self, warehouse: Warehouse, day: str, code: str | None) -> None:
         rules = RequestStateRules(self._account.api, warehouse.task.max_output_tokens, MAX_ROUNDS)
-        retry_day(warehouse.database, day, rules, code)
+        retry_day(warehouse.database, of(day), rules, code)
 
     def _stuck(self) -> dict[str, BatchFaults]:
         """batch id → its faults, for each batch that does not end."""

@@ -7,7 +7,7 @@ environment changes.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,21 @@ from unittest import mock
 import dagster as dg
 import duckdb
 
-from batch_assets.assets import batch_request_file, openai_batch, raw_articles
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.waiting import summary
 from batch_assets.cli.local_daemon import PROCESS_TAG, QUIET, fail_orphaned_runs, failure_message, materialize
+from batch_assets.component import BatchTask
 from batch_assets.day_events import DEDUP_TAG
+from batch_assets.declare import declare
 from batch_assets.definitions import defs
-from batch_assets.resources import SummaryTask, all_resources, fixed, openai_resource
+from batch_assets.resources import OPENAI, openai_resource
 from batch_assets.run_requests import days_of
-from batch_assets.sensors import openai_batch_sensor
-from batch_assets.settings import Settings, read_settings
+from batch_assets.settings import read_settings
+from batch_assets.task_set import DeclaredTask
 from batch_assets_tests.faults.accounts import PRICES
 from batch_assets_tests.faults.driver import in_child
 from batch_assets_tests.faults.simulated_clock import SimulatedClock, simulated_clock
+from batch_assets_tests.first_task import batch_request_file, openai_batch, openai_batch_sensor, raw_articles
 
 UPSTREAM = (raw_articles.key, batch_request_file.key, openai_batch.key)
 VARIABLES = ("BATCH_ASSETS_DATA_DIR", "BATCH_ASSETS_SOURCE", "BATCH_ASSETS_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
@@ -96,13 +98,12 @@ def open_tables() -> Iterator[OpenTables]:
 
 @contextmanager
 def known_prices() -> Iterator[None]:
-    """The task has prices of its own, as a user may give it in `resources.py`."""
+    """The task has prices of its own, as a user may give it in its YAML."""
 
-    def with_prices(settings: Settings) -> Mapping[str, dg.ResourceDefinition]:
-        task = SummaryTask(settings.model, max_rounds=settings.max_rounds, prices=PRICES)
-        return {**all_resources(settings), "task": fixed(task)}
+    def with_prices(component: BatchTask) -> DeclaredTask:
+        return replace(declare(component), prices=PRICES)
 
-    with mock.patch("batch_assets.definitions.all_resources", with_prices):
+    with mock.patch("batch_assets.declare.declare", with_prices):
         yield
 
 
@@ -141,7 +142,7 @@ class Daemon:
             dg.build_sensor_context(
                 instance=self.instance,
                 cursor=self._cursors[-1],
-                resources={"openai": self._openai},
+                resources={OPENAI: self._openai},
                 definitions=self._definitions,
             ) as context,
             mock.patch("batch_assets.sensors.summary", side_effect=summary) as texts,

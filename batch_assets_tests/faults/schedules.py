@@ -28,7 +28,9 @@ from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets_tests.faults.driver import TIMING, in_child
 from batch_assets_tests.faults.proxy import Fault
 from batch_assets_tests.faults.scenarios import NO_CAPACITY, NO_FILE, World, running_world
+from batch_assets_tests.first_task import RESULTS
 from batch_assets_tests.project import generated_articles, write_articles
+from batch_assets_tests.task_days import of
 
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
 ARTICLES = 9
@@ -60,10 +62,16 @@ def take_steps(wanted: Steps) -> None:
                     plan_day(database, day=day, task=Task("gpt-6-luna"), data_folder=wanted.data, options=options)
                 if "submit" in wanted.steps:
                     submitter = make_submitter(database, client, wanted.data, str(os.getpid()), timing=TIMING)
-                    submit_day(submitter, day, is_run_alive=_is_alive)
+                    submit_day(submitter, of(day), is_run_alive=_is_alive)
                 if "collect" in wanted.steps:
                     collect_day(
-                        database, client, day=day, data_folder=wanted.data, max_rounds=MAX_ROUNDS, timing=TIMING
+                        database,
+                        client,
+                        day=day,
+                        results=RESULTS,
+                        data_folder=wanted.data,
+                        max_rounds=MAX_ROUNDS,
+                        timing=TIMING,
                     )
             except (SubmissionError, CollectionError):
                 continue

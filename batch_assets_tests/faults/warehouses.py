@@ -13,6 +13,7 @@ from batch_assets.batching.ledger.requests import RequestStateRules, find_states
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets_tests.faults.accounts import MODEL, Account
+from batch_assets_tests.task_days import of
 
 PROMPTS = ("Say what it says.", "Say it in one word.")
 OUTPUT_LIMITS = (6, 50)  # of an answer, in words: the lower one cuts
@@ -55,7 +56,7 @@ def assert_no_request_is_in_two_files(warehouse: Warehouse) -> None:
 
 def assert_nothing_answered_is_planned(warehouse: Warehouse, day: str, rules: RequestStateRules) -> None:
     with warehouse.database.writing() as connection:
-        find_states(connection, day, rules)
+        find_states(connection, of(day), rules)
         planned = connection.execute(
             f"""
             SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)

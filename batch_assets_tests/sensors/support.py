@@ -14,16 +14,16 @@ import pytest
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 
 from batch_assets import run_requests, sensors
-from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching import next_step as steps
 from batch_assets.batching.next_step import Day, Step
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.timing import Timing
 from batch_assets.day_events import DEDUP_TAG, DEFAULT_LOCATION
 from batch_assets.days import read_days
+from batch_assets.resources import OPENAI
 from batch_assets.run_keys import NextRun, RunNumbers
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG, PARTITION_TAG
-from batch_assets.sensors import openai_batch_sensor
+from batch_assets_tests.first_task import openai_batch, openai_batch_sensor, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, api_at, code_location_origin
 
@@ -95,11 +95,11 @@ def tick(
     instance: dg.DagsterInstance, url: str, cursor: str | None = None, *, location: str | None = None
 ) -> dg.SensorResult:
     """The result of a tick in this code location; None: Dagster names none."""
-    resources = {"openai": api_at(url)}
+    resources = {OPENAI: api_at(url)}
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources) as context:
         if location is not None:
             context._code_location_origin = code_location_origin(location)
-        result = openai_batch_sensor(context)
+        result = openai_batch_sensor._raw_fn(context)
     assert isinstance(result, dg.SensorResult)
     return result
 

@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 
 from batch_assets import days
-from batch_assets.assets import summaries
 from batch_assets.day_events import DayEvent, read_events
 from batch_assets.days import CollectedDays, read_new_days
+from batch_assets_tests.first_task import summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
 from batch_assets_tests.sensors.support import NEXT_DAY, a_batch, collected, requested, submitted, tick

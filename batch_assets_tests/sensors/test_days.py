@@ -6,12 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Step, last_end_of
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
 from batch_assets.days import read_days
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.first_task import openai_batch, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, UPSTREAM, Project
 from batch_assets_tests.sensors.support import (

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Step
 from batch_assets.days import read_days
+from batch_assets_tests.first_task import openai_batch, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
 from batch_assets_tests.sensors.support import a_batch, next_step, requested, tick

@@ -4,12 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from batch_assets.assets import batch_request_file, openai_batch
 from batch_assets.batching.next_step import Step
 from batch_assets.days import read_days
-from batch_assets.resources import SummaryTask
 from batch_assets.run_keys import NextRun
-from batch_assets_tests.project import ASSETS, DAY, QUIET, Project
+from batch_assets_tests.first_task import assets_of, batch_request_file, first_task, openai_batch
+from batch_assets_tests.project import DAY, QUIET, Project
 from batch_assets_tests.sensors.support import TIMING, collected, next_step, request_runs, submitted
 
 
@@ -45,13 +44,13 @@ def test_another_round_uses_the_task_of_the_plan_not_the_configured_one(project:
     project.materialize()
     [day] = read_days(project.instance)
     [request], _ = request_runs(project.instance, [NextRun((day,), Step.NEXT_ROUND)], datetime.now(UTC))
-    changed = SummaryTask(model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
+    changed = first_task(project.source, model="gpt-4.1-nano", max_output_tokens=77, system_prompt="Be brief.")
     again = dg.materialize(
-        ASSETS,
+        assets_of(changed),
         selection=[batch_request_file.key],
         instance=project.instance,
         partition_key=DAY,
-        resources={**project.resources, "task": changed},
+        resources=project.resources,
         run_config={**QUIET, **request.run_config},
     )
     assert again.success
@@ -64,11 +63,11 @@ def planned_again_with_the_same_task(project: Project) -> dg.ExecuteInProcessRes
     with project.database.writing() as connection:
         connection.execute("DELETE FROM day_plan")
     return dg.materialize(
-        ASSETS,
+        assets_of(first_task(project.source, model="gpt-4.1-nano")),
         selection=[batch_request_file.key],
         instance=project.instance,
         partition_key=DAY,
-        resources={**project.resources, "task": SummaryTask(model="gpt-4.1-nano")},
+        resources=project.resources,
         run_config={**QUIET, "ops": {"submission": {"config": {"same_task": True}}}},
         raise_on_error=False,
     )

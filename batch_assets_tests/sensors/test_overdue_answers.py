@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from batch_assets.assets import openai_batch, summaries
 from batch_assets.batching.next_step import Step
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.day_events import DEDUP_TAG
 from batch_assets.days import read_days
 from batch_assets.run_keys import NextRun
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.first_task import openai_batch, summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
 from batch_assets_tests.sensors.support import (

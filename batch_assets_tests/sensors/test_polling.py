@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
-from batch_assets.assets import summaries
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
+from batch_assets_tests.first_task import summaries
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
 from batch_assets_tests.sensors.support import NEXT_DAY, a_batch, later, requested, submitted, tick

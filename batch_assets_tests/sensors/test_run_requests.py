@@ -159,10 +159,15 @@ def test_the_memory_of_run_keys_holds_only_days_in_flight(
         result = tick(instance, "http://127.0.0.1:9/v1", cursor)
         failed_run(instance, result)
         cursor = str(result.cursor)
-        sizes.append(len(json.loads(cursor)["numbers"]["highest"]))
+        sizes.append(len(json.loads(cursor)["tasks"]["summaries"]["numbers"]["highest"]))
         collected(instance)
     assert sizes == [1] * 4
-    assert json.loads(str(tick(instance, "http://127.0.0.1:9/v1", cursor).cursor))["numbers"]["highest"] == {}
+    assert (
+        json.loads(str(tick(instance, "http://127.0.0.1:9/v1", cursor).cursor))["tasks"]["summaries"]["numbers"][
+            "highest"
+        ]
+        == {}
+    )
 
 
 def test_results_come_before_new_submissions_and_both_before_a_backfill(instance: dg.DagsterInstance) -> None:

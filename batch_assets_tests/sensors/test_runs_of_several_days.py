@@ -7,11 +7,12 @@ import pytest
 
 from batch_assets import run_requests
 from batch_assets.batching.next_step import Day, Step
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.day_events import DEFAULT_LOCATION
 from batch_assets.days import read_days
 from batch_assets.run_keys import NextRun, RunNumbers
 from batch_assets.run_requests import FIRST_PARTITION_TAG, LAST_PARTITION_TAG
-from batch_assets.sensor_cursor import Cursor, read_cursor, write_cursor
+from batch_assets.sensor_cursor import Cursor, TaskCursor, read_cursor, write_cursor
 from batch_assets_tests.sensors.support import (
     MAX_ATTEMPTS,
     TIMING,
@@ -106,7 +107,8 @@ def test_a_set_of_days_is_numbered_from_the_highest_number_ever_used(instance: d
     keys: set[str] = set()
     for _ in range(3):
         numbers = run_numbers(instance, collect(instance, *DAYS), numbers, now)
-        numbers = read_cursor(write_cursor(Cursor(numbers)), now).numbers.of(read_days(instance))
+        cursor = write_cursor(Cursor(1, {FIRST_TASK: TaskCursor(numbers)}))
+        numbers = read_cursor(cursor, now).of(FIRST_TASK).numbers.of(read_days(instance))
         keys.add(numbers.run_key(collect(instance, *DAYS)))
         deleted = a_run(instance, collect(instance, *DAYS).dedup_key, dg.DagsterRunStatus.FAILURE)
         instance.delete_run(deleted.run_id)

@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batch_assets.assets import openai_batch
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.waiting import late_sentences
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
+from batch_assets_tests.first_task import openai_batch
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY
 from batch_assets_tests.sensors.support import (

@@ -1,4 +1,4 @@
-"""Collects a day: loads the results of its ended batches into tables, and writes `summaries`.
+"""Collects a day: loads the results of its ended batches into tables, and writes the result table.
 
 The order matters: result files are stored byte for byte before anything is parsed. So what OpenAI billed is on this
 disk even if a line cannot be parsed.
@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.collection.day_summaries import write_summaries
+from batch_assets.batching.collection.day_results import ResultTable, write_results
 from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE, EndedBatch, in_groups
 from batch_assets.batching.collection.fetch import CollectionError, Fetched, Fetcher, fetch_day
 from batch_assets.batching.collection.load import Loaded, load_results
@@ -27,6 +27,7 @@ from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.batching.task_day import TaskDay
 from batch_assets.batching.timing import Timing
 
 
@@ -54,6 +55,7 @@ def collect_day(
     client: openai.OpenAI,
     *,
     day: str,
+    results: ResultTable,
     data_folder: Path,
     max_rounds: int,
     max_output_tokens: int = 0,
@@ -63,28 +65,29 @@ def collect_day(
     timing: Timing | None = None,
     identify_api: Callable[[], ApiIdentity] | None = None,
 ) -> Collected:
-    """Store and load the results of every ended batch that the day waits for, then write its `summaries`.
+    """Store and load the results of every ended batch that a task's day waits for, then write its result table.
 
     May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
     one transaction loads; bounds the memory. `refusal`: why a budget allows no submission of the day to the API of this
-    name, for `summaries`. `identify_api`: of a run that collects several days, and asks the API for its name once.
+    name, for the table. `identify_api`: of a run that collects several days, and asks the API for its name once.
     Raises CollectionError if the API does not answer, or does not return a batch or a file. All other results are then
-    loaded, and are in `summaries`.
+    loaded, and are in the table.
     """
     collected = Collected()
+    of_task = TaskDay(results.task, day)
 
     def load_all(stored: Sequence[Submission]) -> list[CollectionError]:
         groups = in_groups([ended_batch(submission, data_folder) for submission in stored], bytes_at_once)
         return [failure for group in groups for failure in _load(database, group, collected, own_prices)]
 
     # first: stored results need no API, which may not answer, be another one, or no longer know the batch
-    waited_for = submissions.uncollected(database, day, data_folder)
+    waited_for = submissions.uncollected(database, of_task, data_folder)
     stored = stored_of_day(waited_for, data_folder)
     failures = load_all(stored)
 
     def write(api: str) -> None:
         rules = RequestStateRules(api, max_output_tokens, max_rounds, refusal(api))
-        collected.requests, collected.blocked, collected.next_attempt_at = write_summaries(database, day, rules)
+        collected.requests, collected.blocked, collected.next_attempt_at = write_results(database, results, day, rules)
 
     try:
         api = identify_api() if identify_api else identify(client, database.warehouse_id())
@@ -94,7 +97,7 @@ def collect_day(
         raise (failures or [_no_answer(error)])[0] from error
     collected.fetched = fetch_day(Fetcher(database, client, data_folder, api, timing or Timing()), waited_for)
     tried = {submission.id for submission in stored}
-    waited_for = submissions.uncollected(database, day, data_folder) if waited_for else []
+    waited_for = submissions.uncollected(database, of_task, data_folder) if waited_for else []
     new = [submission for submission in stored_of_day(waited_for, data_folder) if submission.id not in tried]
     failures += collected.fetched.failures + load_all(new)
     write(api.name)  # also after a failure: one batch that cannot be fetched hides no answer of the others

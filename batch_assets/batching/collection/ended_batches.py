@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -59,6 +59,7 @@ class EndedBatch:
     cancelled_by_user: its requests without an answer wait until the user plans them again.
     reported: what the API returned for it, to compare with the files; None: they are not compared. requests: how many
         its request file has.
+    output_schema: the JSON schema that an answer must fit; None: it is text.
     """
 
     submission_id: str
@@ -76,6 +77,7 @@ class EndedBatch:
     planned_at: datetime | None = None
     reported: RemoteBatch | None = None
     requests: int = 0
+    output_schema: Mapping[str, Any] | None = None
 
 
 def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:

@@ -11,10 +11,10 @@ from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.outcomes import (
     ACCOUNT_PAUSES,
     ACCOUNT_PAUSES_SQL,
-    ACCOUNT_REMEDY,
     CANCELLED_BY_USER,
     IS_RETRYABLE,
     SCOPE,
+    SHARED_REMEDY,
     Scope,
 )
 from batch_assets.batching.provider.batches import now_utc
@@ -52,7 +52,7 @@ FAILED_LINES = f"""
     CREATE OR REPLACE TEMP VIEW failed_line AS
     SELECT
         batch, custom_id, code, message, status_code AS http_status,
-        {IS_RETRYABLE} AS retryable, {SCOPE} AS scope, {ACCOUNT_REMEDY} AS remedy,
+        {IS_RETRYABLE} AS retryable, {SCOPE} AS scope, {SHARED_REMEDY} AS remedy,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens
     FROM result_line WHERE code IS NOT NULL AND rowid IN (SELECT chosen FROM outcome);
 

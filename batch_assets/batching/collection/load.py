@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch, enter_batches
 from batch_assets.batching.collection.failures import load_failures
+from batch_assets.batching.collection.judged_answers import judge_answers
 from batch_assets.batching.collection.late_files import quarantine_incomplete_files
 from batch_assets.batching.collection.result_lines import ResultFile, read_result_files
 from batch_assets.batching.ledger import batch_transitions
@@ -115,6 +116,8 @@ def load_results(
         for path in batch.files.values()
     ]
     quarantined = read_result_files(connection, files)
+    schemas = {number: batch.output_schema for number, batch in enumerate(batches)}
+    judge_answers(connection, {number: schema for number, schema in schemas.items() if schema is not None})
     connection.execute(parsed(CHOOSE_LINES))
     connection.execute(parsed(FIND_REPLACED), {"built_in_engine": BUILT_IN_ENGINE})
     connection.execute(DELETE_REPLACED)

@@ -1,18 +1,20 @@
 """The counts and costs of a day, and a few of its summaries, for the user."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
+from batch_assets.batching.collection.day_results import ResultTable
 from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
 from batch_assets.batching.safety.outside_text import as_shown
+from batch_assets.batching.task_day import TaskDay
 
 CELL_CHARACTERS = 300
 
 
 class PreviewRow(NamedTuple):
-    """An article of the day. `text` is its summary, or the reason why there is none."""
+    """An article of the day. `text` is its answer, or the reason why there is none."""
 
     article_id: str
     title: str
@@ -22,11 +24,11 @@ class PreviewRow(NamedTuple):
 
 @dataclass(frozen=True)
 class DayReport:
-    """The result of a day.
+    """The result of a task's day.
 
     `spending` is everything that was billed for it, earlier prompts and refreshes included. `apis` are the APIs whose
-    answers are in `summaries`. `blocked_by` is the most frequent reason of blocked articles. `preview` has the first
-    articles.
+    answers are in the result table. `blocked_by` is the most frequent reason of blocked articles. `preview` has the
+    first articles.
     """
 
     day: str
@@ -40,52 +42,51 @@ class DayReport:
 
     def cells(self) -> list[dict[str, str]]:
         """The preview as rows of a table: plain text on one line, cut if it is long."""
-        return [{"article": _cell(row.title), "summary": _cell(row.text)} for row in self.preview]
+        return [{"article": _cell(row.title), "answer": _cell(row.text)} for row in self.preview]
 
 
-def day_report(connection: duckdb.DuckDBPyConnection, day: str, *, preview_rows: int) -> DayReport:
-    """Read a day from `summaries`."""
-    by_status = dict(
-        connection.execute(
-            """
-            SELECT status, count(*) FROM summaries WHERE partition_date = CAST(? AS DATE)
-            GROUP BY status ORDER BY status
-            """,
-            [day],
-        ).fetchall()
+def day_report(
+    connection: duckdb.DuckDBPyConnection, results: ResultTable, day: str, *, preview_rows: int
+) -> DayReport:
+    """Read a day from the result table."""
+
+    def rows(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return connection.execute(statement, [day, *parameters]).fetchall()
+
+    title, _, published_at = results.article_columns
+    of_day = f"{results.name} WHERE partition_date = CAST(? AS DATE)"
+    by_status = dict(rows(f"SELECT status, count(*) FROM {of_day} GROUP BY status ORDER BY status"))
+    apis = rows(f"SELECT DISTINCT api FROM {of_day} AND api IS NOT NULL ORDER BY api")
+    [(blocked_by,)] = rows(f"SELECT mode(error_message) FROM {of_day} AND status = 'blocked'")
+    [(rejected,)] = rows(
+        "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE) AND source = ?", results.source
     )
-    spending = spending_of_day(connection, day)
-    apis = connection.execute(
-        """
-        SELECT DISTINCT api FROM summaries
-        WHERE partition_date = CAST(? AS DATE) AND api IS NOT NULL ORDER BY api
+    preview = rows(
+        f"""
+        SELECT article_id, coalesce({title}, ''), status, coalesce({_answer_text(results)}, error_message, '')
+        FROM {of_day} ORDER BY {published_at}, article_id LIMIT ?
         """,
-        [day],
-    ).fetchall()
-    blocked_by = connection.execute(
-        "SELECT mode(error_message) FROM summaries WHERE partition_date = CAST(? AS DATE) AND status = 'blocked'",
-        [day],
-    ).fetchone()
-    rejected = connection.execute(
-        "SELECT count(*) FROM rejected_article WHERE partition_date = CAST(? AS DATE)", [day]
-    ).fetchone()
-    preview = connection.execute(
-        """
-        SELECT article_id, coalesce(title, ''), status, coalesce(summary, error_message, '')
-        FROM summaries WHERE partition_date = CAST(? AS DATE) ORDER BY published_at, article_id LIMIT ?
-        """,
-        [day, preview_rows],
-    ).fetchall()
+        preview_rows,
+    )
     return DayReport(
         day=day,
         articles=sum(by_status.values()),
         by_status=by_status,
-        rejected=rejected[0] if rejected else 0,
-        spending=spending,
+        rejected=rejected,
+        spending=spending_of_day(connection, TaskDay(results.task, day)),
         apis=[api for (api,) in apis],
-        blocked_by=blocked_by[0] if blocked_by else None,
+        blocked_by=blocked_by,
         preview=[PreviewRow(*row) for row in preview],
     )
+
+
+def _answer_text(results: ResultTable) -> str:
+    """SQL of an answer as text: itself, or its fields as JSON; NULL if there is none."""
+    names = results.column_names
+    if results.schema is None:
+        return names[0]
+    fields = ", ".join(f"{name} := {name}" for name in names)
+    return f"CASE WHEN {' OR '.join(f'{name} IS NOT NULL' for name in names)} THEN to_json(struct_pack({fields})) END"
 
 
 def _cell(text: str) -> str:

@@ -117,7 +117,7 @@ def _checked(
     if staged.paths:
         checked = check_rows(connection, source, staged, scratch, memory_limit=database.memory_limit)
     check_unchanged(staged.states)
-    return ReadRows(staged, checked, files_of_days(connection, staged.paths, scratch))
+    return ReadRows(source, staged, checked, files_of_days(connection, staged.paths, scratch))
 
 
 def _check_malformed_share(source: Source, rows: ReadRows) -> None:

@@ -95,15 +95,20 @@ def no_file(location: str) -> str:
 
 
 def no_column(place: str, ours: str, name: str, columns: Iterable[str], *, hint: str = "") -> SourceError:
-    """That rows lack the column for our `body` or `published_at`. name: how the source should call it."""
-    meaning = {"body": "must have an article's text", "published_at": "says to which day a row belongs"}
+    """That rows lack the column for our `body` or `published_at`, or a further one. name: the source's name."""
+    shown = shortened(ours, 40)
+    meanings = {"body": "must have an article's text", "published_at": "says to which day a row belongs"}
+    meaning = meanings.get(ours, "a task uses" if ours == name else f"a task uses as {shown}")
     remedy = {
         "body": "Name the one with the text: BATCH_ASSETS_COLUMNS='body=…'. id, title, url and published_at are "
         "optional.",
         "published_at": "Name the one with the time: BATCH_ASSETS_COLUMNS='published_at=…'. Or put {partition} into "
         "BATCH_ASSETS_SOURCE where the path has the day.",
     }
+    of_task = (
+        f"Name the one that is meant: BATCH_ASSETS_COLUMNS='{shown}=…'. Or remove it from the columns of the task."
+    )
     return SourceError(
-        f"{shortened(place, MAX_NAME)} has no column `{shortened(name, 40)}`, which {meaning[ours]}. Its columns are: "
-        f"{names_of(columns)}. {hint or remedy[ours]}"
+        f"{shortened(place, MAX_NAME)} has no column `{shortened(name, 40)}`, which {meaning}. Its columns are: "
+        f"{names_of(columns)}. {hint or remedy.get(ours, of_task)}"
     )

@@ -1,12 +1,13 @@
 """The rows of JSON files as SQL. Each row is read as a whole, so keys may come late, and in any case."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 
-from batch_assets.batching.ingest.errors import no_column
 from batch_assets.batching.ingest.files import Format, SourceFile
 from batch_assets.batching.ingest.globbing import escaped
+from batch_assets.batching.ingest.json_keys import check_keys, json_pointer
 from batch_assets.batching.ingest.source import ARTICLE_COLUMNS, Source
 from batch_assets.batching.ingest.values import (
     has_day_in_path,
@@ -17,37 +18,38 @@ from batch_assets.batching.ingest.values import (
     time_in_path,
 )
 
-SAMPLED_ROWS = 1_000
-# What APIs call the list of rows in an object around it.
-NAMES_OF_LISTS = ("articles", "data", "docs", "entries", "items", "posts", "response", "results", "rows")
 
-
-def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[SourceFile]) -> str:
-    """The rows of JSON files of one format. Raises SourceError."""
+def json_rows(
+    connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[SourceFile]
+) -> tuple[str, frozenset[str], Sequence[str]]:
+    """The rows of JSON files of one format, with the result of `check_keys`. Raises SourceError."""
     paths = ", ".join(literal(escaped(file.path)) for file in files)
     is_lines = files[0].format is Format.JSON_LINES
     reader = (
         f"read_json_objects([{paths}], format = '{files[0].format.value}', ignore_errors = {str(is_lines).lower()}, "
         "filename = 'file', hive_partitioning = false)"
     )
-    _check_keys(connection, source, files, reader)
+    extra, keys = check_keys(connection, source, files, reader)
     pointers, places = _pointers(source)
     read = numbered(
         f"SELECT file, json, json_extract_string(json, [{', '.join(map(literal, pointers))}]) AS x FROM {reader}",
         len(files),
     )
-    names = [source.column(ours) for ours in ARTICLE_COLUMNS]
-    any_missing = " OR ".join(f"x[{places[ours][0] + 1}] IS NULL" for ours in ARTICLE_COLUMNS)
+    names = {name: source.column(ours) for name, ours in source.sql_names.items()}
+    any_missing = " OR ".join(f"x[{places[name][0] + 1}] IS NULL" for name in names)
+    in_any_case = Counter(map(str.lower, set(names.values())))
+    # a key that is the name of one column, and of another in another case, has the values of both
+    exact = [name for name in names.values() if in_any_case[name.lower()] == 1]
     # the keys of ours that the row has in another case; looked for only where a column has no value
     with_other_keys = f"""
         SELECT *, CASE WHEN {any_missing} THEN list_filter(json_keys(json), lambda key:
-            list_contains({_list(name.lower() for name in names)}, lower(key))
-            AND NOT list_contains({_list(names)}, key)) END AS other_keys
+            list_contains({_list(name.lower() for name in names.values())}, lower(key))
+            AND NOT list_contains({_list(exact)}, key)) END AS other_keys
         FROM ({read})
     """
     values = {
-        ours: _Value(ours, source.column(ours), [(place + 1, pointers[place]) for place in places[ours]])
-        for ours in ARTICLE_COLUMNS
+        name: _Value(name, theirs, [(place + 1, pointers[place]) for place in places[name]])
+        for name, theirs in names.items()
     }
     # DuckDB needs long to plan an expression that is repeated in others, so each text is a column first
     with_texts = f"""
@@ -55,12 +57,14 @@ def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequ
             {", ".join(f"{value.text} AS {value.column}" for value in values.values())}
         FROM ({with_other_keys})
     """
-    none = " AND ".join(f"{value.column} IS NULL" for value in values.values())
+    none = " AND ".join(f"{values[ours].column} IS NULL" for ours in ARTICLE_COLUMNS)
     not_text = " OR ".join(values[ours].is_not_text for ours in ("id", "title", "body", "url"))
     published = values["published_at"].column
     if has_day_in_path(source, [file.name for file in files]):
         published = f"coalesce({published}, {time_in_path(source, files)})"
-    return f"""
+    # objects and lists are JSON
+    further = "".join(f", {values[name].column} AS {name}" for name in source.extra_names)
+    select = f"""
         SELECT file, row, {values["id"].identity} AS id,
             {", ".join(f"{values[ours].words} AS {ours}" for ours in ("title", "body", "url"))},
             NULL::TIMESTAMPTZ AS time, {published} AS time_text,
@@ -68,21 +72,22 @@ def json_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: Sequ
                 WHEN json IS NULL THEN 'malformed'
                 WHEN {none} THEN CASE WHEN json_type(json) <> 'OBJECT' THEN 'malformed' END
                 WHEN {not_text} THEN 'not_text'
-            END AS problem
+            END AS problem{further}
         FROM ({with_texts})
     """
+    return select, extra, keys
 
 
 class _Value:
     """SQL of the value of one key of a row."""
 
-    def __init__(self, ours: str, name: str, places: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, column: str, name: str, places: Sequence[tuple[int, str]]) -> None:
         """places: where `x` has the value, and its JSON pointer; the first that is not NULL counts."""
         in_other_case = f"list_filter(other_keys, lambda key: lower(key) = {literal(name.lower())})[1]"
         other_pointer = f"'/' || replace(replace({in_other_case}, '~', '~0'), '/', '~1')"
         cases = " ".join(f"WHEN x[{place}] IS NOT NULL THEN {literal(pointer)}" for place, pointer in places)
         first = ", ".join(f"x[{place}]" for place, _ in places)
-        self.column = f"{ours}_text"
+        self.column = f"{column}_text"
         self.text = (
             f"coalesce({first}, CASE WHEN len(other_keys) > 0 THEN json_extract_string(json, {other_pointer}) END)"
         )
@@ -115,49 +120,13 @@ def _pointers(source: Source) -> tuple[list[str], Mapping[str, list[int]]]:
     """The JSON pointers of our columns, and the places of each column's in this list. `a.b` is a key, or a path."""
     pointers: list[str] = []
     places: dict[str, list[int]] = {}
-    for ours in ARTICLE_COLUMNS:
+    for column, ours in source.sql_names.items():
         name = source.column(ours)
         paths = [[name], name.split(".")] if "." in name else [[name]]
         for path in paths:
-            places.setdefault(ours, []).append(len(pointers))
-            pointers.append("".join("/" + key.replace("~", "~0").replace("/", "~1") for key in path))
+            places.setdefault(column, []).append(len(pointers))
+            pointers.append(json_pointer(path))
     return pointers, places
-
-
-def _check_keys(
-    connection: duckdb.DuckDBPyConnection, source: Source, files: Sequence[SourceFile], reader: str
-) -> None:
-    """Raise SourceError if no row has the keys that are needed. Keys may come late: then all rows are looked at."""
-    needed = ["body"]
-    if not source.has_partition and not has_day_in_path(source, [file.name for file in files]):
-        needed.append("published_at")
-    keys: list[str] = []
-    missing = needed
-    for limit in (f"LIMIT {SAMPLED_ROWS}", ""):
-        found = connection.execute(
-            f"SELECT DISTINCT unnest(json_keys(json)) FROM (SELECT json FROM {reader} {limit})"
-        ).fetchall()
-        keys = sorted(key for (key,) in found)
-        missing = [ours for ours in needed if not _is_key(source.column(ours), keys)]
-        if not missing:
-            return
-    if not keys:
-        return  # no row is an object: each is counted as malformed
-    lists = [key for key in keys if key.lower() in NAMES_OF_LISTS]
-    hint = ""
-    if missing[0] == "body" and lists:
-        hint = (
-            # JSON[], for DuckDB would give each text the type that it seems to have, and lose the keys of later files
-            f"If the rows are in the list `{lists[0]}`, make BATCH_ASSETS_SOURCE the query SELECT unnest({lists[0]}) "
-            f"AS item FROM read_json('…', columns = {{{lists[0]}: 'JSON[]'}}), and BATCH_ASSETS_COLUMNS 'body=item.…'."
-        )
-    raise no_column(files[0].name, missing[0], source.column(missing[0]), keys, hint=hint)
-
-
-def _is_key(name: str, keys: Sequence[str]) -> bool:
-    """Whether a name, or the column of a path such as `content.rendered`, is a key in any case."""
-    wanted = {name.lower(), name.partition(".")[0].lower()}
-    return any(key.lower() in wanted for key in keys)
 
 
 def _list(names: Iterable[str]) -> str:

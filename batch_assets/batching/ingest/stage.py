@@ -40,7 +40,7 @@ class Staged:
 
     Columns: place (counts the staged rows of all files in their order, from 1), day (a DATE; NULL for a row that
     belongs to no day), file, row, problem (`malformed`, `not_text`, `undated` or NULL), article_id, title, body, url,
-    published_at, has_text. A row that belongs to no day has no text.
+    published_at, has_text, and the further columns of the source: extra_0, …. A row that belongs to no day has no text.
     paths: the Parquet files, in the order of their rows; none if no file of the source has rows.
     names, states: of all files, also of those without rows, which are not in `files`.
     selects_day: the source itself selects the day's rows.
@@ -99,7 +99,7 @@ def _stage_query(
     query = prepare_query(connection, source, days[0])
     name = "The query of BATCH_ASSETS_SOURCE" if source.kind is Kind.QUERY else location
     rows = rows_of_query(connection, source, query, name=name)
-    paths = _copy(connection, rows, query.parameters, days, scratch, selects_day=query.selects_day)
+    paths = _copy(connection, source, rows, query.parameters, days, scratch, selects_day=query.selects_day)
     staged = Staged(paths, selects_day=query.selects_day)
     return _counted(connection, source, rows, query.parameters, staged, name)
 
@@ -139,7 +139,7 @@ def _copy_files(
     """Write the rows of the files. Returns their SELECT, and the Parquet files. Raises SourceError, duckdb.Error."""
     try:
         rows = rows_of_files(connection, source, files, long_lines=long_lines)
-        return rows, _copy(connection, rows, {}, days, scratch, selects_day=source.has_partition)
+        return rows, _copy(connection, source, rows, {}, days, scratch, selects_day=source.has_partition)
     except duckdb.Error as error:
         message = str(error)
         for file in files:
@@ -149,6 +149,7 @@ def _copy_files(
 
 def _copy(
     connection: duckdb.DuckDBPyConnection,
+    source: Source,
     rows: str,
     parameters: Mapping[str, object],
     days: Sequence[str],
@@ -164,6 +165,7 @@ def _copy(
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
     day = f"DATE {literal(days[0])}" if selects_day else "published::DATE"
     is_of_day = "true" if selects_day else _is_one_of("published::DATE", days)
+    further = "".join(f", CASE WHEN of_day THEN {name} END AS {name}" for name in source.extra_names)
     connection.execute(
         f"""
         COPY (
@@ -181,7 +183,7 @@ def _copy(
                 CASE WHEN of_day THEN body END AS body,
                 CASE WHEN of_day THEN url END AS url,
                 published::TIMESTAMP AS published_at,
-                coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text
+                coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text{further}
             FROM (SELECT *, {is_of_day} AS of_day FROM ({_with_times(rows)}))
             WHERE of_day OR problem = 'malformed' OR published IS NULL
         ) TO {literal(str(folder))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, FILE_SIZE_BYTES '{FILE_BYTES}')
@@ -232,7 +234,8 @@ def _counted(
     if (has_days or not undated) and malformed <= source.max_malformed_share * total:
         return staged  # the rows of other days need not be counted: the source is read once
     # all columns: a CSV reader that needs no column does not leave out the rows that it cannot read
-    each = ", ".join(f"count({column})" for column in ("id", "title", "body", "url", "time_text"))
+    names = ("id", "title", "body", "url", "time_text", *source.extra_names)
+    each = ", ".join(f"count({name})" for name in names)
     read = connection.execute(f"SELECT count(*), {each} FROM ({rows})", parameters or None).fetchone()
     assert read is not None
     total = read[0] + staged.broken.number

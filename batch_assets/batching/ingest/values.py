@@ -12,6 +12,8 @@ from batch_assets.batching.ingest.source import ARTICLE_COLUMNS, Source
 PARAGRAPHS = "chr(10) || chr(10)"  # between the texts of a list
 FRACTIONS = re.compile(r"FLOAT|DOUBLE|DECIMAL.*")
 INSTANTS = re.compile(r"DATE|TIMESTAMP.*")
+NESTED = re.compile(r"(STRUCT|TUPLE|MAP|UNION)\(.*|.*\]", re.DOTALL)
+BYTES = re.compile(r"\b(BLOB|GEOMETRY)\b")
 PLAIN = re.compile(
     r"VARCHAR|BOOLEAN|U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|VARINT|BIGNUM|UUID|TIME.*|INTERVAL|ENUM.*|NULL|\"NULL\""
 )
@@ -34,22 +36,23 @@ def staged_rows(paths: Iterable[Path]) -> str:
 
 
 def find_columns(source: Source, names: Iterable[str]) -> dict[str, str]:
-    """The source's columns by our names: SQL that selects each. The exact name counts first, then one in another case.
+    """The source's columns by our names in SQL: SQL that selects each. The exact name counts first, then one in another
+    case.
 
     A name with dots may be a path: `content.rendered` is the field `rendered` of the column `content`.
     """
     existing = list(names)
     found = {}
-    for ours in ARTICLE_COLUMNS:
+    for name, ours in source.sql_names.items():
         wanted = source.column(ours)
         column = find_name(existing, wanted)
         if column is not None:
-            found[ours] = quoted(column)
+            found[name] = quoted(column)
             continue
         first, dot, rest = wanted.partition(".")
         column = find_name(existing, first)
         if dot and column is not None:
-            found[ours] = ".".join([quoted(column), *map(quoted, rest.split("."))])
+            found[name] = ".".join([quoted(column), *map(quoted, rest.split("."))])
     return found
 
 
@@ -108,10 +111,10 @@ def is_whole_number(text: str) -> str:
 
 
 def typed_columns(place: str, source: Source, types: Mapping[str, tuple[str, str]]) -> str:
-    """SQL of the columns id, title, body, url, time or time_text, and problem.
+    """SQL of the columns id, title, body, url, time or time_text, problem, and those of the further columns.
 
-    types: the SQL and the DuckDB type of each of our columns that the source has. Raises SourceError for a type that is
-    no text.
+    types: the SQL and the DuckDB type of each of our columns that the source has, by our names in SQL. Raises
+    SourceError for a type that is no text.
     """
     selected, unreadable = [], []
     for ours in ARTICLE_COLUMNS:
@@ -126,8 +129,15 @@ def typed_columns(place: str, source: Source, types: Mapping[str, tuple[str, str
         selected.append(f"{text} AS {ours}")
         if kind in ("BLOB", "JSON") and ours != "id":
             unreadable.append(f"({sql} IS NOT NULL AND {_is_a_value(sql, kind)} AND ({text}) IS NULL)")
+    extra = []
+    for name, ours in zip(source.extra_names, source.extra, strict=True):
+        sql, kind = types.get(name, ("NULL", "NULL"))
+        text = _further_text(place, ours, source.column(ours), sql, kind)
+        extra.append(f"{text} AS {name}")
+        if kind == "BLOB":
+            unreadable.append(f"({sql} IS NOT NULL AND ({text}) IS NULL)")
     problem = f"CASE WHEN {' OR '.join(unreadable)} THEN 'not_text' END" if unreadable else "NULL::VARCHAR"
-    return ", ".join([*selected, f"{problem} AS problem"])
+    return ", ".join([*selected, f"{problem} AS problem", *extra])
 
 
 def json_text(value: str) -> str:
@@ -156,6 +166,22 @@ def _text(place: str, name: str, sql: str, kind: str) -> str:
     raise _wrong_type(place, name, kind, "a text or a list of texts")
 
 
+def _further_text(place: str, ours: str, name: str, sql: str, kind: str) -> str:
+    """SQL of the text of a further column: lists and structs are JSON."""
+    if kind == "BLOB":
+        return f"try(decode({sql}))"
+    if kind == "JSON":
+        return f"({sql} ->> '$')"
+    if kind == "VARIANT":
+        return f"(to_json({sql}) ->> '$')"
+    if PLAIN.fullmatch(kind) or FRACTIONS.fullmatch(kind) or INSTANTS.fullmatch(kind):
+        return f"CAST({sql} AS VARCHAR)"
+    # JSON has no bytes: DuckDB would write \\xC3\\xA9
+    if NESTED.fullmatch(kind) and not BYTES.search(kind):
+        return f"CAST(to_json({sql}) AS VARCHAR)"
+    raise _wrong_type(place, name, kind, "a text, a number, a time, or a list or struct of these", ours)
+
+
 def _id(place: str, name: str, sql: str, kind: str) -> str:
     if FRACTIONS.fullmatch(kind):  # NaN stands for an empty value
         text = f"CAST({sql} AS VARCHAR)"
@@ -180,9 +206,9 @@ def _time(place: str, name: str, sql: str, kind: str) -> tuple[str, str]:
     raise _wrong_type(place, name, kind, "a time, a text or a number")
 
 
-def _wrong_type(place: str, name: str, kind: str, wanted: str) -> SourceError:
+def _wrong_type(place: str, name: str, kind: str, wanted: str, ours: str = "body") -> SourceError:
     return SourceError(
         f"{shortened(place, MAX_NAME)}: the column `{shortened(name, 40)}` has the type {shortened(kind, 80)}; it must "
-        f"be {wanted}. Name a field of it, such as BATCH_ASSETS_COLUMNS='body={shortened(name, 40)}.text', or make "
+        f"be {wanted}. Name a field of it, such as BATCH_ASSETS_COLUMNS='{ours}={shortened(name, 40)}.text', or make "
         "BATCH_ASSETS_SOURCE a query that selects a text."
     )

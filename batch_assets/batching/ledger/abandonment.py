@@ -18,12 +18,13 @@ from batch_assets.batching.ledger.states import OPEN, State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.ledger.withdrawal import fail_requests
 from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.task_day import TaskDay
 
 MESSAGE = "The user gave up the batch."
 
-# The requests of the batch that a day needs; `is_elsewhere`: another open submission holds the request, too.
+# The requests of the batch that a task needs for a day; `is_elsewhere`: another open submission holds the request, too.
 NEEDED = """
-    SELECT DISTINCT partition_date::VARCHAR AS day, custom_id, custom_id IN (
+    SELECT DISTINCT task, partition_date::VARCHAR AS day, custom_id, custom_id IN (
         SELECT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
         WHERE submission_id <> $id AND list_contains($open, state)
     ) AS is_elsewhere
@@ -37,13 +38,13 @@ NEEDED = """
 class BatchContent:
     """What a batch holds, as the ledger knows it.
 
-    days: the days that need one of its requests, sorted.
+    days: the days of tasks that need one of its requests, sorted.
     requests: how many of its requests no other open submission holds.
     requests_elsewhere: how many another open submission holds, too.
     expected_usd: what its request file was expected to cost; None if the price is not known.
     """
 
-    days: tuple[str, ...]
+    days: tuple[TaskDay, ...]
     requests: int
     requests_elsewhere: int
     expected_usd: float | None
@@ -55,7 +56,8 @@ def content_of(database: Database, submission: Submission) -> BatchContent:
         row = connection.execute(
             f"""
             SELECT
-                coalesce(list_sort(list(DISTINCT day)), []), count(DISTINCT custom_id) FILTER (NOT is_elsewhere),
+                coalesce(list_sort(list(DISTINCT [task, day])), []),
+                count(DISTINCT custom_id) FILTER (NOT is_elsewhere),
                 count(DISTINCT custom_id) FILTER (is_elsewhere)
             FROM ({NEEDED})
             """,
@@ -63,7 +65,9 @@ def content_of(database: Database, submission: Submission) -> BatchContent:
         ).fetchone()
         assert row is not None  # an aggregate without GROUP BY has one row
         days, requests, requests_elsewhere = row
-        return BatchContent(tuple(days), requests, requests_elsewhere, _expected_usd(connection, submission))
+        return BatchContent(
+            tuple(TaskDay(*day) for day in days), requests, requests_elsewhere, _expected_usd(connection, submission)
+        )
 
 
 def _expected_usd(connection: duckdb.DuckDBPyConnection, submission: Submission) -> float | None:

@@ -6,7 +6,9 @@ from datetime import datetime
 import duckdb
 
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.result_tables import tasks_with_results
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.task_day import TaskDay
 
 # A request may have had several names, by several limits: the name that has an answer stays.
 RECORD_ALIASES = """
@@ -31,24 +33,24 @@ def limits_of_old_plans(connection: duckdb.DuckDBPyConnection) -> set[int]:
     return {limit for (limit,) in rows}
 
 
-def record_aliases(connection: duckdb.DuckDBPyConnection, day: str) -> None:
+def record_aliases(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> None:
     """Record the names of the day in the temp table `found_alias` (old, new)."""
     connection.execute(RECORD_ALIASES)
-    connection.execute("DELETE FROM day_of_old_names WHERE partition_date = CAST(? AS DATE)", [day])
+    connection.execute("DELETE FROM day_of_old_names WHERE partition_date = CAST(? AS DATE)", [day.day])
 
 
 def has_aliases(connection: duckdb.DuckDBPyConnection) -> bool:
     return connection.execute("SELECT 1 FROM request_alias LIMIT 1").fetchone() is not None
 
 
-def use_old_names(connection: duckdb.DuckDBPyConnection, day: str) -> None:
+def use_old_names(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> None:
     """Give the day's requests in `batch_request` their old names."""
     connection.execute(
         """
         UPDATE batch_request SET custom_id = old FROM request_alias
-        WHERE partition_date = CAST(? AS DATE) AND custom_id = new
+        WHERE task = ? AND partition_date = CAST(? AS DATE) AND custom_id = new
         """,
-        [day],
+        day,
     )
 
 
@@ -91,6 +93,7 @@ def move_api(database: Database, old: str, new: str) -> int:
     """Record that the API has another address now; returns how many submissions were sent to the old address."""
     with database.writing() as connection:
         counted = connection.execute("SELECT count(*) FROM openai_batch WHERE api = ?", [old]).fetchone()
-        for table in ("openai_batch", "completion", "failed_request", "spending", "summaries", "refused_option"):
+        ours = ("openai_batch", "completion", "failed_request", "spending", "refused_option")
+        for table in (*ours, *tasks_with_results(connection)):
             connection.execute(f"UPDATE {table} SET api = ? WHERE api = ?", [new, old])
     return 0 if counted is None else int(counted[0])

@@ -5,8 +5,6 @@ import duckdb
 from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.provider.batches import now_utc
 
-TASK = "summaries"  # the task that the cost belongs to, beside the day
-
 # `billed_line` has a row for each line that was billed, or that counts as the outcome of a request. `unattributed` is
 # usage that belongs to no request: that of further lines, and the usage that the batch reports beyond all its lines
 # (lines that a run could not read, or that the API did not write). The submission identifies a batch, too: servers that
@@ -62,7 +60,7 @@ RECORD = """
         FROM beyond_lines WHERE more_input + more_output > 0
     )
     SELECT
-        ended_batch.batch_id, submission_id, any_value(openai_batch.partition_date), $task, kind,
+        ended_batch.batch_id, submission_id, any_value(openai_batch.partition_date), any_value(openai_batch.task), kind,
         any_value(openai_batch.api), any_value(ended_batch.model),
         any_value(coalesce(openai_batch.submitted_at, openai_batch.claimed_at, $now)),
         sum(billed.requests), sum(billed.billed_requests), sum(billed.cut_requests), sum(billed.input_tokens),
@@ -81,4 +79,4 @@ def record_spending(connection: duckdb.DuckDBPyConnection) -> None:
 
     Call it in the transaction that collects these batches, with the temp view `billed_line`.
     """
-    connection.execute(parsed(RECORD), {"task": TASK, "now": now_utc()})
+    connection.execute(parsed(RECORD), {"now": now_utc()})

@@ -99,7 +99,7 @@ def claim(
         over_budget = why_over_budget(
             connection,
             limits.budget,
-            day=submission.day,
+            day=submission.task_day,
             api=api.name,
             moment=api.now(),
             expected_usd=expected_usd,

@@ -1,4 +1,5 @@
-"""What a request file will cost: by the tokens that batches of its model used or, before the first one, by its size.
+"""What a request file will cost: by the tokens that batches of its task and model used or, before the first one, by its
+size.
 
 How many tokens an answer uses depends on the limit on it. Batches under a lower limit do not count if it cut one of
 their answers: the full length of that answer is not known, and a higher limit sends just these requests again.
@@ -20,7 +21,7 @@ CALIBRATION = """
             submission_id, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
             sum(billed_requests) AS billed_requests, sum(cut_requests) AS cut_requests
         FROM spending
-        WHERE model = $model AND api <> $built_in AND kind <> 'unattributed' AND billed_requests > 0
+        WHERE task = $task AND model = $model AND api <> $built_in AND kind <> 'unattributed' AND billed_requests > 0
         GROUP BY submission_id, batch_id
     ),
     of_limit AS (
@@ -41,6 +42,8 @@ class RequestFile(Protocol):
     """What the cost depends on. `max_output_tokens`: of all its requests together; 0 if no limit is known."""
 
     @property
+    def task(self) -> str: ...
+    @property
     def model(self) -> str: ...
     @property
     def bytes(self) -> int: ...
@@ -53,6 +56,7 @@ class RequestFile(Protocol):
 class FileSize(NamedTuple):
     """The size of a request file: a `RequestFile` without anything else."""
 
+    task: str
     model: str
     bytes: int
     requests: int
@@ -61,21 +65,22 @@ class FileSize(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many tokens requests of a model used: of input per byte of the request file, of output per request."""
+    """How many tokens requests of a task and a model used: of input per byte of the file, of output per request."""
 
     input_tokens_per_byte: float
     output_tokens_per_request: float
 
 
 def calibration(
-    connection: duckdb.DuckDBPyConnection, model: str, max_output_tokens: float | None = None
+    connection: duckdb.DuckDBPyConnection, task: str, model: str, max_output_tokens: float | None = None
 ) -> Calibration | None:
     """By the spending of earlier batches, for requests with this limit on their output; None before the first one.
 
     Without a limit (None), only batches whose limit has cut no answer count. The built-in engine's batches never count.
     """
     row = connection.execute(
-        CALIBRATION, {"model": model, "built_in": BUILT_IN_ENGINE, "max_output_tokens": max_output_tokens}
+        CALIBRATION,
+        {"task": task, "model": model, "built_in": BUILT_IN_ENGINE, "max_output_tokens": max_output_tokens},
     ).fetchone()
     return Calibration(*row) if row is not None and None not in row else None
 
@@ -85,7 +90,7 @@ def calibration_for(connection: duckdb.DuckDBPyConnection, file: RequestFile, ap
     if api == BUILT_IN_ENGINE:
         return None
     has_limit = file.max_output_tokens > 0 and file.requests > 0
-    return calibration(connection, file.model, file.max_output_tokens / file.requests if has_limit else None)
+    return calibration(connection, file.task, file.model, file.max_output_tokens / file.requests if has_limit else None)
 
 
 def expected_cost(

@@ -6,6 +6,7 @@ import duckdb
 
 from batch_assets.batching.ledger.states import ADOPTING_MOVES, UNCOLLECTED, State
 from batch_assets.batching.ledger.submissions import Submission
+from batch_assets.batching.task_day import TaskDay
 
 # The requests of the batches in `ended_batch`, which has the number of each batch.
 FIND_REQUESTED = """
@@ -14,7 +15,7 @@ FIND_REQUESTED = """
 """
 
 
-def record_requests(connection: duckdb.DuckDBPyConnection, day: str, plan_number: int) -> None:
+def record_requests(connection: duckdb.DuckDBPyConnection, day: TaskDay, plan_number: int) -> None:
     """Record which file of the day's plan holds which request. Reads `line_positions` (custom_id, place from 0)."""
     connection.execute(
         """
@@ -24,11 +25,11 @@ def record_requests(connection: duckdb.DuckDBPyConnection, day: str, plan_number
                 submission_id,
                 (sum(requests) OVER (ORDER BY shard))::BIGINT AS stop,
                 stop - requests AS start
-            FROM batch_request_file WHERE partition_date = CAST(? AS DATE) AND plan = ?
+            FROM batch_request_file WHERE task = ? AND partition_date = CAST(? AS DATE) AND plan = ?
         )
         SELECT custom_id, submission_id FROM line_positions JOIN shard ON place >= start AND place < stop
         """,
-        [day, plan_number],
+        [*day, plan_number],
     )
 
 

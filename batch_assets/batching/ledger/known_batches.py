@@ -6,6 +6,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import ADOPTING_MOVES, UNCOLLECTED
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.task_day import TaskDay
 
 UNRECORDED_API = "an API that an earlier version did not record"
 
@@ -63,37 +64,40 @@ def known_batches(database: Database) -> set[str]:
     return {batch_id for (batch_id,) in rows}
 
 
-def days_with_adopted_batches(database: Database) -> list[str]:
+def days_with_adopted_batches(database: Database) -> list[TaskDay]:
     """The days that need a batch which no run of the day submitted: it was adopted, recovered or seen again."""
     parameters = {"states": list(UNCOLLECTED), "moves": [move.name for move in ADOPTING_MOVES]}
     with database.reading() as connection:
         rows = connection.execute(
             """
             WITH adopted AS (
-                SELECT submission_id, partition_date
+                SELECT submission_id, task, partition_date
                 FROM openai_batch SEMI JOIN (
                     SELECT submission_id FROM submission_event WHERE list_contains($moves, move)
                 ) USING (submission_id)
                 WHERE list_contains($states, state)
             )
-            SELECT partition_date::VARCHAR FROM adopted
+            SELECT task, partition_date::VARCHAR AS day FROM adopted
             UNION
-            SELECT partition_date::VARCHAR
+            SELECT task, partition_date::VARCHAR AS day
             FROM batch_request SEMI JOIN (
                 SELECT custom_id FROM in_flight_request SEMI JOIN adopted USING (submission_id)
             ) USING (custom_id)
-            ORDER BY 1
+            ORDER BY day, task
             """,
             parameters,
         ).fetchall()
-    return [day for (day,) in rows]
+    return [TaskDay(*row) for row in rows]
 
 
-def days_with_batches(database: Database) -> list[str]:
+def days_with_batches(database: Database) -> list[TaskDay]:
     """The days of submissions whose batch is known and not collected."""
     with database.reading() as connection:
         rows = connection.execute(
-            "SELECT DISTINCT partition_date::VARCHAR FROM openai_batch WHERE list_contains($states, state) ORDER BY 1",
+            """
+            SELECT DISTINCT task, partition_date::VARCHAR AS day FROM openai_batch
+            WHERE list_contains($states, state) ORDER BY day, task
+            """,
             {"states": list(UNCOLLECTED)},
         ).fetchall()
-    return [day for (day,) in rows]
+    return [TaskDay(*row) for row in rows]

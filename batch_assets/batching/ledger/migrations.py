@@ -4,20 +4,22 @@ from collections.abc import Callable, Mapping
 
 import duckdb
 
+from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX
 from batch_assets.batching.ledger.schema import TABLES, create_table, create_warehouse_id
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.prices import batch_rates
+from batch_assets.batching.task_day import FIRST_SOURCE, FIRST_TASK
 
 # How rows of version 1 become rows of this version. Each table that is not here stays as it is, or is new and empty.
 # NAME_before is the table of version 1.
 FROM_V1: Mapping[str, str] = {
     "batch_request_file": """
         INSERT INTO batch_request_file (
-            submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
+            submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
             estimated_input_tokens, request_max_output_tokens, max_output_tokens, max_cost_usd, is_refresh, created_at
         )
-        SELECT submission_key, partition_date, round, greatest(round, 1), shard, path, sha256, endpoint, model,
-            requests, bytes, estimated_input_tokens,
+        SELECT submission_key, 'summaries', partition_date, round, greatest(round, 1), shard, path, sha256, endpoint,
+            model, requests, bytes, estimated_input_tokens,
             CASE WHEN max_output_tokens > 0 AND requests > 0 THEN max_output_tokens // requests END,
             max_output_tokens, max_cost_usd, false, created_at
         FROM batch_request_file_before
@@ -29,13 +31,13 @@ FROM_V1: Mapping[str, str] = {
     # The metadata of its batches has the key and the number of the attempt: together, they are the claim token.
     "openai_batch": """
         INSERT INTO openai_batch (
-            submission_id, partition_date, plan, round, shard, state, attempt, owner_run, claim_token, claimed_at,
+            submission_id, task, partition_date, plan, round, shard, state, attempt, owner_run, claim_token, claimed_at,
             not_before, file_id, batch_id, earlier_batch_ids, submitted_at, status, requests_total, requests_completed,
             requests_failed, input_tokens, output_tokens, errors, output_file_id, error_file_id, output_path,
             error_path, seen_at, ended_at, collected_at, cancel_requested_at, remote_deleted_at, message
         )
         SELECT
-            file.submission_key, file.partition_date, file.round, greatest(file.round, 1), file.shard,
+            file.submission_key, 'summaries', file.partition_date, file.round, greatest(file.round, 1), file.shard,
             CASE
                 WHEN collected_at IS NOT NULL THEN 'collected'
                 WHEN batch_id IS NOT NULL THEN 'submitted'
@@ -129,6 +131,8 @@ FROM_V1: Mapping[str, str] = {
         INSERT INTO day_of_old_names (partition_date) SELECT DISTINCT partition_date FROM batch_request
     """,
 }
+TABLES_OF_A_TASK = ("batch_request", "day_plan", "batch_request_file", "openai_batch")
+TABLES_OF_A_SOURCE = ("raw_articles", "rejected_article", "pruned_day", "day_plan")
 TABLES_OF_V1_ONLY = ("pending_request",)
 
 
@@ -190,10 +194,39 @@ def record_which_run_planned(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE day_plan ADD COLUMN IF NOT EXISTS planned_by VARCHAR")
 
 
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
+    found = connection.execute(
+        "SELECT column_name FROM duckdb_columns() WHERE database_name = current_database() AND table_name = ?", [table]
+    )
+    return {name for (name,) in found.fetchall()}
+
+
+def record_the_task(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the task and the source to each table that has them. Until now, all rows were of one task and one source."""
+    if "definition" not in _columns(connection, "day_plan"):
+        connection.execute("ALTER TABLE day_plan RENAME COLUMN task TO definition")
+    for table in TABLES_OF_A_TASK:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS task VARCHAR DEFAULT '{FIRST_TASK}'")
+    connection.execute("ALTER TABLE raw_articles ADD COLUMN IF NOT EXISTS extra MAP(VARCHAR, VARCHAR)")
+    for table in TABLES_OF_A_SOURCE:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS source VARCHAR DEFAULT '{FIRST_SOURCE}'")
+    connection.execute("ALTER TABLE batch_request_file ADD COLUMN IF NOT EXISTS output_schema JSON")
+    connection.execute("ALTER TABLE summaries ADD COLUMN IF NOT EXISTS task_version VARCHAR")
+    connection.execute(
+        "UPDATE failed_request SET batch_id = ? || substr(batch_id, ?) WHERE starts_with(batch_id, ?)",
+        [
+            f"{CANCELLED_BATCH_ID_PREFIX}{FIRST_TASK}/",
+            len(CANCELLED_BATCH_ID_PREFIX) + 1,
+            CANCELLED_BATCH_ID_PREFIX,
+        ],
+    )
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
     "record_why_a_submission_waits": record_why_a_submission_waits,
     "record_where_a_rejected_row_is": record_where_a_rejected_row_is,
     "record_which_run_planned": record_which_run_planned,
+    "record_the_task": record_the_task,
 }

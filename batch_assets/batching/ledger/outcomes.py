@@ -10,11 +10,13 @@ from datetime import timedelta
 from enum import StrEnum
 
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
+from batch_assets.batching.task_day import TaskDay
 
 CANCELLED_BY_USER = "cancelled_by_user"  # the code of a request that waits until the user plans its day again
-# A request that was cancelled before it was in a batch has this and its day in place of a `batch_id`.
+# A request that was cancelled before it was in a batch has this, its task and its day in place of a `batch_id`.
 CANCELLED_BATCH_ID_PREFIX = "cancelled/"
 NO_ANSWER = "no_answer"  # a line with status 200 whose body is no answer
+INVALID_ANSWER = "invalid_answer"  # an answer that does not fit the output schema of the task
 RESULTS_QUARANTINED = "results_quarantined"  # the result file contradicts its batch, also after 25 hours
 RESULTS_GONE = "results_gone"  # the API has deleted the result file before a run has downloaded it
 # Client errors that may not occur in another attempt: request timeout, conflict, too early, rate limit.
@@ -32,6 +34,7 @@ class Scope(StrEnum):
     REQUEST = "request"  # it costs a round of the request
     BATCH = "batch"  # of the batch as a whole: it costs no round
     ACCOUNT = "account"  # of the key, the organization or the project: it costs no round, and is retried without end
+    TASK = "task"  # of the task, in each of its requests: it costs no round, and no run retries it
     FILE = "file"  # of a result file: what it lacks may be billed, so the user decides whether a run buys it again
 
 
@@ -69,6 +72,15 @@ INVALID_REQUEST = Outcome(
 # The first outcome that matches counts.
 # https://developers.openai.com/api/docs/guides/error-codes and guides/batch; codes of other servers as users saw them.
 OUTCOMES: tuple[Outcome, ...] = (
+    # First: its message repeats names of the schema, which may have any words. A chat completion has it without a code.
+    Outcome(
+        "output schema",
+        Scope.TASK,
+        is_retryable=False,
+        remedy="Change the output schema of the task to one that the API accepts, and plan the day again.",
+        codes=("invalid_json_schema",),
+        phrases=("invalid schema for",),
+    ),
     Outcome(
         "capacity",
         Scope.BATCH,
@@ -157,6 +169,15 @@ OUTCOMES: tuple[Outcome, ...] = (
         max_failures=2,
     ),
     Outcome(
+        "invalid answer",
+        Scope.REQUEST,
+        is_retryable=True,
+        remedy="Another round sends the request once more. After that, simplify the output schema, explain it in the "
+        "prompt, or choose another model.",
+        codes=(INVALID_ANSWER,),
+        max_failures=2,
+    ),
+    Outcome(
         "results",
         Scope.FILE,
         is_retryable=True,
@@ -171,6 +192,11 @@ OTHER_FAILURE = Outcome(
     is_retryable=True,
     remedy="Another round sends the request again.",
 )
+
+
+def cancelled_batch_id(day: TaskDay) -> str:
+    """What a request that was cancelled before it was in a batch has in place of a `batch_id`."""
+    return f"{CANCELLED_BATCH_ID_PREFIX}{day.task}/{day.day}"
 
 
 def outcome_of(code: str | None, message: str | None = None, http_status: int | None = None) -> Outcome:
@@ -197,7 +223,7 @@ def requeue_outcome(errors: Iterable[RemoteError]) -> Outcome | None:
     An account error wins: its pauses are longer.
     """
     found = [outcome_of(error.code, error.message) for error in errors]
-    shared = [outcome for outcome in found if outcome.scope is not Scope.REQUEST]
+    shared = [outcome for outcome in found if outcome.scope not in (Scope.REQUEST, Scope.TASK)]
     return next((outcome for outcome in shared if outcome.scope is Scope.ACCOUNT), shared[0] if shared else None)
 
 
@@ -235,10 +261,12 @@ def _quoted(text: str) -> str:
 
 # Whether a failed request may be sent again. `requests` then applies the limit of rounds.
 IS_RETRYABLE = _case(lambda outcome: str(outcome.is_retryable).lower())
-# 'request', 'batch' or 'account'.
+# 'request', 'batch', 'account', 'task' or 'file'.
 SCOPE = _case(lambda outcome: _quoted(outcome.scope))
-# What the user can do about an account error; NULL for any other failure.
-ACCOUNT_REMEDY = _case(lambda outcome: _quoted(outcome.remedy) if outcome.scope is Scope.ACCOUNT else "NULL")
+# What the user can do about an error of the account or of the task; NULL for any other failure.
+SHARED_REMEDY = _case(
+    lambda outcome: _quoted(outcome.remedy) if outcome.scope in (Scope.ACCOUNT, Scope.TASK) else "NULL"
+)
 # An aggregate over the failures of one request: whether those of one outcome are as many as it allows.
 IS_USED_UP = " OR ".join(
     f"count(*) FILTER ({_matches(outcome)}) >= {outcome.max_failures}" for outcome in OUTCOMES if outcome.max_failures

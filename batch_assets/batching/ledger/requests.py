@@ -19,10 +19,12 @@ from batch_assets.batching.ledger.outcomes import (
     IS_USED_UP,
     MAX_BATCH_RETRIES,
     Scope,
+    cancelled_batch_id,
 )
 from batch_assets.batching.ledger.states import OPEN, UNSENT, State
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.task_day import TaskDay
 
 NO_LIMIT_ON_ROUNDS = 2**31 - 1
 
@@ -74,8 +76,8 @@ class DayAnswers(NamedTuple):
 # 1. What a request of the day and a valid answer are. An answer of the built-in engine is valid only if no other API is
 # configured.
 CREATE_MACROS = f"""
-    CREATE OR REPLACE TEMP MACRO day_request(day) AS TABLE
-    SELECT article_id, custom_id FROM batch_request WHERE partition_date = day::DATE;
+    CREATE OR REPLACE TEMP MACRO day_request(of_task, day) AS TABLE
+    SELECT article_id, custom_id FROM batch_request WHERE task = of_task AND partition_date = day::DATE;
 
     CREATE OR REPLACE TEMP MACRO counts_at(answered_by, configured_api) AS
     answered_by IS NULL OR answered_by <> '{BUILT_IN_ENGINE}' OR configured_api = '{BUILT_IN_ENGINE}';
@@ -92,7 +94,7 @@ FIND_ANSWERS = """
     SELECT
         count(*) AS requests, coalesce(min(place), 0) AS first, coalesce(max(place), -1) AS last,
         count(*) FILTER (is_cut_below(finish_reason, max_output_tokens, $max_output_tokens)) AS cut
-    FROM valid_completion($api) SEMI JOIN day_request($day) USING (custom_id)
+    FROM valid_completion($api) SEMI JOIN day_request($task, $day) USING (custom_id)
 """
 # 3. How often each request ended without an answer, and why. These failures do not count: one that a refresh has
 # superseded; one whose limit was lower than today's, so that the answer did not begin; and one that the built-in engine
@@ -106,11 +108,13 @@ FIND_FAILURES = f"""
         -- after an account error
         max(not_before) AS not_before, bool_and(retryable) AS retryable,
         arg_max(code, failed_at) AS code, string_agg(DISTINCT concat_ws(': ', code, message), '; ') AS reasons,
-        -- Whether the user cancelled it on this day. A request that was cancelled before it was in a batch has its day
-        -- in `batch_id`. The cancellation of an equal article of another day does not count.
+        -- Whether the user cancelled it for this task and day. A request that was cancelled before it was in a batch
+        -- has both in `batch_id`. The cancellation of an equal request of another task or day does not count.
         arg_max(
-            code = '{CANCELLED_BY_USER}'
-                AND coalesce(partition_date = CAST($day AS DATE), batch_id = '{CANCELLED_BATCH_ID_PREFIX}' || $day),
+            code = '{CANCELLED_BY_USER}' AND coalesce(
+                task = $task AND partition_date = CAST($day AS DATE),
+                batch_id = '{CANCELLED_BATCH_ID_PREFIX}' || $task || '/' || $day
+            ),
             failed_at
         ) AS is_cancelled
     FROM (
@@ -118,22 +122,22 @@ FIND_FAILURES = f"""
         WHERE NOT coalesce(superseded, false)
             AND NOT coalesce(code = 'max_output_tokens' AND max_output_tokens < $max_output_tokens, false)
             AND counts_at(api, $api)
-    ) SEMI JOIN day_request($day) USING (custom_id)
-    LEFT JOIN (SELECT DISTINCT batch_id, partition_date FROM openai_batch) USING (batch_id)
+    ) SEMI JOIN day_request($task, $day) USING (custom_id)
+    LEFT JOIN (SELECT DISTINCT batch_id, task, partition_date FROM openai_batch) USING (batch_id)
     GROUP BY custom_id
 """
 # Most days have none, and FIND_FAILURES takes longer to plan than a search for one.
-HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_request SEMI JOIN day_request($day) USING (custom_id))"
+HAS_FAILURES = "SELECT EXISTS (SELECT 1 FROM failed_request SEMI JOIN day_request($task, $day) USING (custom_id))"
 NO_FAILURES = """
     CREATE OR REPLACE TEMP TABLE failure (
         custom_id VARCHAR, attempts BIGINT, batch_failures BIGINT, is_used_up BOOLEAN, is_missing_in_file BOOLEAN,
         not_before TIMESTAMP, retryable BOOLEAN, code VARCHAR, reasons VARCHAR, is_cancelled BOOLEAN
     )
 """
-# 4. The requests of the day that are in an open submission, of this day or of another.
+# 4. The requests of the day that are in an open submission, of this task and day or of another.
 FIND_IN_FLIGHT = """
     CREATE OR REPLACE TEMP TABLE in_flight AS
-    SELECT DISTINCT custom_id FROM in_flight_request SEMI JOIN day_request($day) USING (custom_id)
+    SELECT DISTINCT custom_id FROM in_flight_request SEMI JOIN day_request($task, $day) USING (custom_id)
     WHERE submission_id IN (SELECT submission_id FROM openai_batch WHERE list_contains($open_states, state))
 """
 # 5. The requests that are only in files which no run can send now: over a budget, or refused for the account.
@@ -173,7 +177,7 @@ FIND_UNANSWERED = f"""
         WHERE place BETWEEN $first AND $last
             AND NOT ($cut > 0 AND is_cut_below(finish_reason, max_output_tokens, $max_output_tokens))
     ),
-    unanswered AS (SELECT DISTINCT custom_id FROM day_request($day) ANTI JOIN answered USING (custom_id))
+    unanswered AS (SELECT DISTINCT custom_id FROM day_request($task, $day) ANTI JOIN answered USING (custom_id))
     SELECT
         custom_id, state[1] AS state, state[2] AS blocked_by, not_before
     FROM (
@@ -214,7 +218,7 @@ COUNT_REPEATED = """
 class DayStates:
     """The states of a day's requests. The temp tables of the connection hold them."""
 
-    day: str
+    day: TaskDay
     rules: RequestStateRules
     answers: DayAnswers
 
@@ -240,10 +244,10 @@ class DayStates:
         return None if row is None else row[0]
 
 
-def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules) -> DayStates:
+def find_states(connection: duckdb.DuckDBPyConnection, day: TaskDay, rules: RequestStateRules) -> DayStates:
     """Derive the state of each request of the day.
 
-    Creates the macro `counts_at(answered_by, configured_api)`, the table macros `day_request(day)` (article_id,
+    Creates the macro `counts_at(answered_by, configured_api)`, the table macros `day_request(task, day)` (article_id,
     custom_id) and `valid_completion(api)`, and the temp tables
     `unanswered_request` (custom_id, state, blocked_by, not_before), `failure` (custom_id, attempts, code, reasons, …)
     of the requests that ended without an answer, `in_flight` (custom_id) and `blocked_request` (custom_id, code,
@@ -251,15 +255,15 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: str, rules: RequestS
     """
     now = now_utc()
     connection.execute(CREATE_MACROS)
-    parameters = {"day": day, "api": rules.api, "max_output_tokens": rules.max_output_tokens}
+    parameters = {**day._asdict(), "api": rules.api, "max_output_tokens": rules.max_output_tokens}
     row = connection.execute(parsed(FIND_ANSWERS), parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
     answers = DayAnswers(*row)
-    if connection.execute(parsed(HAS_FAILURES), {"day": day}).fetchone() == (True,):
+    if connection.execute(parsed(HAS_FAILURES), day._asdict()).fetchone() == (True,):
         connection.execute(parsed(FIND_FAILURES), parameters)
     else:
         connection.execute(parsed(NO_FAILURES))
-    connection.execute(parsed(FIND_IN_FLIGHT), {"day": day, "open_states": list(OPEN)})
+    connection.execute(parsed(FIND_IN_FLIGHT), {**day._asdict(), "open_states": list(OPEN)})
     _find_blocked(connection, rules.refusal, now)
     more = {
         "max_rounds": rules.max_rounds,
@@ -283,7 +287,7 @@ def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal 
         connection.execute(parsed(NO_BLOCKED_REQUESTS))
 
 
-def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> None:
+def cancel_pending(database: Database, day: TaskDay, rules: RequestStateRules) -> None:
     """Cancel the day's pending requests, also those in a pause, until the user plans the day again with
     `resume_cancelled`.
     """
@@ -293,8 +297,8 @@ def cancel_pending(database: Database, day: str, rules: RequestStateRules) -> No
             f"""
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, failed_at)
             SELECT
-                custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, 'Cancelled before it was sent again.', true, false, ?
+                custom_id, ?, ?, 'Cancelled before it was sent again.', true, false, ?
             FROM unanswered_request WHERE state = 'pending' OR blocked_by = '{BlockedBy.ACCOUNT}'
             """,
-            [day, CANCELLED_BY_USER, now_utc()],
+            [cancelled_batch_id(day), CANCELLED_BY_USER, now_utc()],
         )

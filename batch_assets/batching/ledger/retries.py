@@ -9,6 +9,7 @@ from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.requests import BlockedBy, RequestStateRules, find_states
 from batch_assets.batching.ledger.states import State
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.task_day import TaskDay
 
 FAILED = f"""
     SELECT custom_id FROM unanswered_request JOIN failure USING (custom_id)
@@ -24,11 +25,11 @@ COUNT_FAILED = f"SELECT count(*) FROM ({FAILED})"
 COUNT_IN_PAUSE = f"SELECT count(*) FROM unanswered_request WHERE blocked_by = '{BlockedBy.ACCOUNT}'"
 END_PAUSES = """
     UPDATE failed_request SET not_before = NULL
-    WHERE not_before > $now AND custom_id IN (SELECT custom_id FROM day_request($day))
+    WHERE not_before > $now AND custom_id IN (SELECT custom_id FROM day_request($task, $day))
 """
 END_PAUSES_OF_FILES = """
     UPDATE openai_batch SET not_before = NULL
-    WHERE state = $deferred AND partition_date = CAST($day AS DATE) AND not_before IS NOT NULL
+    WHERE state = $deferred AND task = $task AND partition_date = CAST($day AS DATE) AND not_before IS NOT NULL
         AND ($only IS NULL OR deferred_by = $only)
 """
 
@@ -41,7 +42,7 @@ class Retried(NamedTuple):
 
 
 def supersede_failures(
-    connection: duckdb.DuckDBPyConnection, day: str, rules: RequestStateRules, code: str | None = None
+    connection: duckdb.DuckDBPyConnection, day: TaskDay, rules: RequestStateRules, code: str | None = None
 ) -> int:
     """Let the failures of the day's failed requests, and of those whose results are missing, count no longer; returns
     how many requests are pending again.
@@ -55,22 +56,22 @@ def supersede_failures(
     return int(failed)
 
 
-def end_account_pauses(database: Database, day: str) -> None:
+def end_account_pauses(database: Database, day: TaskDay) -> None:
     """Let a run send at once the day's request files that wait after an account error."""
     with database.writing() as connection:
         _end_pauses_of_files(connection, day, only=Scope.ACCOUNT)
 
 
-def retry_day(database: Database, day: str, rules: RequestStateRules, code: str | None = None) -> Retried:
+def retry_day(database: Database, day: TaskDay, rules: RequestStateRules, code: str | None = None) -> Retried:
     """`supersede_failures`, and end all pauses of the day: of requests, and of deferred request files."""
     with database.writing() as connection, transaction(connection):
         failed = supersede_failures(connection, day, rules, code)
         (in_pause,) = connection.execute(COUNT_IN_PAUSE).fetchone() or (0,)
-        connection.execute(END_PAUSES, {"day": day, "now": now_utc()})
+        connection.execute(END_PAUSES, {**day._asdict(), "now": now_utc()})
         return Retried(failed + in_pause, _end_pauses_of_files(connection, day, only=None))
 
 
-def _end_pauses_of_files(connection: duckdb.DuckDBPyConnection, day: str, *, only: Scope | None) -> int:
-    parameters = {"day": day, "deferred": State.DEFERRED, "only": only}
+def _end_pauses_of_files(connection: duckdb.DuckDBPyConnection, day: TaskDay, *, only: Scope | None) -> int:
+    parameters = {**day._asdict(), "deferred": State.DEFERRED, "only": only}
     (files,) = connection.execute(END_PAUSES_OF_FILES, parameters).fetchone() or (0,)
     return int(files)

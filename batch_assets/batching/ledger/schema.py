@@ -16,13 +16,15 @@ COMPRESSED_TEXT = "VARCHAR USING COMPRESSION zstd"  # half the size, and twice a
 # One DDL statement for each table, by its name. {text} is the type of a long text.
 TABLES: Mapping[str, str] = {
     "raw_articles": """(
-        -- an article of a day; key: partition_date, article_id
+        -- an article of a day; key: source, partition_date, article_id
         partition_date DATE NOT NULL,
         article_id VARCHAR NOT NULL,
         title VARCHAR,
         body {text} NOT NULL,
         url VARCHAR,
-        published_at TIMESTAMP
+        published_at TIMESTAMP,
+        extra MAP(VARCHAR, VARCHAR),        -- further columns of the source that a task uses; NULL: none
+        source VARCHAR NOT NULL DEFAULT 'raw_articles'  -- whose rows these are
     )""",
     "rejected_article": """(
         -- a row of the source that cannot be an article, and why
@@ -35,20 +37,25 @@ TABLES: Mapping[str, str] = {
         reason VARCHAR NOT NULL,            -- empty_body, duplicate_id, older_version, not_text; malformed, undated
         source_file VARCHAR,                -- NULL: of a query without `filename`, or of a table
         source_line BIGINT,                 -- its first line, from 1; NULL where rows are not lines, as in Parquet
-        message VARCHAR                     -- what is wrong with a malformed row
+        message VARCHAR,                    -- what is wrong with a malformed row
+        source VARCHAR NOT NULL DEFAULT 'raw_articles'
     )""",
     "batch_request": """(
-        -- the request that an article needs; key: partition_date, article_id. Equal articles share a custom_id
+        -- the request that a task needs for an article; key: task, partition_date, article_id. Equal requests of
+        -- articles, days and tasks share a custom_id
         partition_date DATE NOT NULL,
         article_id VARCHAR NOT NULL,
-        custom_id VARCHAR NOT NULL
+        custom_id VARCHAR NOT NULL,
+        task VARCHAR NOT NULL DEFAULT 'summaries'
     )""",
     "day_plan": """(
-        -- the task of the day's last plan; key: partition_date. The next round uses the same task
+        -- what the task asked in the day's last plan; key: task, partition_date. The next round asks the same
         partition_date DATE NOT NULL,
-        task JSON NOT NULL,
+        definition JSON NOT NULL,
         planned_at TIMESTAMP NOT NULL,
-        planned_by VARCHAR                  -- the run, or the first run that it retries
+        planned_by VARCHAR,                 -- the run, or the first run that it retries
+        task VARCHAR NOT NULL DEFAULT 'summaries',
+        source VARCHAR NOT NULL DEFAULT 'raw_articles'  -- whose articles it reads
     )""",
     "batch_request_file": """(
         -- a JSONL file of requests; key: submission_id
@@ -68,7 +75,9 @@ TABLES: Mapping[str, str] = {
         max_output_tokens BIGINT NOT NULL,  -- of all its requests together
         max_cost_usd DOUBLE,                -- an upper estimate; NULL where the model's price is not known
         is_refresh BOOLEAN NOT NULL,        -- its answers replace the present ones
-        created_at TIMESTAMP NOT NULL
+        output_schema JSON,                 -- that an answer must fulfil; NULL: an answer is any text
+        created_at TIMESTAMP NOT NULL,
+        task VARCHAR NOT NULL DEFAULT 'summaries'
     )""",
     "in_flight_request": """(
         -- a request in a file whose batch is not collected yet; it is in flight while the submission's state is open
@@ -119,7 +128,8 @@ TABLES: Mapping[str, str] = {
         collected_at TIMESTAMP,
         cancel_requested_at TIMESTAMP,      -- by the user: no run sends its requests until the user plans the day again
         remote_deleted_at TIMESTAMP,        -- its files at the API were deleted
-        message VARCHAR                     -- the API's last message about it
+        message VARCHAR,                    -- the API's last message about it
+        task VARCHAR NOT NULL DEFAULT 'summaries'
     )""",
     "submission_event": """(
         -- a change of a submission's state
@@ -160,7 +170,7 @@ TABLES: Mapping[str, str] = {
         http_status INTEGER,
         retryable BOOLEAN NOT NULL,
         superseded BOOLEAN NOT NULL,        -- a refresh has sent the request again: this failure does not count
-        scope VARCHAR,                      -- whose failure: request (it costs a round), batch, account, file
+        scope VARCHAR,                      -- whose failure: request (it costs a round), batch, account, task, file
         not_before TIMESTAMP,               -- after an account error: no run of the sensor sends it again before
         api VARCHAR,
         max_output_tokens BIGINT,
@@ -221,8 +231,9 @@ TABLES: Mapping[str, str] = {
         refused_at TIMESTAMP NOT NULL
     )""",
     "pruned_day": """(
-        -- a day whose old articles and requests `prune` deleted: its summaries stay as they are
-        partition_date DATE NOT NULL
+        -- a day whose old articles and requests `prune` deleted: its results stay as they are
+        partition_date DATE NOT NULL,
+        source VARCHAR NOT NULL DEFAULT 'raw_articles'
     )""",
     "summaries": """(
         -- what users read: one row per article of a day; key: partition_date, article_id
@@ -243,7 +254,8 @@ TABLES: Mapping[str, str] = {
         cost_usd DOUBLE,                    -- of the request, which equal articles share
         custom_id VARCHAR,
         batch_id VARCHAR,
-        answered_at TIMESTAMP
+        answered_at TIMESTAMP,
+        task_version VARCHAR                -- of what the task asked: see `Task.version`
     )""",
     "warehouse": """(
         -- one row: the identity of this database, which the metadata of its batches has

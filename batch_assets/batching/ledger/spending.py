@@ -8,7 +8,7 @@ moment. As long as these are not known either, the budget cannot be checked, and
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -20,18 +20,24 @@ from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
 from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets.batching.safety.outside_text import as_code
+from batch_assets.batching.task_day import TaskDay
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent, in USD; None: no limit. A submission counts in the UTC month in which it was submitted."""
+    """What may be spent, in USD; None: no limit. A submission counts in the UTC month in which it was submitted.
+
+    max_cost_usd_per_day, max_cost_usd_per_month: by all tasks together.
+    tasks: what each of these tasks may spend on a day, by its name.
+    """
 
     max_cost_usd_per_day: float | None = None
     max_cost_usd_per_month: float | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def is_set(self) -> bool:
-        return self.max_cost_usd_per_day is not None or self.max_cost_usd_per_month is not None
+    def limits(self, task: str) -> bool:
+        """Whether a limit holds for the task: its own, or one of all tasks."""
+        return (self.max_cost_usd_per_day, self.max_cost_usd_per_month) != (None, None) or task in self.tasks
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,14 @@ class UsedBudget:
         return self.spent_usd + self.reserved_usd
 
 
+TASK_SETTING = "`max_cost_usd` of the task"
+
+
 def why_over_budget(
     connection: duckdb.DuckDBPyConnection,
     budget: Budget,
     *,
-    day: str,
+    day: TaskDay,
     api: str,
     moment: datetime,
     expected_usd: float | None,
@@ -64,7 +73,7 @@ def why_over_budget(
     own_prices: tuple[ModelPrice, ...] = (),
 ) -> str | None:
     """The sentence that says which limit another `expected_usd` would exceed; None if it exceeds none."""
-    if not budget.is_set:
+    if not budget.limits(day.task):
         return None
     if expected_usd is None:
         return (
@@ -72,9 +81,13 @@ def why_over_budget(
             "of the task, choose another model, or set no budget."
         )
     message = None
-    if budget.max_cost_usd_per_day is not None:
-        used = used_on_day(connection, day, api, own_prices)
-        limit = _Limit(day, api, "BATCH_ASSETS_MAX_COST_USD", budget.max_cost_usd_per_day)
+    if day.task in budget.tasks:
+        used = used_on_day(connection, day.day, api, own_prices, task=day.task)
+        limit = _Limit(f"{day.day} and {day.task}", api, TASK_SETTING, budget.tasks[day.task])
+        message = _why_over_limit(limit, used, expected_usd)
+    if message is None and budget.max_cost_usd_per_day is not None:
+        used = used_on_day(connection, day.day, api, own_prices)
+        limit = _Limit(day.day, api, "BATCH_ASSETS_MAX_COST_USD", budget.max_cost_usd_per_day)
         message = _why_over_limit(limit, used, expected_usd)
     if message is None and budget.max_cost_usd_per_month is not None:
         used = used_in_month(connection, moment, api, own_prices)
@@ -84,7 +97,7 @@ def why_over_budget(
 
 
 class _Limit(NamedTuple):
-    """A budget's limit for a period, a day or a month. `setting`: the environment variable that sets it."""
+    """A budget's limit for a period, a day or a month. `setting`: where the user sets it."""
 
     period: str
     api: str
@@ -130,7 +143,7 @@ SPENT = """
 """
 # `expected_cost_usd` is NULL if the price was not known at the claim, or if no run claimed the batch: it was adopted.
 RESERVED_FILES = """
-    SELECT expected_cost_usd, model, bytes, requests, max_output_tokens
+    SELECT expected_cost_usd, openai_batch.task, model, bytes, requests, max_output_tokens
     FROM openai_batch JOIN batch_request_file USING (submission_id)
     WHERE (api = $api OR api IS NULL) AND list_contains($reserved, state) AND {period}
 """
@@ -139,14 +152,22 @@ SUBMITTED_IN_MONTH = "date_trunc('month', coalesce(submitted_at, $moment)) = dat
 
 
 def used_on_day(
-    connection: duckdb.DuckDBPyConnection, day: str, api: str, own_prices: tuple[ModelPrice, ...] = ()
+    connection: duckdb.DuckDBPyConnection,
+    day: str,
+    api: str,
+    own_prices: tuple[ModelPrice, ...] = (),
+    *,
+    task: str | None = None,
 ) -> UsedBudget:
-    """What was used for the day at this API, including earlier prompts and refreshes."""
+    """What was used for the day at this API, including earlier prompts and refreshes; by this task, or by all."""
     return _used(
         connection,
-        SPENT.format(period="partition_date = CAST($day AS DATE)"),
-        RESERVED_FILES.format(period="openai_batch.partition_date = CAST($day AS DATE)"),
-        {"api": api, "day": day},
+        SPENT.format(period="partition_date = CAST($day AS DATE) AND task = coalesce($task, task)"),
+        RESERVED_FILES.format(
+            period="openai_batch.partition_date = CAST($day AS DATE) "
+            "AND openai_batch.task = coalesce($task, openai_batch.task)"
+        ),
+        {"api": api, "day": day, "task": task},
         own_prices,
     )
 
@@ -220,7 +241,7 @@ def _cost_of_unpriced(spent: _Spent, api: str, own_prices: tuple[ModelPrice, ...
 
 @dataclass(frozen=True)
 class DaySpending:
-    """What all batches of a day billed.
+    """What all batches of a task's day billed.
 
     Requests and tokens are those of models. Those of the built-in engine count only if no model has answered on the
     day.
@@ -246,7 +267,7 @@ class DaySpending:
         return self.reasoning_tokens / self.output_tokens if self.output_tokens else 0.0
 
 
-def spending_of_day(connection: duckdb.DuckDBPyConnection, day: str) -> DaySpending:
+def spending_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DaySpending:
     """The sum of the day's rows of `spending`."""
     row = connection.execute(
         """
@@ -257,12 +278,13 @@ def spending_of_day(connection: duckdb.DuckDBPyConnection, day: str) -> DaySpend
             CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
                 THEN coalesce(sum(cost_usd), 0) END,
             coalesce(sum(simulated_cost_usd), 0)
-        FROM spending WHERE partition_date = CAST($day AS DATE)
+        FROM spending WHERE task = $task AND partition_date = CAST($day AS DATE)
             AND (api IS DISTINCT FROM $built_in_engine OR NOT EXISTS (
-                FROM spending WHERE partition_date = CAST($day AS DATE) AND api IS DISTINCT FROM $built_in_engine
+                FROM spending
+                WHERE task = $task AND partition_date = CAST($day AS DATE) AND api IS DISTINCT FROM $built_in_engine
             ))
         """,
-        {"day": day, "built_in_engine": BUILT_IN_ENGINE},
+        {**day._asdict(), "built_in_engine": BUILT_IN_ENGINE},
     ).fetchone()
     return DaySpending() if row is None or row[0] is None else DaySpending(*row)
 
@@ -275,13 +297,13 @@ class UnattributedTokens(NamedTuple):
     output_tokens: int
 
 
-def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: str) -> list[UnattributedTokens]:
+def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[UnattributedTokens]:
     """The batches of the day that billed more than the lines that count for their requests."""
     rows = connection.execute(
         """
         SELECT batch_id, input_tokens, output_tokens FROM spending
-        WHERE kind = 'unattributed' AND partition_date = CAST($day AS DATE) ORDER BY batch_id
+        WHERE kind = 'unattributed' AND task = $task AND partition_date = CAST($day AS DATE) ORDER BY batch_id
         """,
-        {"day": day},
+        day._asdict(),
     ).fetchall()
     return [UnattributedTokens(*row) for row in rows]

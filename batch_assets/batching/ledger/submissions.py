@@ -18,6 +18,7 @@ from batch_assets.batching.ledger.states import (
     State,
 )
 from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.task_day import TaskDay
 
 
 class StaleSubmissionError(Exception):
@@ -29,6 +30,7 @@ class Submission:
     """A request file and its progress. While `state` is claimed, its batch may or may not exist."""
 
     id: str
+    task: str
     day: str
     plan: int
     round: int
@@ -43,6 +45,7 @@ class Submission:
     max_output_tokens: int
     request_max_output_tokens: int | None
     is_refresh: bool  # its answers replace the present ones
+    output_schema: str | None  # JSON, which its answers must fulfil; None: an answer is any text
     planned_at: datetime
     state: State
     attempt: int = 1
@@ -71,6 +74,10 @@ class Submission:
     is_needed: bool = True  # whether a day still needs one of its requests; the prompt may have changed
 
     @property
+    def task_day(self) -> TaskDay:
+        return TaskDay(self.task, self.day)
+
+    @property
     def file_stem(self) -> str:
         """How the names of its result files begin: with the ledger's id, never with an id that an API returned."""
         return f"{self.id}-{self.attempt}"
@@ -81,24 +88,24 @@ class Submission:
         return (*(() if self.claim_token is None else (self.claim_token,)), *self.earlier_claim_tokens)
 
 
-# The submissions with requests that the day needs; equal articles can be in a file of another day.
+# The submissions with requests that the day needs; equal requests can be in a file of another task or day.
 AWAITED = """
     SELECT DISTINCT submission_id
     FROM in_flight_request SEMI JOIN (
-        SELECT custom_id FROM batch_request WHERE partition_date = CAST($day AS DATE)
+        SELECT custom_id FROM batch_request WHERE task = $task AND partition_date = CAST($day AS DATE)
     ) USING (custom_id)
 """
 # `OF_DAY`: also the day's submissions with only requests of a former prompt or text. They are paid for, so a run
 # collects them.
 IN_STATES = "list_contains($states, state)"
-OF_DAY = f"{IN_STATES} AND (partition_date = CAST($day AS DATE) OR submission_id IN ({AWAITED}))"
+OF_DAY = f"{IN_STATES} AND ((task = $task AND partition_date = CAST($day AS DATE)) OR submission_id IN ({AWAITED}))"
 # DuckDB needs longer to plan a statement over many columns, joins and a sort than to run it. So one statement per table
 # reads the rows, after a short one has found which.
 READ_BATCHES = """
     SELECT
-        submission_id AS id, partition_date::VARCHAR AS day, plan, round, shard, state, attempt, owner_run, claim_token,
-        earlier_claim_tokens, api, key_fingerprint, organization, claimed_at, not_before, file_id, batch_id,
-        earlier_batch_ids, status, requests_completed, requests_failed, errors, missing_since, ended_at,
+        submission_id AS id, task, partition_date::VARCHAR AS day, plan, round, shard, state, attempt, owner_run,
+        claim_token, earlier_claim_tokens, api, key_fingerprint, organization, claimed_at, not_before, file_id,
+        batch_id, earlier_batch_ids, status, requests_completed, requests_failed, errors, missing_since, ended_at,
         output_file_id, error_file_id, output_path, error_path,
         cancel_requested_at IS NOT NULL AS is_cancelled
     FROM openai_batch WHERE list_contains($ids, submission_id)
@@ -106,7 +113,7 @@ READ_BATCHES = """
 READ_FILES = """
     SELECT
         submission_id AS id, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
-        request_max_output_tokens, is_refresh, created_at AS planned_at
+        request_max_output_tokens, is_refresh, output_schema, created_at AS planned_at
     FROM batch_request_file WHERE list_contains($ids, submission_id)
 """
 FIND_NEEDED = """
@@ -115,14 +122,14 @@ FIND_NEEDED = """
 """
 
 
-def unsubmitted(database: Database, day: str, data_folder: Path) -> list[Submission]:
+def unsubmitted(database: Database, day: TaskDay, data_folder: Path) -> list[Submission]:
     """The day's submissions without a known batch: planned, deferred or claimed; oldest first."""
-    return _submissions(database, data_folder, OF_DAY, {"day": day, "states": list(UNSUBMITTED)})
+    return _submissions(database, data_folder, OF_DAY, {**day._asdict(), "states": list(UNSUBMITTED)})
 
 
-def uncollected(database: Database, day: str, data_folder: Path) -> list[Submission]:
+def uncollected(database: Database, day: TaskDay, data_folder: Path) -> list[Submission]:
     """The day's submissions whose batch is known, and whose results are not in the tables; oldest first."""
-    return _submissions(database, data_folder, OF_DAY, {"day": day, "states": list(UNCOLLECTED)})
+    return _submissions(database, data_folder, OF_DAY, {**day._asdict(), "states": list(UNCOLLECTED)})
 
 
 def in_flight(database: Database, data_folder: Path) -> list[Submission]:
@@ -135,12 +142,12 @@ def lost_or_abandoned(database: Database, data_folder: Path) -> list[Submission]
     return _submissions(database, data_folder, IN_STATES, {"states": [State.LOST, State.ABANDONED]})
 
 
-def awaited_batch_ids(database: Database, day: str, data_folder: Path) -> list[str]:
+def awaited_batch_ids(database: Database, day: TaskDay, data_folder: Path) -> list[str]:
     """The ids of the batches of `uncollected`; oldest first."""
     of_day = f"{OF_DAY} AND batch_id IS NOT NULL"
-    find = f"SELECT batch_id FROM openai_batch WHERE {of_day} ORDER BY partition_date, plan, shard"
+    find = f"SELECT batch_id FROM openai_batch WHERE {of_day} ORDER BY partition_date, task, plan, shard"
     with database.reading() as connection:
-        rows = connection.execute(parsed(find), {"day": day, "states": list(UNCOLLECTED)}).fetchall()
+        rows = connection.execute(parsed(find), {**day._asdict(), "states": list(UNCOLLECTED)}).fetchall()
     return [batch_id for (batch_id,) in rows]
 
 
@@ -163,27 +170,28 @@ def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submi
     return next(iter(_submissions(database, data_folder, condition, parameters)), None)
 
 
-def why_deferred(database: Database, day: str) -> str | None:
+def why_deferred(database: Database, day: TaskDay) -> str | None:
     """The API's message about a request file of the day that waits after an account error; None if none does."""
     with database.reading() as connection:
         row = connection.execute(
             """
             SELECT message FROM openai_batch
-            WHERE state = ? AND deferred_by = ? AND partition_date = CAST(? AS DATE) ORDER BY not_before LIMIT 1
+            WHERE state = ? AND deferred_by = ? AND task = ? AND partition_date = CAST(? AS DATE)
+            ORDER BY not_before LIMIT 1
             """,
-            [State.DEFERRED, Scope.ACCOUNT, day],
+            [State.DEFERRED, Scope.ACCOUNT, *day],
         ).fetchone()
     return None if row is None else row[0]
 
 
-def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str]:
+def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[str]:
     """The paths, relative to the data folder, of the day's withdrawn request files."""
     rows = connection.execute(
         """
         SELECT path FROM openai_batch JOIN batch_request_file USING (submission_id)
-        WHERE state = ? AND openai_batch.partition_date = CAST(? AS DATE)
+        WHERE state = ? AND openai_batch.task = ? AND openai_batch.partition_date = CAST(? AS DATE)
         """,
-        [State.WITHDRAWN, day],
+        [State.WITHDRAWN, *day],
     ).fetchall()
     return [path for (path,) in rows]
 
@@ -192,6 +200,7 @@ def withdrawn_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[str
 class AwaitedFile:
     """A request file with requests that a day needs. `is_sent`: a run has claimed it, or has submitted it."""
 
+    task: str
     model: str
     requests: int
     bytes: int
@@ -199,15 +208,15 @@ class AwaitedFile:
     is_sent: bool
 
 
-def awaited_files(connection: duckdb.DuckDBPyConnection, day: str) -> list[AwaitedFile]:
-    """The request files with requests that the day needs; some may be of another day."""
+def awaited_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[AwaitedFile]:
+    """The request files with requests that the day needs; some may be of another task or day."""
     rows = connection.execute(
         f"""
-        SELECT model, requests, bytes, max_output_tokens, NOT list_contains($unsent, state)
+        SELECT openai_batch.task, model, requests, bytes, max_output_tokens, NOT list_contains($unsent, state)
         FROM openai_batch JOIN batch_request_file USING (submission_id)
         WHERE list_contains($open, state) AND submission_id IN ({AWAITED})
         """,
-        {"day": day, "unsent": list(UNSENT), "open": list(OPEN)},
+        {**day._asdict(), "unsent": list(UNSENT), "open": list(OPEN)},
     ).fetchall()
     return [AwaitedFile(*row) for row in rows]
 
@@ -228,7 +237,7 @@ def _submissions(
             for batch in _rows(connection, READ_BATCHES, ids)
             if batch["id"] in files
         ]
-    rows.sort(key=lambda row: (row["day"], row["plan"], row["shard"]))
+    rows.sort(key=lambda row: (row["day"], row["task"], row["plan"], row["shard"]))
     return [_submission(row, data_folder) for row in rows]
 
 

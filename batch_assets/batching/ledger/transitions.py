@@ -17,30 +17,36 @@ from batch_assets.batching.ledger.states import State
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, now_utc
 from batch_assets.batching.provider.identity import ApiIdentity
+from batch_assets.batching.task_day import TaskDay
 
 
 def new_submission_id() -> str:
     return uuid.uuid4().hex
 
 
-def next_plan(connection: duckdb.DuckDBPyConnection, day: str) -> int:
+def next_plan(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> int:
     """The number of the day's next plan that writes files."""
     row = connection.execute(
-        "SELECT coalesce(max(plan), 0) + 1 FROM openai_batch WHERE partition_date = CAST(? AS DATE)", [day]
+        "SELECT coalesce(max(plan), 0) + 1 FROM openai_batch WHERE task = ? AND partition_date = CAST(? AS DATE)", day
     ).fetchone()
     return int(row[0]) if row else 1
 
 
 def plan(
-    connection: duckdb.DuckDBPyConnection, submission_id: str, day: str, plan_number: int, round_number: int, shard: int
+    connection: duckdb.DuckDBPyConnection,
+    submission_id: str,
+    day: TaskDay,
+    plan_number: int,
+    round_number: int,
+    shard: int,
 ) -> None:
     """Record a new submission, whose request file is written; call it inside a transaction."""
     connection.execute(
         """
-        INSERT INTO openai_batch (submission_id, partition_date, plan, round, shard, state, attempt)
-        VALUES (?, CAST(? AS DATE), ?, ?, ?, ?, 1)
+        INSERT INTO openai_batch (submission_id, task, partition_date, plan, round, shard, state, attempt)
+        VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, 1)
         """,
-        [submission_id, day, plan_number, round_number, shard, State.PLANNED],
+        [submission_id, *day, plan_number, round_number, shard, State.PLANNED],
     )
     add_event(connection, states.PLAN, submission_id, from_state=None)
 
@@ -144,11 +150,11 @@ def adopt(connection: duckdb.DuckDBPyConnection, submission_id: str, batch: Remo
     connection.execute(
         """
         INSERT INTO openai_batch (
-            submission_id, partition_date, plan, round, shard, state, attempt, api, organization, key_fingerprint,
+            submission_id, task, partition_date, plan, round, shard, state, attempt, api, organization, key_fingerprint,
             claimed_at, file_id, batch_id, submitted_at, status
         )
-        SELECT submission_id, partition_date, plan, round, shard, $state, 1, $api, $organization, $key_fingerprint,
-            $created_at, $file_id, $batch_id, $created_at, $status
+        SELECT submission_id, task, partition_date, plan, round, shard, $state, 1, $api, $organization,
+            $key_fingerprint, $created_at, $file_id, $batch_id, $created_at, $status
         FROM batch_request_file WHERE submission_id = $id
         """,
         {

@@ -7,10 +7,11 @@ import duckdb
 from batch_assets.batching.ledger import states
 from batch_assets.batching.ledger.change_state import add_event, is_unchanged
 from batch_assets.batching.ledger.database import Database, transaction
-from batch_assets.batching.ledger.outcomes import CANCELLED_BATCH_ID_PREFIX
+from batch_assets.batching.ledger.outcomes import cancelled_batch_id
 from batch_assets.batching.ledger.states import UNSENT, State
 from batch_assets.batching.ledger.submissions import StaleSubmissionError, Submission
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.task_day import TaskDay
 
 
 def withdraw(database: Database, submission: Submission, *, because: str | None = None) -> bool:
@@ -27,16 +28,26 @@ def withdraw(database: Database, submission: Submission, *, because: str | None 
 
 
 def withdraw_unsent(
-    connection: duckdb.DuckDBPyConnection, *, day: str | None = None, only: Iterable[str] | None = None, message: str
+    connection: duckdb.DuckDBPyConnection,
+    *,
+    day: TaskDay | None = None,
+    only: Iterable[str] | None = None,
+    message: str,
 ) -> list[str]:
     """Withdraw planned and deferred submissions, of the day or of these ids; returns the paths of their files."""
     rows = connection.execute(
         """
         SELECT submission_id, state, path FROM openai_batch JOIN batch_request_file USING (submission_id)
-        WHERE list_contains($states, state) AND ($day IS NULL OR openai_batch.partition_date = CAST($day AS DATE))
+        WHERE list_contains($states, state)
+            AND ($day IS NULL OR openai_batch.task = $task AND openai_batch.partition_date = CAST($day AS DATE))
             AND ($only IS NULL OR list_contains($only, submission_id))
         """,
-        {"states": list(UNSENT), "day": day, "only": None if only is None else list(only)},
+        {
+            "states": list(UNSENT),
+            "task": day and day.task,
+            "day": day and day.day,
+            "only": None if only is None else list(only),
+        },
     ).fetchall()
     for submission_id, state, _ in rows:
         _withdraw_row(connection, submission_id, State(state), message=message)
@@ -63,12 +74,12 @@ def withdraw_in_transaction(
 def fail_requests(connection: duckdb.DuckDBPyConnection, submission: Submission, code: str, message: str) -> None:
     """Record a failure, with this code, for each request of a submission that has no answers."""
     connection.execute(
-        f"""
+        """
         INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, api, failed_at)
-        SELECT custom_id, '{CANCELLED_BATCH_ID_PREFIX}' || ?, ?, ?, true, false, ?, ?
+        SELECT custom_id, ?, ?, ?, true, false, ?, ?
         FROM in_flight_request WHERE submission_id = ?
         """,
-        [submission.day, code, message, submission.api, now_utc(), submission.id],
+        [cancelled_batch_id(submission.task_day), code, message, submission.api, now_utc(), submission.id],
     )
 
 

@@ -13,6 +13,7 @@ from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.batching.task_day import TaskDay
 
 
 class AbandonError(Exception):
@@ -73,9 +74,9 @@ class AbandonWarning:
         return self.submission.state is State.ABANDONED
 
     @property
-    def days(self) -> tuple[str, ...]:
-        """The day of the submission, and the days that need one of its requests."""
-        return tuple(sorted({self.submission.day, *self.content.days}))
+    def days(self) -> tuple[TaskDay, ...]:
+        """The day of the submission, and the days of tasks that need one of its requests."""
+        return tuple(sorted({self.submission.task_day, *self.content.days}))
 
     @property
     def requests_elsewhere(self) -> int:

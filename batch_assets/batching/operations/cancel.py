@@ -19,6 +19,7 @@ from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc
 from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.batching.task_day import TaskDay
 
 
 @dataclass
@@ -63,11 +64,11 @@ class Cancelled:
         return " ".join(sentences) or "There was nothing to cancel."
 
 
-def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_folder: Path) -> Cancelled:
+def cancel_day(database: Database, client: openai.OpenAI, *, day: TaskDay, data_folder: Path) -> Cancelled:
     """Cancel the day's batches, withdraw its unsent files, and hold its pending requests. Answers stay.
 
-    Does not cancel another day's batch that has an equal article, or a batch at another API: there, the id may belong
-    to another batch.
+    Does not cancel the batch of another task or day that has an equal request, or a batch at another API: there, the id
+    may belong to another batch.
 
     The sensor does not send the requests that end without an answer. A run sends them after the user materializes
     `batch_request_file` of the day. If a run has begun to create a batch, a later run must find it before it can be
@@ -76,7 +77,7 @@ def cancel_day(database: Database, client: openai.OpenAI, *, day: str, data_fold
     stopped = stop_submitting(database, day=day, data_folder=data_folder)
     report = Cancelled(withdrawn=stopped.withdrawn, unknown=stopped.unknown)
     in_flight = [
-        submission for submission in submissions.uncollected(database, day, data_folder) if submission.day == day
+        submission for submission in submissions.uncollected(database, day, data_folder) if submission.task_day == day
     ]
     for submission in in_flight:
         # first: when the batch ends as cancelled, the ledger must know that the user does not want it sent again
@@ -156,7 +157,7 @@ class StoppedSubmissions(NamedTuple):
     unknown: int
 
 
-def stop_submitting(database: Database, *, day: str, data_folder: Path) -> StoppedSubmissions:
+def stop_submitting(database: Database, *, day: TaskDay, data_folder: Path) -> StoppedSubmissions:
     """Withdraw the day's submissions that have no batch: the user has terminated the run, or cancelled the day.
 
     A run sends these requests after the user materializes `batch_request_file`. Batches that exist go on. For a
@@ -164,7 +165,7 @@ def stop_submitting(database: Database, *, day: str, data_folder: Path) -> Stopp
     """
     withdrawn = unknown = 0
     for submission in submissions.unsubmitted(database, day, data_folder):
-        if submission.day != day:
+        if submission.task_day != day:
             continue
         if submission.state is not State.CLAIMED:
             withdrawn += withdrawal.withdraw(database, submission, because=CANCELLED_BY_USER)

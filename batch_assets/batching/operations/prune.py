@@ -1,7 +1,8 @@
 """Compresses and deletes the files and rows of old days. Deletes nothing that a day still needs.
 
-A day is *done* if `summaries` has a row for each of its present articles and requests, no row is pending, in flight or
-cancelled, and none of its batches is in flight. `prune` changes nothing of a day that is not done, however old it is.
+A day is *done* if the result table of each task that has planned it has a row for each of its present articles and
+requests, no row is pending, in flight or cancelled, and none of its batches is in flight. `prune` changes nothing of a
+day that is not done, however old it is.
 """
 
 import gzip
@@ -21,20 +22,26 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger import files
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.files import RemoteFiles
+from batch_assets.batching.ledger.result_tables import create_view_of_results
+from batch_assets.batching.task_day import FIRST_SOURCE
 
-# The articles and their requests. The ledger, the answers and `summaries` stay.
+# The articles and their requests. The ledger, the answers and the result tables stay.
 TABLES_OF_A_DAY = ("raw_articles", "rejected_article", "batch_request")
 COMPRESSED = ".gz"
 
 UNFINISHED = f"""
-    SELECT partition_date FROM summaries WHERE status IN ('pending', 'in_flight', 'cancelled')
-    -- its articles or its prompt have changed since the summaries were written
-    UNION SELECT partition_date FROM raw_articles ANTI JOIN summaries USING (partition_date, article_id)
-    UNION SELECT partition_date FROM batch_request ANTI JOIN summaries USING (partition_date, article_id, custom_id)
+    SELECT partition_date FROM result_row WHERE status IN ('pending', 'in_flight', 'cancelled')
+    -- its articles or its prompt have changed since the results were written
+    UNION SELECT partition_date FROM raw_articles ANTI JOIN result_row USING (partition_date, article_id)
+    UNION SELECT partition_date
+        FROM raw_articles JOIN day_plan USING (source, partition_date)
+        ANTI JOIN result_row USING (task, partition_date, article_id)
+    UNION SELECT partition_date
+        FROM batch_request ANTI JOIN result_row USING (task, partition_date, article_id, custom_id)
     UNION ({files.DAYS_IN_FLIGHT})
 """
 OLD_AND_DONE = f"""
-    SELECT DISTINCT partition_date FROM summaries
+    SELECT DISTINCT partition_date FROM result_row
     WHERE partition_date < CAST($before AS DATE)
     EXCEPT ({UNFINISHED})
     ORDER BY partition_date
@@ -131,11 +138,13 @@ def first_kept_day(today: date, days: int) -> date:
 def unfinished_days(database: Database) -> frozenset[str]:
     """The days that are not done. A day that no table has, for example one without articles, is not among them."""
     with database.reading() as connection:
+        create_view_of_results(connection)
         rows = connection.execute(UNFINISHED, {"open_states": files.open_states()}).fetchall()
     return frozenset(day.isoformat() for (day,) in rows)
 
 
 def _find(connection: duckdb.DuckDBPyConnection, data_folder: Path, policy: RetentionPolicy, today: date) -> PrunePlan:
+    create_view_of_results(connection)
     found = PrunePlan(_done_before(connection, today, policy.keep_days))
     request_files = connection.execute(
         "SELECT path FROM batch_request_file WHERE partition_date IN (SELECT unnest($days)::DATE)",
@@ -218,16 +227,21 @@ def _count_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answe
 
 
 def _delete_rows(connection: duckdb.DuckDBPyConnection, days: list[str], *, answers: bool) -> None:
+    connection.execute(
+        """
+        INSERT INTO pruned_day (source, partition_date)
+        SELECT source, partition_date FROM (
+            SELECT source, partition_date FROM raw_articles UNION SELECT source, partition_date FROM day_plan
+            UNION SELECT $first_source, unnest($days)::DATE
+        )
+        WHERE partition_date IN (SELECT unnest($days)::DATE)
+        EXCEPT SELECT source, partition_date FROM pruned_day
+        """,
+        {"days": days, "first_source": FIRST_SOURCE},
+    )
     # first the answers: their condition reads the other tables
     for table, where in reversed(_rows_to_delete(answers=answers).items()):
         connection.execute(f"DELETE FROM {table} WHERE {where}", {"days": days})
-    connection.execute(
-        """
-        INSERT INTO pruned_day (partition_date)
-        SELECT unnest($days)::DATE EXCEPT SELECT partition_date FROM pruned_day
-        """,
-        {"days": days},
-    )
 
 
 def _rows_to_delete(*, answers: bool) -> dict[str, str]:

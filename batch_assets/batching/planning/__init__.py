@@ -5,6 +5,5 @@ the ledger, and writes the pending ones: `task` makes the request body, `request
 their custom_ids, `shards` cuts the lines into files within OpenAI's limits, `large_file` writes the files. `old_names`
 keeps the custom_ids that earlier versions gave. `estimate` tells what the day will cost.
 
-A new endpoint: its path goes into `provider/endpoint.py`, its body into `task`, its answers into
-`collection/result_lines.py`, and its simulation into `local_api/endpoints/registry.py`.
+`provider/endpoint.py` says what belongs to a new endpoint.
 """

@@ -17,6 +17,7 @@ from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import as_code
+from batch_assets.batching.task_day import TaskDay
 
 # Codes of blocked requests in `summaries.error_code`.
 OVER_BUDGET, PRICE_UNKNOWN = "over_budget", "price_unknown"
@@ -24,7 +25,8 @@ OVER_BUDGET, PRICE_UNKNOWN = "over_budget", "price_unknown"
 
 @dataclass(frozen=True)
 class Estimate:
-    """The USD of a day: `spent_usd` for everything that was billed, `expected_usd` for what is planned or in flight.
+    """The USD of a task's day: `spent_usd` for everything that was billed, `expected_usd` for what is planned or in
+    flight. `other_tasks_usd` is what was billed for the day, or is in flight, by other tasks.
 
     `month_usd` is for what was submitted in this UTC month, billed or in flight. It leaves out what is only planned.
     An amount is None if the price of a model is not known. `is_calibrated`: collected batches measured the tokens.
@@ -32,7 +34,7 @@ class Estimate:
     are in flight, at a price that is not known: the amounts leave them out.
     """
 
-    day: str
+    day: TaskDay
     requests: int
     planned_requests: int
     spent_usd: float
@@ -44,6 +46,7 @@ class Estimate:
     api: str = BUILT_IN_ENGINE
     unpriced_of_day: tuple[str, ...] = ()
     unpriced_of_month: tuple[str, ...] = ()
+    other_tasks_usd: float = 0.0
 
     @property
     def total_usd(self) -> float | None:
@@ -55,7 +58,7 @@ class Estimate:
 
     def why_not_within(self, budget: Budget) -> BudgetRefusal | None:
         """Why the run submits nothing, as a code and a sentence for the user; None if the budget allows the day."""
-        if not budget.is_set or self.planned_requests == 0:
+        if not budget.limits(self.day.task) or self.planned_requests == 0:
             return None
         nothing = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
         planned = f"{counted(self.planned_requests, 'request')} of {self.day}"
@@ -66,19 +69,27 @@ class Estimate:
                 f"so no budget can be checked. Set the price in `prices` of the task. {nothing}",
             )
         day_limit, month_limit = budget.max_cost_usd_per_day, budget.max_cost_usd_per_month
-        if day_limit is not None and self.unpriced_of_day:
-            return BudgetRefusal(PRICE_UNKNOWN, why_budget_cannot_be_checked(self.day, self.unpriced_of_day, self.api))
+        if (day_limit is not None or self.day.task in budget.tasks) and self.unpriced_of_day:
+            return BudgetRefusal(
+                PRICE_UNKNOWN, why_budget_cannot_be_checked(self.day.day, self.unpriced_of_day, self.api)
+            )
         if month_limit is not None and self.unpriced_of_month:
             return BudgetRefusal(
                 PRICE_UNKNOWN, why_budget_cannot_be_checked("this month", self.unpriced_of_month, self.api)
             )
-        if day_limit is not None and self.total_usd > day_limit:
-            return BudgetRefusal(
-                OVER_BUDGET,
-                f"{counted(self.requests, 'request')} of {self.day} would bring the day to an estimated "
-                f"${self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent); BATCH_ASSETS_MAX_COST_USD "
-                f"allows ${day_limit:.4f}. {nothing}",
-            )
+        others = self.other_tasks_usd
+        for setting, limit, usd_before in (
+            (f"`max_cost_usd` of the task {self.day.task}", budget.tasks.get(self.day.task), 0.0),
+            ("BATCH_ASSETS_MAX_COST_USD", day_limit, others),
+        ):
+            if limit is not None and usd_before + self.total_usd > limit:
+                by_others = f", and ${usd_before:.4f} is of other tasks" if usd_before else ""
+                return BudgetRefusal(
+                    OVER_BUDGET,
+                    f"{counted(self.requests, 'request')} of {self.day} would bring the day to an estimated "
+                    f"${usd_before + self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent{by_others}); "
+                    f"{setting} allows ${limit:.4f}. {nothing}",
+                )
         if month_limit is not None and self.month_usd + self.planned_usd > month_limit:
             return BudgetRefusal(
                 OVER_BUDGET,
@@ -91,14 +102,14 @@ class Estimate:
 
 def estimate_day(
     connection: duckdb.DuckDBPyConnection,
-    day: str,
+    day: TaskDay,
     *,
     api: str = BUILT_IN_ENGINE,
     own_prices: tuple[ModelPrice, ...] = (),
 ) -> Estimate:
-    """Estimate a day from the request files that it waits for, and from what was spent on it at this API.
+    """Estimate a task's day from the request files that it waits for, and from what was spent on it at this API.
 
-    Files of another day count if they hold an equal article: a run that submits this day submits them, too.
+    Files of another task or day count if they hold an equal request: a run that submits this day submits them, too.
     """
     files = awaited_files(connection, day)
     expected: float | None = 0.0
@@ -110,13 +121,14 @@ def estimate_day(
         expected = None if cost is None or expected is None else expected + cost
         if not file.is_sent:
             planned = None if cost is None or planned is None else planned + cost
-    of_day = used_on_day(connection, day, api, own_prices)
+    of_task = used_on_day(connection, day.day, api, own_prices, task=day.task)
+    of_day = used_on_day(connection, day.day, api, own_prices)
     of_month = used_in_month(connection, now_utc(), api, own_prices)
     return Estimate(
         day=day,
         requests=sum(file.requests for file in files),
         planned_requests=sum(file.requests for file in files if not file.is_sent),
-        spent_usd=of_day.spent_usd,
+        spent_usd=of_task.spent_usd,
         expected_usd=expected,
         planned_usd=planned,
         month_usd=of_month.total_usd,
@@ -124,5 +136,6 @@ def estimate_day(
         is_calibrated=is_calibrated,
         api=api,
         unpriced_of_day=of_day.unpriced_models,
+        other_tasks_usd=of_day.total_usd - of_task.total_usd,
         unpriced_of_month=of_month.unpriced_models,
     )

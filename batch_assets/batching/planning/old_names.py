@@ -9,11 +9,12 @@ import duckdb
 from batch_assets.batching.ledger.aliases import days_of_old_names, limits_of_old_plans, record_aliases
 from batch_assets.batching.planning.request_lines import custom_id_sql
 from batch_assets.batching.planning.task import Task
+from batch_assets.batching.task_day import FIRST_SOURCE, FIRST_TASK
 
 
 def keep_old_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
     """Find the old custom_ids of the day's requests, once. Call it before the day's rows in `batch_request` change."""
-    if day not in days_of_old_names(connection):
+    if task.name != FIRST_TASK or day not in days_of_old_names(connection):
         return
     new_id, new_parameters = custom_id_sql(task, task.question_tail)
     connection.execute("CREATE OR REPLACE TEMP TABLE found_alias (old VARCHAR, new VARCHAR)")
@@ -24,8 +25,8 @@ def keep_old_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) 
             INSERT INTO found_alias (old, new)
             SELECT DISTINCT custom_id, {new_id}
             FROM raw_articles JOIN batch_request USING (partition_date, article_id)
-            WHERE partition_date = CAST(? AS DATE) AND custom_id = {old_id}
+            WHERE source = ? AND task = ? AND partition_date = CAST(? AS DATE) AND custom_id = {old_id}
             """,
-            [*new_parameters, day, *old_parameters],
+            [*new_parameters, FIRST_SOURCE, *task.on(day), *old_parameters],
         )
-    record_aliases(connection, day)
+    record_aliases(connection, task.on(day))

@@ -27,6 +27,7 @@ from batch_assets.batching.planning.request_lines import (
 from batch_assets.batching.planning.shards import FileLimits, Shard, ShardWriter, lines_without
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN
+from batch_assets.batching.task_day import TaskDay
 
 READ_REQUEST_INDEX = """
     CREATE OR REPLACE TEMP TABLE request_index AS
@@ -43,11 +44,11 @@ IS_IN_PAUSE = f"blocked_by = '{BlockedBy.ACCOUNT}'"
 REQUESTS_TO_REFRESH = "CREATE OR REPLACE TEMP VIEW request_to_send AS SELECT custom_id FROM request_to_refresh"
 FIND_REQUESTS_TO_REFRESH = """
     CREATE OR REPLACE TEMP TABLE request_to_refresh AS
-    SELECT DISTINCT custom_id FROM day_request($day) ANTI JOIN in_flight USING (custom_id)
+    SELECT DISTINCT custom_id FROM day_request($task, $day) ANTI JOIN in_flight USING (custom_id)
 """
 ENTER_REQUEST_INDEX = """
-    INSERT INTO batch_request (partition_date, article_id, custom_id)
-    SELECT partition_date, article_id, custom_id FROM request_index JOIN raw_articles ON raw_articles.rowid = row
+    INSERT INTO batch_request (task, partition_date, article_id, custom_id)
+    SELECT $3, partition_date, article_id, custom_id FROM request_index JOIN raw_articles ON raw_articles.rowid = row
     -- twice: each table is then read in this range only
     WHERE row BETWEEN $1 AND $2 AND raw_articles.rowid BETWEEN $1 AND $2
 """
@@ -81,36 +82,36 @@ def write_pending(
     Fills the temp tables and views `request_to_send` (custom_id), `request_index` (row, line, custom_id) and
     `line_positions` (custom_id, place).
     """
-    if _must_name_first(connection, day):
-        _replace_names(connection, task, day)
+    if _must_name_first(connection, task.on(day)):
+        _replace_names(connection, task, day, options)
         states = _find_requests_to_send(connection, day, task, options)
         old_names = old_names_of_pending(connection)
         shards = _write_lines(connection, task, folder, day, options, old_names, only_pending=True)
     else:
         shards = _write_lines(connection, task, folder, day, options, {}, only_pending=False)
-        for rowid_range in article_rowid_ranges(connection, day, options.rows_at_once):
-            connection.execute(ENTER_REQUEST_INDEX, rowid_range)
+        for first, last in article_rowid_ranges(connection, options.source, day, options.rows_at_once):
+            connection.execute(ENTER_REQUEST_INDEX, [first, last, task.name])
         states = _find_requests_to_send(connection, day, task, options)
     return _only_wanted_lines(connection, shards, folder, options), states
 
 
-def _must_name_first(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+def _must_name_first(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
     """Whether the day has requests, or may have old custom_ids, which `_name_requests` looks for."""
     return has_aliases(connection) or has_requests(connection, day)
 
 
-def has_requests(connection: duckdb.DuckDBPyConnection, day: str) -> bool:
+def has_requests(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
     """Whether the day has requests: a run has planned it."""
-    statement = "SELECT 1 FROM batch_request WHERE partition_date = CAST(? AS DATE) LIMIT 1"
-    return connection.execute(statement, [day]).fetchone() is not None
+    statement = "SELECT 1 FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE) LIMIT 1"
+    return connection.execute(statement, day).fetchone() is not None
 
 
-def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
+def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str, options: PlanOptions) -> None:
     """Enter the requests of the day's present articles; requests of an earlier version keep their custom_ids."""
     keep_old_names(connection, task, day)
-    connection.execute("DELETE FROM batch_request WHERE partition_date = CAST(? AS DATE)", [day])
-    name_requests(connection, task, day)
-    use_old_names(connection, day)
+    connection.execute("DELETE FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE)", task.on(day))
+    name_requests(connection, task, options.source, day)
+    use_old_names(connection, task.on(day))
 
 
 def _find_requests_to_send(
@@ -118,10 +119,10 @@ def _find_requests_to_send(
 ) -> DayStates:
     rules = RequestStateRules(options.api, task.max_output_tokens, options.max_rounds)
     if options.retry_failed:
-        supersede_failures(connection, day, rules)
-    states = find_states(connection, day, rules)
+        supersede_failures(connection, task.on(day), rules)
+    states = find_states(connection, task.on(day), rules)
     if options.refresh:
-        connection.execute(FIND_REQUESTS_TO_REFRESH, {"day": day})
+        connection.execute(FIND_REQUESTS_TO_REFRESH, task.on(day)._asdict())
         connection.execute(REQUESTS_TO_REFRESH)
     else:
         is_sent = IS_PENDING_OR_CANCELLED if options.resume_cancelled else IS_PENDING
@@ -154,7 +155,9 @@ def _write_lines(
     sent_options = _accepted_options(connection, task, options)
     with index_path.open("w", encoding="ascii") as index:
         builder = RequestLineBuilder(task, index, writer.max_bytes, options=sent_options, old_names=old_names)
-        messages = article_messages(connection, task, day, only_pending=only_pending, rows_at_once=options.rows_at_once)
+        messages = article_messages(
+            connection, task, options.source, day, only_pending=only_pending, rows_at_once=options.rows_at_once
+        )
         for block in messages:
             writer.add(builder.lines(block))
     shards = writer.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import duckdb
 
+from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.in_flight import record_requests
@@ -22,12 +23,12 @@ from batch_assets.batching.ledger.requests import DayStates
 from batch_assets.batching.planning.pending_requests import has_requests, write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.shards import Shard
-from batch_assets.batching.planning.task import Task
+from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.download import REQUESTS_FOLDER
-from batch_assets.batching.provider.endpoint import ENDPOINT
 from batch_assets.batching.provider.prices import estimated_input_tokens, max_cost_usd
 from batch_assets.batching.safety.private_folder import make_private_folder
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 
 TOO_LARGE = "request_too_large"
 UNFINISHED = ".unfinished-"
@@ -54,56 +55,85 @@ class Plan:
 def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, options: PlanOptions) -> Plan:
     """Write request files for the day's pending requests, and for no other ones.
 
-    The files are in `requests/<day>/` of the data folder. Files that no run has begun to submit are withdrawn, and
-    their requests are planned again: so the user does not pay for an old prompt.
+    The files are in a folder of the day in `requests/` of the data folder: see `request_folder`. Files that no run has
+    begun to submit are withdrawn, and their requests are planned again: so the user does not pay for an old prompt.
 
-    The run holds the database all the time, so that two runs of one day cannot plan the same request twice.
+    The run holds the database all the time, so that two runs of one day cannot plan the same request twice. Raises
+    TaskError, before anything changes, if the articles were read without a column that the task uses.
     """
     with database.writing() as connection:
         with _unpublished_on_failure() as published, transaction(connection):
-            withdrawal.withdraw_unsent(connection, day=day, message=REPLANNED)
-            target = data_folder / REQUESTS_FOLDER / day
+            of_task = task.on(day)
+            _check_columns(connection, task, options.source, day)
+            withdrawal.withdraw_unsent(connection, day=of_task, message=REPLANNED)
+            target = data_folder / request_folder(of_task)
             with _hidden_folder(target) as hidden:
                 written, states = write_pending(connection, task, hidden, day, options)
-                number = transitions.next_plan(connection, day)
+                number = transitions.next_plan(connection, of_task)
                 shards = [_publish_shard(shard, target, number, published) for shard in written]
             round_number = _round(connection)
-            _enter_shards(connection, task, shards, day, number, round_number, options)
-            _record_task(connection, task, day, options.planned_by)
+            _enter_shards(connection, task, shards, of_task, number, round_number, options)
+            _record_task(connection, task, day, options)
             plan = _plan(connection, task, options, shards, number, round_number, states)
         # also those of a run that was killed: this run holds the lock, so no other run is planning these files
-        for path in submissions.withdrawn_files(connection, day):
+        for path in submissions.withdrawn_files(connection, of_task):
             (data_folder / path).unlink(missing_ok=True)
     return plan
 
 
-def is_planned(database: Database, day: str) -> bool:
+def _check_columns(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str) -> None:
+    """Raise TaskError if an article of the day lacks a column: its message would be paid for, and lack the text."""
+    for column in task.columns:
+        row = connection.execute(
+            """
+            SELECT count(*) FROM raw_articles
+            WHERE source = ? AND partition_date = CAST(? AS DATE) AND NOT coalesce(map_contains(extra, ?), false)
+            """,
+            [source, day, column],
+        ).fetchone()
+        if row is not None and row[0]:
+            raise TaskError(
+                f"The column {column}, which the task {task.name} uses, is missing in {counted(row[0], 'article')} of "
+                f"{day}: the source was read without it. Materialize the asset with the articles ({source}) of the day "
+                "again."
+            )
+
+
+def request_folder(day: TaskDay) -> str:
+    """The folder of the day's request files, relative to the data folder. Earlier versions had one task."""
+    return f"{REQUESTS_FOLDER}/{day.day}" if day.task == FIRST_TASK else f"{REQUESTS_FOLDER}/{day.task}/{day.day}"
+
+
+def is_planned(database: Database, day: TaskDay) -> bool:
     """Whether a run has planned the day; also one that found no article. An earlier version recorded only requests."""
-    statement = "SELECT 1 FROM day_plan WHERE partition_date = CAST(? AS DATE)"
+    statement = "SELECT 1 FROM day_plan WHERE task = ? AND partition_date = CAST(? AS DATE)"
     with database.reading() as connection:
-        return has_requests(connection, day) or connection.execute(statement, [day]).fetchone() is not None
+        return has_requests(connection, day) or connection.execute(statement, day).fetchone() is not None
 
 
-def planned_task(database: Database, day: str) -> Task | None:
-    """The task of the day's last plan, from the ledger; None for a day without a plan."""
-    statement = "SELECT task FROM day_plan WHERE partition_date = CAST(? AS DATE)"
+def planned_task(database: Database, day: TaskDay) -> Task | None:
+    """What the task asked in the day's last plan, from the ledger; None for a day without a plan."""
+    statement = "SELECT definition FROM day_plan WHERE task = ? AND partition_date = CAST(? AS DATE)"
     with database.reading() as connection:
-        row = connection.execute(statement, [day]).fetchone()
+        row = connection.execute(statement, day).fetchone()
     return None if row is None else Task(**json.loads(row[0]))
 
 
-def is_planned_by(database: Database, day: str, run_id: str) -> bool:
+def is_planned_by(database: Database, day: TaskDay, run_id: str) -> bool:
     """Whether this run made the day's last plan."""
-    statement = "SELECT 1 FROM day_plan WHERE partition_date = CAST(? AS DATE) AND planned_by = ?"
+    statement = "SELECT 1 FROM day_plan WHERE task = ? AND partition_date = CAST(? AS DATE) AND planned_by = ?"
     with database.reading() as connection:
-        return connection.execute(statement, [day, run_id]).fetchone() is not None
+        return connection.execute(statement, [*day, run_id]).fetchone() is not None
 
 
-def _record_task(connection: duckdb.DuckDBPyConnection, task: Task, day: str, planned_by: str | None) -> None:
-    connection.execute("DELETE FROM day_plan WHERE partition_date = CAST(? AS DATE)", [day])
+def _record_task(connection: duckdb.DuckDBPyConnection, task: Task, day: str, options: PlanOptions) -> None:
+    connection.execute("DELETE FROM day_plan WHERE task = ? AND partition_date = CAST(? AS DATE)", task.on(day))
     connection.execute(
-        "INSERT INTO day_plan (partition_date, task, planned_at, planned_by) VALUES (CAST(? AS DATE), ?, ?, ?)",
-        [day, json.dumps(asdict(task)), now_utc(), planned_by],
+        """
+        INSERT INTO day_plan (task, partition_date, source, definition, planned_at, planned_by)
+        VALUES (?, CAST(? AS DATE), ?, ?, ?, ?)
+        """,
+        [*task.on(day), options.source, json.dumps(asdict(task)), now_utc(), options.planned_by],
     )
 
 
@@ -153,12 +183,13 @@ def _enter_shards(
     connection: duckdb.DuckDBPyConnection,
     task: Task,
     shards: list[Shard],
-    day: str,
+    day: TaskDay,
     plan_number: int,
     round_number: int,
     options: PlanOptions,
 ) -> None:
     now = now_utc()
+    schema = None if task.output_schema is None else json.dumps(task.output_schema)
     for shard in shards:
         input_tokens = estimated_input_tokens(shard.bytes)
         output_tokens = shard.requests * task.max_output_tokens
@@ -166,16 +197,16 @@ def _enter_shards(
         connection.execute(
             """
             INSERT INTO batch_request_file (
-                submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
+                submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
                 estimated_input_tokens, request_max_output_tokens, max_output_tokens, max_cost_usd, is_refresh,
-                created_at
+                output_schema, created_at
             )
-            VALUES (?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [
-                shard.submission_id, day, plan_number, round_number, shard.position,
-                f"{REQUESTS_FOLDER}/{day}/{shard.path.name}", shard.sha256, ENDPOINT, task.model, shard.requests,
-                shard.bytes, input_tokens, task.max_output_tokens, output_tokens, cost, options.refresh, now,
+                shard.submission_id, *day, plan_number, round_number, shard.position,
+                f"{request_folder(day)}/{shard.path.name}", shard.sha256, task.endpoint, task.model, shard.requests,
+                shard.bytes, input_tokens, task.max_output_tokens, output_tokens, cost, options.refresh, schema, now,
             ],
         )  # fmt: skip
         transitions.plan(connection, shard.submission_id, day, plan_number, round_number, shard.position)
@@ -212,8 +243,8 @@ def _plan(
     round_number: int,
     states: DayStates,
 ) -> Plan:
-    statement = "SELECT count(*) FROM batch_request WHERE partition_date = CAST(? AS DATE)"
-    row = connection.execute(statement, [states.day]).fetchone()
+    statement = "SELECT count(*) FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE)"
+    row = connection.execute(statement, states.day).fetchone()
     input_tokens = sum(estimated_input_tokens(shard.bytes) for shard in shards)
     output_tokens = sum(shard.requests for shard in shards) * task.max_output_tokens
     return Plan(

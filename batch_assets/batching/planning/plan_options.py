@@ -8,6 +8,7 @@ from batch_assets.batching.planning.request_lines import ROWS_AT_ONCE
 from batch_assets.batching.planning.shards import FileLimits
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import ModelPrice
+from batch_assets.batching.task_day import FIRST_SOURCE
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class PlanOptions:
     """Everything about a plan but the task.
 
     max_rounds: how often a request may end without an answer before it counts as failed.
+    source: whose rows of `raw_articles` the task reads.
     api: the name of the configured API. Answers of the built-in engine count only if it is the built-in engine.
     max_enqueued_tokens: the limit of the API. Two files together fit into it.
     refresh: send all requests again, answered or not; the old answers stay until the new ones are loaded.
@@ -29,6 +31,7 @@ class PlanOptions:
     """
 
     max_rounds: int
+    source: str = FIRST_SOURCE
     api: str = BUILT_IN_ENGINE
     max_enqueued_tokens: int | None = None
     refresh: bool = False

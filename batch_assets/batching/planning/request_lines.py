@@ -13,23 +13,22 @@ import duckdb
 from batch_assets.batching.ledger.database import release_cached_blocks
 from batch_assets.batching.ledger.instances import ROW_GROUP_ROWS
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider.endpoint import ENDPOINT
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal digits: 160 bits; some servers allow no more than 64 characters
 FETCH_ROWS = 256  # about 700 kB: the block stays in the processor's cache until it is written
 ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
 
 
-def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> None:
+def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str) -> None:
     """Enter the requests of the day's present articles into `batch_request`. Writes no line."""
     custom_id, parameters = custom_id_sql(task, task.question_tail)
     connection.execute(
         f"""
-        INSERT INTO batch_request (partition_date, article_id, custom_id)
-        SELECT partition_date, article_id, {custom_id} FROM raw_articles
-        WHERE partition_date = CAST(? AS DATE)
+        INSERT INTO batch_request (task, partition_date, article_id, custom_id)
+        SELECT ?, partition_date, article_id, {custom_id} FROM raw_articles
+        WHERE source = ? AND partition_date = CAST(? AS DATE)
         """,
-        [*parameters, day],
+        [task.name, *parameters, source, day],
     )
 
 
@@ -44,7 +43,13 @@ def custom_id_sql(task: Task, tail: str) -> tuple[str, list[str]]:
 
 
 def article_messages(
-    connection: duckdb.DuckDBPyConnection, task: Task, day: str, *, only_pending: bool, rows_at_once: int
+    connection: duckdb.DuckDBPyConnection,
+    task: Task,
+    source: str,
+    day: str,
+    *,
+    only_pending: bool,
+    rows_at_once: int,
 ) -> Iterator[list[tuple[int, bytes]]]:
     """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
 
@@ -54,25 +59,28 @@ def article_messages(
     pending = """
         SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
         FROM batch_request JOIN request_to_send USING (custom_id)
-        WHERE partition_date = CAST(? AS DATE) GROUP BY custom_id
+        WHERE task = ? AND partition_date = CAST(? AS DATE) GROUP BY custom_id
     """
     statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message}))
         FROM raw_articles {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
-        WHERE partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
+        WHERE source = ? AND partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
     """
-    parameters = [*parameters, day, day] if only_pending else [*parameters, day]
-    for first, last in article_rowid_ranges(connection, day, rows_at_once):
+    parameters = [*parameters, *(task.on(day) if only_pending else ()), source, day]
+    for first, last in article_rowid_ranges(connection, source, day, rows_at_once):
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(FETCH_ROWS):
             yield block
         release_cached_blocks(connection)
 
 
-def article_rowid_ranges(connection: duckdb.DuckDBPyConnection, day: str, rows_at_once: int) -> list[tuple[int, int]]:
+def article_rowid_ranges(
+    connection: duckdb.DuckDBPyConnection, source: str, day: str, rows_at_once: int
+) -> list[tuple[int, int]]:
     """(first, last) rowid of each range of the day's articles: a statement that reads one range needs little memory."""
     row = connection.execute(
-        "SELECT min(rowid), max(rowid) FROM raw_articles WHERE partition_date = CAST(? AS DATE)", [day]
+        "SELECT min(rowid), max(rowid) FROM raw_articles WHERE source = ? AND partition_date = CAST(? AS DATE)",
+        [source, day],
     ).fetchone()
     first, last = row or (None, None)
     if first is None:
@@ -101,7 +109,7 @@ class RequestLineBuilder:
         self._question_tail = task.question_tail.encode()
         self._old_names = old_names
         self._before_id = b'{"custom_id":"'
-        self._before_message = f'","method":"POST","url":"{ENDPOINT}","body":{task.body_head}'.encode()
+        self._before_message = f'","method":"POST","url":"{task.endpoint}","body":{task.body_head}'.encode()
         self._after_message = task.body_tail(options).encode() + b"}\n"
         self._index = index
         self._max_bytes = max_bytes
@@ -131,14 +139,17 @@ class RequestLineBuilder:
 
 def _hashed_head(task: Task) -> str:
     """The first of the hashed bytes; the message and the tail of the question follow."""
-    return f"POST {ENDPOINT}\n{task.body_head}"
+    return f"POST {task.endpoint}\n{task.body_head}"
 
 
 def user_message_sql(task: Task) -> tuple[str, list[str]]:
     """SQL for the user's message of an article, and its parameters: texts of the template are bound parameters."""
     pieces, parameters = [], []
     for text, is_field in task.template_parts:
-        if is_field:
+        if is_field and text in task.columns:
+            pieces.append("coalesce(extra[CAST(? AS VARCHAR)], '')")
+            parameters.append(text)
+        elif is_field:
             pieces.append(f"coalesce(CAST({text} AS VARCHAR), '')")
         else:
             pieces.append("CAST(? AS VARCHAR)")

@@ -9,13 +9,28 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from batch_assets.batching.ledger.schema import TABLES
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS, ENDPOINTS, Endpoint
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
+from batch_assets.output_schema.columns import column_problems
+from batch_assets.output_schema.strict import strict_problems
+
 ARTICLE_FIELDS = ("title", "body", "url", "published_at")
-PLACEHOLDER = re.compile(r"\{(" + "|".join(ARTICLE_FIELDS) + r")\}")
 # Models that reason before they answer. They refuse the sampling parameters of the older models.
 REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-(?:[5-9]|\d\d))(?!.*(?:chat|turbo))")
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of a task: also the name of a table, and a part of an asset key
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# Columns of every result table, beside those of the answers.
+RESULT_COLUMNS = (
+    "partition_date", "article_id", "article_title", "article_url", "article_published_at", "status", "error_code",
+    "error_message", "finish_reason", "model", "api", "input_tokens", "output_tokens", "cost_usd", "custom_id",
+    "batch_id", "answered_at", "task_version",
+)  # fmt: skip
 
 SYSTEM_PROMPT = (
     "You summarise articles for busy readers. Write two or three plain sentences, in the language of the "
@@ -38,11 +53,17 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """A model, its instructions and its limits.
+    """A model, its instructions, and what an answer must be.
 
-    `user_template` may have `{title}`, `{url}` and `{published_at}`, and must have `{body}`. `max_output_tokens` limits
-    an answer, the reasoning of a reasoning model included. `temperature`, `top_p` and `reasoning_effort` are sent only
-    if they are set, and only to models that accept them.
+    name: of the task; its result table has this name.
+    user_template: the user's message, with `{title}`, `{body}`, `{url}`, `{published_at}`, and each of `columns`. Other
+        braces have no meaning.
+    columns: further columns of the source that the template uses.
+    output_schema: a JSON schema within OpenAI's strict rules, which every answer must fulfil; None: an answer is text.
+    answer_column: the column of the result table with the text; unused with an output schema.
+    max_output_tokens: limits an answer, the reasoning of a reasoning model included.
+    temperature, top_p, reasoning_effort: sent only if they are set, and only to models that accept them.
+    endpoint: the path of the endpoint that answers.
     """
 
     model: str
@@ -52,14 +73,69 @@ class Task:
     temperature: float | None = None
     top_p: float | None = None
     reasoning_effort: str | None = None
+    name: str = FIRST_TASK
+    columns: tuple[str, ...] = ()
+    output_schema: Mapping[str, Any] | None = None
+    answer_column: str = "summary"
+    endpoint: str = CHAT_COMPLETIONS.path
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))  # a list after the ledger's JSON
+        if mistakes := self._mistakes():
+            raise TaskError(" ".join(mistakes))
+
+    def _mistakes(self) -> list[str]:
+        """A sentence for each mistake."""
+        mistakes = []
+        if not NAME.fullmatch(self.name):
+            mistakes.append(
+                f"The task's name is {self.name!r}; it must be of a–z, 0–9 and _, and begin with a letter: it is the "
+                "name of its table, too."
+            )
+        elif self.name in TABLES and self.name != FIRST_TASK:
+            mistakes.append(f"The task's name is {self.name}, which is a table of the ledger. Choose another name.")
         if not self.model.strip():
-            raise TaskError("The task has no model. Set BATCH_ASSETS_MODEL, or `model` of the resource `task`.")
-        if "{body}" not in self.user_template:
-            raise TaskError("The user template has no {body}, so no article would reach the model. Add it.")
+            mistakes.append("The task has no model. Set BATCH_ASSETS_MODEL, or `model` of the task.")
+        if self.endpoint not in ENDPOINTS:
+            mistakes.append(f"The endpoint is {self.endpoint!r}; it must be one of {', '.join(ENDPOINTS)}.")
         if self.max_output_tokens < 1:
-            raise TaskError(f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.")
+            mistakes.append(f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.")
+        mistakes += self._mistakes_of_template()
+        if self.output_schema is not None:
+            mistakes += [f"output_schema: {problem}" for problem in strict_problems(self.output_schema)]
+            if not mistakes:
+                problems = column_problems(self.output_schema, RESULT_COLUMNS)
+                mistakes += [f"output_schema: {problem}" for problem in problems]
+        elif self.answer_column in (*RESULT_COLUMNS, *ARTICLE_FIELDS):
+            mistakes.append(f"answer_column is {self.answer_column!r}, which each result table has for something else.")
+        return mistakes
+
+    def _mistakes_of_template(self) -> list[str]:
+        mistakes = []
+        known = (*ARTICLE_FIELDS, *self.columns)
+        for name in self.columns:
+            if name in (*ARTICLE_FIELDS, "id") or not re.fullmatch(r"\w+", name):
+                mistakes.append(
+                    f"`columns` has {name!r}; it must be another column of the source than id, title, body, url and "
+                    "published_at, of letters, digits and _."
+                )
+        used = set(PLACEHOLDER.findall(self.user_template))
+        if not used.intersection(("body", *self.columns)):
+            mistakes.append("The user template has no {body}, so no article would reach the model. Add it.")
+        for name in sorted(used.difference(known)):
+            if close := get_close_matches(name, known, n=1, cutoff=0.8):
+                mistakes.append(
+                    f"The user template has {{{name}}}, which is no column of the task. Is it {{{close[0]}}}? Name a "
+                    "further column of the source in `columns`."
+                )
+        return mistakes
+
+    @property
+    def of_endpoint(self) -> Endpoint:
+        return ENDPOINTS[self.endpoint]
+
+    def on(self, day: str) -> TaskDay:
+        return TaskDay(self.name, day)
 
     @property
     def is_reasoning_model(self) -> bool:
@@ -72,14 +148,17 @@ class Task:
             optional: dict[str, Any] = {"reasoning_effort": self.reasoning_effort}
         else:
             optional = {"temperature": self.temperature, "top_p": self.top_p}
-        return {name: value for name, value in optional.items() if value is not None}
+        set_ones = {name: value for name, value in optional.items() if value is not None}
+        if self.output_schema is None:
+            return set_ones
+        return {**set_ones, **self.of_endpoint.schema_parameters(self.output_schema)}
 
     def parameters(self, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """All parameters of a request. `max_tokens` is never among them: newer models refuse it.
 
         options: parameters that this API accepts for this model, and that change only the cost of an answer.
         """
-        return {"max_completion_tokens": self.max_output_tokens, **options, **self.question_parameters}
+        return {self.of_endpoint.limit_parameter: self.max_output_tokens, **options, **self.question_parameters}
 
     @property
     def withheld_parameters(self) -> list[str]:
@@ -108,9 +187,16 @@ class Task:
         return "}]," + _json({"max_completion_tokens": max_output_tokens, **self.question_parameters})[1:]
 
     @property
+    def version(self) -> str:
+        """12 hexadecimal digits, which change with everything that changes a request, and with nothing else."""
+        asked = [self.endpoint, self.body_head, self.question_tail, *map(list, self.template_parts)]
+        return sha256(_json(asked).encode()).hexdigest()[:12]
+
+    @property
     def template_parts(self) -> list[TemplatePart]:
         """The template, split at its placeholders."""
-        parts = enumerate(PLACEHOLDER.split(self.user_template))
+        names = "|".join(map(re.escape, (*ARTICLE_FIELDS, *self.columns)))
+        parts = enumerate(re.split(rf"\{{({names})\}}", self.user_template))
         return [TemplatePart(text, is_field=position % 2 == 1) for position, text in parts if text]
 
     def render(self, article: dict[str, Any], options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from batch_assets.batching.ledger import known_batches, submissions, transitions
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc, retrieve_batch
 from batch_assets.batching.provider.download import REQUESTS_FOLDER, download
-from batch_assets.batching.provider.endpoint import ENDPOINT
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.provider.prices import estimated_input_tokens
 from batch_assets.batching.safety.private_folder import make_private_folder
 from batch_assets.batching.submission.upload import sha256_of
+from batch_assets.batching.task_day import TaskDay
 from batch_assets.batching.timing import Timing
 
 ADOPTED_PLAN = 0  # the file belongs to no plan of a day
@@ -29,26 +30,34 @@ IN_ADOPTED_BATCH = "Its requests are in a batch that was adopted."
 READ_REQUESTS = """
     CREATE OR REPLACE TEMP TABLE adopted_request AS
     SELECT DISTINCT
-        custom_id, body ->> 'model' AS model, try_cast(body ->> 'max_completion_tokens' AS BIGINT) AS max_output_tokens
+        custom_id, url, body ->> 'model' AS model,
+        try_cast(body ->> 'max_completion_tokens' AS BIGINT) AS max_output_tokens
     FROM read_json(?, format = 'newline_delimited', records = true, ignore_errors = true,
-        columns = {custom_id: 'VARCHAR', body: 'JSON'})
+        columns = {custom_id: 'VARCHAR', url: 'VARCHAR', body: 'JSON'})
 """
 DAYS = """
-    SELECT DISTINCT partition_date::VARCHAR FROM batch_request SEMI JOIN adopted_request USING (custom_id) ORDER BY 1
+    SELECT DISTINCT task, partition_date::VARCHAR AS day FROM batch_request SEMI JOIN adopted_request USING (custom_id)
+    ORDER BY day, task
 """
 ENTER_FILE = """
     INSERT INTO batch_request_file (
-        submission_id, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
-        estimated_input_tokens, request_max_output_tokens, max_output_tokens, is_refresh, created_at
+        submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
+        estimated_input_tokens, request_max_output_tokens, max_output_tokens, is_refresh, output_schema, created_at
     )
     SELECT
-        $submission_id, CAST($day AS DATE), $plan, 1,
+        $submission_id, $task, CAST($day AS DATE), $plan, 1,
         (
             SELECT count(*) FROM batch_request_file
-            WHERE partition_date = CAST($day AS DATE) AND plan = $plan
+            WHERE task = $task AND partition_date = CAST($day AS DATE) AND plan = $plan
         ),
-        $path, $sha256, $endpoint, coalesce(min(model), 'unknown'), count(*), $bytes, $tokens, min(max_output_tokens),
-        coalesce(sum(max_output_tokens), 0), false, $now
+        $path, $sha256, coalesce(min(url), $endpoint), coalesce(min(model), 'unknown'), count(*), $bytes, $tokens,
+        min(max_output_tokens), coalesce(sum(max_output_tokens), 0), false,
+        -- its requests are those of the present plan
+        (
+            SELECT nullif(definition -> 'output_schema', 'null'::JSON) FROM day_plan
+            WHERE task = $task AND partition_date = CAST($day AS DATE)
+        ),
+        $now
     FROM adopted_request
 """
 
@@ -66,7 +75,7 @@ class RequestFile:
     submission_id: str
 
 
-def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[str]:
+def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, data_folder: Path) -> list[TaskDay]:
     """Adopt a batch that the user created from a request file of this project, on OpenAI's page or with curl.
 
     Returns the days that it has requests of. Raises AdoptionError, or openai.OpenAIError.
@@ -91,7 +100,7 @@ def enter_batch(
     batch: RemoteBatch,
     data_folder: Path,
     timing: Timing | None = None,
-) -> list[str]:
+) -> list[TaskDay]:
     """Enter the batch into the ledger, unless it is there; returns the days that it has requests of.
 
     Withdraws the files that were planned with these requests and not sent. Raises AdoptionError, or openai.OpenAIError.
@@ -100,7 +109,7 @@ def enter_batch(
         downloaded = _download_requests(client, batch, Path(folder), timing or Timing())
         with database.writing() as connection, transaction(connection):
             connection.execute(READ_REQUESTS, [str(downloaded)])
-            days = [day for (day,) in connection.execute(DAYS).fetchall()]
+            days = [TaskDay(*row) for row in connection.execute(DAYS).fetchall()]
             if not days:
                 raise AdoptionError(
                     f"No request of {batch.id} belongs to an article of this database: `batch_request` has none of its "
@@ -139,26 +148,26 @@ def _download_requests(client: openai.OpenAI, batch: RemoteBatch, folder: Path, 
     return whole
 
 
-def _store_request_file(downloaded: Path, day: str, data_folder: Path) -> RequestFile:
+def _store_request_file(downloaded: Path, day: TaskDay, data_folder: Path) -> RequestFile:
     submission_id = transitions.new_submission_id()
-    relative_path = f"{REQUESTS_FOLDER}/{day}/adopted-{submission_id}.jsonl"
+    relative_path = f"{REQUESTS_FOLDER}/{day.day}/adopted-{submission_id}.jsonl"
     path = data_folder / relative_path
     make_private_folder(path.parent)
     shutil.copyfile(downloaded, path)
     return RequestFile(path, relative_path, submission_id)
 
 
-def _enter_file(connection: duckdb.DuckDBPyConnection, file: RequestFile, day: str) -> None:
+def _enter_file(connection: duckdb.DuckDBPyConnection, file: RequestFile, day: TaskDay) -> None:
     size = file.path.stat().st_size
     connection.execute(
         ENTER_FILE,
         {
             "submission_id": file.submission_id,
-            "day": day,
+            **day._asdict(),
             "plan": ADOPTED_PLAN,
             "path": file.relative_path,
             "sha256": sha256_of(file.path),
-            "endpoint": ENDPOINT,
+            "endpoint": CHAT_COMPLETIONS.path,
             "bytes": size,
             "tokens": estimated_input_tokens(size),
             "now": now_utc(),

@@ -80,6 +80,7 @@ def _metadata(submitter: Submitter, submission: Submission) -> dict[str, str]:
         WAREHOUSE_ID_KEY: submitter.warehouse_id,
         SUBMISSION_ID_KEY: submission.id,
         CLAIM_TOKEN_KEY: submission.claim_token or "",
+        "task": submission.task,
         "partition": submission.day,
     }
 

@@ -1,4 +1,4 @@
-"""Submits a day: request files → batches, each created once.
+"""Submits a task's day: request files → batches, each created once.
 
 A batch costs money, and an answer may get lost after OpenAI has created the batch. So a run claims each submission in
 the ledger before it sends anything, and the batch has the claim token in its metadata. After a lost answer, the run
@@ -35,6 +35,7 @@ from batch_assets.batching.submission.find import find_batch
 from batch_assets.batching.submission.reconcile import search_for_unknown_batches, update_in_flight
 from batch_assets.batching.submission.submitter import FILES_AT_ONCE, SubmissionOutcome, Submitter
 from batch_assets.batching.submission.upload import upload
+from batch_assets.batching.task_day import TaskDay
 from batch_assets.batching.timing import Timing
 
 logger = logger_without_secrets(__name__)
@@ -87,7 +88,7 @@ class Preparation:
 
 def submit_day(
     submitter: Submitter,
-    day: str,
+    day: TaskDay,
     *,
     is_run_alive: Callable[[str], bool] = lambda run_id: False,
     only_begun: bool = False,

@@ -38,6 +38,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +279,7 @@ def ended_without_files(batch: RemoteBatch) -> RemoteBatch:
 def test_what_another_run_saw_of_a_batch_before_it_ended_is_not_written_over_its_end(
     submitted: Workspace, api: LocalApi, state: str, late: Callable[[RemoteBatch], RemoteBatch]
 ) -> None:
-    (seen,) = submissions.uncollected(submitted.database, DAY, submitted.folder)
+    (seen,) = submissions.uncollected(submitted.database, of(DAY), submitted.folder)
     if state == "ended":
         store_and_do_not_load(submitted, api.client)
     else:
@@ -297,7 +298,7 @@ def test_a_file_that_is_stored_again_is_noted_only_while_its_batch_is_not_loaded
     submitted: Workspace, api: LocalApi, is_loaded_meanwhile: bool
 ) -> None:
     store_and_do_not_load(submitted, api.client)
-    (seen,) = submissions.uncollected(submitted.database, DAY, submitted.folder)
+    (seen,) = submissions.uncollected(submitted.database, of(DAY), submitted.folder)
     batch = read_batch(api.client.batches.retrieve(seen.batch_id or ""))
     if is_loaded_meanwhile:
         submitted.collect(api.client)

@@ -13,6 +13,7 @@ import pytest
 from batch_assets.batching.submission.adoption import adopt_batch
 from batch_assets_tests.batching.conftest import DAY, SHORT_TIMING, Call, Reply, Workspace, proxy
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 NASTY = [
     "../../escaped",
@@ -108,7 +109,7 @@ def test_a_batch_of_any_id_is_adopted_into_a_file_of_our_own_name(
     with proxy(api.url, OtherIds(prefix)) as client:
         file = client.files.create(file=("requests.jsonl", path.read_bytes()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-        assert adopt_batch(workspace.database, client, batch_id=batch.id, data_folder=workspace.folder) == [DAY]
+        assert adopt_batch(workspace.database, client, batch_id=batch.id, data_folder=workspace.folder) == [of(DAY)]
     [stored] = (workspace.folder / path for path in workspace.column(STORED_PATHS))
     assert stored.parent == workspace.folder / "requests" / DAY
     assert stored.name.isascii()

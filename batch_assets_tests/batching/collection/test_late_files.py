@@ -12,6 +12,7 @@ from batch_assets.batching.ledger.requests import RequestStateRules
 from batch_assets.batching.ledger.retries import retry_day
 from batch_assets_tests.batching.conftest import API, DAY, Call, Reply, Workspace, proxy, with_batches
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 PAGE = b"<!doctype html>\n<html>\n<body>\nbusy\n</body>\n</html>\n"
 
@@ -144,8 +145,8 @@ def test_retry_buys_what_the_file_lacked_and_nothing_else(
     patient = submitted.with_timing(lost_after=timedelta(0))
     with proxy(api.url, with_content(without_the_last_line)) as client:
         assert patient.collect(client).requests == {"answered": 1, "blocked": 1}
-    assert retry_day(submitted.database, DAY, RequestStateRules(API), "server_error").requests == 0
-    assert retry_day(submitted.database, DAY, RequestStateRules(API), code).requests == 1
+    assert retry_day(submitted.database, of(DAY), RequestStateRules(API), "server_error").requests == 0
+    assert retry_day(submitted.database, of(DAY), RequestStateRules(API), code).requests == 1
     submitted.plan()
     assert submitted.send(api.client, api).requests == {"answered": 2}
     assert api.stats()["requests_executed"] == 3

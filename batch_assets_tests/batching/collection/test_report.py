@@ -8,12 +8,13 @@ from batch_assets.batching.collection.report import CELL_CHARACTERS, DayReport, 
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
+from batch_assets_tests.first_task import RESULTS
 from batch_assets_tests.local_api_client import LocalApi
 
 
 def report_of(workspace: Workspace, day: str, *, preview_rows: int) -> DayReport:
     with workspace.database.reading() as connection:
-        return day_report(connection, day, preview_rows=preview_rows)
+        return day_report(connection, RESULTS, day, preview_rows=preview_rows)
 
 
 def test_equal_articles_each_have_a_row_and_their_request_counts_once(workspace: Workspace, api: LocalApi) -> None:
@@ -68,6 +69,6 @@ def test_the_cells_of_the_preview_hold_text_on_one_line_and_not_too_long() -> No
         PreviewRow("b", "", "pending", "y" * 1_000),
     ]
     assert DayReport(DAY, 2, {}, 0, DaySpending(), [], preview).cells() == [
-        {"article": "A | B C[2J", "summary": "<script> | x "},
-        {"article": "", "summary": f"{'y' * CELL_CHARACTERS} …"},
+        {"article": "A | B C[2J", "answer": "<script> | x "},
+        {"article": "", "answer": f"{'y' * CELL_CHARACTERS} …"},
     ]

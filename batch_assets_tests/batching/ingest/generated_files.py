@@ -16,6 +16,7 @@ import duckdb
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY
 
 COLUMNS = ("id", "title", "body", "url", "published_at")
+FURTHER = ("author", "file")  # further columns, which a task may use
 # What a file has as the time, and what it means.
 TIMES: dict[str | None, datetime | None] = {
     DAY: datetime(2026, 11, 20),  # noqa: DTZ001 - UTC, as in the tables
@@ -54,7 +55,10 @@ BROKEN_JSON = [
 
 @dataclass(frozen=True)
 class Article:
-    """A row, before it is written to a file. spelling: a number from which each format takes how it writes the row."""
+    """A row, before it is written to a file.
+
+    spelling: a number from which each format takes how it writes the row. further: values that JSON can have.
+    """
 
     id: str | None
     title: str | None
@@ -62,6 +66,7 @@ class Article:
     url: str | None
     time: str | None
     spelling: int = 0
+    further: tuple[Any, ...] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,17 @@ class Found:
     body: str | None = None
     url: str | None = None
     time: datetime | None = None
+    further: tuple[str | None, ...] = (None, None)
     is_text: bool = True
     is_malformed: bool = False
 
 
 @dataclass(frozen=True)
 class File:
-    """How the rows are written. spelling: a number for the order and the case of the columns."""
+    """How the rows are written. spelling: a number for the order and the case of the columns.
+
+    has_further: whether it has the further columns. further_type: their type in Parquet.
+    """
 
     format: str
     delimiter: str = ","
@@ -98,6 +107,8 @@ class File:
     blank_lines: bool = False
     ends_with_line: bool = True
     types: tuple[str, ...] = ("VARCHAR", "VARCHAR", "VARCHAR")
+    has_further: bool = True
+    further_type: str = "VARCHAR"
     spelling: int = 0
     rows: Sequence[Article | Broken] = field(default_factory=tuple)
 
@@ -121,6 +132,13 @@ class Written:
     found: list[Found]
 
 
+def text_of(value: Any) -> str | None:
+    """The text that a further column keeps of a value of JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def spelled(name: str, chance: random.Random) -> str:
     """The name in another case."""
     return chance.choice([name, name, name.upper(), name.capitalize(), name.swapcase()])
@@ -129,7 +147,8 @@ def spelled(name: str, chance: random.Random) -> str:
 def csv_text(file: File, name: str, names: dict[str, str]) -> tuple[str, list[Found]]:
     chance = random.Random(file.spelling)
     delimiter = "\t" if file.format == "tsv" else file.delimiter
-    columns = [*COLUMNS, 'extra, or \n"two"', "other"]
+    further = FURTHER if file.has_further else ()
+    columns = [*COLUMNS, *further, 'extra, or \n"two"', "other"]
     chance.shuffle(columns)
 
     def quoted(value: str | None) -> str:
@@ -152,9 +171,11 @@ def csv_text(file: File, name: str, names: dict[str, str]) -> tuple[str, list[Fo
             continue
         row += 1
         values = {"id": item.id, "title": item.title, "body": item.body, "url": item.url, "published_at": item.time}
+        values |= {name: text_of(value) for name, value in zip(further, item.further, strict=False)}
         text += delimiter.join(quoted(values.get(column, "x")) for column in columns)
         read = (item.id or None, item.title or None, item.body or None, item.url or None)  # "" is NULL
-        found.append(Found((name, row, line), *read, TIMES[item.time]))
+        texts = tuple(values.get(column) or None for column in FURTHER)
+        found.append(Found((name, row, line), *read, TIMES[item.time], texts))
     return text + (file.line_ends[-1] if file.ends_with_line else ""), found
 
 
@@ -176,7 +197,8 @@ def json_text(file: File, name: str, names: dict[str, str]) -> tuple[str, list[F
             found.append(Found(place, is_malformed=True))
             continue
         is_first = not any(not read.is_malformed for read in found)
-        value, read = json_row(item, place, names, has_all_keys=is_first)
+        further = FURTHER if file.has_further else ()
+        value, read = json_row(item, place, names, further, has_all_keys=is_first)
         lines.append(json.dumps(value, ensure_ascii=item.spelling % 2 == 0, indent=None if is_lines else 1))
         found.append(read)
     end = file.line_ends[0]
@@ -187,7 +209,12 @@ def json_text(file: File, name: str, names: dict[str, str]) -> tuple[str, list[F
 
 
 def json_row(
-    item: Article, place: tuple[str, int, int | None], names: dict[str, str], *, has_all_keys: bool
+    item: Article,
+    place: tuple[str, int, int | None],
+    names: dict[str, str],
+    further: Sequence[str],
+    *,
+    has_all_keys: bool,
 ) -> tuple[Any, Found]:
     """A JSON object, with what it means. has_all_keys: a file in which no row has a text or a time is refused."""
     chance = random.Random(item.spelling)
@@ -210,12 +237,15 @@ def json_row(
         values["body"], expected["body"], is_text = {"text": item.body}, None, False
     if item.time is not None and item.time.isdigit():
         values["published_at"] = chance.choice([item.time, int(item.time), float(item.time)])
-    keys = [key for key in COLUMNS if values[key] is not None or has_all_keys or chance.random() < 0.5]
+    values |= dict(zip(further, item.further, strict=False))
+    names_of_columns = (*COLUMNS, *further)
+    keys = [key for key in names_of_columns if values[key] is not None or has_all_keys or chance.random() < 0.5]
     chance.shuffle(keys)
     row: dict[str, Any] = {"extra": {"body": [1]}} if chance.random() < 0.2 else {}
     row |= {spelled(names.get(key, key), chance): values[key] for key in keys}
     del expected["published_at"]
-    return row, Found(place, time=TIMES[item.time], is_text=is_text, **expected)
+    texts = tuple(text_of(values.get(name)) for name in FURTHER)
+    return row, Found(place, time=TIMES[item.time], further=texts, is_text=is_text, **expected)
 
 
 def write_parquet(file: File, path: Path, names: dict[str, str], connection: duckdb.DuckDBPyConnection) -> list[Found]:
@@ -228,10 +258,12 @@ def write_parquet(file: File, path: Path, names: dict[str, str], connection: duc
         identity, time = item.id, TIMES[item.time]
         if id_type in ("DOUBLE", "BIGINT"):
             identity = identity if (identity or "").isdigit() else None
-        rows.append((identity, item.title, item.body, item.url, item.time if time_type == "VARCHAR" else str(time)))
+        further, texts = zip(*(parquet_value(value, file) for value in item.further), strict=True)
+        written_time = item.time if time_type == "VARCHAR" else str(time)
+        rows.append((identity, item.title, item.body, item.url, written_time, *further))
         plain_id = identity if id_type in ("VARCHAR", "BLOB") or identity is None else str(int(identity))
         read = (plain_id, item.title, item.body, item.url)
-        found.append(Found((path.name, number, None), *read, time))
+        found.append(Found((path.name, number, None), *read, time, texts if file.has_further else (None, None)))
     sql = {
         "id": f"CAST(id AS {id_type})" if id_type != "BLOB" else "encode(id)",
         "body": {"BLOB": "encode(body)", "VARCHAR[]": "string_split(body, chr(10) || chr(10))"}.get(body_type, "body"),
@@ -243,18 +275,34 @@ def write_parquet(file: File, path: Path, names: dict[str, str], connection: duc
             "DOUBLE": "epoch(try_cast(time AS TIMESTAMP))",
         }[time_type],
     }
-    columns = [*COLUMNS, "file", "row"]
+    columns = [*COLUMNS, *(FURTHER if file.has_further else ()), "row", "day"]
     chance.shuffle(columns)
-    sql |= {"file": "'x'", "row": "1"}
+    sql |= {"row": "1", "day": "'x'"}
+    for name in FURTHER:
+        sql[name] = {
+            "BLOB": f"encode({name})",
+            "VARCHAR[]": f"CASE WHEN {name} IS NOT NULL THEN [{name}] END",
+            "STRUCT": f"CASE WHEN {name} IS NOT NULL THEN {{'name': {name}}} END",
+        }.get(file.further_type, f"CAST({name} AS {file.further_type})")
     selected = ", ".join(
         f'{sql.get(key, key)} AS "{spelled(names.get(key, key), chance).replace(chr(34), chr(34) * 2)}"'
         for key in columns
     )
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE article (id VARCHAR, title VARCHAR, body VARCHAR, url VARCHAR, time VARCHAR)"
+        "CREATE OR REPLACE TEMP TABLE article (id VARCHAR, title VARCHAR, body VARCHAR, url VARCHAR, time VARCHAR, "
+        "author VARCHAR, file VARCHAR)"
     )
     if rows:
         lists = [list(values) for values in zip(*rows, strict=True)]
-        connection.execute(f"INSERT INTO article SELECT {', '.join(['unnest(CAST(? AS VARCHAR[]))'] * 5)}", lists)
+        connection.execute(f"INSERT INTO article SELECT {', '.join(['unnest(CAST(? AS VARCHAR[]))'] * 7)}", lists)
     connection.execute(f"COPY (SELECT {selected} FROM article) TO '{path}' (FORMAT parquet)")
     return found
+
+
+def parquet_value(value: Any, file: File) -> tuple[str | None, str | None]:
+    """A value of a further column as a text that DuckDB casts to the column's type, and the text that it is read as."""
+    text = text_of(value)
+    if file.further_type == "BIGINT":
+        text = text if isinstance(value, int) and not isinstance(value, bool) else None
+    read = {"VARCHAR[]": [text], "STRUCT": {"name": text}}.get(file.further_type, text)
+    return text, None if text is None else text_of(read)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from batch_assets_tests.batching.ingest.generated_files import Found
+from batch_assets_tests.batching.ingest.generated_files import FURTHER, Found
 
 SPACES = "".join(sign for sign in map(chr, range(0x3001)) if unicodedata.category(sign) == "Zs")
 
@@ -18,7 +20,7 @@ SPACES = "".join(sign for sign in map(chr, range(0x3001)) if unicodedata.categor
 class Expected:
     """The articles of a day, its rejected rows, and the rows of no day. Each list is sorted.
 
-    articles: id, title, body, url, time. rejected: file, row, line, id, title, body, url, reason.
+    articles: id, title, body, url, time, further columns. rejected: file, row, line, id, title, body, url, reason.
     without_day: file, row, line, reason.
     """
 
@@ -31,7 +33,9 @@ class Expected:
     is_refused: bool = False
 
 
-def expect(rows: Sequence[Found], day: str, *, newest_by: str, max_malformed_share: float) -> Expected:
+def expect(
+    rows: Sequence[Found], day: str, *, newest_by: str, max_malformed_share: float, extra: Sequence[str] = ()
+) -> Expected:
     """rows: those of all files, in the order of the files."""
     expected = Expected()
     by_id: dict[str, list[tuple[Any, int, Found]]] = {}
@@ -50,7 +54,9 @@ def expect(rows: Sequence[Found], day: str, *, newest_by: str, max_malformed_sha
             by_id.setdefault(identity(row), []).append((row.time if newest_by == "published_at" else 0, number, row))
     for versions in by_id.values():
         *older, (_, _, newest) = sorted(versions, key=lambda version: version[:2])
-        expected.articles.append((identity(newest), newest.title, newest.body, newest.url, newest.time))
+        further = {name: text for name, text in zip(FURTHER, newest.further, strict=True) if name in extra}
+        columns = (newest.title, newest.body, newest.url, newest.time, comparable(further))
+        expected.articles.append((identity(newest), *columns))
         for _, _, row in older:
             is_same = (row.title, row.body, row.url) == (newest.title, newest.body, newest.url)
             _reject(expected, row, "duplicate_id" if is_same else "older_version")
@@ -59,6 +65,17 @@ def expect(rows: Sequence[Found], day: str, *, newest_by: str, max_malformed_sha
     for found in (expected.articles, expected.rejected, expected.without_day):
         found.sort(key=str)
     return expected
+
+
+def comparable(extra: Mapping[str, str | None] | None) -> dict[str, Any] | None:
+    """The further columns of an article, lists and objects as values: JSON can be written in several ways."""
+    values: dict[str, Any] = {}
+    for name, text in (extra or {}).items():
+        if text is not None:
+            with suppress(ValueError):
+                values[name] = json.loads(text) if text[:1] in ("[", "{") else text
+            values.setdefault(name, text)
+    return values or None
 
 
 def identity(row: Found) -> str:

@@ -19,7 +19,8 @@ from batch_assets.batching.ingest.articles import Ingested, SourceError, ingest_
 from batch_assets.batching.ingest.source import Source
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace, open_workspace
 from batch_assets_tests.batching.ingest.generated_files import TIMES, Article, Broken, File, Found
-from batch_assets_tests.batching.ingest.model import Expected, expect
+from batch_assets_tests.batching.ingest.model import Expected, comparable, expect
+from batch_assets_tests.batching.ingest.other_source import add_other_source, rows_of_other_source
 
 EXAMPLES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 25
 MAX_MESSAGE = 620
@@ -28,14 +29,18 @@ NAMES: list[dict[str, str]] = [
     {},
     {"body": "content", "published_at": "date"},
     {"body": "Article text", "id": "guid", "title": "it's"},
-    {"body": "content.rendered", "url": 'the "link"'},
+    {"body": "content.rendered", "url": 'the "link"', "author": 'it\'s by, "line"; x'},
 ]
+FURTHER_COLUMNS: list[tuple[str, ...]] = [(), ("author",), ("file", "author")]
+NAME = "news/wire"
 SIGNS = "aé漢🦆ع \"',;|\t\n\r#\\\x00\x85\x0b\x1c\xa0\u2028\u200f\ufeff/-{[5"
 texts = st.none() | st.text(SIGNS, max_size=6) | st.sampled_from(["text", "", " ", "a\r\nb", '""', "NULL", "x" * 9_000])
 ids = st.sampled_from([None, "1", "2", "3", "007", " b ", "#2", "", "nan", "é", "a,b;c\n"]) | texts
 bodies = texts | st.sampled_from(["one", "two", "a\n\nb", "[a]", '["a"]', "{}"])
 spellings = st.integers(0, 2**16)
-articles = st.builds(Article, ids, texts, bodies, texts, st.sampled_from(list(TIMES)), spellings)
+values = texts | st.sampled_from([5, 12345678901234567890, -0.5, True, [], ["a", None], {"a": {"b": ["é", 1.5]}}])
+further = st.tuples(values, values)
+articles = st.builds(Article, ids, texts, bodies, texts, st.sampled_from(list(TIMES)), spellings, further)
 rows = st.lists(articles | st.builds(Article, ids, st.none(), bodies, st.none(), st.just(DAY)), max_size=5)
 rows_with_broken = st.lists(articles | articles | st.builds(Broken, st.integers(0, 9)), max_size=5)
 csv_files = st.builds(
@@ -48,6 +53,7 @@ csv_files = st.builds(
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    has_further=st.booleans(),
     spelling=spellings,
     rows=rows | rows_with_broken,
 )
@@ -59,6 +65,7 @@ json_files = st.builds(
     is_compressed=st.booleans(),
     blank_lines=st.booleans(),
     ends_with_line=st.booleans(),
+    has_further=st.booleans(),
     rows=rows | rows_with_broken,
 )
 types = st.tuples(
@@ -66,7 +73,16 @@ types = st.tuples(
     st.sampled_from(["VARCHAR", "BLOB", "VARCHAR[]"]),
     st.sampled_from(["VARCHAR", "TIMESTAMP", "TIMESTAMPTZ", "BIGINT", "DOUBLE"]),
 )
-parquet_files = st.builds(File, st.just("parquet"), types=types, spelling=spellings, rows=rows)
+further_types = st.sampled_from(["VARCHAR", "BLOB", "BIGINT", "VARCHAR[]", "STRUCT"])
+parquet_files = st.builds(
+    File,
+    st.just("parquet"),
+    types=types,
+    has_further=st.booleans(),
+    further_type=further_types,
+    spelling=spellings,
+    rows=rows,
+)
 
 
 @dataclass(frozen=True)
@@ -82,19 +98,32 @@ class Room:
 
     def empty(self) -> None:
         with self.workspace.database.writing() as connection:
-            connection.execute("DELETE FROM raw_articles; DELETE FROM rejected_article")
+            connection.execute("DELETE FROM raw_articles; DELETE FROM rejected_article; DELETE FROM pruned_day")
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
 
     def tables(self, day: str) -> list[list[tuple[Any, ...]]]:
         """The articles, rejected rows and rows without a day, as in `Expected`."""
         place = "parse_filename(source_file), source_row, source_line"
+        of_day = "source = ? AND partition_date = ?"
         statements = [
-            "SELECT article_id, title, body, url, published_at FROM raw_articles WHERE partition_date = ?",
-            f"SELECT {place}, article_id, title, body, url, reason FROM rejected_article WHERE partition_date = ?",
-            f"SELECT {place}, reason FROM rejected_article WHERE partition_date IS NULL AND ? IS NOT NULL",
+            f"SELECT article_id, title, body, url, published_at, extra FROM raw_articles WHERE {of_day}",
+            f"SELECT {place}, article_id, title, body, url, reason FROM rejected_article WHERE {of_day}",
+            f"SELECT {place}, reason FROM rejected_article WHERE source = ? AND partition_date IS NULL AND ? <> ''",
         ]
-        return [sorted(self.workspace.rows(each, [day]), key=str) for each in statements]
+        read, rejected, without_day = (self.workspace.rows(each, [NAME, day]) for each in statements)
+        read = [(*columns, comparable(extra)) for *columns, extra in read]
+        return [sorted(rows, key=str) for rows in (read, rejected, without_day)]
+
+
+def found_columns(extra: tuple[str, ...], files: Sequence[File]) -> tuple[str, ...]:
+    """The further columns, or none if no file has them: then, the source is refused."""
+    has_columns = any(
+        file.has_further
+        and (file.format in ("csv", "tsv", "parquet") or any(isinstance(row, Article) for row in file.rows))
+        for file in files
+    )
+    return extra if has_columns else ()
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +137,22 @@ def room(tmp_path_factory: pytest.TempPathFactory, new_database: Path) -> Iterat
 
 def check(room: Room, source: Source, rows: Sequence[Found], files: int) -> None:
     """Read two days of the source, the first one twice, and compare the tables with the model."""
+    add_other_source(room.workspace, room.folder, (DAY, NEXT_DAY))
+    of_other = rows_of_other_source(room.workspace)
     for day in (DAY, NEXT_DAY, DAY):
-        expected = expect(rows, day, newest_by=source.newest_by, max_malformed_share=source.max_malformed_share)
+        expected = expect(
+            rows,
+            day,
+            newest_by=source.newest_by,
+            max_malformed_share=source.max_malformed_share,
+            extra=source.extra,
+        )
         error = ""
         try:
             ingested = ingest_day(room.workspace.database, source=source, day=day)
         except SourceError as raised:
             error = str(raised)
+        assert rows_of_other_source(room.workspace) == of_other
         if error:
             assert expected.is_refused, error
             assert len(error) <= MAX_MESSAGE
@@ -149,20 +187,21 @@ in_a_room = settings(
     st.sampled_from(NAMES),
     st.sampled_from(["published_at", "order"]),
     st.sampled_from([1.0, 1.0, 0.2]),
+    st.sampled_from(FURTHER_COLUMNS),
 )
 def test_each_row_of_any_files_is_read_or_counted(
-    room: Room, files: list[File], names: dict[str, str], newest_by: Any, share: float
+    room: Room, files: list[File], names: dict[str, str], newest_by: Any, share: float, extra: tuple[str, ...]
 ) -> None:
     room.empty()
     written = [file.write(room.folder, number, names, room.connection) for number, file in enumerate(files)]
-    source = Source(str(room.folder / "*"), names, newest_by, share)
+    source = Source(str(room.folder / "*"), names, newest_by, share, NAME, found_columns(extra, files))
     check(room, source, [row for file in written for row in file.found], len(files))
 
 
 @in_a_room
-@given(parquet_files, st.booleans(), st.booleans())
+@given(parquet_files, st.booleans(), st.booleans(), st.sampled_from(FURTHER_COLUMNS))
 def test_each_row_of_any_query_or_table_is_read_or_counted(
-    room: Room, file: File, is_table: bool, has_filename: bool
+    room: Room, file: File, is_table: bool, has_filename: bool, extra: tuple[str, ...]
 ) -> None:
     room.empty()
     written = file.write(room.folder, 0, {}, room.connection)
@@ -174,4 +213,4 @@ def test_each_row_of_any_query_or_table_is_read_or_counted(
         location = "table:feed"
     name = written.path.name if has_filename else None
     rows = [replace(row, place=(name, row.place[1], None)) for row in written.found]
-    check(room, Source(location), rows, 0)
+    check(room, Source(location, name=NAME, extra=found_columns(extra, [file])), rows, 0)

@@ -19,11 +19,15 @@ from batch_assets.batching.ingest.articles import Ingested, SourceError, ingest_
 from batch_assets.batching.ingest.source import Source
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, Workspace
 from batch_assets_tests.batching.ingest.generated_files import File
+from batch_assets_tests.batching.ingest.other_source import add_other_source, rows_of_other_source
 from batch_assets_tests.batching.ingest.support import write
 from batch_assets_tests.batching.ingest.test_any_rows import (
+    FURTHER_COLUMNS,
+    NAME,
     NAMES,
     Room,
     csv_files,
+    found_columns,
     in_a_room,
     json_files,
     parquet_files,
@@ -74,11 +78,17 @@ def check_law(room: Room, source: Source, days: Sequence[str], *, threads: int) 
     for read in (one_by_one, lambda *arguments: together(*arguments, threads=threads)):
         with room.workspace.database.writing() as connection:
             connection.execute("DELETE FROM raw_articles; DELETE FROM rejected_article; DELETE FROM pruned_day")
-            connection.execute("INSERT INTO pruned_day SELECT unnest(?::DATE[])", [[days[0], "2026-12-24"]])
+            connection.execute(
+                "INSERT INTO pruned_day (source, partition_date) SELECT ?, unnest(?::DATE[])",
+                [source.name, [days[0], "2026-12-24"]],
+            )
+        add_other_source(room.workspace, room.folder, DAYS)
+        of_other = rows_of_other_source(room.workspace)
         try:
             outcomes.append(read(room.workspace, source, days))
         except SourceError as error:
             outcomes.append(str(error))
+        assert rows_of_other_source(room.workspace) == of_other
     assert outcomes[0] == outcomes[1]
 
 
@@ -91,6 +101,7 @@ lists_of_days = st.lists(st.sampled_from(DAYS), min_size=1, max_size=5)
     st.sampled_from(NAMES),
     st.sampled_from(["published_at", "order"]),
     st.sampled_from([1.0, 1.0, 0.2]),
+    st.sampled_from(FURTHER_COLUMNS),
     lists_of_days,
     st.sampled_from([1, THREADS]),
     st.booleans(),
@@ -101,6 +112,7 @@ def test_days_of_any_files_that_are_read_together_are_as_if_read_alone(
     names: dict[str, str],
     newest_by: Any,
     share: float,
+    extra: tuple[str, ...],
     days: list[str],
     threads: int,
     makes_files: bool,
@@ -108,7 +120,7 @@ def test_days_of_any_files_that_are_read_together_are_as_if_read_alone(
     room.empty()
     for number, file in enumerate(files):
         file.write(room.folder, number, names, room.connection)
-    source = Source(str(room.folder / "*"), names, newest_by, share)
+    source = Source(str(room.folder / "*"), names, newest_by, share, NAME, found_columns(extra, files))
     with (
         patch.object(files_of_days, "MAX_READS", 0 if makes_files else 99),
         patch.object(files_of_days, "MIN_FILE_ROWS", 1),
@@ -120,6 +132,7 @@ def test_days_of_any_files_that_are_read_together_are_as_if_read_alone(
 @given(
     parquet_files,
     st.sampled_from(["table", "query", "$day", "{partition}", ".sql", "$day in .sql"]),
+    st.sampled_from(FURTHER_COLUMNS),
     lists_of_days,
     st.sampled_from([1, THREADS]),
 )
@@ -127,6 +140,7 @@ def test_days_of_any_query_or_table_that_are_read_together_are_as_if_read_alone(
     room: Room,  # noqa: F811
     file: File,
     kind: str,
+    extra: tuple[str, ...],
     days: list[str],
     threads: int,
 ) -> None:
@@ -141,7 +155,8 @@ def test_days_of_any_query_or_table_that_are_read_together_are_as_if_read_alone(
     if kind in statements:
         write(room.workspace, "source.sql", statements[kind])
     found = {"table": "table:feed", **dict.fromkeys(statements, str(room.workspace.folder / "source.sql"))}
-    check_law(room, Source({**found, **location}.get(kind, query)), days, threads=threads)
+    source = Source({**found, **location}.get(kind, query), name=NAME, extra=found_columns(extra, [file]))
+    check_law(room, source, days, threads=threads)
 
 
 @pytest.mark.skipif(not IO_COUNTERS.exists(), reason="only Linux counts the bytes that a process reads")

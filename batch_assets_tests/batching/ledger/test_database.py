@@ -57,7 +57,10 @@ def locked_by_another_program(database: Database, seconds: float) -> Iterator[No
 
 def add(database: Database, title: str) -> None:
     with database.writing() as connection:
-        connection.execute("INSERT INTO raw_articles VALUES ('2026-11-20', 'a', ?, 'body', NULL, NULL)", [title])
+        connection.execute(
+            "INSERT INTO raw_articles (partition_date, article_id, title, body) VALUES ('2026-11-20', 'a', ?, 'body')",
+            [title],
+        )
 
 
 def titles(database: Database) -> list[str]:

@@ -16,6 +16,7 @@ from batch_assets.batching.provider.batches import RemoteBatch, RemoteError, now
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.timing import Timing
 from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, Workspace
+from batch_assets_tests.task_days import of
 
 IDENTITY = ApiIdentity(API)
 NO_CAPACITY = RemoteError("token_limit_exceeded", "Enqueued token limit reached for gpt-4.1-nano.")
@@ -31,7 +32,7 @@ def planned(workspace: Workspace) -> Workspace:
 
 
 def the_submission(workspace: Workspace, day: str = DAY) -> Submission:
-    (found,) = submissions.unsubmitted(workspace.database, day, workspace.folder)
+    (found,) = submissions.unsubmitted(workspace.database, of(day), workspace.folder)
     return found
 
 
@@ -45,7 +46,7 @@ def submit_without_api(workspace: Workspace, batch_id: str, day: str = DAY) -> S
     assert submission is not None
     batch = RemoteBatch(batch_id, "validating", input_file_id="file-in")
     transitions.submit(workspace.database, submission, batch)
-    (in_flight,) = submissions.uncollected(workspace.database, day, workspace.folder)
+    (in_flight,) = submissions.uncollected(workspace.database, of(day), workspace.folder)
     return in_flight
 
 
@@ -129,7 +130,7 @@ def test_a_cancelled_submission_is_not_requeued(planned: Workspace) -> None:
     in_flight = submit_without_api(planned, "b1")
     transitions.record_cancel_request(planned.database, in_flight)
     assert not batch_transitions.requeue(planned.database, in_flight, failed("b1", NO_CAPACITY), Timing())
-    assert submissions.unsubmitted(planned.database, DAY, planned.folder) == []
+    assert submissions.unsubmitted(planned.database, of(DAY), planned.folder) == []
     assert planned.column("SELECT code FROM failed_request") == ["cancelled_by_user"]
     assert planned.plan(resume_cancelled=False).requests == {"cancelled": 1}
     assert planned.plan().requests == {"cancelled": 1}
@@ -149,7 +150,7 @@ def test_a_submission_with_a_batch_is_not_withdrawn(planned: Workspace) -> None:
     with pytest.raises(StaleSubmissionError, match="is not submitted: it cannot be withdrawn"):
         withdrawal.withdraw(planned.database, in_flight)
     assert in_flight.path.exists()
-    assert submissions.awaited_batch_ids(planned.database, DAY, planned.folder) == ["batch_1"]
+    assert submissions.awaited_batch_ids(planned.database, of(DAY), planned.folder) == ["batch_1"]
 
 
 def test_the_limit_of_enqueued_tokens_counts_all_days(planned: Workspace) -> None:

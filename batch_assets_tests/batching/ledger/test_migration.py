@@ -32,6 +32,7 @@ from batch_assets_tests.batching.ledger.first_version import (
     request,
 )
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 TASK = Task(MODEL, system_prompt=SYSTEM_PROMPT, max_output_tokens=LIMIT)
 KEPT = (
@@ -204,7 +205,7 @@ def lines_of(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(("attempt", "is_ours"), [("2", True), ("1", False), (None, False)])
 def test_key_and_attempt_identify_a_batch_of_version_1(upgrade: Upgrade, attempt: str | None, is_ours: bool) -> None:
     """The submission is requeued, so this is its second attempt. All attempts have the same file."""
-    [submission] = unsubmitted(upgrade.workspace.database, REQUEUED, upgrade.workspace.folder)
+    [submission] = unsubmitted(upgrade.workspace.database, of(REQUEUED), upgrade.workspace.folder)
     metadata = {"submission_key": submission.id, **({} if attempt is None else {"attempt": attempt})}
     batch = RemoteBatch("batch_x", "in_progress", input_file_id=submission.file_id, metadata=metadata)
     assert is_of(batch, submission, "another warehouse") is is_ours

@@ -11,10 +11,11 @@ import pytest
 from batch_assets.batching.ledger import outcomes
 from batch_assets.batching.ledger.outcomes import ACCOUNT_PAUSES, Scope, outcome_of
 from batch_assets.batching.ledger.retries import end_account_pauses
-from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.batches import RemoteError, now_utc
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import DAY, Call, FailsFirst, Reply, Workspace, changed_lines, proxy
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 # All kinds of account error have the same pauses: the first kind goes through all of them, the others through two.
 THOROUGH = bool(os.environ.get("BATCH_ASSETS_TEST_THOROUGH"))
@@ -161,7 +162,7 @@ def test_an_account_error_at_the_creation_is_refused_once_and_names_the_remedy(
             assert abs(now_utc() + pause - not_before) < timedelta(seconds=60)
             assert workspace.submit(client, run_id="too early").deferred == 1
             assert workspace.collect(client).blocked == {"submission": 1}
-            end_account_pauses(workspace.database, DAY)
+            end_account_pauses(workspace.database, of(DAY))
     assert outcome_of(code, "No.", status).scope is Scope.ACCOUNT
     assert len(posts) == attempts
     [(shown, said)] = workspace.rows("SELECT error_code, error_message FROM summaries WHERE status = 'blocked'")
@@ -229,3 +230,31 @@ def test_a_batch_that_failed_as_a_whole_costs_no_round(workspace: Workspace, api
             expected = "pending" if number < outcomes.MAX_BATCH_RETRIES else "failed"
             assert workspace.send(client, api).requests == {expected: 1}
     assert "Something is wrong" in workspace.column("SELECT error_message FROM summaries")[0]
+
+
+SCHEMA_ERRORS: list[tuple[int, dict[str, Any]]] = [
+    (400, {"code": None, "type": "invalid_request_error", "param": "response_format", "message":
+        "Invalid schema for response_format 'x': In context=('properties', 'insufficient balance'), no."}),
+    (400, {"code": "invalid_json_schema", "param": "text.format.schema", "message": "Bad."}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "error"), SCHEMA_ERRORS)
+def test_a_refused_output_schema_costs_no_round_and_is_not_retried(
+    workspace: Workspace, api: LocalApi, status: int, error: dict[str, Any]
+) -> None:
+    workspace.ingest(workspace.texts("ab"))
+    with proxy(api.url, refused_by(status, error)) as client:
+        for _ in range(2):
+            workspace.plan()
+            assert workspace.send(client, api).requests == {"failed": 2}
+    assert api.stats()["requests_executed"] == 2
+    assert workspace.rows("SELECT DISTINCT scope, retryable FROM failed_request") == [("task", False)]
+    [message] = workspace.column("SELECT DISTINCT error_message FROM summaries")
+    assert error["message"] in message
+    assert "Change the output schema of the task" in message
+
+
+def test_a_batch_that_was_refused_for_its_schema_is_not_sent_again() -> None:
+    errors = [RemoteError(code, message, None, None) for code, message in [("invalid_json_schema", ""), ("x", "Bad.")]]
+    assert outcomes.requeue_outcome(errors) is None

@@ -19,6 +19,7 @@ from batch_assets_tests.batching.conftest import (
     proxy,
 )
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 RULES = RequestStateRules(API, TASK.max_output_tokens, 3)
 
@@ -61,8 +62,8 @@ def test_exactly_the_requests_that_failed_for_good_are_pending_again(
     failed: Workspace, api: LocalApi, code: str | None, again: int, states: dict[str, int]
 ) -> None:
     billed = failed.rows("SELECT kind, sum(requests) FROM spending GROUP BY ALL ORDER BY ALL")
-    assert retry_day(failed.database, DAY, RULES, code) == (again, 0)
-    assert retry_day(failed.database, DAY, RULES, code) == (0, 0)
+    assert retry_day(failed.database, of(DAY), RULES, code) == (again, 0)
+    assert retry_day(failed.database, of(DAY), RULES, code) == (0, 0)
     assert failed.rows("SELECT kind, sum(requests) FROM spending GROUP BY ALL ORDER BY ALL") == billed
     executed = api.stats()["requests_executed"]
     assert failed.plan().requests == states
@@ -84,7 +85,7 @@ def test_a_request_whose_rounds_are_used_up_gets_all_of_them_again(workspace: Wo
             workspace.plan()
             workspace.send(client, api)
         assert workspace.statuses() == {"failed": 1}
-        assert retry_day(workspace.database, DAY, RULES).requests == 1
+        assert retry_day(workspace.database, of(DAY), RULES).requests == 1
         for left in ("pending", "pending", "failed"):
             workspace.plan()
             assert workspace.send(client, api).requests == {left: 1}
@@ -99,7 +100,7 @@ def test_retry_ends_the_pauses_of_an_account_error(workspace: Workspace, api: Lo
         api.wait(workspace.column("SELECT batch_id FROM openai_batch")[0])
         workspace.collect(client)
         assert workspace.submit(client, run_id="too early").deferred == 1
-        assert retry_day(workspace.database, DAY, RULES) == (0, 1)
+        assert retry_day(workspace.database, of(DAY), RULES) == (0, 1)
         assert workspace.send(client, api).requests == {"answered": 1}
 
 
@@ -109,6 +110,6 @@ def test_retry_ends_the_pauses_of_requests(workspace: Workspace, api: LocalApi) 
     with proxy(api.url, failing(workspace, {"b": (401, "invalid_api_key")})) as client:
         workspace.send(client, api)
     assert workspace.plan(respect_pauses=True).shards == []
-    assert retry_day(workspace.database, DAY, RULES) == (1, 0)
+    assert retry_day(workspace.database, of(DAY), RULES) == (1, 0)
     assert len(workspace.plan(respect_pauses=True).shards) == 1
     assert workspace.send(api.client, api).requests == {"answered": 2}

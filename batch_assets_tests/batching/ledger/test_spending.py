@@ -49,6 +49,7 @@ from batch_assets_tests.batching.conftest import (
     with_api_name,
 )
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 USAGE = {
     "prompt_tokens": 1_000,
@@ -140,7 +141,7 @@ def test_the_spending_of_each_round_is_recorded(workspace: Workspace, api: Local
         collect_changed(workspace, api, billed(return_empty_answer))
     assert workspace.statuses() == {"failed": 2}
     with workspace.database.reading() as connection:
-        spending = spending_of_day(connection, DAY)
+        spending = spending_of_day(connection, of(DAY))
         assert used_on_day(connection, DAY, API).spent_usd == pytest.approx(4 * COST)
     assert (spending.requests, spending.input_tokens, spending.output_tokens) == (4, 4_000, 400)
     assert spending.cost_usd == pytest.approx(4 * COST)
@@ -179,8 +180,8 @@ def test_usage_that_a_batch_reports_beyond_its_lines_has_its_own_row(
     with proxy(api.url, both) as client:
         workspace.collect(client)
     with workspace.database.reading() as connection:
-        spending = spending_of_day(connection, DAY)
-        ((found, input_tokens, output_tokens),) = unattributed_batches(connection, DAY)
+        spending = spending_of_day(connection, of(DAY))
+        ((found, input_tokens, output_tokens),) = unattributed_batches(connection, of(DAY))
     assert (found, input_tokens, output_tokens) == (batch_id, 5_000 - lines_left * 1_000, 900 - lines_left * 100)
     assert (spending.input_tokens, spending.output_tokens) == (5_000, 900)
     assert spending.unattributed_tokens == 5_900 - lines_left * 1_100
@@ -261,13 +262,13 @@ def test_tokens_of_the_built_in_engine_are_not_added_to_those_of_a_model(
         workspace.plan(api="local")
         workspace.send(local_api.client, local_api)
     with workspace.database.reading() as connection:
-        assert spending_of_day(connection, DAY).requests == rounds
+        assert spending_of_day(connection, of(DAY)).requests == rounds
     workspace.ingest(workspace.texts())
     workspace.plan()
     with proxy(api.url, changed_lines(billed(answer))) as client:
         workspace.send(client, api)
     with workspace.database.reading() as connection:
-        spending = spending_of_day(connection, DAY)
+        spending = spending_of_day(connection, of(DAY))
     assert (spending.requests, spending.input_tokens, spending.output_tokens) == (2, 2_000, 200)
     assert spending.cost_usd == pytest.approx(2 * COST)
 
@@ -303,7 +304,7 @@ def test_an_unknown_price_is_null_and_not_zero(
         (None, None, 2_000)
     ]
     with workspace.database.reading() as connection:
-        assert spending_of_day(connection, DAY).cost_usd is None
+        assert spending_of_day(connection, of(DAY)).cost_usd is None
     workspace.plan(task=Task("a-model-without-price"), refresh=True)
     with pytest.raises(SubmissionError, match="so no budget can be checked"):
         workspace.submit(api.client, limits=Limits(budget=Budget(100.0)))
@@ -318,7 +319,7 @@ def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: Loca
     assert simulated > 0
     assert workspace.rows("SELECT DISTINCT cost_usd, simulated_cost_usd > 0 FROM completion") == [(None, True)]
     with workspace.database.reading() as connection:
-        spending = spending_of_day(connection, DAY)
+        spending = spending_of_day(connection, of(DAY))
         assert spending.cost_usd == 0
         assert spending.simulated_cost_usd == pytest.approx(simulated)
         assert used_on_day(connection, DAY, API).total_usd == 0  # of no model

@@ -43,6 +43,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.batching.submission.test_identities import lose
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 def find(workspace: Workspace, batch_id: str) -> Submission:
@@ -182,7 +183,7 @@ def test_another_day_with_an_equal_article_is_free_too(workspace: Workspace, api
     workspace.ingest(workspace.texts("a"), day=NEXT_DAY)
     batch_id = submit(workspace, api.client, api, "abc")
     assert workspace.plan(day=NEXT_DAY).shards == []
-    assert warning_of(workspace.database, find(workspace, batch_id)).days == (DAY, NEXT_DAY)
+    assert warning_of(workspace.database, find(workspace, batch_id)).days == (of(DAY), of(NEXT_DAY))
     abandon(workspace, batch_id)
     assert sum(shard.requests for shard in workspace.plan(day=NEXT_DAY).shards) == 1
     assert sum(shard.requests for shard in workspace.plan().shards) == 2
@@ -206,7 +207,7 @@ def test_the_requests_of_a_cancelled_day_are_not_sent_again_before_the_user_plan
     """`cancel` promised that, and then named `abandon`."""
     batch_id = submit(workspace, api.client, api)
     with proxy(api.url, refusing_to_cancel(status="finalizing")) as client:
-        cancel_day(workspace.database, client, day=DAY, data_folder=workspace.folder)
+        cancel_day(workspace.database, client, day=of(DAY), data_folder=workspace.folder)
         assert "after you materialize `batch_request_file`" in str(
             warning_of(workspace.database, find(workspace, batch_id))
         )

@@ -34,6 +34,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 @pytest.fixture
@@ -44,11 +45,12 @@ def slow(tmp_path: Path) -> Iterator[LocalApi]:
 
 
 def cancel(workspace: Workspace, client: openai.OpenAI, day: str = DAY) -> Cancelled:
-    return cancel_day(workspace.database, client, day=day, data_folder=workspace.folder)
+    return cancel_day(workspace.database, client, day=of(day), data_folder=workspace.folder)
 
 
 def adopt(workspace: Workspace, client: openai.OpenAI, batch_id: str) -> list[str]:
-    return adopt_batch(workspace.database, client, batch_id=batch_id, data_folder=workspace.folder)
+    days = adopt_batch(workspace.database, client, batch_id=batch_id, data_folder=workspace.folder)
+    return [day for _, day in days]
 
 
 def create_as_a_user(client: openai.OpenAI, path: Path) -> str:
@@ -308,7 +310,7 @@ def cancelled(workspace: Workspace, api: LocalApi) -> None:
 
 
 def terminated(workspace: Workspace, api: LocalApi) -> None:
-    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 0)
+    assert stop_submitting(workspace.database, day=of(DAY), data_folder=workspace.folder) == (1, 0)
 
 
 def cancelled_after_it_had_no_capacity(workspace: Workspace, api: LocalApi) -> None:
@@ -467,7 +469,7 @@ def test_after_a_terminated_run_existing_batches_are_found_and_nothing_more_is_s
         """,
         [API],
     )
-    assert stop_submitting(workspace.database, day=DAY, data_folder=workspace.folder) == (1, 2)
+    assert stop_submitting(workspace.database, day=of(DAY), data_folder=workspace.folder) == (1, 2)
     submitted = workspace.submit(api.client)
     assert (submitted.batch_ids, submitted.created, submitted.adopted) == ([first, second], 0, 1)
     for batch_id in submitted.batch_ids:

@@ -180,7 +180,7 @@ def test_answers_that_are_not_in_the_summaries_yet_stay(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(collect, "write_summaries", killed)
+        patch.setattr(collect, "write_results", killed)
         with pytest.raises(KeyboardInterrupt):
             done.collect(api.client)
     assert run_prune(done).lines == []

@@ -25,11 +25,12 @@ from batch_assets_tests.batching.conftest import (
     proxy,
 )
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 def estimated(workspace: Workspace, day: str = DAY) -> Estimate:
     with workspace.database.reading() as connection:
-        return estimate_day(connection, day, api=API, own_prices=PRICES)
+        return estimate_day(connection, of(day), api=API, own_prices=PRICES)
 
 
 def articles(workspace: Workspace, count: int) -> dict[str, str]:
@@ -184,7 +185,7 @@ def test_the_sentence_says_how_much_and_what_to_do(workspace: Workspace) -> None
 
 
 def test_a_day_without_request_files_costs_nothing(workspace: Workspace) -> None:
-    assert estimated(workspace) == Estimate(DAY, 0, 0, 0.0, 0.0, 0.0, 0.0, "", False, API)
+    assert estimated(workspace) == Estimate(of(DAY), 0, 0, 0.0, 0.0, 0.0, 0.0, "", False, API)
 
 
 # --- what measures a request

@@ -26,6 +26,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 def renewed(line: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ def planned_again(done: Workspace, api: LocalApi) -> None:
 
 
 def cancelled_before_it_was_sent(done: Workspace, api: LocalApi) -> None:
-    cancel_day(done.database, api.client, day=DAY, data_folder=done.folder)
+    cancel_day(done.database, api.client, day=of(DAY), data_folder=done.folder)
 
 
 def never_sent(done: Workspace, api: LocalApi) -> None:

@@ -41,6 +41,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 def plan_equal_days(*workspaces: Workspace) -> None:
@@ -141,7 +142,7 @@ def test_a_day_that_is_cancelled_in_one_database_goes_on_in_the_other(
     with serving(tmp_path / "slow", engine="instant", batch_seconds=0.6) as slow:
         workspace.submit(slow.client)
         prepare(second, slow.client)
-        assert cancel_day(second.database, slow.client, day=DAY, data_folder=second.folder) == cancelled
+        assert cancel_day(second.database, slow.client, day=of(DAY), data_folder=second.folder) == cancelled
         second.submit(slow.client)  # searches for the lost batch, and creates none
         assert slow.wait(only_batch(workspace)).status == "completed"
         assert workspace.collect(slow.client).requests == {"answered": 2}

@@ -25,6 +25,7 @@ from batch_assets_tests.batching.conftest import (
     proxy,
 )
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 
 def make_the_batches(workspace: Workspace, api: LocalApi, stage: str) -> Path:
@@ -328,7 +329,7 @@ def test_a_batch_that_two_runs_adopt_at_once_is_entered_once(workspace: Workspac
         (made,) = workspace.column("SELECT batch_id FROM openai_batch")
         batch = retrieve_batch(api.client, made)  # both had listed it before either entered it
         for _ in range(2):
-            assert enter_batch(restored.database, api.client, identity, batch, restored.folder) == [DAY]
+            assert enter_batch(restored.database, api.client, identity, batch, restored.folder) == [of(DAY)]
         assert restored.column("SELECT batch_id FROM openai_batch WHERE batch_id IS NOT NULL") == [made]
 
 

@@ -43,6 +43,7 @@ from batch_assets_tests.batching.conftest import (
 )
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import ENDED, LocalApi
+from batch_assets_tests.task_days import of
 
 LONG_AGO = datetime(2026, 1, 1)  # noqa: DTZ001 - the tables' times are UTC without zone
 
@@ -64,7 +65,7 @@ def planned(planned_once: Workspace, tmp_path: Path) -> Iterator[Workspace]:
 
 
 def the_submission(workspace: Workspace) -> Submission:
-    (found,) = submissions.unsubmitted(workspace.database, DAY, workspace.folder)
+    (found,) = submissions.unsubmitted(workspace.database, of(DAY), workspace.folder)
     return found
 
 
@@ -105,9 +106,11 @@ def wanted(token: str, claimed_at: datetime = LONG_AGO) -> Submission:
     """A submission with this claim; its other fields are not read."""
     return Submission(
         sha256="0" * 64,
-        id="none", day=DAY, plan=1, round=1, shard=0, path=Path("none.jsonl"), endpoint="/v1/chat/completions",
+        id="none", task="summaries", day=DAY,
+        plan=1, round=1, shard=0, path=Path("none.jsonl"), endpoint="/v1/chat/completions",
         model="a-model", requests=1, bytes=1, estimated_input_tokens=1, max_output_tokens=1,
-        request_max_output_tokens=1, is_refresh=False, planned_at=claimed_at, state=State.CLAIMED, claim_token=token,
+        request_max_output_tokens=1, is_refresh=False, output_schema=None,
+        planned_at=claimed_at, state=State.CLAIMED, claim_token=token,
         claimed_at=claimed_at,
     )  # fmt: skip
 
@@ -331,7 +334,7 @@ def test_an_upload_that_is_refused_for_the_account_is_deferred(
         planned.submit(client)
     assert ledger(planned, "state, deferred_by, refusal_code") == [("deferred", "account", code)]
     assert planned.submit(api.client, run_id="early").deferred == 1
-    end_account_pauses(planned.database, DAY)
+    end_account_pauses(planned.database, of(DAY))
     assert planned.submit(api.client, run_id="later").created == 1
 
 

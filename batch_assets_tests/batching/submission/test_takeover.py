@@ -15,6 +15,7 @@ from batch_assets.batching.provider.identity import identify
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import CUT, DAY, Call, Reply, Workspace, proxy, with_api_name, with_key
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.task_days import of
 
 NO_FILE = {"error": {"message": "Cannot find file, or organization org-1 does not have access to it."}}
 
@@ -110,7 +111,7 @@ def test_a_cancelled_day_does_not_wait_for_a_batch_that_another_account_may_have
     workspace: Workspace, api: LocalApi
 ) -> None:
     begin(workspace, api)
-    cancel_day(workspace.database, api.client, day=DAY, data_folder=workspace.folder)
+    cancel_day(workspace.database, api.client, day=of(DAY), data_folder=workspace.folder)
     with proxy(api.url, another_account) as client:
         assert workspace.submit(with_key(client, "theirs"), run_id="later").batch_ids == []
         assert workspace.column("SELECT state FROM openai_batch") == ["withdrawn"]
@@ -131,7 +132,7 @@ def test_no_batch_is_created_of_a_day_that_the_user_cancels_after_the_claim(
     def answer(call: Call) -> Reply | None:
         reply = call.forward() if not (moment == "lost answer" and call.creates_batch) else CUT
         if call.uploads if moment == "upload" else call.creates_batch:
-            cancel_day(workspace.database, api.client, day=DAY, data_folder=workspace.folder)
+            cancel_day(workspace.database, api.client, day=of(DAY), data_folder=workspace.folder)
         return reply
 
     with proxy(api.url, answer) as client, pytest.raises(SubmissionError, match="cancelled"):

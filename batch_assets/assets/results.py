@@ -1,0 +1,236 @@
+"""The asset with the results of a task: the table that users read, with an answer for each article of the day."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC
+from typing import Any
+
+import dagster as dg
+import openai as openai_client
+
+from batch_assets.assets.day_run import DayRun, TaskRun, known_days, on_each_day, raise_failures
+from batch_assets.assets.openai_batch import why_over_budget
+from batch_assets.batching.collection.collect import Collected, collect_day
+from batch_assets.batching.collection.day_results import prepare_table
+from batch_assets.batching.collection.fetch import CollectionError
+from batch_assets.batching.collection.report import DayReport, day_report
+from batch_assets.batching.collection.result_table import COLUMNS_AFTER, KEY_COLUMNS
+from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.database import transaction
+from batch_assets.batching.ledger.requests import BlockedBy
+from batch_assets.batching.ledger.schema import read_warehouse_id
+from batch_assets.batching.ledger.spending import DaySpending
+from batch_assets.batching.once import Once
+from batch_assets.batching.planning.plan import planned_task
+from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.identity import ApiIdentity, identify
+from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
+from batch_assets.batching.safety.outside_text import as_message
+from batch_assets.checks import articles_check, check_articles, check_usage, usage_check
+from batch_assets.day_events import (
+    ERROR,
+    REQUESTS_BLOCKED,
+    REQUESTS_IN_FLIGHT,
+    REQUESTS_PENDING,
+    Origin,
+    next_attempt_metadata,
+)
+from batch_assets.resources import WAREHOUSE, Warehouse
+from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_of_another_warehouse
+from batch_assets.task_set import DeclaredTask, TaskSet
+
+PREVIEW_ROWS = 5
+PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("answer", "string")])
+
+
+def results_spec(declared: DeclaredTask) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        declared.keys.results,
+        # As Dagster sees it, no day of the results needs one of `openai_batch`: the sensor materializes it hours later.
+        # So a backfill of several days ("Materialize all") has no days of the results, which it would count as failed.
+        deps=[
+            dg.AssetDep(declared.keys.openai_batch, partition_mapping=dg.SpecificPartitionsPartitionMapping([])),
+        ],
+        description=(f"{declared.description}\n\n" if declared.description else "")
+        + "One row for each article of the day: its answer, or why there is none yet.\n\nWhile batches of the "
+        "day run, a run loads those that have ended and does not materialize the asset. The sensor requests another "
+        "run when all have ended. The result files stay in `results/` of the data folder.",
+        partitions_def=declared.partitions_def,
+        group_name=declared.group_name,
+        owners=list(declared.owners),
+        tags=declared.tags,
+        kinds={"duckdb"},
+        code_version=declared.task.version,
+        metadata=_table_metadata(declared),
+        skippable=True,
+    )
+
+
+def _table_metadata(declared: DeclaredTask) -> dict[str, Any]:
+    """The columns of the result table; those of the answers come from the bodies of the articles."""
+    results = declared.results
+    columns = [
+        dg.TableColumn(name, kind.removesuffix(" NOT NULL"))
+        for name, kind in {**KEY_COLUMNS, **results.article_columns}.items()
+    ]
+    columns += [dg.TableColumn(column.name, column.type, column.description) for column in results.columns]
+    columns += [dg.TableColumn(name, kind.removesuffix(" NOT NULL")) for name, kind in COLUMNS_AFTER.items()]
+    body = [dg.TableColumnDep(asset_key=declared.feed.key, column_name="body")]
+    lineage = dg.TableColumnLineage({column.name: body for column in results.columns})
+    return {
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "dagster/column_lineage": lineage,
+        "dagster/table_name": declared.name,
+    }
+
+
+def make_results(tasks: TaskSet, declared: DeclaredTask) -> dg.AssetsDefinition:
+    """The result table of the task."""
+    key = declared.keys.results
+
+    @without_secrets_in_errors
+    def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        """Collect each day of the run, several at a time. A day whose batches still run is not materialized."""
+        resources = context.resources
+        run = DayRun(context, getattr(resources, WAREHOUSE), getattr(resources, declared.openai), tasks)
+        _collect_days(run.of(declared))
+        yield from ()  # the materializations are in the event log
+
+    return dg.multi_asset(
+        name="__".join(key.path),
+        specs=[results_spec(declared)],
+        check_specs=[articles_check(declared), usage_check(declared)],
+        can_subset=True,
+        partitions_def=declared.partitions_def,
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=tasks.days_per_run),
+        required_resource_keys={WAREHOUSE, declared.openai},
+    )(results)
+
+
+def _collect_days(task: TaskRun) -> None:
+    run, keys = task.run, task.keys
+    with ExitStack() as stack:
+        client = Once(lambda: stack.enter_context(run.openai.get_client(run.context)))
+        api = Once(lambda: identify(client(), run.warehouse.tables.warehouse_id()))
+        known = Once(lambda: known_days(task))
+
+        def one_day(day: str) -> None:
+            collected = None
+            if run.makes(keys.results):
+                event = known().events.get(day)
+                stop_if_of_another_warehouse(keys.openai_batch, day, event, known().warehouse_id)
+                stop_if_batches_are_unknown(keys.openai_batch, day, event, known().batches)
+                run.stand_in()
+                collected = _collect(task, client(), api, day)
+                _log(task, collected, day)
+                if _is_running(task, collected, day):
+                    return
+            _report(task, collected, day)
+
+        errors = on_each_day(run, one_day)
+    raise_failures(run, errors)
+
+
+def _is_running(task: TaskRun, collected: Collected, day: str) -> bool:
+    """Whether the day is not complete: batches run, or request files wait. The run then does not materialize it."""
+    still_running = len(collected.fetched.still_running)
+    if not collected.requests_in_files and not still_running:
+        return False
+    task.info(
+        day,
+        f"{counted(collected.requests_in_files, 'request')} of {day} in flight; "
+        f"{counted(still_running, 'batch', 'batches')} still running. The sensor materializes "
+        f"`{task.keys.results.to_user_string()}` when all batches have ended.",
+    )
+    return True
+
+
+def _report(task: TaskRun, collected: Collected | None, day: str) -> None:
+    """Report the materialization of the day, if the run has collected it, and the checks that the run evaluates."""
+    run, declared = task.run, task.declared
+    results = declared.table_of(_asked(task, day))
+    if collected is None:  # a run of the checks alone
+        with run.warehouse.tables.writing() as connection, transaction(connection):
+            prepare_table(connection, results)
+    with run.warehouse.tables.reading() as connection:
+        report = None if collected is None else day_report(connection, results, day, preview_rows=PREVIEW_ROWS)
+        evaluations = []
+        if run.checks(articles_check(declared).key):
+            evaluations.append(check_articles(connection, declared, results, day))
+        if run.checks(usage_check(declared).key):
+            evaluations.append(check_usage(connection, declared, day))
+        origin = Origin(run.location, read_warehouse_id(connection))
+    if collected is not None and report is not None:
+        metadata = _metadata(run.warehouse, origin, collected, report)
+        run.report(dg.AssetMaterialization(task.keys.results, partition=day, metadata=metadata))
+    for evaluation in evaluations:
+        run.report(evaluation)
+
+
+def _collect(task: TaskRun, client: openai_client.OpenAI, api: Once[ApiIdentity], day: str) -> Collected:
+    warehouse, of_task, asked = task.warehouse, task.on(day), _asked(task, day)
+    try:
+        return collect_day(
+            warehouse.tables,
+            client,
+            day=day,
+            results=task.declared.table_of(asked),
+            data_folder=warehouse.files,
+            max_rounds=task.declared.max_rounds,
+            max_output_tokens=asked.max_output_tokens,
+            own_prices=task.limits.own_prices,
+            refusal=lambda name: why_over_budget(warehouse, task.limits, of_task, name),
+            timing=task.run.openai.timing,
+            identify_api=api,
+        )
+    except CollectionError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _asked(task: TaskRun, day: str) -> Task:
+    """What the task asked in the last plan of the day: its configuration may have changed since."""
+    return planned_task(task.warehouse.tables, task.on(day)) or task.task
+
+
+def _log(task: TaskRun, collected: Collected, day: str) -> None:
+    for batch_id, loaded in collected.batches.items():
+        task.info(day, f"{batch_id}: {loaded.answered} answered, {loaded.failed} not answered.")
+        if loaded.quarantined:
+            task.warning(day, f"{batch_id}: {counted(loaded.quarantined, 'line')} stored in `quarantined_line`.")
+    for sentence in collected.fetched.elsewhere:
+        task.warning(day, sentence)
+    for batch_id in collected.fetched.missing:
+        task.warning(day, f"The API does not find {batch_id} with the present key. Does another account have it?")
+    for batch_id in collected.fetched.requeued:
+        task.warning(day, f"{batch_id}: OpenAI had no capacity for it. A run sends its requests again.")
+
+
+def _metadata(warehouse: Warehouse, origin: Origin, collected: Collected, report: DayReport) -> dict[str, Any]:
+    next_attempt_at, database_bytes = collected.next_attempt_at, warehouse.tables.file_bytes
+    return {
+        "dagster/partition_row_count": report.articles,
+        "answered": report.by_status.get("answered", 0),
+        "failed": report.by_status.get("failed", 0),
+        # articles, not requests: an article that is newer than the last plan has no request yet
+        REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.blocked.get(BlockedBy.ACCOUNT, 0),
+        REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
+        REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
+        **({} if report.blocked_by is None else {ERROR: as_message(report.blocked_by)}),
+        **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
+        "answered_by": ", ".join(report.apis),
+        "input_tokens": report.spending.input_tokens,
+        "output_tokens": report.spending.output_tokens,
+        "reasoning_share": round(report.spending.reasoning_share, 3),
+        **_costs(report.spending),
+        **origin.as_metadata(),
+        **({} if database_bytes is None else {"database_bytes": database_bytes}),
+        # never Markdown: the browser of the user would fetch an image in a title
+        "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
+    }
+
+
+def _costs(spending: DaySpending) -> dict[str, float]:
+    """In USD: what was billed, unless a price is not known; and what the built-in engine simulated, if it did."""
+    billed = {} if spending.cost_usd is None else {"cost_usd": round(spending.cost_usd, 6)}
+    simulated = spending.simulated_cost_usd
+    return {**billed, **({"simulated_cost_usd": round(simulated, 6)} if simulated else {})}

@@ -1,0 +1,214 @@
+"""The table of a task's results, named after the task: one row for each article of a day.
+
+The columns of the answer follow the output schema of the task. Of a later schema, they are added or become wider, and
+none is dropped: earlier rows keep their values.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from batch_assets.batching.collection.column_types import converted, merged, structure_of_type
+from batch_assets.batching.ledger.schema import COMPRESSED_TEXT, TABLES
+from batch_assets.output_schema.columns import AnswerColumn, Structure, folded, quoted
+
+TABLE_NAME = re.compile("[a-z][a-z0-9_]{0,62}")
+# A task may have the name of this table of the ledger: it was the one of the only task.
+SUMMARIES = "summaries"
+# Before and after the columns of the answer; key: partition_date, article_id.
+KEY_COLUMNS = {"partition_date": "DATE NOT NULL", "article_id": "VARCHAR NOT NULL"}
+# Of the article. With an output schema, they have this prefix: a field of an answer may well be a title.
+ARTICLE_COLUMNS = {"title": "VARCHAR", "url": "VARCHAR", "published_at": "TIMESTAMP"}
+ARTICLE_PREFIX = "article_"
+COLUMNS_AFTER = {
+    "status": "VARCHAR NOT NULL",  # answered, in_flight, pending, blocked, failed, cancelled
+    "error_code": "VARCHAR",
+    "error_message": "VARCHAR",
+    "finish_reason": "VARCHAR",
+    "model": "VARCHAR",
+    "api": "VARCHAR",  # that answered
+    "input_tokens": "BIGINT",
+    "output_tokens": "BIGINT",
+    "cost_usd": "DOUBLE",  # of the request, which equal articles share
+    "custom_id": "VARCHAR",
+    "batch_id": "VARCHAR",
+    "answered_at": "TIMESTAMP",
+    "task_version": "VARCHAR",  # of the task that the answer is of; NULL: an earlier version did not record it
+}
+FIXED_COLUMNS = (*KEY_COLUMNS, *COLUMNS_AFTER)
+ADDED_LATER = ("task_version",)  # a table of an earlier version lacks it
+
+FIND_COLUMNS = """
+    SELECT column_name, data_type, comment FROM duckdb_columns()
+    WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = $table
+    ORDER BY column_index
+"""
+
+
+class _Column(NamedTuple):
+    """A column that the table has."""
+
+    name: str
+    structure: Structure
+    comment: str | None
+
+
+class TypedAnswers(NamedTuple):
+    """The parts of a statement that makes columns of answers.
+
+    value: an expression by the column `text`, to be computed once for each row, with the name `answer`.
+    columns: the columns of the table, to be inserted into.
+    values: their values by `answer`, with the types of the table. Both lists are separated by commas.
+
+        INSERT INTO … (partition_date, {columns})
+        WITH typed AS MATERIALIZED (SELECT …, {value} AS answer FROM completion)
+        SELECT …, {values} FROM typed
+
+    `value` has the parameter $structure: see `output_schema.columns.structure`. A task without a schema has none.
+    """
+
+    value: str
+    columns: str
+    values: str
+
+
+def article_columns(*, has_schema: bool) -> dict[str, str]:
+    """The columns of the article in the table of a task, and their types."""
+    prefix = ARTICLE_PREFIX if has_schema else ""
+    return {f"{prefix}{name}": kind for name, kind in ARTICLE_COLUMNS.items()}
+
+
+def prepare_result_table(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[AnswerColumn], *, has_schema: bool
+) -> tuple[AnswerColumn, ...]:
+    """Create the table, or add what it lacks, in the present transaction; returns these columns as the table has them.
+
+    columns: of the answers, in their order, without `column_problems`. A type that the table has may be a wider one: a
+    DOUBLE for integers, a STRUCT with more fields. A type that does not fit the earlier one becomes JSON, for all rows.
+
+    Raises ValueError if the task cannot have a table of this name.
+    """
+    check_table_name(table)
+    present = _present(connection, table)
+    names = {column.name for column in present}
+    of_article = article_columns(has_schema=has_schema)
+    if not present:
+        _create(connection, table, columns, of_article)
+        present = [_Column(column.name, column.structure, None) for column in columns]
+    elif missing := set(FIXED_COLUMNS) - set(ADDED_LATER) - names:
+        raise ValueError(
+            f"The database has a table or view {table} that is no table of results: it has no column {min(missing)}. "
+            "Rename it, or give the task another name."
+        )
+    else:
+        later = {**of_article, **{name: COLUMNS_AFTER[name] for name in ADDED_LATER}}
+        for name in later.keys() - names:
+            connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {later[name]}")
+    before = {folded(column.name): column for column in present}
+    return tuple(_prepare_column(connection, table, column, before) for column in columns)
+
+
+def check_table_name(table: str) -> None:
+    """Raise ValueError, with a sentence for the user, if no task may have this name."""
+    if not TABLE_NAME.fullmatch(table):
+        raise ValueError(
+            f"A task cannot have the name {table!r}: its table of results has the same name. Use up to 63 letters a to "
+            "z, digits and underscores, with a letter first."
+        )
+    if table in TABLES and table != SUMMARIES:
+        raise ValueError(f"A task cannot have the name {table}: the database has another table of this name.")
+
+
+def typed_answers(columns: Sequence[AnswerColumn], present: Sequence[AnswerColumn]) -> TypedAnswers:
+    """The parts of a statement that makes these columns of `completion.text`.
+
+    present: the same columns as the table has them, as `prepare_result_table` returns them.
+    """
+    values = [
+        converted(f"struct_extract(answer, {_literal(column.name)})", column.structure, found.structure)
+        for column, found in zip(columns, present, strict=True)
+    ]
+    return TypedAnswers(
+        "TRY(from_json_strict(text, $structure::VARCHAR))",
+        ", ".join(quoted(column.name) for column in present),
+        ", ".join(values),
+    )
+
+
+def text_answers(present: Sequence[AnswerColumn]) -> TypedAnswers:
+    """The same for a task without a schema, whose answer is the text in one column."""
+    [column] = present
+    return TypedAnswers("text", quoted(column.name), converted("answer", "VARCHAR", column.structure))
+
+
+def _present(connection: duckdb.DuckDBPyConnection, table: str) -> list[_Column]:
+    """The columns of the table; none if there is no table."""
+    rows = connection.execute(FIND_COLUMNS, {"table": table}).fetchall()
+    return [_Column(name, structure_of_type(connection.type(data_type)), comment) for name, data_type, comment in rows]
+
+
+def _create(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[AnswerColumn], of_article: Mapping[str, str]
+) -> None:
+    is_one_text = [column.structure for column in columns] == ["VARCHAR"]  # then the text is long
+    answer = {column.name: COMPRESSED_TEXT if is_one_text else column.type for column in columns}
+    types = {**KEY_COLUMNS, **of_article, **answer, **COLUMNS_AFTER}
+    definitions = ", ".join(f"{quoted(name)} {type_text}" for name, type_text in types.items())
+    connection.execute(f"CREATE TABLE {quoted(table)} ({definitions})")
+
+
+def _prepare_column(
+    connection: duckdb.DuckDBPyConnection, table: str, column: AnswerColumn, before: Mapping[str, _Column]
+) -> AnswerColumn:
+    """Add the column, or change its type and its comment; returns it as the table has it.
+
+    before: the columns of the table, by their names in lower case.
+    """
+    present = before.get(folded(column.name))
+    name = column.name if present is None else present.name
+    found = column.structure if present is None else merged(present.structure, column.structure)
+    result = AnswerColumn(name, found, column.description)
+    comment = None if present is None else present.comment
+    if present is None:
+        connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {result.type}")
+    elif found != present.structure:
+        _change_type(connection, table, present, result, before)
+        comment = None
+    if column.description != comment:
+        literal = "NULL" if column.description is None else _literal(_storable(column.description))
+        connection.execute(f"COMMENT ON COLUMN {quoted(table)}.{quoted(name)} IS {literal}")
+    return result
+
+
+def _change_type(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    present: _Column,
+    wanted: AnswerColumn,
+    taken: Collection[str],
+) -> None:
+    """Replace the column by one of another type with the same values.
+
+    No ALTER TYPE: DuckDB 2.0 writes its expression into the WAL. After a crash, it opens the file before it has loaded
+    the functions of JSON, and then cannot open it.
+    """
+    other = "changed"
+    while other in taken:
+        other += "_"
+    value = converted(quoted(present.name), present.structure, wanted.structure)
+    connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(other)} {wanted.type}")
+    connection.execute(f"UPDATE {quoted(table)} SET {quoted(other)} = {value}")
+    connection.execute(f"ALTER TABLE {quoted(table)} DROP COLUMN {quoted(present.name)}")
+    connection.execute(f"ALTER TABLE {quoted(table)} RENAME COLUMN {quoted(other)} TO {quoted(present.name)}")
+
+
+def _storable(text: str) -> str:
+    """The text without what no string of SQL can have: half of a surrogate pair, and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _literal(text: str) -> str:
+    """The text as a string of SQL, where no parameter can be."""
+    return "'" + text.replace("'", "''") + "'"
