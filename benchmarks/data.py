@@ -41,7 +41,7 @@ MAKE_ARTICLES = """
     );
 """
 INSERT_ARTICLES = """
-    INSERT INTO raw_articles (partition_date, article_id, title, body, url, published_at)
+    INSERT INTO raw_articles (partition_date, {id}, title, body, url, published_at)
     SELECT
         CAST($day AS DATE), 'article-' || lpad((number)::VARCHAR, 8, '0'),
         trim(texts[1 + (hash(number, 'title') % 20000)::BIGINT], chr(10) || ' ,.?'),
@@ -92,7 +92,7 @@ def fill(database: Database, articles: int, *, days: tuple[str, ...] = (DAY,)) -
     with database.writing() as connection:
         _make_fragments(connection)
         for day in days:
-            connection.execute(INSERT_ARTICLES, {"day": day, "articles": articles})
+            connection.execute(INSERT_ARTICLES.format(id="article_id"), {"day": day, "articles": articles})
 
 
 def write_source(path: Path, articles: int) -> Path:
@@ -127,7 +127,7 @@ def _write_days(
     )
     _make_fragments(connection)
     for day in days:
-        connection.execute(INSERT_ARTICLES, {"day": day, "articles": articles})
+        connection.execute(INSERT_ARTICLES.format(id="id"), {"day": day, "articles": articles})
     connection.execute(f"COPY ({query}) TO '{path}' ({options})")
 
 
