@@ -302,7 +302,7 @@ def write_parquet(file: File, path: Path, names: dict[str, str], connection: duc
 def parquet_value(value: Any, file: File) -> tuple[str | None, str | None]:
     """A value of a further column as a text that DuckDB casts to the column's type, and the text that it is read as."""
     text = text_of(value)
-    if file.further_type == "BIGINT":
+    if file.further_type == "UBIGINT":
         text = text if isinstance(value, int) and not isinstance(value, bool) else None
     read = {"VARCHAR[]": [text], "STRUCT": {"name": text}}.get(file.further_type, text)
     return text, None if text is None else text_of(read)

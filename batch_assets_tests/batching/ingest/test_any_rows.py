@@ -73,7 +73,7 @@ types = st.tuples(
     st.sampled_from(["VARCHAR", "BLOB", "VARCHAR[]"]),
     st.sampled_from(["VARCHAR", "TIMESTAMP", "TIMESTAMPTZ", "BIGINT", "DOUBLE"]),
 )
-further_types = st.sampled_from(["VARCHAR", "BLOB", "BIGINT", "VARCHAR[]", "STRUCT"])
+further_types = st.sampled_from(["VARCHAR", "BLOB", "UBIGINT", "VARCHAR[]", "STRUCT"])
 parquet_files = st.builds(
     File,
     st.just("parquet"),

@@ -190,6 +190,19 @@ def typed(workspace: Workspace, kind: str, value: str) -> str:
     return {"query": select, "table": "table:feed"}.get(kind) or str(write_parquet(workspace, "a.parquet", select))
 
 
+@KINDS
+def test_a_column_without_a_value_is_a_key(workspace: Workspace, kind: str) -> None:
+    """So a plan knows whether the article was read before a task used the column."""
+    location = source(workspace, kind, [row("1", author=None, section="x")])
+    kept = "SELECT extra FROM raw_articles"
+    read(workspace, location, extra=("author",))
+    assert workspace.column(kept) == [{"author": None}]
+    read(workspace, location, extra=("section", "author"))
+    assert workspace.column(kept) == [{"section": "x", "author": None}]
+    read(workspace, location)
+    assert workspace.column(kept) == [None]
+
+
 @TYPED
 @pytest.mark.parametrize("value", ["NULL", "NULL::INTEGER[]", "'null'::JSON", "NULL::JSON", "NULL::BLOB"])
 def test_null_is_no_value(workspace: Workspace, kind: str, value: str) -> None:
@@ -292,7 +305,7 @@ def test_one_file_must_have_the_column(workspace: Workspace) -> None:
 
 
 def test_a_key_may_come_late(workspace: Workspace) -> None:
-    rows = [row(str(number)) for number in range(3_000)]
+    rows = [row(str(number), by=None) for number in range(3_000)]
     lines = [json.dumps(each) for each in [*rows, {**row("late"), "by": {"name": "Ann"}, "author": "Bob"}]]
     location = write(workspace, "a.jsonl", "\n".join(lines))
     read(workspace, location, columns={"name": "by.name"}, extra=("author", "name"))

@@ -161,14 +161,17 @@ def test_days_of_any_query_or_table_that_are_read_together_are_as_if_read_alone(
 
 @pytest.mark.skipif(not IO_COUNTERS.exists(), reason="only Linux counts the bytes that a process reads")
 @pytest.mark.parametrize(("name", "most"), [("a.jsonl", 2.2), ("a.csv", 2.2), ("a.parquet", 1.3)])
-def test_a_source_is_read_once_whatever_the_number_of_days(workspace: Workspace, name: str, most: float) -> None:
+@pytest.mark.parametrize("extra", [(), ("author",)])
+def test_a_source_is_read_once_whatever_the_number_of_days(
+    workspace: Workspace, name: str, most: float, extra: tuple[str, ...]
+) -> None:
     """A CSV file is looked through first: DuckDB leaves out some rows without a message. Of JSON, the beginning is."""
     path = workspace.folder / name
     with duckdb.connect() as connection:
         connection.execute(
             """
             CREATE TABLE article AS
-            SELECT day || '-' || number AS id, repeat(md5(id), 60) AS body,
+            SELECT day || '-' || number AS id, repeat(md5(id), 50) AS body, repeat(md5(id), 10) AS author,
                 CAST(DATE '2025-01-01' + CAST(day AS INTEGER) AS VARCHAR) AS published_at
             FROM range(60) AS days(day), range(150) AS numbers(number)
             """
@@ -180,7 +183,7 @@ def test_a_source_is_read_once_whatever_the_number_of_days(workspace: Workspace,
     bytes_read = []
     for number in (1, 60):
         before = read_by_this_process()
-        with read_source(workspace.database, str(path), days[:number]):
+        with read_source(workspace.database, Source(str(path), extra=extra), days[:number]):
             bytes_read.append(read_by_this_process() - before)
     assert bytes_read[0] < most * path.stat().st_size
     # the staged copy of the days is read for the checks
