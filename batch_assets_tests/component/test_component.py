@@ -228,6 +228,11 @@ def test_the_version_of_the_code_changes_with_the_question_only(host: ProjectFol
         return host.load().resolve_asset_graph().get(dg.AssetKey(["topics", "topics"])).code_version
 
     first = version("model: gpt-4.1-nano")
-    assert version("model: gpt-4.1-nano\nmax_output_tokens: 7\ndescription: other\nmax_cost_usd: 1") == first
+    assert (
+        version(
+            "model: gpt-4.1-nano\nmax_output_tokens: 7\ndescription: other\nmax_cost_usd: 1\ncomments: {answer: other}"
+        )
+        == first
+    )
     assert version("model: gpt-4.1-mini") != first
     assert version("model: gpt-4.1-nano\nsystem_prompt: other") != first
