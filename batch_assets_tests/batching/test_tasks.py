@@ -11,10 +11,11 @@ import pytest
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import Budget, spending_of_day
 from batch_assets.batching.operations.cancel import cancel_day
+from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import submit_day
-from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, PRICES, TASK, Workspace, changed_lines, proxy
+from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, PRICES, TASK, Workspace, changed_lines, proxy
 from batch_assets_tests.local_api_client import LocalApi
 
 SCHEMA: dict[str, Any] = {
@@ -145,6 +146,18 @@ def test_each_task_has_its_budget_and_all_tasks_share_that_of_the_day(workspace:
     of_all = Limits(budget=Budget(max_cost_usd_per_day=spent), own_prices=PRICES)
     with pytest.raises(SubmissionError, match="BATCH_ASSETS_MAX_COST_USD allows for 2026-11-20"):
         submit_day(workspace.submitter(api.client, limits=of_all), TOPICS.on(DAY))
+
+
+def test_a_batch_of_another_task_counts_once_in_the_estimate(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest({"a": "one", "b": "two"})
+    workspace.plan(task=TASK)
+    submit_day(workspace.submitter(api.client), TASK.on(DAY))
+    workspace.plan(task=TWIN)  # its requests are in that batch
+    with workspace.database.reading() as connection:
+        first, twin = (estimate_day(connection, task.on(DAY), api=API, own_prices=PRICES) for task in (TASK, TWIN))
+    assert first.expected_usd
+    assert twin.expected_usd == 0
+    assert twin.other_tasks_usd == pytest.approx(first.expected_usd)
 
 
 def test_the_budget_of_one_task_needs_no_price_of_another(workspace: Workspace, api: LocalApi) -> None:

@@ -201,6 +201,7 @@ class AwaitedFile:
     """A request file with requests that a day needs. `is_sent`: a run has claimed it, or has submitted it."""
 
     task: str
+    day: str
     model: str
     requests: int
     bytes: int
@@ -212,7 +213,9 @@ def awaited_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[A
     """The request files with requests that the day needs; some may be of another task or day."""
     rows = connection.execute(
         f"""
-        SELECT openai_batch.task, model, requests, bytes, max_output_tokens, NOT list_contains($unsent, state)
+        SELECT
+            openai_batch.task, openai_batch.partition_date::VARCHAR, model, requests, bytes, max_output_tokens,
+            NOT list_contains($unsent, state)
         FROM openai_batch JOIN batch_request_file USING (submission_id)
         WHERE list_contains($open, state) AND submission_id IN ({AWAITED})
         """,

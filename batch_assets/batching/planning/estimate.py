@@ -118,6 +118,8 @@ def estimate_day(
     for file in files:
         is_calibrated = is_calibrated and calibration_for(connection, file, api) is not None
         cost = expected_cost(connection, file, api, own_prices)
+        if file.is_sent and file.task != day.task and file.day == day.day:
+            cost = 0.0  # another task pays for it: it is in `other_tasks_usd`
         expected = None if cost is None or expected is None else expected + cost
         if not file.is_sent:
             planned = None if cost is None or planned is None else planned + cost
