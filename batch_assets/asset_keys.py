@@ -23,10 +23,4 @@ def keys_of_task(name: str, key_prefix: Sequence[str]) -> TaskKeys:
     return TaskKeys(*of_task)
 
 
-def op_name(articles: dg.AssetKey) -> str:
-    """The step that has these articles and the request files of their tasks. The key of its config has this name."""
-    path = articles.path
-    return "submission" if articles == RAW_ARTICLES else "__".join([*(path[:-1] or path), "submission"])
-
-
 BATCH_REQUEST_FILE, OPENAI_BATCH, SUMMARIES = keys_of_task("summaries", ())

@@ -18,6 +18,8 @@ from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.resources import Warehouse
 from batch_assets.task_set import DeclaredTask
 
+BUDGET, ARTICLES, USAGE = "day_is_within_budget", "every_article_is_accounted_for", "usage_adds_up"
+
 
 def _daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
     """An asset check with partitions. Without them, the result of a day would replace that of another.
@@ -32,7 +34,7 @@ def _daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, descript
 
 def budget_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
     return _daily_check(
-        "day_is_within_budget",
+        BUDGET,
         declared,
         declared.keys.batch_request_file,
         "Fails for a day whose estimate is above a budget: the run uploads none of its files.\n\nThe budgets are "
@@ -44,7 +46,7 @@ def budget_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
 
 def articles_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
     return _daily_check(
-        "every_article_is_accounted_for",
+        ARTICLES,
         declared,
         declared.keys.results,
         "Each article has exactly one row: answered, in flight, pending, blocked or failed with a reason."
@@ -55,7 +57,7 @@ def articles_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
 
 def usage_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
     return _daily_check(
-        "usage_adds_up",
+        USAGE,
         declared,
         declared.keys.results,
         "The tokens that a batch billed are the sum of the tokens of its requests' lines.\n\nThe rest is in `spending` "
@@ -64,7 +66,8 @@ def usage_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
 
 
 def _evaluation(
-    check: dg.AssetCheckSpec,
+    asset: dg.AssetKey,
+    check: str,
     day: str,
     *,
     passed: bool,
@@ -73,8 +76,8 @@ def _evaluation(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=check.asset_key,
-        check_name=check.name,
+        asset_key=asset,
+        check_name=check,
         passed=passed,
         metadata=metadata,
         severity=severity,
@@ -87,10 +90,10 @@ def check_budget(
     warehouse: Warehouse, declared: DeclaredTask, limits: Limits, api: ApiIdentity, day: str
 ) -> tuple[dg.AssetCheckEvaluation, Estimate | None]:
     """Evaluate `day_is_within_budget`; with the estimate, if the API is known."""
-    check = budget_check(declared)
+    asset = declared.keys.batch_request_file
     if api.is_assumed:  # its prices may differ
         answer = "The API does not answer; `openai_batch` checks the budgets when it does."
-        return _evaluation(check, day, passed=True, description=answer, metadata={}), None
+        return _evaluation(asset, BUDGET, day, passed=True, description=answer, metadata={}), None
     with warehouse.tables.reading() as connection:
         estimate = estimate_day(connection, declared.task.on(day), api=api.name, own_prices=limits.own_prices)
     budget = limits.budget
@@ -105,7 +108,8 @@ def check_budget(
     }
     why_not = estimate.why_not_within(budget)
     evaluation = _evaluation(
-        check,
+        asset,
+        BUDGET,
         day,
         passed=why_not is None,
         description=None if why_not is None else why_not.message,
@@ -149,7 +153,8 @@ def check_articles(
     counts: dict[str, int] = dict(zip(names, found.fetchall()[0], strict=True))
     is_pruned = is_pruned_day(connection, results.source, day)
     return _evaluation(
-        articles_check(declared),
+        declared.keys.results,
+        ARTICLES,
         day,
         passed=not any(count for name, count in counts.items() if name != "articles"),
         description="The articles of the day were pruned: its results are not compared with them."
@@ -164,7 +169,8 @@ def check_usage(connection: duckdb.DuckDBPyConnection, declared: DeclaredTask, d
     rows = unattributed_batches(connection, declared.task.on(day))
     batches = counted(len(rows), "batch", "batches")
     return _evaluation(
-        usage_check(declared),
+        declared.keys.results,
+        USAGE,
         day,
         passed=not rows,
         severity=dg.AssetCheckSeverity.WARN,

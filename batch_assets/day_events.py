@@ -104,6 +104,17 @@ def read_events(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Seq
         yield from _events(instance.fetch_materializations(records_filter, limit=len(page_ids)).records)
 
 
+def newest_storage_ids(
+    instance: dg.DagsterInstance, key: dg.AssetKey, days: Collection[str] | None = None
+) -> Mapping[str, int]:
+    """day → storage id of its newest materialization, by any code location; one query, whatever the number of days.
+
+    days: None means all days.
+    """
+    wanted = None if days is None else set(days)
+    return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, wanted)
+
+
 def newest_event(instance: dg.DagsterInstance, key: dg.AssetKey, day: str, location: str) -> DayEvent | None:
     """The day's newest materialization by this code location; None if there is none."""
     records_filter = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[day])
@@ -120,7 +131,7 @@ def newest_events(
     instance: dg.DagsterInstance, key: dg.AssetKey, days: Collection[str], location: str
 ) -> dict[str, DayEvent]:
     """day → its newest materialization by this code location. One query, and one more per day of several locations."""
-    newest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(days))
+    newest = newest_storage_ids(instance, key, days)
     found: dict[str, DayEvent | None] = {}
     for event in read_events(instance, key, list(newest.values())):
         is_ours = event.origin.location == location

@@ -17,10 +17,11 @@ CHECKS_PER_TICK = 20  # HTTP calls in addition to the list
 
 
 def days_to_check_again(
-    days: Iterable[Day], shown: Mapping[str, ShownDay], now: datetime, timing: Timing
+    days: Iterable[Day], shown: Mapping[tuple[str, str], ShownDay], now: datetime, timing: Timing
 ) -> Sequence[Day]:
     """The days whose listed batches have not moved for long: the sensor retrieves these batches.
 
+    shown: task and day → its state.
     The longest unchecked first, as many whole days as `CHECKS_PER_TICK` allows, or one: the batches of a day are judged
     together.
     """
@@ -28,7 +29,7 @@ def days_to_check_again(
     due = [
         (max(seen.moved_at, seen.checked_at), day)
         for day in days
-        if day.batch_ids and (seen := shown.get(day.day)) and max(seen.moved_at, seen.checked_at) <= latest
+        if day.batch_ids and (seen := shown.get((day.task, day.day))) and max(seen.moved_at, seen.checked_at) <= latest
     ]
     chosen: list[Day] = []
     number = 0

@@ -1,6 +1,5 @@
 """Dagster's event log → the days that need a step, with a bounded number of queries and of events in each tick."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -8,7 +7,7 @@ import dagster as dg
 from batch_assets.asset_keys import TaskKeys, keys_of_task
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.task_day import FIRST_TASK
-from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, read_events
+from batch_assets.day_events import DEFAULT_LOCATION, DayEvent, newest_event, newest_storage_ids, read_events
 
 # Several processes write events at once: one with a lower storage id may become visible later. A tick reads them again.
 OVERLAP = 1000
@@ -73,7 +72,7 @@ def read_new_days(
     With an empty memory and many collected days, the first ticks do not find all collected days with pending requests.
     They find all days that were submitted and not collected.
     """
-    submitted, collected = _newest(instance, keys.openai_batch), _newest(instance, keys.results)
+    submitted, collected = newest_storage_ids(instance, keys.openai_batch), newest_storage_ids(instance, keys.results)
     last_collected = max(collected.values(), default=-1)
     uncollected = {day: storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)}
     if known.read_up_to > last_collected:  # events were deleted, or the whole log: the ids of a new one begin at 1
@@ -114,11 +113,6 @@ def read_new_days(
         unread=len(new) - len(page),
         last_collected=last_collected,
     )
-
-
-def _newest(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, int]:
-    """partition → storage id of its newest materialization; one query, whatever the number of partitions."""
-    return instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
 
 
 def _day_of_several_locations(

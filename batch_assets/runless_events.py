@@ -11,7 +11,7 @@ from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.ledger import known_batches, submissions
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.task_day import TaskDay
-from batch_assets.day_events import DayEvent, Origin, newest_event, read_events, submission_metadata
+from batch_assets.day_events import DayEvent, Origin, newest_event, newest_storage_ids, read_events, submission_metadata
 
 
 def report_of_submission(
@@ -75,10 +75,7 @@ def _with_events(instance: dg.DagsterInstance, keys: Mapping[str, TaskKeys], tas
     """The days of these tasks that have an event of `openai_batch`."""
     found: set[TaskDay] = set()
     for task in keys.keys() & tasks:
-        newest = instance.get_latest_storage_id_by_partition(
-            keys[task].openai_batch, dg.DagsterEventType.ASSET_MATERIALIZATION
-        )
-        found.update(TaskDay(task, day) for day in newest)
+        found.update(TaskDay(task, day) for day in newest_storage_ids(instance, keys[task].openai_batch))
     return found
 
 
@@ -129,8 +126,5 @@ def announce_abandoned_batch(
 
 def _storage_ids_in_flight(instance: dg.DagsterInstance, keys: TaskKeys) -> list[int]:
     """The newest events of the days that were submitted, and not collected since."""
-    submitted, collected = (
-        instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
-        for key in (keys.openai_batch, keys.results)
-    )
+    submitted, collected = newest_storage_ids(instance, keys.openai_batch), newest_storage_ids(instance, keys.results)
     return [storage_id for day, storage_id in submitted.items() if storage_id > collected.get(day, -1)]

@@ -6,8 +6,7 @@ from datetime import datetime
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from batch_assets.asset_keys import op_name
-from batch_assets.day_events import LOOK_BACK_TAG
+from batch_assets.day_events import LOOK_BACK_TAG, newest_storage_ids
 from batch_assets.jobs import named_after
 from batch_assets.run_requests import TaskRuns
 from batch_assets.task_set import DeclaredTask
@@ -44,14 +43,12 @@ def requests_of_night(instance: dg.DagsterInstance, declared: DeclaredTask, nigh
     earlier = days[-1 - declared.feed.source.look_back_days : -1]
     if not earlier:
         return
-    submitted = instance.get_latest_storage_id_by_partition(
-        declared.keys.openai_batch, dg.DagsterEventType.ASSET_MATERIALIZATION, set(earlier)
-    )
+    submitted = newest_storage_ids(instance, declared.keys.openai_batch, earlier)
     for day in earlier:
         if day in submitted:
             yield dg.RunRequest(
                 run_key=f"{day} again after {newest}",
                 partition_key=day,
-                run_config=TaskRuns(declared.keys, op_name(declared.feed.key)).config_without_user,
+                run_config=TaskRuns(declared.keys, declared.feed.step).config_without_user,
                 tags={LOOK_BACK_TAG: "true"},
             )

@@ -13,7 +13,6 @@ from itertools import islice
 import dagster as dg
 import openai as openai_client
 
-from batch_assets.asset_keys import op_name
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, Step, has_overdue_answers, last_end_of, next_step
 from batch_assets.batching.provider.batches import RemoteBatch, error_message
@@ -35,7 +34,6 @@ TICK_SECONDS = 40.0
 HTTP_SECONDS = 10.0
 WARNINGS_PER_TICK = 20
 EVENTS_PER_TICK = 3000  # of results of a task, at 0.65 ms each
-CHECKED_AGAIN_PER_TICK = 20  # days
 SENSOR = "openai_batch_sensor"
 EARLIER = timedelta(days=1)  # a batch may be older than the materialization that names it, for example an adopted one
 
@@ -78,7 +76,7 @@ def _tick(context: dg.SensorEvaluationContext, tasks: TaskSet) -> dg.SensorResul
     cursor = read_cursor(context.cursor, now)
     location = location_of_sensor(context)
     ticks = _read_days(context, tasks, location, cursor)
-    # the APIs of all tasks are polled in turn; most projects have one
+    # the sensor polls the API of each resource once for all tasks that use it
     results: dict[str, PollResult] = {}
     notes = [_unread(unread)] if (unread := sum(tick.read.unread for tick in ticks)) else []
     for name in dict.fromkeys(tick.declared.openai for tick in ticks):
@@ -86,12 +84,11 @@ def _tick(context: dg.SensorEvaluationContext, tasks: TaskSet) -> dg.SensorResul
         of_api = [tick for tick in ticks if tick.declared.openai == name]
         in_flight = [day for tick in of_api for day in tick.in_flight]
         timing = openai.timing
-        check_again = [
-            day for tick in of_api for day in days_to_check_again(tick.in_flight, tick.cursor.days, now, timing)
-        ]
+        shown = {(tick.declared.name, day): seen for tick in of_api for day, seen in tick.cursor.days.items()}
+        check_again = days_to_check_again(in_flight, shown, now, timing)
         try:
             polled_before = cursor.poll.get(name, PollCursor())
-            results[name] = _poll(context, openai, in_flight, polled_before, check_again[:CHECKED_AGAIN_PER_TICK])
+            results[name] = _poll(context, openai, in_flight, polled_before, check_again)
         except (openai_client.OpenAIError, dg.Failure) as error:
             results[name] = PollResult(cursor=polled_before)
             notes.append(f"The sensor could not read the batches: {quoted(error_message(error))}")
@@ -142,7 +139,7 @@ def _result(
             timing,
             tick.cursor.numbers.of(tick.read.days),
             days_per_run=tasks.days_per_run,
-            tasks={declared.name: TaskRuns(declared.keys, op_name(declared.feed.key))},
+            tasks={declared.name: TaskRuns(declared.keys, declared.feed.step)},
             most=RUNS_PER_TICK - len(requests),
         )
         seen, shown = observe(

@@ -1,7 +1,7 @@
 """The tasks of a code location, as its definitions declare them: what each asks, its articles, and its assets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -35,6 +35,12 @@ class Feed:
     def name(self) -> str:
         """`raw_articles.source` of its rows."""
         return "/".join(self.key.path)
+
+    @property
+    def step(self) -> str:
+        """The step that has the articles and the request files of their tasks. The key of its config has this name."""
+        path = self.key.path
+        return "submission" if self.key == RAW_ARTICLES else "__".join([*(path[:-1] or path), "submission"])
 
 
 @dataclass(frozen=True)
@@ -138,10 +144,6 @@ class TaskSet:
         return {declared.name: declared.keys for declared in self.tasks}
 
     @property
-    def prices(self) -> tuple[ModelPrice, ...]:
-        return self.limits.own_prices
-
-    @property
     def feeds(self) -> list[Feed]:
         return list({declared.feed.key: declared.feed for declared in self.tasks}.values())
 
@@ -166,8 +168,3 @@ def make_task_set(tasks: Sequence[DeclaredTask], settings: Settings) -> TaskSet:
         own_prices=own_prices,
     )
     return TaskSet(tuple(tasks), limits, settings.days_per_run)
-
-
-def with_task(tasks: TaskSet, changed: DeclaredTask) -> TaskSet:
-    """The same with this task in place of the one with its name."""
-    return replace(tasks, tasks=tuple(changed if one.name == changed.name else one for one in tasks.tasks))

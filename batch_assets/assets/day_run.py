@@ -81,9 +81,9 @@ class DayRun:
         """Whether the run materializes this asset."""
         return key in self.context.selected_asset_keys
 
-    def checks(self, key: dg.AssetCheckKey) -> bool:
-        """Whether the run evaluates this asset check."""
-        return key in self.context.selected_asset_check_keys
+    def checks(self, key: dg.AssetKey, check: str) -> bool:
+        """Whether the run evaluates this check of the asset."""
+        return dg.AssetCheckKey(key, check) in self.context.selected_asset_check_keys
 
     def report(self, event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> None:
         """Write an event of a day to the event log, at once: the sensor sees it, and a killed run has left it."""

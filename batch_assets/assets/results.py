@@ -11,13 +11,13 @@ import openai as openai_client
 from batch_assets.assets.day_run import DayRun, TaskRun, known_days, on_each_day, raise_failures
 from batch_assets.assets.openai_batch import why_over_budget
 from batch_assets.batching.collection.collect import Collected, collect_day
-from batch_assets.batching.collection.day_results import prepare_table
+from batch_assets.batching.collection.day_results import ResultTable, prepare_table
 from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.collection.report import DayReport, day_report
-from batch_assets.batching.collection.result_table import COLUMNS_AFTER, KEY_COLUMNS
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import transaction
 from batch_assets.batching.ledger.requests import BlockedBy
+from batch_assets.batching.ledger.result_tables import COLUMNS_AFTER, KEY_COLUMNS
 from batch_assets.batching.ledger.schema import read_warehouse_id
 from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.batching.once import Once
@@ -26,7 +26,7 @@ from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.safety.outside_text import as_message
-from batch_assets.checks import articles_check, check_articles, check_usage, usage_check
+from batch_assets.checks import ARTICLES, USAGE, articles_check, check_articles, check_usage, usage_check
 from batch_assets.day_events import (
     ERROR,
     REQUESTS_BLOCKED,
@@ -121,11 +121,14 @@ def _collect_days(task: TaskRun) -> None:
                 stop_if_of_another_warehouse(keys.openai_batch, day, event, known().warehouse_id)
                 stop_if_batches_are_unknown(keys.openai_batch, day, event, known().batches)
                 run.stand_in()
-                collected = _collect(task, client(), api, day)
+            # what the task asked in the last plan of the day: its configuration may have changed since
+            asked = planned_task(run.warehouse.tables, task.on(day)) or task.task
+            if run.makes(keys.results):
+                collected = _collect(task, client(), api, asked, day)
                 _log(task, collected, day)
                 if _is_running(task, collected, day):
                     return
-            _report(task, collected, day)
+            _report(task, task.declared.table_of(asked), collected, day)
 
         errors = on_each_day(run, one_day)
     raise_failures(run, errors)
@@ -145,19 +148,18 @@ def _is_running(task: TaskRun, collected: Collected, day: str) -> bool:
     return True
 
 
-def _report(task: TaskRun, collected: Collected | None, day: str) -> None:
+def _report(task: TaskRun, results: ResultTable, collected: Collected | None, day: str) -> None:
     """Report the materialization of the day, if the run has collected it, and the checks that the run evaluates."""
     run, declared = task.run, task.declared
-    results = declared.table_of(_asked(task, day))
     if collected is None:  # a run of the checks alone
         with run.warehouse.tables.writing() as connection, transaction(connection):
             prepare_table(connection, results)
     with run.warehouse.tables.reading() as connection:
         report = None if collected is None else day_report(connection, results, day, preview_rows=PREVIEW_ROWS)
         evaluations = []
-        if run.checks(articles_check(declared).key):
+        if run.checks(task.keys.results, ARTICLES):
             evaluations.append(check_articles(connection, declared, results, day))
-        if run.checks(usage_check(declared).key):
+        if run.checks(task.keys.results, USAGE):
             evaluations.append(check_usage(connection, declared, day))
         origin = Origin(run.location, read_warehouse_id(connection))
     if collected is not None and report is not None:
@@ -167,8 +169,8 @@ def _report(task: TaskRun, collected: Collected | None, day: str) -> None:
         run.report(evaluation)
 
 
-def _collect(task: TaskRun, client: openai_client.OpenAI, api: Once[ApiIdentity], day: str) -> Collected:
-    warehouse, of_task, asked = task.warehouse, task.on(day), _asked(task, day)
+def _collect(task: TaskRun, client: openai_client.OpenAI, api: Once[ApiIdentity], asked: Task, day: str) -> Collected:
+    warehouse, of_task = task.warehouse, task.on(day)
     try:
         return collect_day(
             warehouse.tables,
@@ -185,11 +187,6 @@ def _collect(task: TaskRun, client: openai_client.OpenAI, api: Once[ApiIdentity]
         )
     except CollectionError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-
-
-def _asked(task: TaskRun, day: str) -> Task:
-    """What the task asked in the last plan of the day: its configuration may have changed since."""
-    return planned_task(task.warehouse.tables, task.on(day)) or task.task
 
 
 def _log(task: TaskRun, collected: Collected, day: str) -> None:

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import dagster as dg
 
-from batch_assets.asset_keys import op_name
 from batch_assets.assets.batch_request_file import RequestFileConfig, request_file_spec, write_request_files
 from batch_assets.assets.day_run import DayRun, TaskRun, for_each_task, on_each_day, raise_failures
 from batch_assets.assets.missing_key import stop_until_there_is_a_key
@@ -19,7 +18,7 @@ from batch_assets.assets.raw_articles import articles_spec, ingest
 from batch_assets.batching.ingest.articles import read_source
 from batch_assets.batching.once import Once
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
-from batch_assets.checks import budget_check, check_budget
+from batch_assets.checks import BUDGET, budget_check, check_budget
 from batch_assets.resources import WAREHOUSE
 from batch_assets.task_set import Feed, TaskSet
 
@@ -44,7 +43,7 @@ def make_submit_days(tasks: TaskSet, feed: Feed, *, with_articles: bool = True) 
 
     specs = [spec for one in declared for spec in (request_file_spec(one), batch_spec(one))]
     return dg.multi_asset(
-        name=op_name(feed.key),
+        name=feed.step,
         specs=[*([articles_spec(declared[0])] if with_articles else []), *specs],
         check_specs=[budget_check(one) for one in declared],
         can_subset=True,
@@ -65,7 +64,7 @@ def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[
             if run.makes(declared.keys.batch_request_file):
                 stop_until_there_is_a_key(task, day)
                 write_request_files(task, config, day)
-            if run.checks(budget_check(declared).key):
+            if run.checks(declared.keys.batch_request_file, BUDGET):
                 evaluation, estimate = check_budget(run.warehouse, declared, task.limits, run.api(), day)
                 run.report(evaluation)
             if run.makes(declared.keys.openai_batch):

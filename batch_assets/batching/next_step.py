@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from batch_assets.batching.ledger.outcomes import must_requeue
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch
-from batch_assets.batching.task_day import FIRST_TASK
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 from batch_assets.batching.timing import Timing
 
 
@@ -59,7 +59,7 @@ class Day:
     @property
     def label(self) -> str:
         """The day, and which task it is of unless it is of `summaries`: for a sentence."""
-        return self.day if self.task == FIRST_TASK else f"{self.day} of {self.task}"
+        return TaskDay(self.task, self.day).label
 
     @property
     def arguments(self) -> str:

@@ -15,7 +15,7 @@ class TaskDay(NamedTuple):
     def __str__(self) -> str:
         return self.day
 
-
-def label_of(day: TaskDay) -> str:
-    """The day, and which task it is of unless it is of `summaries`: for a sentence."""
-    return day.day if day.task == FIRST_TASK else f"{day.day} of {day.task}"
+    @property
+    def label(self) -> str:
+        """The day, and which task it is of unless it is of `summaries`: for a sentence."""
+        return self.day if self.task == FIRST_TASK else f"{self.day} of {self.task}"

@@ -18,7 +18,6 @@ def adopt(batch_id: str) -> None:
     from batch_assets.batching.provider.identity import identify
     from batch_assets.batching.safety.outside_text import printable
     from batch_assets.batching.submission.adoption import adopt_batch
-    from batch_assets.batching.task_day import label_of
     from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, Origin
     from batch_assets.project_tasks import keys_of, read_tasks
@@ -38,6 +37,6 @@ def adopt(batch_id: str) -> None:
                 event = report_of_submission(key, database, data_folder, origin, day, now, batches_adopted=1)
                 instance.report_runless_asset_event(event)
     click.echo(
-        f"{printable(batch_id)} belongs to {', '.join(map(label_of, days))} now. "
+        f"{printable(batch_id)} belongs to {', '.join(day.label for day in days)} now. "
         "The sensor materializes the results when the batch has ended."
     )

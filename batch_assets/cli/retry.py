@@ -25,7 +25,7 @@ def retry(day: str, code: str | None, task: str) -> None:
     from batch_assets.batching.ledger.retries import retry_day
     from batch_assets.batching.planning.plan import planned_task
     from batch_assets.batching.provider.identity import identify
-    from batch_assets.batching.task_day import TaskDay, label_of
+    from batch_assets.batching.task_day import TaskDay
     from batch_assets.cli.dagster_home.home import make_dagster_home
     from batch_assets.day_events import DEFAULT_LOCATION, REQUESTS_PENDING, Origin
     from batch_assets.project_tasks import keys_of, read_tasks
@@ -33,7 +33,7 @@ def retry(day: str, code: str | None, task: str) -> None:
 
     check_day(day)
     of_task, keys = TaskDay(task, day), keys_of(read_tasks(settings), task)
-    label = label_of(of_task)
+    label = of_task.label
     database = Database(settings.database)
     with errors_in_one_sentence():
         planned = planned_task(database, of_task)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import duckdb
 
 from batch_assets.batching.collection.result_table import (
-    article_columns,
     prepare_result_table,
     text_answers,
     typed_answers,
 )
 from batch_assets.batching.ledger.database import Database, fixed_join_order, parsed, transaction
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
+from batch_assets.batching.ledger.result_tables import article_columns
 from batch_assets.batching.task_day import TaskDay
 from batch_assets.output_schema.columns import AnswerColumn, quoted, structure
 

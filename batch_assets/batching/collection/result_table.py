@@ -4,41 +4,22 @@ The columns of the answer follow the output schema of the task. Of a later schem
 none is dropped: earlier rows keep their values.
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import duckdb
 
 from batch_assets.batching.collection.column_types import converted, merged, structure_of_type
-from batch_assets.batching.ledger.schema import COMPRESSED_TEXT, TABLES
+from batch_assets.batching.ledger.result_tables import (
+    ADDED_LATER,
+    COLUMNS_AFTER,
+    FIXED_COLUMNS,
+    KEY_COLUMNS,
+    article_columns,
+    why_not_a_name,
+)
+from batch_assets.batching.ledger.schema import COMPRESSED_TEXT
 from batch_assets.output_schema.columns import AnswerColumn, Structure, folded, quoted
-
-TABLE_NAME = re.compile("[a-z][a-z0-9_]{0,62}")
-# A task may have the name of this table of the ledger: it was the one of the only task.
-SUMMARIES = "summaries"
-# Before and after the columns of the answer; key: partition_date, article_id.
-KEY_COLUMNS = {"partition_date": "DATE NOT NULL", "article_id": "VARCHAR NOT NULL"}
-# Of the article. With an output schema, they have this prefix: a field of an answer may well be a title.
-ARTICLE_COLUMNS = {"title": "VARCHAR", "url": "VARCHAR", "published_at": "TIMESTAMP"}
-ARTICLE_PREFIX = "article_"
-COLUMNS_AFTER = {
-    "status": "VARCHAR NOT NULL",  # answered, in_flight, pending, blocked, failed, cancelled
-    "error_code": "VARCHAR",
-    "error_message": "VARCHAR",
-    "finish_reason": "VARCHAR",
-    "model": "VARCHAR",
-    "api": "VARCHAR",  # that answered
-    "input_tokens": "BIGINT",
-    "output_tokens": "BIGINT",
-    "cost_usd": "DOUBLE",  # of the request, which equal articles share
-    "custom_id": "VARCHAR",
-    "batch_id": "VARCHAR",
-    "answered_at": "TIMESTAMP",
-    "task_version": "VARCHAR",  # of the task that the answer is of; NULL: an earlier version did not record it
-}
-FIXED_COLUMNS = (*KEY_COLUMNS, *COLUMNS_AFTER)
-ADDED_LATER = ("task_version",)  # a table of an earlier version lacks it
 
 FIND_COLUMNS = """
     SELECT column_name, data_type, comment FROM duckdb_columns()
@@ -74,12 +55,6 @@ class TypedAnswers(NamedTuple):
     values: str
 
 
-def article_columns(*, has_schema: bool) -> dict[str, str]:
-    """The columns of the article in the table of a task, and their types."""
-    prefix = ARTICLE_PREFIX if has_schema else ""
-    return {f"{prefix}{name}": kind for name, kind in ARTICLE_COLUMNS.items()}
-
-
 def prepare_result_table(
     connection: duckdb.DuckDBPyConnection, table: str, columns: Sequence[AnswerColumn], *, has_schema: bool
 ) -> tuple[AnswerColumn, ...]:
@@ -90,7 +65,8 @@ def prepare_result_table(
 
     Raises ValueError if the task cannot have a table of this name.
     """
-    check_table_name(table)
+    if why := why_not_a_name(table):
+        raise ValueError(why)
     present = _present(connection, table)
     names = {column.name for column in present}
     of_article = article_columns(has_schema=has_schema)
@@ -108,17 +84,6 @@ def prepare_result_table(
             connection.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted(name)} {later[name]}")
     before = {folded(column.name): column for column in present}
     return tuple(_prepare_column(connection, table, column, before) for column in columns)
-
-
-def check_table_name(table: str) -> None:
-    """Raise ValueError, with a sentence for the user, if no task may have this name."""
-    if not TABLE_NAME.fullmatch(table):
-        raise ValueError(
-            f"A task cannot have the name {table!r}: its table of results has the same name. Use up to 63 letters a to "
-            "z, digits and underscores, with a letter first."
-        )
-    if table in TABLES and table != SUMMARIES:
-        raise ValueError(f"A task cannot have the name {table}: the database has another table of this name.")
 
 
 def typed_answers(columns: Sequence[AnswerColumn], present: Sequence[AnswerColumn]) -> TypedAnswers:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from batch_assets.batching.ledger.schema import TABLES
+from batch_assets.batching.ledger.result_tables import reserved_columns, why_not_a_name
 from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS, ENDPOINTS, Endpoint
 from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 from batch_assets.output_schema.columns import column_problems
@@ -23,14 +23,7 @@ from batch_assets.output_schema.strict import strict_problems
 ARTICLE_FIELDS = ("title", "body", "url", "published_at")
 # Models that reason before they answer. They refuse the sampling parameters of the older models.
 REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-(?:[5-9]|\d\d))(?!.*(?:chat|turbo))")
-NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")  # of a task: also the name of a table, and a part of an asset key
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-# Columns of every result table, beside those of the answers.
-RESULT_COLUMNS = (
-    "partition_date", "article_id", "article_title", "article_url", "article_published_at", "status", "error_code",
-    "error_message", "finish_reason", "model", "api", "input_tokens", "output_tokens", "cost_usd", "custom_id",
-    "batch_id", "answered_at", "task_version",
-)  # fmt: skip
 
 SYSTEM_PROMPT = (
     "You summarise articles for busy readers. Write two or three plain sentences, in the language of the "
@@ -87,13 +80,8 @@ class Task:
     def _mistakes(self) -> list[str]:
         """A sentence for each mistake."""
         mistakes = []
-        if not NAME.fullmatch(self.name):
-            mistakes.append(
-                f"The task's name is {self.name!r}; it must be of a–z, 0–9 and _, and begin with a letter: it is the "
-                "name of its table, too."
-            )
-        elif self.name in TABLES and self.name != FIRST_TASK:
-            mistakes.append(f"The task's name is {self.name}, which is a table of the ledger. Choose another name.")
+        if why := why_not_a_name(self.name):
+            mistakes.append(why)
         if not self.model.strip():
             mistakes.append("The task has no model. Set BATCH_ASSETS_MODEL, or `model` of the task.")
         if self.endpoint not in ENDPOINTS:
@@ -104,10 +92,12 @@ class Task:
         if self.output_schema is not None:
             mistakes += [f"output_schema: {problem}" for problem in strict_problems(self.output_schema)]
             if not mistakes:
-                problems = column_problems(self.output_schema, RESULT_COLUMNS)
+                problems = column_problems(self.output_schema, reserved_columns(has_schema=True))
                 mistakes += [f"output_schema: {problem}" for problem in problems]
-        elif self.answer_column in (*RESULT_COLUMNS, *ARTICLE_FIELDS):
-            mistakes.append(f"answer_column is {self.answer_column!r}, which each result table has for something else.")
+        else:
+            column = {"type": "object", "properties": {self.answer_column: {"type": "string"}}}
+            problems = column_problems(column, reserved_columns(has_schema=False))
+            mistakes += [f"answer_column: {problem}" for problem in problems]
         return mistakes
 
     def _mistakes_of_template(self) -> list[str]:

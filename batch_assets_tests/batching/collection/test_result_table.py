@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 
 from batch_assets.batching.collection import result_table
 from batch_assets.batching.collection.result_table import (
-    ARTICLE_COLUMNS,
-    FIXED_COLUMNS,
-    check_table_name,
     prepare_result_table,
     text_answers,
     typed_answers,
 )
+from batch_assets.batching.ledger.result_tables import ARTICLE_COLUMNS, FIXED_COLUMNS
 from batch_assets.batching.ledger.schema import TABLES, create_table
 from batch_assets.output_schema.columns import AnswerColumn, answer_columns, column_problems, folded, quoted, structure
 from batch_assets.output_schema.example import example_answer
@@ -130,9 +128,11 @@ def test_a_text_task_has_its_text_in_one_column(connection: duckdb.DuckDBPyConne
 
 
 @pytest.mark.parametrize("table", [*(name for name in TABLES if name != "summaries")])
-def test_a_task_cannot_have_the_name_of_a_table_of_the_ledger(table: str) -> None:
+def test_a_task_cannot_have_the_name_of_a_table_of_the_ledger(
+    connection: duckdb.DuckDBPyConnection, table: str
+) -> None:
     with pytest.raises(ValueError, match=f"cannot have the name {table}: the database has another table"):
-        check_table_name(table)
+        prepare_result_table(connection, table, SUMMARY, has_schema=False)
 
 
 @pytest.mark.parametrize("table", ["", "1a", "A", "a-b", "a b", 'a"', "a.b", "ä", "_a", "a" * 64, "a\n", "x;--"])
