@@ -76,8 +76,11 @@ def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:
 
 def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
     at_night = datetime(2026, 1, 8, 2, tzinfo=UTC)
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=at_night)
+    with (
+        dg.instance_for_test() as instance,
+        # ended here: Dagster would later set the ended instance as the one that definitions load with
+        dg.build_schedule_context(instance=instance, scheduled_execution_time=at_night) as context,
+    ):
         [request] = daily_submission(context)  # type: ignore[misc]
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == "2026-01-07"

@@ -183,8 +183,8 @@ def test_a_sensor_starts_a_job_for_each_day_that_is_complete(load: Load, project
         assert run(module, project, "submit_batches", day).success
 
     def tick(cursor: str | None = None) -> dg.SensorResult:
-        context = dg.build_sensor_context(instance=project.instance, cursor=cursor, definitions=module.defs())
-        result = module.day_is_complete(context)
+        with dg.build_sensor_context(instance=project.instance, cursor=cursor, definitions=module.defs()) as context:
+            result = module.day_is_complete(context)
         assert isinstance(result, dg.SensorResult)
         return result
 
