@@ -4,17 +4,25 @@ Importing this module reads no environment variable and imports no asset: Dagste
 for each project with this package.
 """
 
-from collections.abc import Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from batch_assets.component_fields import (
+    PYDANTIC_MODEL,
+    as_it_is,
+    described,
+    path_beside,
+    read_file,
+    read_schema,
+    read_source,
+)
+
 if TYPE_CHECKING:
     from batch_assets.task_set import DeclaredTask, TaskSet
 
-PYDANTIC_MODEL = "module:PydanticModel"
 TEMPLATE = """\
 # A task: what every article is asked, and what an answer must be. All fields:
 #   dg utils inspect-component batch_assets.BatchTask --defs-yaml-json-schema
@@ -44,46 +52,6 @@ attributes:
   # source: table:articles
   # deps: [articles]        # the asset that writes it
 """
-
-
-def _as_it_is(description: str) -> dg.Resolver:
-    """A field whose text Dagster does not take for a template: a prompt may have any braces."""
-    return cast(dg.Resolver, dg.Resolver.passthrough(description=description))
-
-
-def _described(description: str) -> dg.Resolver:
-    return cast(dg.Resolver, dg.Resolver.default(description=description))
-
-
-def _read_schema(context: dg.ResolutionContext, value: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
-    """The JSON schema: as it is in the YAML, or of a pydantic model that is named as `module:Model`."""
-    if value is None or isinstance(value, Mapping):
-        return None if value is None else dict(value)
-    module, _, name = value.partition(":")
-    if not name:
-        raise ValueError(f"output_schema is {value!r}; it must be a JSON schema, or {PYDANTIC_MODEL}.")
-    from openai.lib import type_to_response_format_param
-
-    try:
-        model = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"output_schema is {value!r}, which cannot be imported: {error}.") from error
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ValueError(f"output_schema is {value!r}, which is no pydantic model.")
-    parameter: Any = type_to_response_format_param(model)
-    schema: dict[str, Any] = parameter["json_schema"]["schema"]
-    return schema
-
-
-def _read_file(context: dg.ResolutionContext, value: str | None) -> str | None:
-    """The text of a file beside the YAML."""
-    if value is None:
-        return None
-    path = context.resolve_source_relative_path(value)
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
 
 
 class ScaffoldParams(BaseModel):
@@ -121,7 +89,7 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    name: Annotated[str, _described("Of the task, and of the table with its results: a–z, 0–9 and _.")]
+    name: Annotated[str, described("Of the task, and of the table with its results: a–z, 0–9 and _.")]
     model_name: Annotated[
         str | None,
         dg.Resolver(
@@ -131,58 +99,79 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
             description="The model that answers. Default: BATCH_ASSETS_MODEL.",
         ),
     ] = None
-    endpoint: Annotated[Literal["/v1/chat/completions"], _described("The endpoint of OpenAI's API that answers.")] = (
-        "/v1/chat/completions"
-    )
-    system_prompt: Annotated[str | None, _as_it_is("The instructions. Sent as they are, with any braces.")] = None
+    endpoint: Annotated[
+        Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"],
+        described("The endpoint of OpenAI's API that answers. An answer of /v1/embeddings is a vector."),
+    ] = "/v1/chat/completions"
+    system_prompt: Annotated[str | None, as_it_is("The instructions. Sent as they are, with any braces.")] = None
     system_prompt_file: Annotated[
         str | None,
         dg.Resolver(
-            _read_file, model_field_type=str | None, description="A file beside this one with the instructions."
+            read_file, model_field_type=str | None, description="A file beside this one with the instructions."
         ),
     ] = None
     user_template: Annotated[
         str | None,
-        _as_it_is(
+        as_it_is(
             "The message about an article, with {title}, {body}, {url}, {published_at} and each of `columns`. Other "
             "braces have no meaning."
         ),
     ] = None
-    columns: Annotated[list[str], _described("Further columns of the source that the template uses.")] = []
+    columns: Annotated[list[str], described("Further columns of the source that the template uses.")] = []
+    image: Annotated[
+        str | None,
+        described(
+            "The column of the source with an image that the model looks at: a URL, which OpenAI opens, or the name of "
+            "a file in `image_folder`, which a request contains."
+        ),
+    ] = None
+    image_folder: Annotated[
+        Path | None,
+        dg.Resolver(
+            path_beside, model_field_type=str | None, description="The folder with the files, beside this file."
+        ),
+    ] = None
+    image_detail: Annotated[
+        str | None, described("How closely the model looks: low, high, original or auto. Default: the API decides.")
+    ] = None
     output_schema: Annotated[
         dict[str, Any] | None,
         dg.Resolver(
-            _read_schema,
+            read_schema,
             model_field_type=dict[str, Any] | str | None,
             inject_before_resolve=False,
             description="What an answer must be: a JSON schema within OpenAI's rules for structured outputs, or "
             f"{PYDANTIC_MODEL}. Its fields are columns of the table. Without it, an answer is a text.",
         ),
     ] = None
-    answer_column: Annotated[str, _described("The column with the text of an answer, without `output_schema`.")] = (
-        "answer"
-    )
+    answer_column: Annotated[
+        str | None,
+        described("The column with an answer, without `output_schema`. Default: answer; of a vector, embedding."),
+    ] = None
+    dimensions: Annotated[
+        int | None, described("How many numbers a vector has, of models that can shorten it. Default: all.")
+    ] = None
     comments: Annotated[
         dict[str, str],
-        _described(
+        described(
             "Comments on columns of the answers, for users of the table. The model does not see them: a change buys "
             "nothing, unlike one of a description in the schema."
         ),
     ] = {}
     max_output_tokens: Annotated[
-        int, _described("The limit of an answer, with the reasoning of a reasoning model.")
-    ] = 1024
-    temperature: Annotated[float | None, _described("Not sent to reasoning models, which refuse it.")] = None
-    top_p: Annotated[float | None, _described("Not sent to reasoning models, which refuse it.")] = None
-    reasoning_effort: Annotated[str | None, _described("Sent to reasoning models only.")] = None
+        int | None, described("The limit of an answer, with the reasoning of a reasoning model. Default: 1024.")
+    ] = None
+    temperature: Annotated[float | None, described("Not sent to reasoning models, which refuse it.")] = None
+    top_p: Annotated[float | None, described("Not sent to reasoning models, which refuse it.")] = None
+    reasoning_effort: Annotated[str | None, described("Sent to reasoning models only.")] = None
     max_rounds: Annotated[
         int | None,
-        _described("How often a request may end without an answer before it fails. Default: BATCH_ASSETS_MAX_ROUNDS."),
+        described("How often a request may end without an answer before it fails. Default: BATCH_ASSETS_MAX_ROUNDS."),
     ] = None
-    max_cost_usd: Annotated[float | None, _described("What the task may spend on a day, in US dollars.")] = None
+    max_cost_usd: Annotated[float | None, described("What the task may spend on a day, in US dollars.")] = None
     prices: Annotated[
         list[dict[str, Any]],
-        _described(
+        described(
             "Prices of models that are not published, in US dollars per million tokens in a batch: {model, "
             "input_usd_per_million, output_usd_per_million}, and cached_input_usd_per_million and "
             "cache_write_usd_per_million if they differ."
@@ -190,27 +179,31 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
     ] = []
     source: Annotated[
         str | None,
-        _as_it_is(
-            "Where the articles come from: a path, glob or URL of JSONL, CSV or Parquet files, a query, a `.sql` file, "
-            "or `table:NAME` of the warehouse. Default: BATCH_ASSETS_SOURCE."
+        dg.Resolver(
+            read_source,
+            model_field_type=str | None,
+            inject_before_resolve=False,
+            description="Where the articles come from: a path, glob or URL of JSONL, CSV or Parquet files, a query, a "
+            "`.sql` file, or `table:NAME` of the warehouse. A path that begins with ./ or ../ is relative to this "
+            "file. Default: BATCH_ASSETS_SOURCE.",
         ),
     ] = None
-    source_columns: Annotated[dict[str, str], _described("The source's names of our columns: {body: content}.")] = {}
+    source_columns: Annotated[dict[str, str], described("The source's names of our columns: {body: content}.")] = {}
     articles: Annotated[
         dg.ResolvedAssetKey | None,
-        _described(
+        described(
             "The key of the asset with the articles. Tasks with the same key share it, and must have the same source. "
             "Default: NAME/raw_articles with a `source`, raw_articles without."
         ),
     ] = None
-    deps: Annotated[list[dg.ResolvedAssetKey], _described("Assets that the source needs.")] = []
-    key_prefix: Annotated[list[str] | None, _described("Of the keys of the assets. Default: the name of the task.")] = (
+    deps: Annotated[list[dg.ResolvedAssetKey], described("Assets that the source needs.")] = []
+    key_prefix: Annotated[list[str] | None, described("Of the keys of the assets. Default: the name of the task.")] = (
         None
     )
-    group_name: Annotated[str | None, _described("The asset group. Default: the name of the task.")] = None
-    description: Annotated[str | None, _as_it_is("Of the table, in Dagster's UI.")] = None
-    owners: Annotated[list[str], _described("Owners of the assets.")] = []
-    tags: Annotated[dict[str, str], _described("Tags of the assets.")] = {}
+    group_name: Annotated[str | None, described("The asset group. Default: the name of the task.")] = None
+    description: Annotated[str | None, as_it_is("Of the table, in Dagster's UI.")] = None
+    owners: Annotated[list[str], described("Owners of the assets.")] = []
+    tags: Annotated[dict[str, str], described("Tags of the assets.")] = {}
     partitions_def: Annotated[
         dg.PartitionsDefinition | None,
         dg.Resolver(
@@ -221,7 +214,7 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = None
     openai_resource: Annotated[
-        str | None, _described("The key of a resource of your project with the API, in place of ours: a `BatchApi`.")
+        str | None, described("The key of a resource of your project with the API, in place of ours: a `BatchApi`.")
     ] = None
 
     @model_validator(mode="after")

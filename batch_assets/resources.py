@@ -74,9 +74,10 @@ class ArticleSource:
     max_malformed_share: float = DEFAULT_MALFORMED_SHARE
     look_back_days: int = 2
 
-    def as_source(self, name: str, extra: tuple[str, ...] = ()) -> Source:
+    def as_source(self, name: str, extra: tuple[str, ...] = (), *, needs_body: bool = True) -> Source:
         """The source with this name, with further columns."""
-        return Source(self.source, self.columns, self.newest_by, self.max_malformed_share, name, extra)
+        share = self.max_malformed_share
+        return Source(self.source, self.columns, self.newest_by, share, name, extra, needs_body=needs_body)
 
 
 @dataclass(frozen=True)

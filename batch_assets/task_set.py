@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 
 import dagster as dg
@@ -51,6 +52,7 @@ class DeclaredTask:
     max_cost_usd: what the task may spend on a day, in USD; None: no limit of its own.
     prices: of models and APIs whose prices are not published.
     comments: on columns of the answers, by name: for users of the table, not for the model.
+    image_folder: the folder with the images that are files; None: all images are URLs.
     key_prefix: of its assets, except of `raw_articles`. openai: the key of the resource with its API.
     """
 
@@ -61,6 +63,7 @@ class DeclaredTask:
     max_cost_usd: float | None = None
     prices: tuple[ModelPrice, ...] = ()
     comments: Mapping[str, str] = field(default_factory=dict)
+    image_folder: Path | None = None
     key_prefix: tuple[str, ...] = ()
     group_name: str = GROUP
     description: str | None = None
@@ -102,12 +105,15 @@ def result_table(
 
     comments: on columns; the description that the output schema has of a field is the comment of its column otherwise.
     """
-    if task.output_schema is None:
-        columns: tuple[AnswerColumn, ...] = (AnswerColumn(task.answer_column, "VARCHAR"),)
-    else:
+    if task.output_schema is not None:
         columns = answer_columns(task.output_schema)
+    elif task.is_vector:
+        length = task.vector_length
+        columns = (AnswerColumn(task.answer_column, ["FLOAT"] if length is None else f"FLOAT[{length}]"),)
+    else:
+        columns = (AnswerColumn(task.answer_column, "VARCHAR"),)
     columns = tuple(column._replace(description=comments.get(column.name, column.description)) for column in columns)
-    return ResultTable(task.name, source, columns, task.output_schema, task.version)
+    return ResultTable(task.name, source, columns, task.output_schema, task.version, task.is_vector)
 
 
 @dataclass(frozen=True)
@@ -153,8 +159,10 @@ class TaskSet:
 
     def source_of(self, feed: Feed) -> Source:
         """The source of the feed, with all columns that its tasks use."""
-        columns = {column for declared in self.reading(feed) for column in declared.task.columns}
-        return feed.source.as_source(feed.name, tuple(sorted(columns)))
+        tasks = [declared.task for declared in self.reading(feed)]
+        columns = {column for task in tasks for column in task.columns}
+        needs_body = any(task.needs_body for task in tasks)
+        return feed.source.as_source(feed.name, tuple(sorted(columns)), needs_body=needs_body)
 
 
 def make_task_set(tasks: Sequence[DeclaredTask], settings: Settings) -> TaskSet:

@@ -51,10 +51,12 @@ def test_each_check_has_the_days_of_its_asset() -> None:
 def test_each_task_has_its_assets_and_shares_the_articles() -> None:
     keys = {spec.key.to_user_string(): spec.group_name for spec in defs().resolve_all_asset_specs()}
     of_summaries = dict.fromkeys(["raw_articles", "batch_request_file", "openai_batch", "summaries"], "articles")
-    of_keywords = dict.fromkeys(
-        ["keywords/batch_request_file", "keywords/openai_batch", "keywords/keywords"], "keywords"
-    )
-    assert keys == {**of_summaries, **of_keywords}
+    of_others = {
+        f"{task}/{asset}": task
+        for task in ("keywords", "captions")
+        for asset in ("batch_request_file", "openai_batch", task)
+    }
+    assert keys == {**of_summaries, **of_others, "captions/raw_articles": "captions"}
 
 
 def test_what_spends_money_by_itself_is_off_and_what_collects_is_on() -> None:

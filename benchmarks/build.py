@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import CUSTOM_ID_CHARACTERS
 from batch_assets.batching.planning.shards import MAX_BYTES_PER_FILE, MAX_REQUESTS_PER_FILE
-from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS, as_json
+from batch_assets_tests.rendered import rendered
 from benchmarks.data import DAY, NO_LIMIT, TASK
 
 
@@ -36,9 +36,7 @@ def stdlib(database_path: str, folder: Path) -> int:
             notes = csv.writer(notes_file)
             while some := rows.fetchmany(2000):
                 for row in some:
-                    body = json.dumps(
-                        TASK.render(dict(zip(names, row, strict=True))), ensure_ascii=False, separators=(",", ":")
-                    )
+                    body = as_json(rendered(TASK, dict(zip(names, row, strict=True))))
                     asked = hashlib.sha256(f"POST {CHAT_COMPLETIONS.path}\n{body}".encode())
                     custom_id = asked.hexdigest()[:CUSTOM_ID_CHARACTERS]
                     head = f'{{"custom_id":"{custom_id}","method":"POST","url":"{CHAT_COMPLETIONS.path}","body":'

@@ -19,6 +19,7 @@ import click
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import request_line, results, submit
+from batch_assets_tests.rendered import rendered
 
 SAMPLE = Path("batch_assets/sample/articles.jsonl")
 ARTICLES = (
@@ -75,7 +76,7 @@ def read_articles() -> dict[str, dict[str, str]]:
 def summarise(engine: str, articles: dict[str, dict[str, str]], model: str | None) -> EngineResult:
     """One batch; the time includes the start of the small model."""
     task = Task(model="gpt-6-luna")
-    lines = [request_line(name, body=task.render(article)) for name, article in articles.items()]
+    lines = [request_line(name, body=rendered(task, article)) for name, article in articles.items()]
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(Path(folder), engine=engine, engine_model=model, engine_timeout_seconds=_MOST_SECONDS) as api,

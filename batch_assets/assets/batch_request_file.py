@@ -88,7 +88,8 @@ def write_request_files(run: TaskRun, config: RequestFileConfig, day: str) -> No
             retry_failed=config.retry_failed and not is_asked_again,
             respect_pauses=config.respect_pauses,
             planned_by=first_run_id,
-            optional_parameters=known_options(task_to_ask.model, api),
+            optional_parameters=known_options(task_to_ask.model, api, task_to_ask.endpoint),
+            image_folder=run.declared.image_folder,
             own_prices=run.limits.own_prices,
         )
         try:

@@ -1,11 +1,13 @@
 """Types of answer columns that change: the type that holds earlier and later values, and the conversion to it."""
 
+import re
 from typing import Any
 
 from duckdb import sqltypes
 
 from batch_assets.output_schema.columns import JSON, TEXTS, Structure, folded, quoted, type_text
 
+VECTOR: Structure = ["FLOAT"]  # of any length; FLOAT[3] is one of three numbers
 SAME_TYPES = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}  # DuckDB's other spelling of ours
 
 
@@ -22,7 +24,8 @@ def structure_of_type(found: sqltypes.DuckDBPyType) -> Structure:
 def merged(present: Structure, new: Structure) -> Structure:
     """The narrowest type that holds values of both; a field has the name and the place that it has in `present`.
 
-    Numbers become DOUBLE. Dates, times, UUIDs and texts become VARCHAR. All others that differ become JSON.
+    Numbers become DOUBLE. Vectors of different lengths become one of any length. Dates, times, UUIDs and texts become
+    VARCHAR. All others that differ become JSON.
     """
     if present == new:
         return present
@@ -40,7 +43,13 @@ def merged(present: Structure, new: Structure) -> Structure:
             return "DOUBLE"
         if {present, new} <= TEXTS:
             return "VARCHAR"
+    if _is_vector(present) and _is_vector(new):
+        return VECTOR
     return JSON
+
+
+def _is_vector(found: Structure) -> bool:
+    return found == VECTOR or (isinstance(found, str) and re.fullmatch(r"FLOAT\[\d+\]", found) is not None)
 
 
 def converted(value: str, given: Structure, wanted: Structure, depth: int = 0) -> str:

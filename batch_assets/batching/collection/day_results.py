@@ -11,6 +11,7 @@ from batch_assets.batching.collection.result_table import (
     prepare_result_table,
     text_answers,
     typed_answers,
+    vector_answers,
 )
 from batch_assets.batching.ledger.database import Database, fixed_join_order, parsed, transaction
 from batch_assets.batching.ledger.requests import DayStates, RequestStateRules, find_states
@@ -79,7 +80,7 @@ class ResultTable:
     """The table with the results of a task, which has the task's name.
 
     source: whose articles it has. columns: of the answers. schema: of the answers; None: the one column is their text.
-    version: of what the task asks.
+    version: of what the task asks. is_vector: an answer is a vector, and no text.
     """
 
     task: str
@@ -87,6 +88,7 @@ class ResultTable:
     columns: tuple[AnswerColumn, ...]
     schema: Mapping[str, Any] | None = None
     version: str | None = None
+    is_vector: bool = False
 
     @property
     def name(self) -> str:
@@ -161,10 +163,11 @@ def _replace(
     connection.execute(f"DELETE FROM {results.name} WHERE partition_date = CAST(? AS DATE)", [states.day.day])
     parameters = {**of_day, **states.answer_range}
     with fixed_join_order(connection):
-        if results.schema is None:
-            answers, more = text_answers(columns), {}
-        else:
+        more = {}
+        if results.schema is not None:
             answers, more = typed_answers(results.columns, columns), {"structure": structure(results.schema)}
+        else:
+            answers = vector_answers(columns) if results.is_vector else text_answers(columns)
         materialized = "" if results.schema is None else "MATERIALIZED"
         statement = results.statement(ANSWERED, **answers._asdict(), materialized=materialized)
         connection.execute(parsed(statement), {**parameters, "version": results.version, **more})

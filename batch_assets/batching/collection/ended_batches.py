@@ -10,6 +10,7 @@ import duckdb
 
 from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.provider.batches import RemoteBatch
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import ModelPrice, batch_rates
@@ -59,7 +60,9 @@ class EndedBatch:
     cancelled_by_user: its requests without an answer wait until the user plans them again.
     reported: what the API returned for it, to compare with the files; None: they are not compared. requests: how many
         its request file has.
-    output_schema: the JSON schema that an answer must fit; None: it is text.
+    endpoint: the path of the one that answered.
+    output_schema: the JSON schema that an answer must fit; None: it is text, or a vector.
+    vector_length: how many numbers an answer has; None: it is not known, or an answer is no vector.
     """
 
     submission_id: str
@@ -77,7 +80,9 @@ class EndedBatch:
     planned_at: datetime | None = None
     reported: RemoteBatch | None = None
     requests: int = 0
+    endpoint: str = CHAT_COMPLETIONS.path
     output_schema: Mapping[str, Any] | None = None
+    vector_length: int | None = None
 
 
 def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:

@@ -31,6 +31,11 @@ FAIL = """
     ) AS failed
     WHERE result_line.rowid = failed.place
 """
+FAIL_VECTORS = """
+    UPDATE result_line
+    SET code = $code, message = 'The vector has ' || len(vector) || ' numbers, and not ' || $length::BIGINT || '.'
+    WHERE batch = $batch AND code IS NULL AND len(vector) <> $length
+"""
 # A valid answer is complete, whatever its server says: white space may have filled the rest up to the limit. As a cut
 # one, it would be bought again under a higher limit.
 MARK_COMPLETE = """
@@ -61,6 +66,15 @@ def judge_answers(connection: duckdb.DuckDBPyConnection, schemas: Mapping[int, M
                 places, codes, messages = (list(values) for values in zip(*failed, strict=True))
                 connection.execute(parsed(FAIL), {"places": places, "codes": codes, "messages": messages})
         connection.execute(parsed(MARK_COMPLETE), {"batch": batch})
+
+
+def judge_vectors(connection: duckdb.DuckDBPyConnection, lengths: Mapping[int, int]) -> None:
+    """Give each line of `result_line` whose vector has another length a code and a message; its tokens stay.
+
+    lengths: how many numbers a vector must have, by the number of the batch in `ended_batch`.
+    """
+    for batch, length in lengths.items():
+        connection.execute(parsed(FAIL_VECTORS), {"batch": batch, "length": length, "code": INVALID_ANSWER})
 
 
 def _read_failed(

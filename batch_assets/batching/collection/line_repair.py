@@ -6,7 +6,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from batch_assets.batching.collection.answer_bodies import ANSWER_BODIES, AnswerBody
 from batch_assets.batching.collection.other_bodies import in_known_form
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 
 LONGEST_LINE_BYTES = 32_000_000
 KEPT_OF_A_LONGER_LINE_BYTES = 1_000_000
@@ -32,7 +34,9 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes, int]]:
                 yield number, line.rstrip(b"\r\n"), line_bytes
 
 
-def repair_line(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str | None, str]:
+def repair_line(
+    line: bytes, line_bytes: int, requested: set[str], endpoint: str = CHAT_COMPLETIONS.path
+) -> tuple[str | None, str]:
     """The line as JSON that DuckDB can read, None if that is impossible, and why the line cannot be used.
 
     The reason is empty for a line that can be used. A line that no request of the batch has may still tell its usage,
@@ -41,7 +45,7 @@ def repair_line(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str 
     if line_bytes > LONGEST_LINE_BYTES:
         kept = f"its first {len(line):,} bytes are kept here, the whole line in the result file"
         return None, f"a line of {line_bytes:,} bytes, more than {LONGEST_LINE_BYTES:,}: {kept}"
-    result, reason = _result(line, requested)
+    result, reason = _result(line, requested, ANSWER_BODIES[endpoint])
     if result is None:
         return None, reason
     repaired = json.dumps(result)
@@ -50,7 +54,7 @@ def repair_line(line: bytes, line_bytes: int, requested: set[str]) -> tuple[str 
     return repaired, reason
 
 
-def _result(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, str]:
+def _result(line: bytes, requested: set[str], body: AnswerBody) -> tuple[dict[str, Any] | None, str]:
     """The result on this line, None if there is none, and why it cannot be used; the reason is empty if it can."""
     text = line.decode("utf-8-sig", errors="replace")
     try:
@@ -64,5 +68,5 @@ def _result(line: bytes, requested: set[str]) -> tuple[dict[str, Any] | None, st
         return None, "no custom_id"
     # JSON allows a lone half of a surrogate pair, which is no text; DuckDB refuses it
     whole = json.dumps(result, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    known, reason = in_known_form(json.loads(whole.decode("utf-16", "replace")))
+    known, reason = in_known_form(json.loads(whole.decode("utf-16", "replace")), body)
     return known, reason if custom_id in requested else "unknown custom_id: no request of this batch has it"

@@ -7,7 +7,7 @@ import duckdb
 
 from batch_assets.batching.collection.ended_batches import EndedBatch, enter_batches
 from batch_assets.batching.collection.failures import load_failures
-from batch_assets.batching.collection.judged_answers import judge_answers
+from batch_assets.batching.collection.judged_answers import judge_answers, judge_vectors
 from batch_assets.batching.collection.late_files import quarantine_incomplete_files
 from batch_assets.batching.collection.result_lines import ResultFile, read_result_files
 from batch_assets.batching.ledger import batch_transitions
@@ -64,12 +64,13 @@ BILLED_LINES = f"""
 """
 INSERT_COMPLETIONS = f"""
     INSERT INTO completion (
-        custom_id, text, finish_reason, model, api, max_output_tokens, input_tokens, cached_input_tokens,
+        custom_id, text, vector, finish_reason, model, api, max_output_tokens, input_tokens, cached_input_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, cost_usd, simulated_cost_usd, batch_id, request_id,
         completed_at
     )
     SELECT
-        custom_id, text, finish_reason, coalesce(line.model, ended_batch.model), api, max_output_tokens,
+        custom_id, CASE WHEN vector IS NULL THEN text ELSE '' END, vector, finish_reason,
+        coalesce(line.model, ended_batch.model), api, max_output_tokens,
         input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
         CASE WHEN NOT is_simulated THEN {COST_USD_SQL} END, CASE WHEN is_simulated THEN {COST_USD_SQL} END,
         batch_id, request_id, ended_at
@@ -111,13 +112,15 @@ def load_results(
     find_requested(connection)
     connection.execute(parsed(FIND_ANSWERED_BEFORE))
     files = [
-        ResultFile(path, number, batch.batch_id)
+        ResultFile(path, number, batch.batch_id, batch.endpoint)
         for number, batch in enumerate(batches)
         for path in batch.files.values()
     ]
     quarantined = read_result_files(connection, files)
     schemas = {number: batch.output_schema for number, batch in enumerate(batches)}
     judge_answers(connection, {number: schema for number, schema in schemas.items() if schema is not None})
+    lengths = {number: batch.vector_length for number, batch in enumerate(batches)}
+    judge_vectors(connection, {number: length for number, length in lengths.items() if length is not None})
     connection.execute(parsed(CHOOSE_LINES))
     connection.execute(parsed(FIND_REPLACED), {"built_in_engine": BUILT_IN_ENGINE})
     connection.execute(DELETE_REPLACED)

@@ -10,9 +10,10 @@ import json
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from batch_assets.batching.collection.answer_bodies import AnswerBody
 from batch_assets.batching.safety.outside_text import as_message
 
-NO_ANSWER = "no_answer"  # the code of a request whose line has status 200, and a body that is no chat completion
+NO_ANSWER = "no_answer"  # the code of a request whose line has status 200, and a body that is no answer
 PLACES_OF_ERRORS = ("error", "errors")
 PLACES_OF_WORDS = ("message", "detail", "msg")
 MAX_DEPTH = 4  # of an error in an error
@@ -27,10 +28,10 @@ class ToldError(NamedTuple):
     message: str
 
 
-def in_known_form(result: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def in_known_form(result: dict[str, Any], expected: AnswerBody) -> tuple[dict[str, Any], str]:
     """The result with its body as an object and its error in `error` or `body.error`, and why it is no answer.
 
-    The reason is empty, unless the status is 200 and the body is no chat completion and tells no error. Such a result
+    The reason is empty, unless the status is 200 and the body is not the expected one and tells no error. Such a result
     gets an error with the code `no_answer` and this reason. Model and usage stay where they are.
     """
     if not isinstance(result.get("error"), dict) and (told := _told({**result, "response": None})):
@@ -39,15 +40,17 @@ def in_known_form(result: dict[str, Any]) -> tuple[dict[str, Any], str]:
     if not isinstance(response, dict):
         return result, ""
     is_ok = _is_ok(response)
-    body, told = _body(response.get("body"), is_ok)
+    body, told = _body(response.get("body"), expected, is_ok=is_ok)
     reason = ""
-    if is_ok and told is None and not _tells(result.get("error")) and (reason := _why_no_answer(body)):
+    if is_ok and told is None and not _tells(result.get("error")) and (reason := _why_no_answer(body, expected)):
         told = ToldError(NO_ANSWER, reason)
     known = dict(body) if isinstance(body, dict) else {}
     if told:
         known["error"] = told._asdict()
-    elif is_ok and not reason and not (isinstance(known.get("choices"), list) and known["choices"]):
-        known["choices"] = [{"message": {}}]  # a chat completion without a choice is an empty answer
+    elif is_ok and not reason:
+        # one without an answer, such as a chat completion without a choice, is an empty answer
+        for name, value in expected.empty.items():
+            known[name] = known[name] if isinstance(known.get(name), list) and known[name] else value
     return {**result, "response": {**response, "body": known}}, reason
 
 
@@ -57,7 +60,7 @@ def _is_ok(response: dict[str, Any]) -> bool:
     return False
 
 
-def _body(body: object, is_ok: bool) -> tuple[object, ToldError | None]:
+def _body(body: object, expected: AnswerBody, *, is_ok: bool) -> tuple[object, ToldError | None]:
     """The body, parsed if it is a string of JSON, and the error that it tells."""
     if isinstance(body, str):
         with suppress(ValueError, RecursionError):
@@ -73,19 +76,12 @@ def _body(body: object, is_ok: bool) -> tuple[object, ToldError | None]:
         return body, ToldError(_code(error), error["message"])
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    whole = {} if _is_chat_completion(body) else body
+    whole = {} if expected.is_whole(body) else body
     return body, _told([{**whole, "error": error}, {"error": choice.get("error")}])
 
 
 def _tells(error: object) -> bool:
     return isinstance(error, dict) and any(error.get(name) for name in ("code", "message"))
-
-
-def _is_chat_completion(body: dict[str, Any]) -> bool:
-    choices = body.get("choices")
-    if isinstance(choices, list) and choices:
-        return isinstance(choices[0], dict) and isinstance(choices[0].get("message"), dict)
-    return isinstance(choices, list) or body.get("object") == "chat.completion"
 
 
 def _told(value: object, depth: int = 0) -> ToldError | None:
@@ -123,14 +119,14 @@ def _code(error: object) -> str | None:
     return kind if isinstance(kind, str) and kind not in ("", "error") else None
 
 
-def _why_no_answer(body: object) -> str:
-    """Why this body is no answer of a chat completion, in a sentence; empty if it may be one."""
-    if isinstance(body, dict) and _is_chat_completion(body):
+def _why_no_answer(body: object, expected: AnswerBody) -> str:
+    """Why this body has no answer, in a sentence; empty if it may have one."""
+    if isinstance(body, dict) and expected.is_whole(body):
         return ""
-    return f"The status is 200, but there is no answer: {_what_it_is(body)}."
+    return f"The status is 200, but there is no answer: {_what_it_is(body, expected.noun)}."
 
 
-def _what_it_is(body: object) -> str:
+def _what_it_is(body: object, noun: str) -> str:
     if body is None:
         return "the line has no body"
     if isinstance(body, str):
@@ -146,11 +142,11 @@ def _what_it_is(body: object) -> str:
     if not body:
         return "the body is an empty object"
     fields = _shown(", ".join(list(body)[:MAX_FIELDS]))
-    if "messages" in body or {"method", "url"} <= body.keys():
+    if "messages" in body or "instructions" in body or {"method", "url"} <= body.keys():
         return f"the body repeats the request; it has the fields {fields}"
     if body.get("choices"):
         return f"the first choice has no message; the body has the fields {fields}"
-    return f"the body is no chat completion; it has the fields {fields}"
+    return f"the body is no {noun}; it has the fields {fields}"
 
 
 def _shown(text: str) -> str:

@@ -83,6 +83,8 @@ def day_report(
 def _answer_text(results: ResultTable) -> str:
     """SQL of an answer as text: itself, or its fields as JSON; NULL if there is none."""
     names = results.column_names
+    if results.is_vector:
+        return f"'a vector of ' || len({names[0]}) || ' numbers'"
     if results.schema is None:
         return names[0]
     fields = ", ".join(f"{name} := {name}" for name in names)

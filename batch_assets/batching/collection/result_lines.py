@@ -10,13 +10,17 @@ import mmap
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.collection.answer_bodies import ANSWER_BODIES, body_of_parts
 from batch_assets.batching.collection.line_repair import LONGEST_LINE_BYTES, lines_of, repair_line
 from batch_assets.batching.ledger.database import fixed_join_order, parsed
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 from batch_assets.batching.safety.secrets import bytes_without_known_secrets
 
 # DuckDB fails at a line that is longer than its buffer. A small buffer is faster, and few lines need a larger one.
@@ -56,44 +60,38 @@ CREATE_TABLES = """
     CREATE OR REPLACE TEMP TABLE result_file (path VARCHAR, batch INTEGER);
     CREATE OR REPLACE TEMP TABLE result_line (
         batch INTEGER, path VARCHAR, custom_id VARCHAR, status_code INTEGER, request_id VARCHAR, model VARCHAR,
-        finish_reason VARCHAR, text VARCHAR, input_tokens BIGINT, cached_input_tokens BIGINT,
+        finish_reason VARCHAR, text VARCHAR, vector FLOAT[], input_tokens BIGINT, cached_input_tokens BIGINT,
         cache_write_tokens BIGINT, output_tokens BIGINT, reasoning_tokens BIGINT, code VARCHAR, message VARCHAR,
         is_unclear BOOLEAN  -- it has neither an answer nor an error where OpenAI writes them
     );
 """
-# The known fields of a result line. A value of another type than expected becomes NULL. `response` of a chat
-# completion (choices, message.refusal, finish_reason, usage): https://developers.openai.com/api/reference/resources/chat
+# The known fields of a result line. A value of another type than expected becomes NULL. The names in braces are those
+# of an `AnswerBody`.
 READ_LINES = """
     INSERT INTO result_line (
-        batch, path, custom_id, status_code, request_id, model, finish_reason, text, input_tokens, cached_input_tokens,
-        cache_write_tokens, output_tokens, reasoning_tokens, code, message, is_unclear
+        batch, path, custom_id, status_code, request_id, model, finish_reason, text, vector, input_tokens,
+        cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, code, message, is_unclear
     )
     WITH line AS (
-        SELECT batch, path, custom_id, error, response, response.body AS body, response.body.choices[1] AS choice
+        SELECT batch, path, custom_id, error, response, response.body AS body, response.body.{first} AS first
         FROM read_json(
             $paths, format = 'newline_delimited', records = true, ignore_errors = true, filename = true,
             maximum_object_size = $buffer_bytes,
-            columns = {
+            columns = {{
                 custom_id: 'VARCHAR',
                 error: 'STRUCT(code VARCHAR, message VARCHAR)',
                 response: 'STRUCT(status_code VARCHAR, request_id VARCHAR, body STRUCT(
-                    model VARCHAR,
-                    choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
-                    usage STRUCT(
-                        prompt_tokens VARCHAR, completion_tokens VARCHAR,
-                        prompt_tokens_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
-                        completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
-                    ),
+                    model VARCHAR, {fields},
                     error STRUCT(code VARCHAR, "type" VARCHAR, message VARCHAR)
                 ))'
-            }
+            }}
         ) AS line JOIN result_file ON result_file.path = line.filename
     ),
     content AS (
         SELECT
             *, try_cast(response.status_code AS INTEGER) AS status_code, body.usage AS usage,
-            trimmed(choice.message.content) AS content,
-            nullif(choice.message.refusal, '') AS refusal,  -- some servers send "" for none
+            trimmed({content}) AS content, {refusal} AS refusal, {finish_reason} AS finish_reason,
+            {has_answer} AS has_answer, {vector} AS vector,
             coalesce(error.code, body.error.code, body.error.type) AS error_code,
             coalesce(error.message, body.error.message) AS error_message
         FROM line
@@ -104,48 +102,34 @@ READ_LINES = """
             *,
             CASE
                 WHEN status_code = 200 AND refusal IS NULL AND text IS NOT NULL THEN NULL
-                WHEN status_code = 200 AND (refusal IS NOT NULL OR choice.finish_reason = 'content_filter')
+                WHEN status_code = 200 AND (refusal IS NOT NULL OR finish_reason = 'content_filter')
                     THEN 'content_refused'
                 WHEN status_code = 200 AND (error_code IS NOT NULL OR error_message IS NOT NULL)
                     THEN coalesce(error_code, 'error_in_answer')
-                WHEN status_code = 200 AND choice.finish_reason = 'length' THEN 'max_output_tokens'
-                WHEN status_code = 200 AND choice.message IS NULL THEN 'no_answer'
+                WHEN status_code = 200 AND finish_reason = 'length' THEN 'max_output_tokens'
+                WHEN status_code = 200 AND NOT has_answer THEN 'no_answer'
                 WHEN status_code = 200 THEN 'empty_answer'
                 ELSE coalesce(error_code, 'http_' || status_code, 'no_response')
             END AS code
         FROM result
     )
     SELECT
-        batch, path, custom_id, status_code, response.request_id, body.model, choice.finish_reason, text,
-        try_cast(usage.prompt_tokens AS BIGINT), try_cast(usage.prompt_tokens_details.cached_tokens AS BIGINT),
-        try_cast(usage.prompt_tokens_details.cache_write_tokens AS BIGINT),
-        try_cast(usage.completion_tokens AS BIGINT),
-        try_cast(usage.completion_tokens_details.reasoning_tokens AS BIGINT),
-        code,
+        batch, path, custom_id, status_code, response.request_id, body.model, finish_reason, text, vector,
+        {usage}, code,
         CASE
             WHEN code = 'content_refused' THEN coalesce(refusal, 'The content filter withheld the answer.')
             WHEN error_message IS NOT NULL THEN error_message
             WHEN code = 'max_output_tokens'
                 THEN 'The model used all output tokens before an answer began. Raise max_output_tokens.'
             WHEN code = 'empty_answer' THEN 'The model returned an empty answer.'
-            WHEN code = 'no_answer' THEN 'The status is 200, but the body is no chat completion.'
+            WHEN code = 'no_answer' THEN 'The status is 200, but the body is no {noun}.'
         END,
         error_message IS NULL AND (
-            choice.message IS NULL AND error.code IS NULL
-            OR code = 'empty_answer' AND choice.finish_reason IS DISTINCT FROM 'stop'
+            NOT has_answer AND error.code IS NULL
+            OR code = 'empty_answer' AND finish_reason IS DISTINCT FROM 'stop'
         )
     FROM classified
 """
-# The same for a file with content in parts. Each content is then JSON text, so that a list differs from a string that
-# looks like one. It takes longer.
-READ_LINES_WITH_PARTS = (
-    READ_LINES.replace("STRUCT(content VARCHAR,", "STRUCT(content JSON,")
-    .replace("trimmed(choice.message.content)", "trimmed(text_of_parts(choice.message.content))")
-    .replace(
-        "nullif(choice.message.refusal, '')",
-        "nullif(coalesce(nullif(choice.message.refusal, ''), refusal_of_parts(choice.message.content)), '')",
-    )
-)
 # The files whose contents may be in parts. DuckDB writes a list or an object as its JSON text into a VARCHAR.
 FILES_WITH_PARTS = """
     SELECT DISTINCT path FROM result_line
@@ -167,11 +151,12 @@ DELETE_READ_AGAIN = """
 
 
 class ResultFile(NamedTuple):
-    """A result file of a batch; `batch` is its number in `ended_batch`."""
+    """A result file of a batch; `batch` is its number in `ended_batch`, `endpoint` the path that answered."""
 
     path: Path
     batch: int
     batch_id: str
+    endpoint: str = CHAT_COMPLETIONS.path
 
 
 def read_result_files(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) -> dict[str, int]:
@@ -200,13 +185,30 @@ def _read(connection: duckdb.DuckDBPyConnection, files: Sequence[ResultFile]) ->
     )
     has_a_long_line = any(_has_a_longer_line(file.path, USUAL_LINE_BYTES) for file in files)
     buffer_bytes = LARGEST_BUFFER_BYTES if has_a_long_line else USUAL_BUFFER_BYTES
-    paths = [str(file.path) for file in files]
     with fixed_join_order(connection):
-        connection.execute(parsed(READ_LINES), {"paths": paths, "buffer_bytes": buffer_bytes})
-        with_parts = [path for (path,) in connection.execute(parsed(FILES_WITH_PARTS), {"paths": paths}).fetchall()]
-        if with_parts:
-            connection.execute("DELETE FROM result_line WHERE list_contains($paths, path)", {"paths": with_parts})
-            connection.execute(READ_LINES_WITH_PARTS, {"paths": with_parts, "buffer_bytes": buffer_bytes})
+        for endpoint in dict.fromkeys(file.endpoint for file in files):
+            paths = [str(file.path) for file in files if file.endpoint == endpoint]
+            connection.execute(parsed(_read_lines(endpoint)), {"paths": paths, "buffer_bytes": buffer_bytes})
+            if endpoint != CHAT_COMPLETIONS.path:
+                continue
+            with_parts = [path for (path,) in connection.execute(parsed(FILES_WITH_PARTS), {"paths": paths}).fetchall()]
+            if with_parts:
+                connection.execute("DELETE FROM result_line WHERE list_contains($paths, path)", {"paths": with_parts})
+                statement = _read_lines(endpoint, with_parts=True)
+                connection.execute(statement, {"paths": with_parts, "buffer_bytes": buffer_bytes})
+
+
+@cache
+def _read_lines(endpoint: str, *, with_parts: bool = False) -> str:
+    """`READ_LINES` for the bodies of this endpoint.
+
+    with_parts: for a file of chat completions with content in parts. Each content is then JSON text, so that a list
+    differs from a string that looks like one. It takes longer.
+    """
+    body = body_of_parts() if with_parts else ANSWER_BODIES[endpoint]
+    texts = {field.name: getattr(body, field.name) for field in fields(body)}
+    usage = ", ".join(f"try_cast({tokens} AS BIGINT)" for tokens in body.usage)
+    return READ_LINES.format(**{**texts, "usage": usage})
 
 
 def _has_a_longer_line(path: Path, line_bytes: int) -> bool:
@@ -235,7 +237,7 @@ def _read_again(connection: duckdb.DuckDBPyConnection, file: ResultFile) -> int:
         with repaired.open("w", encoding="ascii") as good, quarantine.open("w", newline="") as bad:
             quarantine_rows = csv.writer(bad)
             for number, line, line_bytes in lines_of(file.path):
-                repaired_line, reason = repair_line(line, line_bytes, requested)
+                repaired_line, reason = repair_line(line, line_bytes, requested, file.endpoint)
                 if reason:
                     quarantine_rows.writerow([number, reason, bytes_without_known_secrets(line).hex()])
                     quarantined += 1

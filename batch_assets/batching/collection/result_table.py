@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from batch_assets.batching.collection.column_types import converted, merged, structure_of_type
+from batch_assets.batching.collection.column_types import VECTOR, converted, merged, structure_of_type
 from batch_assets.batching.ledger.result_tables import (
     ADDED_LATER,
     COLUMNS_AFTER,
@@ -106,6 +106,12 @@ def text_answers(present: Sequence[AnswerColumn]) -> TypedAnswers:
     """The same for a task without a schema, whose answer is the text in one column."""
     [column] = present
     return TypedAnswers("text", quoted(column.name), converted("answer", "VARCHAR", column.structure))
+
+
+def vector_answers(present: Sequence[AnswerColumn]) -> TypedAnswers:
+    """The same for a task whose answer is a vector, in one column."""
+    [column] = present
+    return TypedAnswers("vector", quoted(column.name), converted("answer", VECTOR, column.structure))
 
 
 def _present(connection: duckdb.DuckDBPyConnection, table: str) -> list[_Column]:

@@ -50,6 +50,8 @@ def ended_batch(submission: Submission, data_folder: Path) -> EndedBatch:
         reason=_reason(batch),
         reported=batch,
         requests=submission.requests,
+        endpoint=submission.endpoint,
+        vector_length=submission.vector_length,
         output_schema=None if submission.output_schema is None else json.loads(submission.output_schema),
     )
 

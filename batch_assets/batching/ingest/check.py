@@ -108,6 +108,8 @@ def _find_repeated(
     connection.execute("RESET memory_limit")
     if connection.execute("FROM repeated LIMIT 1").fetchone() is None:
         return {}
+    # without a body, an article is what its further columns say
+    texts = ", ".join(("title", "body", "url", *(() if source.needs_body else source.extra_names)))
     newest = "published_at DESC NULLS LAST, " if source.newest_by == "published_at" else ""
     with fixed_join_order(connection):
         connection.execute(
@@ -116,7 +118,7 @@ def _find_repeated(
             SELECT place, day, file, row, article_id, content,
                 row_number() OVER versions AS version, first_value(content) OVER versions AS newest_content
             FROM (
-                SELECT * EXCLUDE (title, body, url), sha256(to_json([title, body, url])::VARCHAR) AS content
+                SELECT * EXCLUDE (title, body, url), sha256(to_json([{texts}])::VARCHAR) AS content
                 FROM {rows} SEMI JOIN repeated USING (day, article_id) LEFT JOIN source_file USING (file)
                 WHERE problem IS NULL AND has_text
             )

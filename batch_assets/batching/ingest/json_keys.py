@@ -22,7 +22,7 @@ def check_keys(
     All rows are looked at only if the first ones lack a column. Raises SourceError if no row has a column of ours that
     is needed.
     """
-    needed = ["body"]
+    needed = ["body"] if source.needs_body else []
     if not source.has_partition and not has_day_in_path(source, [file.name for file in files]):
         needed.append("published_at")
     keys: list[str] = []

@@ -126,7 +126,11 @@ def _parquet_rows(connection: duckdb.DuckDBPyConnection, source: Source, files: 
         reader = f"read_parquet({literal(escaped(file.path))}, hive_partitioning = false)"
         types = _types(connection, f"SELECT * FROM {reader}", {})
         columns = _existing(connection, source, find_columns(source, types), types, reader, {})
-        if "body" not in columns and connection.execute(f"SELECT count(*) FROM {reader}").fetchone() == (0,):
+        if (
+            "body" not in columns
+            and source.needs_body
+            and connection.execute(f"SELECT count(*) FROM {reader}").fetchone() == (0,)
+        ):
             continue
         needs_time = not source.has_partition and not has_day_in_path(source, [file.name])
         _check(source, file.name, columns, types, needs_time=needs_time)
@@ -197,7 +201,7 @@ def _types(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mappin
 
 
 def _check(source: Source, place: str, columns: Mapping[str, str], names: Iterable[str], *, needs_time: bool) -> None:
-    if "body" not in columns:
+    if "body" not in columns and source.needs_body:
         raise no_column(place, "body", source.column("body"), names)
     if needs_time and "published_at" not in columns:
         hint = "" if source.kind is Kind.FILES else DAY_OF_A_QUERY

@@ -44,6 +44,7 @@ class Source:
     max_malformed_share: how many of the source's rows may be malformed (0 … 1); with more, the day fails.
     name: whose rows these are in the tables. Sources with different names never change each other's rows.
     extra: further columns of the source, by our name, which `columns` may map: they are kept as text.
+    needs_body: whether a row without a text in its body is no article; if not, the source need not have a body.
 
     Raises SourceError for a name in `extra` that a column of ours has, or that is there twice.
     """
@@ -54,6 +55,7 @@ class Source:
     max_malformed_share: float = DEFAULT_MALFORMED_SHARE
     name: str = FIRST_SOURCE
     extra: tuple[str, ...] = ()
+    needs_body: bool = True
 
     def __post_init__(self) -> None:
         for name in self.extra:

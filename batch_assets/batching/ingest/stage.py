@@ -165,6 +165,8 @@ def _copy(
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
     day = f"DATE {literal(days[0])}" if selects_day else "published::DATE"
     is_of_day = "true" if selects_day else _is_one_of("published::DATE", days)
+    more_of_id = "" if source.needs_body else "".join(f", {name}" for name in source.extra_names)
+    has_text = f"coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false)" if source.needs_body else "true"
     further = "".join(f", CASE WHEN of_day THEN {name} END AS {name}" for name in source.extra_names)
     connection.execute(
         f"""
@@ -177,13 +179,13 @@ def _copy(
                 coalesce(
                     nullif(trim(id), ''),
                     -- a source without ids: the same text gets the same id, on any day
-                    left(sha256(concat_ws(chr(31), coalesce(title, ''), coalesce(body, ''), url)), 20)
+                    left(sha256(concat_ws(chr(31), coalesce(title, ''), coalesce(body, ''), url{more_of_id})), 20)
                 ) AS article_id,
                 CASE WHEN of_day THEN title END AS title,
-                CASE WHEN of_day THEN body END AS body,
+                CASE WHEN of_day THEN {"body" if source.needs_body else "coalesce(body, '')"} END AS body,
                 CASE WHEN of_day THEN url END AS url,
                 published::TIMESTAMP AS published_at,
-                coalesce(regexp_matches(body, '{TEXT_PATTERN}'), false) AS has_text{further}
+                {has_text} AS has_text{further}
             FROM (SELECT *, {is_of_day} AS of_day FROM ({_with_times(rows)}))
             WHERE of_day OR problem = 'malformed' OR published IS NULL
         ) TO {literal(str(folder))} (FORMAT parquet, ROW_GROUP_SIZE {ROW_GROUP_ROWS}, FILE_SIZE_BYTES '{FILE_BYTES}')

@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 import duckdb
 
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
-from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, BatchRates, ModelPrice, batch_rates
+from batch_assets.batching.provider.prices import BatchRates, ModelPrice, batch_rates
 
 # Only requests that were billed: a failed request has no usage, and would count as a request without tokens. The ledger
-# knows the bytes of whole files only, so a file counts by the share of its requests that were billed.
+# knows the estimate for whole files only, so a file counts by the share of its requests that were billed.
 CALIBRATION = """
     WITH batch AS (
         SELECT
@@ -28,29 +28,35 @@ CALIBRATION = """
         SELECT
             request_max_output_tokens AS max_output_tokens, sum(input_tokens) AS input_tokens,
             sum(output_tokens) AS output_tokens, sum(billed_requests) AS billed_requests,
-            sum(bytes * billed_requests / requests) AS bytes
+            sum(estimated_input_tokens * billed_requests / requests) AS estimated_input_tokens
         FROM batch JOIN batch_request_file USING (submission_id)
         GROUP BY request_max_output_tokens
         HAVING sum(cut_requests) = 0 OR request_max_output_tokens >= $max_output_tokens
     )
-    SELECT sum(input_tokens) / sum(bytes), sum(output_tokens) / sum(billed_requests)
-    FROM of_limit WHERE input_tokens > 0 AND output_tokens > 0
+    SELECT sum(input_tokens) / sum(estimated_input_tokens), sum(output_tokens) / sum(billed_requests)
+    FROM of_limit WHERE input_tokens > 0 AND (output_tokens > 0 OR max_output_tokens = 0)
 """
 
 
 class RequestFile(Protocol):
-    """What the cost depends on. `max_output_tokens`: of all its requests together; 0 if no limit is known."""
+    """What the cost depends on.
+
+    estimated_input_tokens: by its size. max_output_tokens: the limit of all its requests together.
+    request_max_output_tokens: of one request; 0: an answer has no output tokens, None: no limit is known.
+    """
 
     @property
     def task(self) -> str: ...
     @property
     def model(self) -> str: ...
     @property
-    def bytes(self) -> int: ...
+    def estimated_input_tokens(self) -> int: ...
     @property
     def requests(self) -> int: ...
     @property
     def max_output_tokens(self) -> int: ...
+    @property
+    def request_max_output_tokens(self) -> int | None: ...
 
 
 class FileSize(NamedTuple):
@@ -58,16 +64,17 @@ class FileSize(NamedTuple):
 
     task: str
     model: str
-    bytes: int
+    estimated_input_tokens: int
     requests: int
     max_output_tokens: int
+    request_max_output_tokens: int | None
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many tokens requests of a task and a model used: of input per byte of the file, of output per request."""
+    """How many tokens requests of a task and a model used: of input per estimated token, of output per request."""
 
-    input_tokens_per_byte: float
+    input_tokens_per_estimated: float
     output_tokens_per_request: float
 
 
@@ -89,7 +96,7 @@ def calibration_for(connection: duckdb.DuckDBPyConnection, file: RequestFile, ap
     """The calibration for the file at this API; None: its size decides."""
     if api == BUILT_IN_ENGINE:
         return None
-    has_limit = file.max_output_tokens > 0 and file.requests > 0
+    has_limit = file.request_max_output_tokens is not None and file.requests > 0
     return calibration(connection, file.task, file.model, file.max_output_tokens / file.requests if has_limit else None)
 
 
@@ -102,12 +109,14 @@ def expected_cost(
 
 
 def expected_cost_usd(rates: BatchRates | None, calibrated: Calibration | None, file: RequestFile) -> float | None:
-    """USD that a request file will cost, by the calibration or else by its bytes and the limit on its output."""
-    if rates is None or (calibrated is None and file.max_output_tokens <= 0):
+    """USD that a request file will cost, by the calibration or else by its size and the limit on its output."""
+    if rates is None or (calibrated is None and file.request_max_output_tokens is None):
         return None
-    tokens_per_byte = calibrated.input_tokens_per_byte if calibrated else 1 / BYTES_PER_TOKEN
+    input_tokens: float = file.estimated_input_tokens
     output_tokens: float = file.max_output_tokens
     if calibrated is not None:
+        input_tokens *= calibrated.input_tokens_per_estimated
         by_calibration = file.requests * calibrated.output_tokens_per_request
-        output_tokens = min(by_calibration, output_tokens) if output_tokens > 0 else by_calibration
-    return file.bytes * tokens_per_byte * rates.input_usd + output_tokens * rates.output_usd
+        has_limit = file.request_max_output_tokens is not None
+        output_tokens = min(by_calibration, output_tokens) if has_limit else by_calibration
+    return input_tokens * rates.input_usd + output_tokens * rates.output_usd

@@ -222,6 +222,12 @@ def record_the_task(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def record_vectors(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the columns for answers of an embeddings endpoint."""
+    connection.execute("ALTER TABLE batch_request_file ADD COLUMN IF NOT EXISTS vector_length BIGINT")
+    connection.execute("ALTER TABLE completion ADD COLUMN IF NOT EXISTS vector FLOAT[]")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
@@ -229,4 +235,5 @@ MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "record_where_a_rejected_row_is": record_where_a_rejected_row_is,
     "record_which_run_planned": record_which_run_planned,
     "record_the_task": record_the_task,
+    "record_vectors": record_vectors,
 }

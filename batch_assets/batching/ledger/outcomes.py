@@ -19,6 +19,8 @@ NO_ANSWER = "no_answer"  # a line with status 200 whose body is no answer
 INVALID_ANSWER = "invalid_answer"  # an answer that does not fit the output schema of the task
 RESULTS_QUARANTINED = "results_quarantined"  # the result file contradicts its batch, also after 25 hours
 RESULTS_GONE = "results_gone"  # the API has deleted the result file before a run has downloaded it
+# The image of an article cannot be sent: its file is not there, too large, or none that the API takes.
+IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_UNUSABLE = "image_missing", "image_too_large", "image_unusable"
 # Client errors that may not occur in another attempt: request timeout, conflict, too early, rate limit.
 RETRYABLE_CLIENT_ERRORS = (408, 409, 425, 429)
 MAX_BATCH_RETRIES = 10  # of a request in batches that failed as a whole: they cost nothing, and may never succeed
@@ -137,6 +139,13 @@ OUTCOMES: tuple[Outcome, ...] = (
             "ip_not_authorized",
         ),
         http_statuses=(403,),
+    ),
+    Outcome(
+        "image",
+        Scope.REQUEST,
+        is_retryable=False,
+        remedy="Put an image there that can be sent, and plan the day again.",
+        codes=(IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_UNUSABLE),
     ),
     Outcome(
         "refused",

@@ -77,7 +77,8 @@ TABLES: Mapping[str, str] = {
         is_refresh BOOLEAN NOT NULL,        -- its answers replace the present ones
         output_schema JSON,                 -- that an answer must fulfil; NULL: an answer is any text
         created_at TIMESTAMP NOT NULL,
-        task VARCHAR NOT NULL DEFAULT 'summaries'
+        task VARCHAR NOT NULL DEFAULT 'summaries',
+        vector_length BIGINT                -- how many numbers an answer has; NULL: not known, or no vector
     )""",
     "in_flight_request": """(
         -- a request in a file whose batch is not collected yet; it is in flight while the submission's state is open
@@ -159,7 +160,8 @@ TABLES: Mapping[str, str] = {
         simulated_cost_usd DOUBLE,          -- of an answer of the built-in engine, instead: it bills nothing
         batch_id VARCHAR NOT NULL,
         request_id VARCHAR,
-        completed_at TIMESTAMP NOT NULL
+        completed_at TIMESTAMP NOT NULL,
+        vector FLOAT[]                      -- of an embeddings endpoint, in place of the text
     )""",
     "failed_request": """(
         -- a request that ended without an answer; key: custom_id, batch_id

@@ -143,7 +143,9 @@ SPENT = """
 """
 # `expected_cost_usd` is NULL if the price was not known at the claim, or if no run claimed the batch: it was adopted.
 RESERVED_FILES = """
-    SELECT expected_cost_usd, openai_batch.task, model, bytes, requests, max_output_tokens
+    SELECT
+        expected_cost_usd, openai_batch.task, model, estimated_input_tokens, requests, max_output_tokens,
+        request_max_output_tokens
     FROM openai_batch JOIN batch_request_file USING (submission_id)
     WHERE (api = $api OR api IS NULL) AND list_contains($reserved, state) AND {period}
 """

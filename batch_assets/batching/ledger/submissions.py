@@ -46,6 +46,7 @@ class Submission:
     request_max_output_tokens: int | None
     is_refresh: bool  # its answers replace the present ones
     output_schema: str | None  # JSON, which its answers must fulfil; None: an answer is any text
+    vector_length: int | None  # how many numbers an answer has; None: not known, or an answer is no vector
     planned_at: datetime
     state: State
     attempt: int = 1
@@ -113,7 +114,7 @@ READ_BATCHES = """
 READ_FILES = """
     SELECT
         submission_id AS id, path, sha256, endpoint, model, requests, bytes, estimated_input_tokens, max_output_tokens,
-        request_max_output_tokens, is_refresh, output_schema, created_at AS planned_at
+        request_max_output_tokens, is_refresh, output_schema, vector_length, created_at AS planned_at
     FROM batch_request_file WHERE list_contains($ids, submission_id)
 """
 FIND_NEEDED = """
@@ -204,8 +205,9 @@ class AwaitedFile:
     day: str
     model: str
     requests: int
-    bytes: int
+    estimated_input_tokens: int
     max_output_tokens: int
+    request_max_output_tokens: int | None
     is_sent: bool
 
 
@@ -214,8 +216,8 @@ def awaited_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[A
     rows = connection.execute(
         f"""
         SELECT
-            openai_batch.task, openai_batch.partition_date::VARCHAR, model, requests, bytes, max_output_tokens,
-            NOT list_contains($unsent, state)
+            openai_batch.task, openai_batch.partition_date::VARCHAR, model, requests,
+            estimated_input_tokens, max_output_tokens, request_max_output_tokens, NOT list_contains($unsent, state)
         FROM openai_batch JOIN batch_request_file USING (submission_id)
         WHERE list_contains($open, state) AND submission_id IN ({AWAITED})
         """,

@@ -15,6 +15,7 @@ import duckdb
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
 from batch_assets.batching.ledger.requests import BlockedBy, DayStates, RequestStateRules, find_states
 from batch_assets.batching.ledger.retries import supersede_failures
+from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, find_images
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import (
@@ -33,7 +34,7 @@ READ_REQUEST_INDEX = """
     CREATE OR REPLACE TEMP TABLE request_index AS
     SELECT * FROM read_csv(
         ?, auto_detect = false, delim = ',', header = false,
-        columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR'}
+        columns = {'row': 'BIGINT', 'line': 'BIGINT', 'custom_id': 'VARCHAR', 'code': 'VARCHAR'}
     )
 """
 # A view: a table of a million ids would need much memory. The conditions are constants of this file.
@@ -79,9 +80,10 @@ def write_pending(
 ) -> tuple[list[Shard], DayStates]:
     """Name the day's requests in `batch_request`, derive their states, and write the pending ones to shards.
 
-    Fills the temp tables and views `request_to_send` (custom_id), `request_index` (row, line, custom_id) and
+    Fills the temp tables and views `request_to_send` (custom_id), `request_index` (row, line, custom_id, code) and
     `line_positions` (custom_id, place).
     """
+    find_images(connection, task, options.source, day, options.image_folder)
     if _must_name_first(connection, task.on(day)):
         _replace_names(connection, task, day, options)
         states = _find_requests_to_send(connection, day, task, options)
@@ -92,7 +94,7 @@ def write_pending(
         for first, last in article_rowid_ranges(connection, options.source, day, options.rows_at_once):
             connection.execute(ENTER_REQUEST_INDEX, [first, last, task.name])
         states = _find_requests_to_send(connection, day, task, options)
-    return _only_wanted_lines(connection, shards, folder, options), states
+    return _only_wanted_lines(connection, shards, task, folder, options), states
 
 
 def _must_name_first(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
@@ -150,7 +152,7 @@ def _write_lines(
 
     `only_pending`: a line for each request of the view `request_to_send`, which must exist.
     """
-    writer = ShardWriter(folder / "all", _file_limits(options))
+    writer = ShardWriter(folder / "all", _file_limits(options, has_images=task.image is not None))
     index_path = folder / "index.csv"  # on disk, beside the shards: a million ids would need much memory
     sent_options = _accepted_options(connection, task, options)
     with index_path.open("w", encoding="ascii") as index:
@@ -172,7 +174,7 @@ def _accepted_options(connection: duckdb.DuckDBPyConnection, task: Task, options
 
 
 def _only_wanted_lines(
-    connection: duckdb.DuckDBPyConnection, shards: list[Shard], folder: Path, options: PlanOptions
+    connection: duckdb.DuckDBPyConnection, shards: list[Shard], task: Task, folder: Path, options: PlanOptions
 ) -> list[Shard]:
     """The shards with one line for each request to send, and no other line."""
     if connection.execute(IS_EACH_LINE_WANTED).fetchone() == (True,):
@@ -181,17 +183,20 @@ def _only_wanted_lines(
     connection.execute(FIND_WANTED_LINES)
     connection.execute(LINE_POSITIONS_OF_WANTED_LINES)
     unwanted = _column(connection.execute(UNWANTED_LINES))
-    writer = ShardWriter(folder / "wanted", _file_limits(options))
+    writer = ShardWriter(folder / "wanted", _file_limits(options, has_images=task.image is not None))
     for lines in lines_without(shards, unwanted):
         writer.add(lines)
     return writer.close()
 
 
-def _file_limits(options: PlanOptions) -> FileLimits:
+def _file_limits(options: PlanOptions, *, has_images: bool) -> FileLimits:
     """The limits of a file; two files together fit into the limit of enqueued tokens."""
-    limit = options.max_enqueued_tokens
-    fill_bytes = None if limit is None else limit // 2 * BYTES_PER_TOKEN
-    return replace(options.file_limits, fill_bytes=fill_bytes)
+    limits, limit = options.file_limits, options.max_enqueued_tokens
+    if limit is None:
+        return limits
+    if has_images:  # whose bytes are no measure of their tokens
+        return replace(limits, max_requests=min(limits.max_requests, max(1, limit // 2 // TOKENS_PER_IMAGE)))
+    return replace(limits, fill_bytes=limit // 2 * BYTES_PER_TOKEN)
 
 
 def _column(rows: duckdb.DuckDBPyConnection) -> Iterator[int]:

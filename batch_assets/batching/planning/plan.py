@@ -20,6 +20,7 @@ from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.in_flight import record_requests
 from batch_assets.batching.ledger.requests import DayStates
+from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, enter_failures
 from batch_assets.batching.planning.pending_requests import has_requests, write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.shards import Shard
@@ -191,7 +192,7 @@ def _enter_shards(
     now = now_utc()
     schema = None if task.output_schema is None else json.dumps(task.output_schema)
     for shard in shards:
-        input_tokens = estimated_input_tokens(shard.bytes)
+        input_tokens = _input_tokens(task, shard)
         output_tokens = shard.requests * task.max_output_tokens
         cost = _max_cost_usd(task, options, input_tokens, output_tokens)
         connection.execute(
@@ -199,14 +200,15 @@ def _enter_shards(
             INSERT INTO batch_request_file (
                 submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
                 estimated_input_tokens, request_max_output_tokens, max_output_tokens, max_cost_usd, is_refresh,
-                output_schema, created_at
+                output_schema, vector_length, created_at
             )
-            VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [
                 shard.submission_id, *day, plan_number, round_number, shard.position,
                 f"{request_folder(day)}/{shard.path.name}", shard.sha256, task.endpoint, task.model, shard.requests,
-                shard.bytes, input_tokens, task.max_output_tokens, output_tokens, cost, options.refresh, schema, now,
+                shard.bytes, input_tokens, task.max_output_tokens, output_tokens, cost, options.refresh, schema,
+                task.vector_length, now,
             ],
         )  # fmt: skip
         transitions.plan(connection, shard.submission_id, day, plan_number, round_number, shard.position)
@@ -218,10 +220,18 @@ def _enter_shards(
             SELECT
                 custom_id, '', ?, 'The request is larger than a batch file may be (200 MB). Shorten the article.',
                 false, false, ?
-            FROM request_to_send SEMI JOIN (SELECT custom_id FROM request_index WHERE line IS NULL) USING (custom_id)
+            FROM request_to_send SEMI JOIN (
+                SELECT custom_id FROM request_index WHERE line IS NULL AND code IS NULL
+            ) USING (custom_id)
             """,
             [TOO_LARGE, now],
         )
+        enter_failures(connection, task)
+
+
+def _input_tokens(task: Task, shard: Shard) -> int:
+    """By the bytes; of a shard with images, whose bytes are no measure, by the number of its requests."""
+    return estimated_input_tokens(shard.bytes) if task.image is None else shard.requests * TOKENS_PER_IMAGE
 
 
 def _max_cost_usd(task: Task, options: PlanOptions, input_tokens: int, output_tokens: int) -> float | None:
@@ -245,7 +255,7 @@ def _plan(
 ) -> Plan:
     statement = "SELECT count(*) FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE)"
     row = connection.execute(statement, states.day).fetchone()
-    input_tokens = sum(estimated_input_tokens(shard.bytes) for shard in shards)
+    input_tokens = sum(_input_tokens(task, shard) for shard in shards)
     output_tokens = sum(shard.requests for shard in shards) * task.max_output_tokens
     return Plan(
         articles=int(row[0]) if row else 0,

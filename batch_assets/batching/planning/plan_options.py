@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from batch_assets.batching.planning.request_lines import ROWS_AT_ONCE
@@ -27,6 +28,7 @@ class PlanOptions:
     planned_by: the id of the run, or of the first run that it retries; the ledger records it.
     optional_parameters: parameters that this API accepts for this model, and that do not change the question.
     own_prices: prices that the user set; they take precedence over the published ones.
+    image_folder: with the images of articles that are files; None: all are URLs.
     rows_at_once: how many articles a statement reads; bounds the memory.
     """
 
@@ -42,4 +44,5 @@ class PlanOptions:
     optional_parameters: Mapping[str, Any] | None = None
     own_prices: tuple[ModelPrice, ...] = ()
     file_limits: FileLimits = field(default_factory=FileLimits)
+    image_folder: Path | None = None
     rows_at_once: int = ROWS_AT_ONCE

@@ -1,7 +1,8 @@
 """The lines of a request file, and the custom_ids of the requests on them.
 
 A line is constant but for the article, so DuckDB only joins and escapes the user's message. The custom_id, a sha256, is
-computed in Python for each line that it writes: Python's sha256 is several times as fast as DuckDB's.
+computed in Python for each line that it writes: Python's sha256 is several times as fast as DuckDB's. An image is read
+and encoded when its line is written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,16 @@ import duckdb
 
 from batch_assets.batching.ledger.database import release_cached_blocks
 from batch_assets.batching.ledger.instances import ROW_GROUP_ROWS
+from batch_assets.batching.planning.images import encoded
 from batch_assets.batching.planning.task import Task
 
 CUSTOM_ID_CHARACTERS = 40  # of 64 hexadecimal digits: 160 bits; some servers allow no more than 64 characters
+IMAGE_COLUMNS = ", encode(to_json(reference)), reference, path, media_type, code"  # of the temp table `article_image`
 FETCH_ROWS = 256  # about 700 kB: the block stays in the processor's cache until it is written
 ROWS_AT_ONCE = 4 * ROW_GROUP_ROWS
+
+# rowid in `raw_articles`, the text of the user's message as JSON and, of a task with images, IMAGE_COLUMNS
+Message = tuple[Any, ...]
 
 
 def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str) -> None:
@@ -25,7 +31,7 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, source: str
     connection.execute(
         f"""
         INSERT INTO batch_request (task, partition_date, article_id, custom_id)
-        SELECT ?, partition_date, article_id, {custom_id} FROM raw_articles
+        SELECT ?, partition_date, article_id, {custom_id} FROM raw_articles {_join_of_image(task)}
         WHERE source = ? AND partition_date = CAST(? AS DATE)
         """,
         [task.name, *parameters, source, day],
@@ -35,11 +41,11 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, source: str
 def custom_id_sql(task: Task, tail: str) -> tuple[str, list[str]]:
     """SQL for the custom_id of an article's request, and its parameters."""
     message, parameters = user_message_sql(task)
-    return f"left(sha256(? || to_json({message}) || ?), {CUSTOM_ID_CHARACTERS})", [
-        _hashed_head(task),
-        *parameters,
-        tail,
-    ]
+    asked, middle = f"? || to_json({message})", []
+    if task.image is not None:
+        asked, middle = f"{asked} || ? || to_json(reference)", [task.before_image]
+    custom_id = f"left(sha256({asked} || ?), {CUSTOM_ID_CHARACTERS})"
+    return custom_id, [_hashed_head(task), *parameters, *middle, tail]
 
 
 def article_messages(
@@ -50,8 +56,8 @@ def article_messages(
     *,
     only_pending: bool,
     rows_at_once: int,
-) -> Iterator[list[tuple[int, bytes]]]:
-    """(rowid in `raw_articles`, the user's message as JSON) of the day's articles in their order, in blocks.
+) -> Iterator[list[Message]]:
+    """The messages of the day's articles in their order, in blocks.
 
     `only_pending`: one article for each request in `request_to_send`.
     """
@@ -62,14 +68,14 @@ def article_messages(
         WHERE task = ? AND partition_date = CAST(? AS DATE) GROUP BY custom_id
     """
     statement = f"""
-        SELECT raw_articles.rowid, encode(to_json({message}))
-        FROM raw_articles {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
+        SELECT raw_articles.rowid, encode(to_json({message})){IMAGE_COLUMNS if task.image else ""}
+        FROM raw_articles {_join_of_image(task)} {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
         WHERE source = ? AND partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
     """
     parameters = [*parameters, *(task.on(day) if only_pending else ()), source, day]
     for first, last in article_rowid_ranges(connection, source, day, rows_at_once):
         rows = connection.execute(statement, [*parameters, first, last])
-        while block := rows.fetchmany(FETCH_ROWS):
+        while block := rows.fetchmany(1 if task.image else FETCH_ROWS):  # a line may have megabytes of an image
             yield block
         release_cached_blocks(connection)
 
@@ -89,11 +95,17 @@ def article_rowid_ranges(
     return [(start, min(start + rows_at_once - 1, last)) for start in starts]
 
 
-class RequestLineBuilder:
-    """Makes request lines from messages, and writes an index of the request of each row: `rowid,line,custom_id`.
+def _join_of_image(task: Task) -> str:
+    """Adds the columns of `article_image`. The name of the column is one of letters, digits and _."""
+    return "" if task.image is None else f"JOIN article_image ON value = coalesce(extra['{task.image}'], '')"
 
-    Lines count from 0. A request that is too large has no line. `options` are sent and do not change the question;
-    `old_names` are new custom_id → the custom_id of an earlier version.
+
+class RequestLineBuilder:
+    """Makes request lines from messages, and writes an index of the request of each row: `rowid,line,custom_id,code`.
+
+    Lines count from 0. A request that is too large has no line, and neither has one whose image cannot be sent: the
+    code says why. `options` are sent and do not change the question; `old_names` are new custom_id → the custom_id of
+    an earlier version.
     """
 
     def __init__(
@@ -109,30 +121,37 @@ class RequestLineBuilder:
         self._question_tail = task.question_tail.encode()
         self._old_names = old_names
         self._before_id = b'{"custom_id":"'
+        self._before_image = task.before_image.encode()
         self._before_message = f'","method":"POST","url":"{task.endpoint}","body":{task.body_head}'.encode()
         self._after_message = task.body_tail(options).encode() + b"}\n"
         self._index = index
         self._max_bytes = max_bytes
         self._written = 0
 
-    def lines(self, block: list[tuple[int, bytes]]) -> list[bytes]:
-        """The lines of these rows, each with its newline. The index also has the requests that are too large."""
+    def lines(self, block: list[Message]) -> list[bytes]:
+        """The lines of these rows, each with its newline. The index also has the requests that cannot be sent."""
         lines: list[bytes] = []
         entries: list[str] = []
-        for row, message in block:
+        code = None
+        for row, message, *image in block:
             digest = self._head_digest.copy()
             digest.update(message)
+            if image:
+                reference, *file, code = image
+                digest.update(self._before_image + reference)
+                picture = reference if code or file[1] is None else encoded(*file)
+                message = b"".join((message, self._before_image, picture))
             digest.update(self._question_tail)
             custom_id = digest.hexdigest()[:CUSTOM_ID_CHARACTERS]
             if self._old_names:
                 custom_id = self._old_names.get(custom_id, custom_id)
             line = b"".join((self._before_id, custom_id.encode(), self._before_message, message, self._after_message))
-            if len(line) <= self._max_bytes:
-                entries.append(f"{row},{self._written},{custom_id}\n")
+            if len(line) <= self._max_bytes and code is None:
+                entries.append(f"{row},{self._written},{custom_id},\n")
                 self._written += 1
                 lines.append(line)
             else:
-                entries.append(f"{row},,{custom_id}\n")
+                entries.append(f"{row},,{custom_id},{code or ''}\n")
         self._index.write("".join(entries))
         return lines
 

@@ -6,8 +6,10 @@ OpenAI's guides to reasoning and to prompt caching, and the refusals that users 
 
 import re
 
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS, EMBEDDINGS, ENDPOINTS
+
 OPENAI_API = "https://api.openai.com/v1"
-OPTIONAL_PARAMETERS = ("prompt_cache_options", "reasoning_effort")  # what `known_options` may name
+OPTIONAL_PARAMETERS = ("prompt_cache_options", "reasoning_effort", "reasoning.effort")  # what `known_options` may name
 
 # gpt-VERSION, gpt-VERSION-KIND, either with the date of a snapshot. gpt-35-turbo is Azure's name of gpt-3.5-turbo.
 GPT = re.compile(
@@ -21,21 +23,22 @@ REASONING_KINDS = frozenset({None, "mini", "nano", "luna", "terra", "sol", "astr
 REASONING_O_SERIES = re.compile(r"(?:o1|o3|o3-mini|o4-mini)(?:-[0-9]{4}-[0-9]{2}-[0-9]{2})?")
 
 
-def known_options(model: str, api: str) -> dict[str, object]:
-    """The optional parameters of a chat completion that save money and that the model is known to accept.
+def known_options(model: str, api: str, endpoint: str = CHAT_COMPLETIONS.path) -> dict[str, object]:
+    """The optional parameters of a request that save money and that the model is known to accept.
 
     `api` is the normalized base URL. The result is empty for every API but OpenAI's own: a compatible server may
     refuse the parameters.
     """
-    if api != OPENAI_API:
+    if api != OPENAI_API or endpoint == EMBEDDINGS.path:
         return {}
     options: dict[str, object] = {}
     version = gpt_version(model)
     if version is not None and version >= CACHE_OPTIONS_SINCE:
         # In this mode a request without a breakpoint writes nothing to the cache; a write costs 1.25 x input.
         options["prompt_cache_options"] = {"mode": "explicit"}
-    if _reasons_less_at_low(model):
-        options["reasoning_effort"] = "low"
+    effort = ENDPOINTS[endpoint].effort_parameter
+    if effort is not None and _reasons_less_at_low(model):
+        options[effort] = "low"
     return options
 
 

@@ -16,7 +16,7 @@ from batch_assets.batching.ledger import known_batches, submissions, transitions
 from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc, retrieve_batch
 from batch_assets.batching.provider.download import REQUESTS_FOLDER, download
-from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
+from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS, EMBEDDINGS
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.provider.prices import estimated_input_tokens
 from batch_assets.batching.safety.private_folder import make_private_folder
@@ -31,8 +31,11 @@ READ_REQUESTS = """
     CREATE OR REPLACE TEMP TABLE adopted_request AS
     SELECT DISTINCT
         custom_id, url, body ->> 'model' AS model,
-        try_cast(body ->> 'max_completion_tokens' AS BIGINT) AS max_output_tokens
-    FROM read_json(?, format = 'newline_delimited', records = true, ignore_errors = true,
+        CASE WHEN url = $embeddings THEN 0
+            ELSE try_cast(coalesce(body ->> 'max_completion_tokens', body ->> 'max_output_tokens') AS BIGINT)
+        END AS max_output_tokens,
+        try_cast(body ->> 'dimensions' AS BIGINT) AS dimensions
+    FROM read_json($path, format = 'newline_delimited', records = true, ignore_errors = true,
         columns = {custom_id: 'VARCHAR', url: 'VARCHAR', body: 'JSON'})
 """
 DAYS = """
@@ -42,7 +45,8 @@ DAYS = """
 ENTER_FILE = """
     INSERT INTO batch_request_file (
         submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
-        estimated_input_tokens, request_max_output_tokens, max_output_tokens, is_refresh, output_schema, created_at
+        estimated_input_tokens, request_max_output_tokens, max_output_tokens, is_refresh, output_schema, vector_length,
+        created_at
     )
     SELECT
         $submission_id, $task, CAST($day AS DATE), $plan, 1,
@@ -57,7 +61,7 @@ ENTER_FILE = """
             SELECT nullif(definition -> 'output_schema', 'null'::JSON) FROM day_plan
             WHERE task = $task AND partition_date = CAST($day AS DATE)
         ),
-        $now
+        min(dimensions), $now
     FROM adopted_request
 """
 
@@ -108,7 +112,7 @@ def enter_batch(
     with tempfile.TemporaryDirectory() as folder:
         downloaded = _download_requests(client, batch, Path(folder), timing or Timing())
         with database.writing() as connection, transaction(connection):
-            connection.execute(READ_REQUESTS, [str(downloaded)])
+            connection.execute(READ_REQUESTS, {"path": str(downloaded), "embeddings": EMBEDDINGS.path})
             days = [TaskDay(*row) for row in connection.execute(DAYS).fetchall()]
             if not days:
                 raise AdoptionError(

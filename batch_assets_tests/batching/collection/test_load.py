@@ -465,7 +465,9 @@ def test_a_failed_batch_blames_the_requests_that_openai_named(batch: Batch) -> N
 
 def test_an_answer_carries_its_figures(batch: Batch) -> None:
     batch.load(jsonl(batch.answer("a")))
-    ((text, *figures),) = batch.rows("SELECT * EXCLUDE (custom_id, cost_usd, simulated_cost_usd) FROM completion")
+    ((text, *figures),) = batch.rows(
+        "SELECT * EXCLUDE (custom_id, cost_usd, simulated_cost_usd, vector) FROM completion"
+    )
     assert text == "Summary."
     usage = [1_000, 400, None, 50, 30]
     assert figures == ["stop", "gpt-4.1-nano-2025", None, None, *usage, BATCH, "req_1", ENDED_AT]

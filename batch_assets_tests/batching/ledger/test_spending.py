@@ -29,7 +29,7 @@ from batch_assets.batching.ledger.spending import (
 )
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import now_utc
-from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates, estimated_input_tokens
 from batch_assets.batching.submission.adoption import adopt_batch
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.submission.submit import Submitted
@@ -332,7 +332,7 @@ def test_the_built_in_engine_bills_nothing(workspace: Workspace, local_api: Loca
 def expected_cost(workspace: Workspace) -> float:
     """USD of the largest planned file, by its bytes and its limit: nothing has been measured yet."""
     (size, tokens) = workspace.rows("SELECT max(bytes), max(max_output_tokens) FROM batch_request_file")[0]
-    return float(size / 4 * 0.05e-6 + tokens * 0.2e-6)
+    return float(estimated_input_tokens(size) * 0.05e-6 + tokens * 0.2e-6)
 
 
 def amounts(used: UsedBudget) -> tuple[float, float]:
@@ -618,7 +618,9 @@ def test_a_batch_in_flight_without_an_expected_cost_is_reserved(
     with workspace.database.reading() as connection:
         used = [used_on_day(connection, DAY, API, PRICES), used_in_month(connection, now_utc(), API, PRICES)]
         assert used_on_day(connection, DAY, API) == UsedBudget(0, 0, (TASK.model,))
-    assert [amounts(one) for one in used] == [pytest.approx((0, size / 4 * 0.05e-6 + tokens * 0.2e-6))] * 2
+    assert [amounts(one) for one in used] == [
+        pytest.approx((0, estimated_input_tokens(size) * 0.05e-6 + tokens * 0.2e-6))
+    ] * 2
 
 
 @pytest.mark.parametrize("is_planned", [True, False])

@@ -12,7 +12,7 @@ from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import Budget
 from batch_assets.batching.planning.estimate import Estimate, estimate_day
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider.prices import BYTES_PER_TOKEN, ModelPrice, batch_rates
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates, estimated_input_tokens
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets_tests.batching.conftest import (
     API,
@@ -103,7 +103,7 @@ def bound(workspace: Workspace) -> float:
         WHERE state = 'planned'
         """
     )
-    return float(size / BYTES_PER_TOKEN * rates.input_usd + tokens * rates.output_usd)
+    return float(estimated_input_tokens(size) * rates.input_usd + tokens * rates.output_usd)
 
 
 def test_before_the_first_batch_the_estimate_is_a_bound(workspace: Workspace, api: LocalApi) -> None:
@@ -112,7 +112,7 @@ def test_before_the_first_batch_the_estimate_is_a_bound(workspace: Workspace, ap
     estimate = estimated(workspace)
     rates = batch_rates(TASK.model, api=API, own_prices=PRICES)
     assert rates is not None
-    bound = sum(shard.bytes for shard in plan.shards) / BYTES_PER_TOKEN * rates.input_usd
+    bound = sum(estimated_input_tokens(shard.bytes) for shard in plan.shards) * rates.input_usd
     bound += 3 * TASK.max_output_tokens * rates.output_usd
     assert (estimate.requests, estimate.spent_usd, estimate.is_calibrated) == (3, 0, False)
     assert estimate.total_usd == pytest.approx(bound)

@@ -20,6 +20,7 @@ from batch_assets.batching.planning.shards import ShardWriter
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import DAY, NEXT_DAY, PRICES, TASK, Workspace, database_in
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.rendered import rendered
 
 NASTY = [
     "".join(map(chr, range(1, 33))) + "\x7f\x80\x9f.",
@@ -61,12 +62,12 @@ def test_lines_say_exactly_what_the_task_renders(
 
     articles = workspace.rows("SELECT article_id, title, body, url, published_at FROM raw_articles")
     names = ("title", "body", "url", "published_at")
-    rendered = {article_id: task.render(dict(zip(names, values, strict=True))) for article_id, *values in articles}
+    bodies = {article_id: rendered(task, dict(zip(names, values, strict=True))) for article_id, *values in articles}
     ids = needed(workspace)
     by_custom_id = {request["custom_id"]: request for request in workspace.requests()}
     assert {name: by_custom_id[custom_id] for name, custom_id in ids.items()} == {
         name: {"custom_id": ids[name], "method": "POST", "url": "/v1/chat/completions", "body": body}
-        for name, body in rendered.items()
+        for name, body in bodies.items()
     }
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batch_assets.batching.planning.task import Task, TaskError
+from batch_assets.batching.planning.task import DETAILS, Task, TaskError
+from batch_assets_tests.rendered import message_of, rendered
 
 REASONING = ["o1", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini", "gpt-6-luna", "gpt-10", "ft:gpt-5-mini:acme::a1b2"]
 OLDER = [
@@ -61,16 +64,16 @@ def test_zero_is_a_temperature() -> None:
 )
 def test_template_fields_are_filled_and_everything_else_stays(template: str, message: str) -> None:
     article = {"title": "T", "body": "B", "url": "U", "published_at": "P"}
-    assert Task("m", user_template=template).render(article)["messages"][1]["content"] == message
+    assert message_of(Task("m", user_template=template), article) == message
 
 
 def test_a_missing_field_is_empty() -> None:
-    assert Task("m").render({"title": None, "body": "B"})["messages"][1]["content"] == "Title: \n\nB"
+    assert message_of(Task("m"), {"title": None, "body": "B"}) == "Title: \n\nB"
 
 
 def test_an_article_is_never_a_template() -> None:
     article = {"title": "{body}", "body": "{title} {url} {0} %s"}
-    assert Task("m").render(article)["messages"][1]["content"] == "Title: {body}\n\n{title} {url} {0} %s"
+    assert message_of(Task("m"), article) == "Title: {body}\n\n{title} {url} {0} %s"
 
 
 @pytest.mark.parametrize(
@@ -92,12 +95,101 @@ def test_a_task_that_cannot_be_asked_says_what_to_change(settings: dict[str, Any
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(system=TEXT, before=TEXT, after=TEXT, body=TEXT, model=TEXT.filter(lambda name: bool(name.strip())))
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
+@given(
+    system=TEXT,
+    before=TEXT,
+    after=TEXT,
+    body=TEXT,
+    model=TEXT.filter(lambda name: bool(name.strip())),
+    image=st.none() | TEXT,
+    detail=st.none() | st.sampled_from(DETAILS),
+)
+@example("{model}", "", "", "{system_prompt}", "{system_prompt}", "{detail}", "low")
 def test_head_message_and_tail_are_the_rendered_body(
-    system: str, before: str, after: str, body: str, model: str
+    endpoint: str, system: str, before: str, after: str, body: str, model: str, image: str | None, detail: str | None
 ) -> None:
-    task = Task(model, system_prompt=system, user_template=before + "{body}" + after, **EVERYTHING)
-    rendered = task.render({"body": body})
-    message = rendered["messages"][1]["content"]
-    assert json.loads(task.body_head + json.dumps(message) + task.body_tail()) == rendered
-    assert "max_tokens" not in rendered
+    of_image = {} if image is None else {"image": "picture", "columns": ("picture",), "image_detail": detail}
+    task = Task(
+        model,
+        system_prompt=system,
+        user_template=before + "{body}" + after,
+        **{**EVERYTHING, **of_image},
+        endpoint=endpoint,
+    )
+    expected = rendered(task, {"body": body}, image=image)
+    head = task.body_head + json.dumps(message_of(task, {"body": body}))
+    middle = "" if image is None else task.before_image + json.dumps(image)
+    assert json.loads(head + middle + task.body_tail()) == expected
+    assert "max_tokens" not in expected
+
+
+@given(before=TEXT, body=TEXT, dimensions=st.none() | st.integers(1, 4000))
+def test_a_request_for_a_vector_has_the_text_as_its_input(before: str, body: str, dimensions: int | None) -> None:
+    task = vector_task(user_template=before + "{body}", dimensions=dimensions)
+    expected: dict[str, Any] = {"model": "text-embedding-3-small", "input": before + body}
+    if dimensions is not None:
+        expected["dimensions"] = dimensions
+    assert json.loads(task.body_head + json.dumps(before + body) + task.body_tail()) == expected
+
+
+def vector_task(**fields: Any) -> Task:
+    given: dict[str, Any] = {
+        "system_prompt": "",
+        "max_output_tokens": 0,
+        "endpoint": "/v1/embeddings",
+        "answer_column": "embedding",
+    }
+    return Task("text-embedding-3-small", **{**given, **fields})
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: vector_task(system_prompt="Embed."), "`system_prompt`, which /v1/embeddings does not take"),
+        (lambda: vector_task(max_output_tokens=5), "`max_output_tokens`, which /v1/embeddings does not take"),
+        (lambda: vector_task(output_schema={"type": "object"}), "`output_schema`, which"),
+        (lambda: vector_task(image="picture", columns=("picture",)), "`image`, which"),
+        (lambda: vector_task(temperature=0.5), "`temperature`, which"),
+        (lambda: vector_task(dimensions=0), "dimensions is 0"),
+        (lambda: Task("m", dimensions=5), "`dimensions`, which /v1/chat/completions does not take"),
+        (lambda: Task("m", image="picture"), "add it to `columns`"),
+        (lambda: Task("m", image_detail="low"), "no `image`"),
+        (lambda: Task("m", image="p", columns=("p",), image_detail="tiny"), "must be one of low, high"),
+        (lambda: Task("m", endpoint="/v1/videos"), "endpoint is '/v1/videos'"),
+    ],
+)
+def test_what_an_endpoint_does_not_take_is_a_mistake(make: Callable[[], Task], sentence: str) -> None:
+    with pytest.raises(TaskError) as raised:
+        make()
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions", "length"),
+    [
+        ("text-embedding-3-small", None, 1536),
+        ("text-embedding-3-large", 256, 256),
+        ("text-embedding-3-large", None, 3072),
+        ("bge-m3", None, None),
+    ],
+)
+def test_the_length_of_a_vector_is_known_where_the_model_is(
+    model: str, dimensions: int | None, length: int | None
+) -> None:
+    assert replace(vector_task(dimensions=dimensions), model=model).vector_length == length
+
+
+def test_a_reasoning_model_gets_its_effort_where_the_endpoint_takes_it() -> None:
+    task = Task("gpt-6-luna", reasoning_effort="low", endpoint="/v1/responses")
+    assert task.parameters({"prompt_cache_options": {"mode": "explicit"}}) == {
+        "max_output_tokens": 1024,
+        "store": False,
+        "prompt_cache_options": {"mode": "explicit"},
+        "reasoning": {"effort": "low"},
+    }
+    assert Task("gpt-6-luna", endpoint="/v1/responses").parameters({"reasoning.effort": "low"}) == {
+        "max_output_tokens": 1024,
+        "store": False,
+        "reasoning": {"effort": "low"},
+    }

@@ -109,7 +109,7 @@ def wanted(token: str, claimed_at: datetime = LONG_AGO) -> Submission:
         id="none", task="summaries", day=DAY,
         plan=1, round=1, shard=0, path=Path("none.jsonl"), endpoint="/v1/chat/completions",
         model="a-model", requests=1, bytes=1, estimated_input_tokens=1, max_output_tokens=1,
-        request_max_output_tokens=1, is_refresh=False, output_schema=None,
+        request_max_output_tokens=1, is_refresh=False, output_schema=None, vector_length=None,
         planned_at=claimed_at, state=State.CLAIMED, claim_token=token,
         claimed_at=claimed_at,
     )  # fmt: skip
