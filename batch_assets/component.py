@@ -161,6 +161,14 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
     max_output_tokens: Annotated[
         int | None, described("The limit of an answer, with the reasoning of a reasoning model. Default: 1024.")
     ] = None
+    escalation: Annotated[
+        list[dict[str, Any]],
+        as_it_is(
+            "Steps after the first one. A request goes on once its answer was cut, invalid or refused (`on`: these by "
+            "default), and asks again with the model, system_prompt, user_template, max_output_tokens, "
+            "reasoning_effort, temperature, top_p or image_detail of the step."
+        ),
+    ] = []
     temperature: Annotated[float | None, described("Not sent to reasoning models, which refuse it.")] = None
     top_p: Annotated[float | None, described("Not sent to reasoning models, which refuse it.")] = None
     reasoning_effort: Annotated[str | None, described("Sent to reasoning models only.")] = None

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from batch_assets.asset_keys import GROUP, RAW_ARTICLES
+from batch_assets.batching.planning.steps import steps_of
 from batch_assets.batching.planning.task import (
     IMAGE_PROMPT,
     IMAGE_TEMPLATE,
@@ -52,7 +53,7 @@ def _task(component: BatchTask, settings: Settings) -> Task:
     if image is not None and image not in columns:
         columns.append(image)
     try:
-        return Task(
+        task = Task(
             model=settings.model if component.model_name is None else component.model_name,
             system_prompt=default.system_prompt if prompt is None else prompt,
             user_template=default.user_template if component.user_template is None else component.user_template,
@@ -70,7 +71,10 @@ def _task(component: BatchTask, settings: Settings) -> Task:
             image=image,
             image_detail=component.image_detail,
             dimensions=component.dimensions,
+            escalation=tuple(component.escalation),
         )
+        steps_of(task)  # raises TaskError
+        return task
     except TaskError as error:
         raise TaskError(f"The task {component.name}: {error}") from error
 

@@ -9,7 +9,6 @@ from batch_assets.assets.day_run import TaskRun
 from batch_assets.batching.planning.plan import Plan, is_planned, is_planned_by, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
-from batch_assets.batching.provider.model_options import known_options
 from batch_assets.task_set import DeclaredTask
 
 NEW_FILES = dg.TableSchema(
@@ -88,7 +87,6 @@ def write_request_files(run: TaskRun, config: RequestFileConfig, day: str) -> No
             retry_failed=config.retry_failed and not is_asked_again,
             respect_pauses=config.respect_pauses,
             planned_by=first_run_id,
-            optional_parameters=known_options(task_to_ask.model, api, task_to_ask.endpoint),
             image_folder=run.declared.image_folder,
             own_prices=run.limits.own_prices,
         )

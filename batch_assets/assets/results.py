@@ -1,6 +1,6 @@
 """The asset with the results of a task: the table that users read, with an answer for each article of the day."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC
 from typing import Any
@@ -20,7 +20,9 @@ from batch_assets.batching.ledger.requests import BlockedBy
 from batch_assets.batching.ledger.result_tables import COLUMNS_AFTER, KEY_COLUMNS
 from batch_assets.batching.ledger.schema import read_warehouse_id
 from batch_assets.batching.ledger.spending import DaySpending
+from batch_assets.batching.ledger.step_spending import StepSpending, spending_by_step
 from batch_assets.batching.once import Once
+from batch_assets.batching.planning.escalation import escalate
 from batch_assets.batching.planning.plan import planned_task
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.identity import ApiIdentity, identify
@@ -39,6 +41,16 @@ from batch_assets.resources import WAREHOUSE, Warehouse
 from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_of_another_warehouse
 from batch_assets.task_set import DeclaredTask, TaskSet
 
+STEPS = dg.TableSchema(
+    [
+        dg.TableColumn("step", "int"),
+        dg.TableColumn("model", "string"),
+        dg.TableColumn("requests", "int"),
+        dg.TableColumn("answered", "int"),
+        dg.TableColumn("cost_usd", "float"),
+        dg.TableColumn("simulated_cost_usd", "float"),
+    ]
+)
 PREVIEW_ROWS = 5
 PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("answer", "string")])
 
@@ -156,6 +168,7 @@ def _report(task: TaskRun, results: ResultTable, collected: Collected | None, da
             prepare_table(connection, results)
     with run.warehouse.tables.reading() as connection:
         report = None if collected is None else day_report(connection, results, day, preview_rows=PREVIEW_ROWS)
+        steps = spending_by_step(connection, task.on(day)) if report is not None else []
         evaluations = []
         if run.checks(task.keys.results, ARTICLES):
             evaluations.append(check_articles(connection, declared, results, day))
@@ -163,7 +176,7 @@ def _report(task: TaskRun, results: ResultTable, collected: Collected | None, da
             evaluations.append(check_usage(connection, declared, day))
         origin = Origin(run.location, read_warehouse_id(connection))
     if collected is not None and report is not None:
-        metadata = _metadata(run.warehouse, origin, collected, report)
+        metadata = {**_metadata(run.warehouse, origin, collected, report), **_steps(steps)}
         run.report(dg.AssetMaterialization(task.keys.results, partition=day, metadata=metadata))
     for evaluation in evaluations:
         run.report(evaluation)
@@ -184,6 +197,9 @@ def _collect(task: TaskRun, client: openai_client.OpenAI, api: Once[ApiIdentity]
             refusal=lambda name: why_over_budget(warehouse, task.limits, of_task, name),
             timing=task.run.openai.timing,
             identify_api=api,
+            escalate=lambda connection, name: escalate(
+                connection, asked, task.declared.feed.name, day, name, task.declared.image_folder
+            ),
         )
     except CollectionError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -223,6 +239,18 @@ def _metadata(warehouse: Warehouse, origin: Origin, collected: Collected, report
         **({} if database_bytes is None else {"database_bytes": database_bytes}),
         # never Markdown: the browser of the user would fetch an image in a title
         "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
+    }
+
+
+def _steps(steps: Sequence[StepSpending]) -> dict[str, Any]:
+    """What each step of the task billed; nothing if only the first one did."""
+    if not any(step.step for step in steps):
+        return {}
+    names = [column.name for column in STEPS.columns]
+    records = [dg.TableRecord({name: getattr(step, name) for name in names}) for step in steps]
+    return {
+        "requests_of_later_steps": sum(step.requests for step in steps if step.step),
+        "spending_by_step": dg.MetadataValue.table(records, schema=STEPS),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import openai
 
-from batch_assets.batching.collection.day_results import ResultTable, write_results
+from batch_assets.batching.collection.day_results import Escalate, ResultTable, write_results
 from batch_assets.batching.collection.ended_batches import BYTES_AT_ONCE, EndedBatch, in_groups
 from batch_assets.batching.collection.fetch import CollectionError, Fetched, Fetcher, fetch_day
 from batch_assets.batching.collection.load import Loaded, load_results
@@ -64,12 +64,14 @@ def collect_day(
     bytes_at_once: int = BYTES_AT_ONCE,
     timing: Timing | None = None,
     identify_api: Callable[[], ApiIdentity] | None = None,
+    escalate: Escalate = lambda connection, api: 0,
 ) -> Collected:
     """Store and load the results of every ended batch that a task's day waits for, then write its result table.
 
     May run at any time and any number of times: a batch is loaded once. `bytes_at_once`: how many bytes of result files
     one transaction loads; bounds the memory. `refusal`: why a budget allows no submission of the day to the API of this
     name, for the table. `identify_api`: of a run that collects several days, and asks the API for its name once.
+    `escalate`: see `write_results`.
     Raises CollectionError if the API does not answer, or does not return a batch or a file. All other results are then
     loaded, and are in the table.
     """
@@ -87,7 +89,8 @@ def collect_day(
 
     def write(api: str) -> None:
         rules = RequestStateRules(api, max_output_tokens, max_rounds, refusal(api))
-        collected.requests, collected.blocked, collected.next_attempt_at = write_results(database, results, day, rules)
+        written = write_results(database, results, day, rules, escalate)
+        collected.requests, collected.blocked, collected.next_attempt_at = written
 
     try:
         api = identify_api() if identify_api else identify(client, database.warehouse_id())

@@ -1,6 +1,6 @@
 """Writes a day of a task's result table: one row for each article, with its answer or the reason why there is none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -75,6 +75,10 @@ NOT_ANSWERED = """
 """
 
 
+# With the name of the API, whose answers count; returns how many requests went on.
+Escalate = Callable[[duckdb.DuckDBPyConnection, str], int]
+
+
 @dataclass(frozen=True)
 class ResultTable:
     """The table with the results of a task, which has the task's name.
@@ -137,14 +141,27 @@ def prepare_table(connection: duckdb.DuckDBPyConnection, results: ResultTable) -
     return prepare_result_table(connection, results.task, results.columns, has_schema=results.schema is not None)
 
 
-def write_results(database: Database, results: ResultTable, day: str, rules: RequestStateRules) -> WrittenDay:
-    """Replace the day in the result table. A day whose articles were pruned keeps what it has."""
+def write_results(
+    database: Database,
+    results: ResultTable,
+    day: str,
+    rules: RequestStateRules,
+    escalate: Escalate = lambda connection, api: 0,
+) -> WrittenDay:
+    """Replace the day in the result table. A day whose articles were pruned keeps what it has.
+
+    escalate: gives requests that their step could not answer the name of the next step.
+    """
     with database.writing() as connection:
         with transaction(connection):
             columns = prepare_table(connection, results)
             states = find_states(connection, TaskDay(results.task, day), rules)
             if not is_pruned_day(connection, results.source, day):
                 _replace(connection, results, columns, states)
+                if escalate(connection, rules.api):
+                    # again, and after the first time: an answer that was cut stays until there is a better one
+                    states = find_states(connection, TaskDay(results.task, day), rules)
+                    _replace(connection, results, columns, states)
         return WrittenDay(states.counts(connection), states.blocked(connection), states.next_attempt_at(connection))
 
 

@@ -228,6 +228,12 @@ def record_vectors(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE completion ADD COLUMN IF NOT EXISTS vector FLOAT[]")
 
 
+def record_steps(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the step of the task. Until now, a task had one."""
+    for table in ("batch_request", "batch_request_file"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS step INTEGER DEFAULT 0")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
@@ -236,4 +242,5 @@ MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "record_which_run_planned": record_which_run_planned,
     "record_the_task": record_the_task,
     "record_vectors": record_vectors,
+    "record_steps": record_steps,
 }

@@ -254,7 +254,7 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: TaskDay, rules: Requ
     message).
     """
     now = now_utc()
-    connection.execute(CREATE_MACROS)
+    create_macros(connection)
     parameters = {**day._asdict(), "api": rules.api, "max_output_tokens": rules.max_output_tokens}
     row = connection.execute(parsed(FIND_ANSWERS), parameters).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
@@ -274,6 +274,11 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: TaskDay, rules: Requ
     }
     connection.execute(parsed(FIND_UNANSWERED), {**parameters, **more})
     return DayStates(day, rules, answers)
+
+
+def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the macros of `find_states`, and `is_cut_below(finish_reason, limit_in_force, today)`."""
+    connection.execute(CREATE_MACROS)
 
 
 def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal | None, now: datetime) -> None:

@@ -46,7 +46,8 @@ TABLES: Mapping[str, str] = {
         partition_date DATE NOT NULL,
         article_id VARCHAR NOT NULL,
         custom_id VARCHAR NOT NULL,
-        task VARCHAR NOT NULL DEFAULT 'summaries'
+        task VARCHAR NOT NULL DEFAULT 'summaries',
+        step INTEGER NOT NULL DEFAULT 0     -- of the task: later ones ask what the earlier ones could not answer
     )""",
     "day_plan": """(
         -- what the task asked in the day's last plan; key: task, partition_date. The next round asks the same
@@ -78,7 +79,8 @@ TABLES: Mapping[str, str] = {
         output_schema JSON,                 -- that an answer must fulfil; NULL: an answer is any text
         created_at TIMESTAMP NOT NULL,
         task VARCHAR NOT NULL DEFAULT 'summaries',
-        vector_length BIGINT                -- how many numbers an answer has; NULL: not known, or no vector
+        vector_length BIGINT,               -- how many numbers an answer has; NULL: not known, or no vector
+        step INTEGER NOT NULL DEFAULT 0     -- of the task
     )""",
     "in_flight_request": """(
         -- a request in a file whose batch is not collected yet; it is in flight while the submission's state is open

@@ -15,6 +15,7 @@ import duckdb
 from batch_assets.batching.ledger.aliases import has_aliases, old_names_of_pending, refused_options, use_old_names
 from batch_assets.batching.ledger.requests import BlockedBy, DayStates, RequestStateRules, find_states
 from batch_assets.batching.ledger.retries import supersede_failures
+from batch_assets.batching.planning.escalation import escalate
 from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, find_images
 from batch_assets.batching.planning.old_names import keep_old_names
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -26,7 +27,9 @@ from batch_assets.batching.planning.request_lines import (
     name_requests,
 )
 from batch_assets.batching.planning.shards import FileLimits, Shard, ShardWriter, lines_without
+from batch_assets.batching.planning.steps import Step, steps_of
 from batch_assets.batching.planning.task import Task
+from batch_assets.batching.provider.model_options import known_options
 from batch_assets.batching.provider.prices import BYTES_PER_TOKEN
 from batch_assets.batching.task_day import TaskDay
 
@@ -68,7 +71,10 @@ UNWANTED_LINES = """
     SELECT line FROM request_index ANTI JOIN wanted_line USING (line) WHERE line IS NOT NULL ORDER BY line
 """
 # Which request is on which line, counted from 0 through all shards.
-LINE_POSITIONS = "CREATE OR REPLACE TEMP VIEW line_positions AS SELECT custom_id, line AS place FROM request_index"
+LINE_POSITIONS = """
+    CREATE OR REPLACE TEMP VIEW line_positions AS
+    SELECT custom_id, line AS place FROM request_index WHERE line IS NOT NULL
+"""
 LINE_POSITIONS_OF_WANTED_LINES = """
     CREATE OR REPLACE TEMP VIEW line_positions AS
     SELECT custom_id, row_number() OVER (ORDER BY line) - 1 AS place FROM wanted_line
@@ -84,22 +90,27 @@ def write_pending(
     `line_positions` (custom_id, place).
     """
     find_images(connection, task, options.source, day, options.image_folder)
-    if _must_name_first(connection, task.on(day)):
+    if _must_name_first(connection, task, day):
         _replace_names(connection, task, day, options)
+        if not options.refresh:  # which begins again with the first step
+            escalate(connection, task, options.source, day, options.api, has_images=True)
         states = _find_requests_to_send(connection, day, task, options)
         old_names = old_names_of_pending(connection)
         shards = _write_lines(connection, task, folder, day, options, old_names, only_pending=True)
-    else:
-        shards = _write_lines(connection, task, folder, day, options, {}, only_pending=False)
-        for first, last in article_rowid_ranges(connection, options.source, day, options.rows_at_once):
-            connection.execute(ENTER_REQUEST_INDEX, [first, last, task.name])
-        states = _find_requests_to_send(connection, day, task, options)
+        connection.execute(LINE_POSITIONS)
+        return shards, states
+    shards = _write_lines(connection, task, folder, day, options, {}, only_pending=False)
+    for first, last in article_rowid_ranges(connection, options.source, day, options.rows_at_once):
+        connection.execute(ENTER_REQUEST_INDEX, [first, last, task.name])
+    states = _find_requests_to_send(connection, day, task, options)
     return _only_wanted_lines(connection, shards, task, folder, options), states
 
 
-def _must_name_first(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
-    """Whether the day has requests, or may have old custom_ids, which `_name_requests` looks for."""
-    return has_aliases(connection) or has_requests(connection, day)
+def _must_name_first(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> bool:
+    """Whether the day has requests, or may have old custom_ids, which `_replace_names` looks for, or requests of a
+    later step, since another day or task has sent those of the first one.
+    """
+    return bool(task.escalation) or has_aliases(connection) or has_requests(connection, task.on(day))
 
 
 def has_requests(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
@@ -148,29 +159,41 @@ def _write_lines(
     *,
     only_pending: bool,
 ) -> list[Shard]:
-    """Write a line for each article, and read the index of these lines.
+    """Write a line for each article, and read the index of these lines. Each step has files of its own.
 
     `only_pending`: a line for each request of the view `request_to_send`, which must exist.
     """
     writer = ShardWriter(folder / "all", _file_limits(options, has_images=task.image is not None))
     index_path = folder / "index.csv"  # on disk, beside the shards: a million ids would need much memory
-    sent_options = _accepted_options(connection, task, options)
+    step_of_file: list[int] = []
+    next_line = 0
     with index_path.open("w", encoding="ascii") as index:
-        builder = RequestLineBuilder(task, index, writer.max_bytes, options=sent_options, old_names=old_names)
-        messages = article_messages(
-            connection, task, options.source, day, only_pending=only_pending, rows_at_once=options.rows_at_once
-        )
-        for block in messages:
-            writer.add(builder.lines(block))
+        for step in steps_of(task):
+            sent_options = _accepted_options(connection, step, options)
+            builder = RequestLineBuilder(
+                step.task, index, writer.max_bytes, options=sent_options, old_names=old_names, first_line=next_line
+            )
+            messages = article_messages(
+                connection, step.task, options.source, day, only_pending=only_pending,
+                rows_at_once=options.rows_at_once, step=step.number,
+            )  # fmt: skip
+            for block in messages:
+                writer.add(builder.lines(block))
+            next_line = builder.next_line
+            step_of_file += [step.number] * (writer.files - len(step_of_file))
+            writer.finish_file()
     shards = writer.close()
     connection.execute(READ_REQUEST_INDEX, [str(index_path)])
-    return shards
+    return [replace(shard, step=step_of_file[shard.position]) for shard in shards]
 
 
-def _accepted_options(connection: duckdb.DuckDBPyConnection, task: Task, options: PlanOptions) -> dict[str, Any]:
+def _accepted_options(connection: duckdb.DuckDBPyConnection, step: Step, options: PlanOptions) -> dict[str, Any]:
     """The optional parameters without those that this API has refused for the model."""
-    refused = refused_options(connection, options.api, task.model)
-    return {name: value for name, value in (options.optional_parameters or {}).items() if name not in refused}
+    given = options.optional_parameters
+    if given is None or step.number:
+        given = known_options(step.task.model, options.api, step.task.endpoint)
+    refused = refused_options(connection, options.api, step.task.model)
+    return {name: value for name, value in given.items() if name not in refused}
 
 
 def _only_wanted_lines(

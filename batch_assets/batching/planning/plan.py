@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -24,6 +25,7 @@ from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, enter_failur
 from batch_assets.batching.planning.pending_requests import has_requests, write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.shards import Shard
+from batch_assets.batching.planning.steps import steps_of
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.download import REQUESTS_FOLDER
@@ -191,24 +193,24 @@ def _enter_shards(
 ) -> None:
     now = now_utc()
     schema = None if task.output_schema is None else json.dumps(task.output_schema)
+    steps = steps_of(task)
     for shard in shards:
-        input_tokens = _input_tokens(task, shard)
-        output_tokens = shard.requests * task.max_output_tokens
-        cost = _max_cost_usd(task, options, input_tokens, output_tokens)
+        asked = steps[shard.step].task
+        most = _most_of(asked, shard, options)
         connection.execute(
             """
             INSERT INTO batch_request_file (
                 submission_id, task, partition_date, plan, round, shard, path, sha256, endpoint, model, requests, bytes,
                 estimated_input_tokens, request_max_output_tokens, max_output_tokens, max_cost_usd, is_refresh,
-                output_schema, vector_length, created_at
+                output_schema, vector_length, step, created_at
             )
-            VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            VALUES (?, ?, CAST(? AS DATE), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [
                 shard.submission_id, *day, plan_number, round_number, shard.position,
-                f"{request_folder(day)}/{shard.path.name}", shard.sha256, task.endpoint, task.model, shard.requests,
-                shard.bytes, input_tokens, task.max_output_tokens, output_tokens, cost, options.refresh, schema,
-                task.vector_length, now,
+                f"{request_folder(day)}/{shard.path.name}", shard.sha256, task.endpoint, asked.model, shard.requests,
+                shard.bytes, most.input_tokens, asked.max_output_tokens, most.output_tokens, most.cost_usd,
+                options.refresh, schema, task.vector_length, shard.step, now,
             ],
         )  # fmt: skip
         transitions.plan(connection, shard.submission_id, day, plan_number, round_number, shard.position)
@@ -229,19 +231,22 @@ def _enter_shards(
         enter_failures(connection, task)
 
 
-def _input_tokens(task: Task, shard: Shard) -> int:
-    """By the bytes; of a shard with images, whose bytes are no measure, by the number of its requests."""
-    return estimated_input_tokens(shard.bytes) if task.image is None else shard.requests * TOKENS_PER_IMAGE
+class _Most(NamedTuple):
+    """What a shard uses at most. The cost is None if the price of the model is not known."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
 
 
-def _max_cost_usd(task: Task, options: PlanOptions, input_tokens: int, output_tokens: int) -> float | None:
-    return max_cost_usd(
-        task.model,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        api=options.api,
-        own_prices=options.own_prices,
+def _most_of(asked: Task, shard: Shard, options: PlanOptions) -> _Most:
+    # the bytes of images are no measure
+    inputs = estimated_input_tokens(shard.bytes) if asked.image is None else shard.requests * TOKENS_PER_IMAGE
+    outputs = shard.requests * asked.max_output_tokens
+    cost = max_cost_usd(
+        asked.model, input_tokens=inputs, output_tokens=outputs, api=options.api, own_prices=options.own_prices
     )
+    return _Most(inputs, outputs, cost)
 
 
 def _plan(
@@ -255,14 +260,15 @@ def _plan(
 ) -> Plan:
     statement = "SELECT count(*) FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE)"
     row = connection.execute(statement, states.day).fetchone()
-    input_tokens = sum(_input_tokens(task, shard) for shard in shards)
-    output_tokens = sum(shard.requests for shard in shards) * task.max_output_tokens
+    steps = steps_of(task)
+    most = [_most_of(steps[shard.step].task, shard, options) for shard in shards]
+    costs = [one.cost_usd for one in most if one.cost_usd is not None]
     return Plan(
         articles=int(row[0]) if row else 0,
         requests=states.counts(connection),
         shards=shards,
         plan=plan_number if shards else plan_number - 1,
         round=round_number,
-        estimated_input_tokens=input_tokens,
-        max_cost_usd=_max_cost_usd(task, options, input_tokens, output_tokens),
+        estimated_input_tokens=sum(one.input_tokens for one in most),
+        max_cost_usd=sum(costs) if len(costs) == len(most) else None,
     )

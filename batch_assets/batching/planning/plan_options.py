@@ -26,7 +26,8 @@ class PlanOptions:
     respect_pauses: leave out requests that are blocked until the end of the pause after an account error (billing, key,
         access).
     planned_by: the id of the run, or of the first run that it retries; the ledger records it.
-    optional_parameters: parameters that this API accepts for this model, and that do not change the question.
+    optional_parameters: parameters that do not change the question; None: those that this API is known to accept for
+        the model.
     own_prices: prices that the user set; they take precedence over the published ones.
     image_folder: with the images of articles that are files; None: all are URLs.
     rows_at_once: how many articles a statement reads; bounds the memory.

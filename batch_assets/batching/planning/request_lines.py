@@ -30,8 +30,8 @@ def name_requests(connection: duckdb.DuckDBPyConnection, task: Task, source: str
     custom_id, parameters = custom_id_sql(task, task.question_tail)
     connection.execute(
         f"""
-        INSERT INTO batch_request (task, partition_date, article_id, custom_id)
-        SELECT ?, partition_date, article_id, {custom_id} FROM raw_articles {_join_of_image(task)}
+        INSERT INTO batch_request (task, partition_date, article_id, custom_id, step)
+        SELECT ?, partition_date, article_id, {custom_id}, 0 FROM raw_articles {join_of_image(task)}
         WHERE source = ? AND partition_date = CAST(? AS DATE)
         """,
         [task.name, *parameters, source, day],
@@ -56,23 +56,24 @@ def article_messages(
     *,
     only_pending: bool,
     rows_at_once: int,
+    step: int = 0,
 ) -> Iterator[list[Message]]:
     """The messages of the day's articles in their order, in blocks.
 
-    `only_pending`: one article for each request in `request_to_send`.
+    `only_pending`: one article for each request of this step in `request_to_send`.
     """
     message, parameters = user_message_sql(task)
     pending = """
         SELECT arg_min(article_id, batch_request.rowid) AS article_id  -- the first, as in the first plan of a day
         FROM batch_request JOIN request_to_send USING (custom_id)
-        WHERE task = ? AND partition_date = CAST(? AS DATE) GROUP BY custom_id
+        WHERE task = ? AND partition_date = CAST(? AS DATE) AND step = ? GROUP BY custom_id
     """
     statement = f"""
         SELECT raw_articles.rowid, encode(to_json({message})){IMAGE_COLUMNS if task.image else ""}
-        FROM raw_articles {_join_of_image(task)} {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
+        FROM raw_articles {join_of_image(task)} {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
         WHERE source = ? AND partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
     """
-    parameters = [*parameters, *(task.on(day) if only_pending else ()), source, day]
+    parameters = [*parameters, *((*task.on(day), step) if only_pending else ()), source, day]
     for first, last in article_rowid_ranges(connection, source, day, rows_at_once):
         rows = connection.execute(statement, [*parameters, first, last])
         while block := rows.fetchmany(1 if task.image else FETCH_ROWS):  # a line may have megabytes of an image
@@ -95,7 +96,7 @@ def article_rowid_ranges(
     return [(start, min(start + rows_at_once - 1, last)) for start in starts]
 
 
-def _join_of_image(task: Task) -> str:
+def join_of_image(task: Task) -> str:
     """Adds the columns of `article_image`. The name of the column is one of letters, digits and _."""
     return "" if task.image is None else f"JOIN article_image ON value = coalesce(extra['{task.image}'], '')"
 
@@ -103,9 +104,9 @@ def _join_of_image(task: Task) -> str:
 class RequestLineBuilder:
     """Makes request lines from messages, and writes an index of the request of each row: `rowid,line,custom_id,code`.
 
-    Lines count from 0. A request that is too large has no line, and neither has one whose image cannot be sent: the
-    code says why. `options` are sent and do not change the question; `old_names` are new custom_id → the custom_id of
-    an earlier version.
+    Lines count from `first_line`. A request that is too large has no line, and neither has one whose image cannot be
+    sent: the code says why. `options` are sent and do not change the question; `old_names` are new custom_id → the
+    custom_id of an earlier version.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class RequestLineBuilder:
         *,
         options: Mapping[str, Any],
         old_names: Mapping[str, str],
+        first_line: int = 0,
     ) -> None:
         self._head_digest = sha256(_hashed_head(task).encode())
         self._question_tail = task.question_tail.encode()
@@ -126,7 +128,12 @@ class RequestLineBuilder:
         self._after_message = task.body_tail(options).encode() + b"}\n"
         self._index = index
         self._max_bytes = max_bytes
-        self._written = 0
+        self._written = first_line
+
+    @property
+    def next_line(self) -> int:
+        """The number of the line after the last one."""
+        return self._written
 
     def lines(self, block: list[Message]) -> list[bytes]:
         """The lines of these rows, each with its newline. The index also has the requests that cannot be sent."""

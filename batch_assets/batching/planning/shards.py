@@ -39,7 +39,10 @@ QUEUED_BLOCKS = 4  # to be written; usually of less than a megabyte each
 
 @dataclass(frozen=True)
 class Shard:
-    """A request file. `position` counts from 0; `bytes` are UTF-8. `submission_id` is empty until it is published."""
+    """A request file. `position` counts from 0; `bytes` are UTF-8. `submission_id` is empty until it is published.
+
+    step: of the task that its requests ask.
+    """
 
     position: int
     path: Path
@@ -47,6 +50,7 @@ class Shard:
     requests: int
     bytes: int
     submission_id: str = ""
+    step: int = 0
 
 
 class ShardWriter:
@@ -90,6 +94,15 @@ class ShardWriter:
             stop = max(fitting, done + 1)
             self._append(b"".join(lines[done:stop]), stop - done)
             done, done_bytes = stop, ends[stop - 1]
+
+    @property
+    def files(self) -> int:
+        """How many files there are, with the one that is being filled."""
+        return self._position + (self._file is not None)
+
+    def finish_file(self) -> None:
+        """Let the next line begin a file."""
+        self._finish()
 
     def close(self) -> list[Shard]:
         """Finish the last shard; returns all shards."""

@@ -8,12 +8,11 @@ the parts of the template. Text of an article is always a value: braces in it ha
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from batch_assets.batching.ledger.result_tables import reserved_columns, why_not_a_name
+from batch_assets.batching.planning.task_checks import ARTICLE_FIELDS, mistakes_of
 from batch_assets.batching.provider.endpoint import (
     CHAT_COMPLETIONS,
     EMBEDDINGS,
@@ -24,14 +23,9 @@ from batch_assets.batching.provider.endpoint import (
     nested,
 )
 from batch_assets.batching.task_day import FIRST_TASK, TaskDay
-from batch_assets.output_schema.columns import column_problems
-from batch_assets.output_schema.strict import strict_problems
 
-ARTICLE_FIELDS = ("title", "body", "url", "published_at")
 # Models that reason before they answer. They refuse the sampling parameters of the older models.
 REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-(?:[5-9]|\d\d))(?!.*(?:chat|turbo))")
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-DETAILS = ("low", "high", "original", "auto")
 # How many numbers a vector has without `dimensions`: https://developers.openai.com/api/docs/guides/embeddings
 VECTOR_LENGTHS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 
@@ -75,6 +69,8 @@ class Task:
     image: the further column of the source with an image: the name of a file, or a URL that the API opens.
     image_detail: how closely the model looks at it: low, high, original or auto; None: the API decides.
     dimensions: how many numbers a vector of an embeddings endpoint has; None: as many as is usual for the model.
+    escalation: the steps after the first one: what goes on to each (`on`), and its fields that differ. See `steps`.
+    asks_limit: whether the limit of an answer is a part of the custom_id: of a step that differs in nothing else.
     """
 
     model: str
@@ -92,85 +88,14 @@ class Task:
     image: str | None = None
     image_detail: str | None = None
     dimensions: int | None = None
+    escalation: tuple[Mapping[str, Any], ...] = ()
+    asks_limit: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", tuple(self.columns))  # a list after the ledger's JSON
-        if mistakes := self._mistakes():
+        for name in ("columns", "escalation"):  # lists after the ledger's JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if mistakes := mistakes_of(self):
             raise TaskError(" ".join(mistakes))
-
-    def _mistakes(self) -> list[str]:
-        """A sentence for each mistake."""
-        mistakes = []
-        if why := why_not_a_name(self.name):
-            mistakes.append(why)
-        if not self.model.strip():
-            mistakes.append("The task has no model. Set BATCH_ASSETS_MODEL, or `model` of the task.")
-        if self.endpoint not in ENDPOINTS:
-            mistakes.append(f"The endpoint is {self.endpoint!r}; it must be one of {', '.join(ENDPOINTS)}.")
-            return mistakes
-        mistakes += self._mistakes_of_endpoint()
-        mistakes += self._mistakes_of_template()
-        if self.output_schema is not None:
-            mistakes += [f"output_schema: {problem}" for problem in strict_problems(self.output_schema)]
-            if not mistakes:
-                problems = column_problems(self.output_schema, reserved_columns(has_schema=True))
-                mistakes += [f"output_schema: {problem}" for problem in problems]
-        else:
-            column = {"type": "object", "properties": {self.answer_column: {"type": "string"}}}
-            problems = column_problems(column, reserved_columns(has_schema=False))
-            mistakes += [f"answer_column: {problem}" for problem in problems]
-        return mistakes
-
-    def _mistakes_of_endpoint(self) -> list[str]:
-        """What the endpoint does not take."""
-        endpoint, mistakes = self.of_endpoint, []
-        if endpoint.limit_parameter is not None and self.max_output_tokens < 1:
-            mistakes.append(f"max_output_tokens is {self.max_output_tokens}; it must be at least 1.")
-        not_taken = {
-            "system_prompt": bool(self.system_prompt) and not endpoint.has_instructions,
-            "max_output_tokens": bool(self.max_output_tokens) and endpoint.limit_parameter is None,
-            "output_schema": self.output_schema is not None and endpoint.schema_parameters is None,
-            "image": self.image is not None and endpoint.image is None,
-            "dimensions": self.dimensions is not None and not self.is_vector,
-            **{
-                name: getattr(self, name) is not None and self.is_vector
-                for name in ("temperature", "top_p", "reasoning_effort")
-            },
-        }
-        mistakes += [
-            f"It has `{name}`, which {self.endpoint} does not take. Remove it, or choose another endpoint."
-            for name, is_set in not_taken.items()
-            if is_set
-        ]
-        if self.dimensions is not None and self.dimensions < 1:
-            mistakes.append(f"dimensions is {self.dimensions}; it must be at least 1.")
-        if self.image_detail is not None and self.image is None:
-            mistakes.append("It has image_detail, but no `image`: name the column with the image.")
-        if self.image_detail not in (None, *DETAILS):
-            mistakes.append(f"image_detail is {self.image_detail!r}; it must be one of {', '.join(DETAILS)}.")
-        return mistakes
-
-    def _mistakes_of_template(self) -> list[str]:
-        mistakes = []
-        known = (*ARTICLE_FIELDS, *self.columns)
-        for name in self.columns:
-            if name in (*ARTICLE_FIELDS, "id") or not re.fullmatch(r"\w+", name):
-                mistakes.append(
-                    f"`columns` has {name!r}; it must be another column of the source than id, title, body, url and "
-                    "published_at, of letters, digits and _."
-                )
-        used = set(PLACEHOLDER.findall(self.user_template))
-        if self.image is not None and self.image not in self.columns:
-            mistakes.append(f"`image` is {self.image!r}, which is no further column: add it to `columns`.")
-        if self.image is None and not used.intersection(("body", *self.columns)):
-            mistakes.append("The user template has no {body}, so no article would reach the model. Add it.")
-        for name in sorted(used.difference(known)):
-            if close := get_close_matches(name, known, n=1, cutoff=0.8):
-                mistakes.append(
-                    f"The user template has {{{name}}}, which is no column of the task. Is it {{{close[0]}}}? Name a "
-                    "further column of the source in `columns`."
-                )
-        return mistakes
 
     @property
     def of_endpoint(self) -> Endpoint:
@@ -208,6 +133,8 @@ class Task:
             optional = {endpoint.effort_parameter or "": self.reasoning_effort}
         else:
             optional = {"temperature": self.temperature, "top_p": self.top_p}
+        if self.asks_limit and endpoint.limit_parameter is not None:
+            optional[endpoint.limit_parameter] = self.max_output_tokens
         set_ones = nested({name: value for name, value in optional.items() if value is not None})
         return set_ones if self.output_schema is None else {**set_ones, **endpoint.schema_of(self.output_schema)}
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batch_assets.batching.planning.task import DETAILS, Task, TaskError
+from batch_assets.batching.planning.task import Task, TaskError
+from batch_assets.batching.planning.task_checks import DETAILS
 from batch_assets_tests.rendered import message_of, rendered
 
 REASONING = ["o1", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini", "gpt-6-luna", "gpt-10", "ft:gpt-5-mini:acme::a1b2"]
