@@ -51,7 +51,7 @@ def keys_of(project: Project, names: Iterable[str] = ("summaries", "twin", "topi
 
 def submission_of(project: Project, **options: Any) -> dg.ExecuteInProcessResult:
     """A run of all tasks for all days, from the source to the batches."""
-    submitted = [key for keys in keys_of(project) for key in keys[:2]]
+    submitted = [key for keys in project.tasks.keys.values() for key in keys[:2]]
     return dg.materialize(
         project.assets,
         selection=[project.tasks.feeds[0].key, *submitted],
@@ -156,3 +156,29 @@ def test_the_next_round_of_a_task_asks_for_its_assets_only(several: Project) -> 
     assert (day.day, day.task, day.arguments) == (DAYS[0], "topics", f"{DAYS[0]} --task topics")
     assert Step.NEXT_ROUND
     assert datetime.now(UTC) >= day.at
+
+
+def test_a_request_is_taken_from_step_to_step(several: Project) -> None:
+    """The engine ends an answer at the limit: of one token, then of thousands."""
+    first = first_task(several.source, max_output_tokens=1, escalation=({"max_output_tokens": 4000, "on": ["cut"]},))
+    several.other_tasks = first
+    runs = []
+    for _ in range(2):
+        submission_of(several)
+        several.wait_for_batches()
+        for request in tick(several):
+            runs.append((request.run_key or "").split("/")[0])
+            assert execute(several, request).success
+    assert runs == ["collect", "collect"]
+    assert several.rows("SELECT DISTINCT status, finish_reason FROM summaries") == [("answered", "stop")]
+    assert several.rows("SELECT step, sum(requests) FROM batch_request_file GROUP BY step ORDER BY step") == [
+        (0, 6),
+        (1, 6),
+    ]
+    record = several.instance.get_latest_materialization_event(dg.AssetKey("summaries"))
+    assert record is not None
+    assert record.asset_materialization is not None
+    metadata = record.asset_materialization.metadata
+    assert metadata["requests_of_later_steps"].value == 2
+    table: Any = metadata["spending_by_step"].value
+    assert [(row.data["step"], row.data["requests"]) for row in table.records] == [(0, 2), (1, 2)]
