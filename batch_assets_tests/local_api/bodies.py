@@ -28,11 +28,13 @@ Bodies = list[tuple[str, Any]]
 TEXT = "The council approved the new bridge on Monday. It will cost 40 million euros. Work begins in spring."
 REQUESTS: dict[Endpoint, dict[str, Any]] = {
     "/v1/chat/completions": chat_body(),
+    "/v1/completions": {"model": "gpt-3.5-turbo-instruct", "prompt": [TEXT, "Two."], "n": 2, "echo": True},
     "/v1/responses": {"model": "gpt-5-mini", "input": TEXT, "metadata": {"a": "b"}},
     "/v1/embeddings": {"model": "text-embedding-3-small", "input": [TEXT, "b"]},
 }
 ANSWERS: dict[str, str] = {
     "/v1/chat/completions": "CreateChatCompletionResponse",
+    "/v1/completions": "CreateCompletionResponse",
     "/v1/responses": "Response",
     "/v1/embeddings": "CreateEmbeddingResponse",
 }

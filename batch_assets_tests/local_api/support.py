@@ -21,7 +21,7 @@ from openai.types import Batch
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets_tests.local_api_client import LocalApi
 
-Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/v1/responses"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations", "/v1/responses"]
 ENDPOINT: Final = "/v1/chat/completions"
 ARTICLE = (
     "The council approved the new bridge on Monday. It will cost 40 million euros. "

@@ -6,19 +6,13 @@ import hashlib
 from typing import Any, TypedDict
 
 from batch_assets.local_api.endpoints import embeddings, models
+from batch_assets.local_api.endpoints.registry import ENDPOINTS
 from batch_assets.local_api.settings import Limits
 from batch_assets.local_api.wire import errors, strict_json
 from batch_assets.local_api.wire.errors import ApiError
 
 # Ours, so that no line needs more memory than a direct request may. OpenAI's limit is not known.
 MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
-
-# What a body must have besides the model, and the endpoint's name in OpenAI's refusal to stream.
-_REQUIRED = {
-    "/v1/chat/completions": ("messages", "Chat Completions"),
-    "/v1/embeddings": ("input", "Embeddings"),
-    "/v1/responses": ("input", "Responses"),
-}
 
 
 class Problem(TypedDict):
@@ -53,7 +47,7 @@ class LineChecker:
         self.is_over_limit = False
         self._endpoint = endpoint
         self._maximum_inputs = limits.batch_embedding_inputs
-        self._required, self._endpoint_name = _REQUIRED[endpoint]
+        self._required, self._title = ENDPOINTS[endpoint].required, ENDPOINTS[endpoint].title
         self._ids: set[bytes] = set()
         self._inputs = 0
 
@@ -98,11 +92,11 @@ class LineChecker:
                 message = f"The provided model '{model}' is not supported by the Batch API."
                 raise LineError("model_not_found", message, param="body.model")
             self.model = self.model or model
-        if self._required not in body:
-            message = f"{self._required.title()} parameter is required."
-            raise LineError("invalid_request", message, param=f"body.{self._required}")
+        if body.keys().isdisjoint(self._required):
+            name = self._required[0]
+            raise LineError("invalid_request", f"{name.title()} parameter is required.", param=f"body.{name}")
         if body.get("stream"):
-            message = f"{self._endpoint_name}: Streaming is not supported in the Batch API."
+            message = f"{self._title}: Streaming is not supported in the Batch API."
             raise LineError("streaming_unsupported", message, param="body.stream")
         if model != self.model:
             message = (

@@ -16,9 +16,16 @@ from batch_assets.local_api.engines.engine import Engine
 from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets.local_api.wire import errors
 from batch_assets.local_api.wire.errors import ApiError
-from batch_assets.local_api.wire.parameters import read_model
+from batch_assets.local_api.wire.parameter_table import Parameter, check_parameters, integer, string, unchecked
+from batch_assets.local_api.wire.parameters import read_model, unrecognized_argument
 
-_PARAMETERS = ("input", "model", "dimensions", "encoding_format", "user")
+_PARAMETERS = {
+    "input": Parameter(unchecked),
+    "model": Parameter(unchecked),
+    "dimensions": Parameter(integer(minimum=1)),
+    "encoding_format": Parameter(unchecked),
+    "user": Parameter(string()),
+}
 _FORMATS = ("float", "base64")
 _DEFAULT_DIMENSIONS = 1536
 _DIMENSIONS = {"text-embedding-3-large": 3072}
@@ -35,9 +42,8 @@ def answer(_: Engine, body: object) -> dict[str, Any]:
     """The embeddings for a request body. Raises ApiError for a body that OpenAI would refuse."""
     if not isinstance(body, dict):
         raise errors.invalid_type("body", "an object", body)
-    model = read_model(body, _PARAMETERS)
-    if body.get("user") is not None:
-        errors.check_string("user", body["user"])
+    check_parameters(body, _PARAMETERS, unrecognized_argument)
+    model = read_model(body)
     inputs = read_inputs(body.get("input"))
     encoding = body.get("encoding_format") or "float"
     if encoding not in _FORMATS:
@@ -94,10 +100,9 @@ def _invalid_input() -> ApiError:
     )
 
 
-def _read_dimensions(value: object, model: str, size: int) -> int:
-    if value is None:
+def _read_dimensions(dimensions: int | None, model: str, size: int) -> int:
+    if dimensions is None:
         return size
-    dimensions = errors.check_integer("dimensions", value, minimum=1)
     if model == _FIXED_MODEL:
         raise ApiError(400, "This model does not support specifying dimensions.")
     if dimensions > size:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from batch_assets.local_api.endpoints import chat, embeddings, models, responses
+from batch_assets.local_api.endpoints import chat, completions, embeddings, models, moderations, responses
 from batch_assets.local_api.engines.engine import Engine
 from batch_assets.local_api.engines.engine_choice import Engines, Forwarder
 
-Endpoint = Callable[[Engine, object], dict[str, Any]]
-"""Makes OpenAI's response object of a request body. Raises ApiError for a body that OpenAI would refuse."""
+
+class Endpoint(NamedTuple):
+    """answer: makes OpenAI's response object of a request body. Raises ApiError for a body that OpenAI would refuse.
+
+    title: the endpoint's name in OpenAI's refusal to stream.
+    required: what a body in a batch must have besides the model: one of these. The error names the first.
+    """
+
+    answer: Callable[[Engine, object], dict[str, Any]]
+    title: str
+    required: tuple[str, ...]
+
 
 ENDPOINTS: dict[str, Endpoint] = {
-    "/v1/chat/completions": chat.answer,
-    "/v1/embeddings": embeddings.answer,
-    "/v1/responses": responses.answer,
+    "/v1/chat/completions": Endpoint(chat.answer, "Chat Completions", ("messages",)),
+    "/v1/completions": Endpoint(completions.answer, "Completions", ("prompt",)),
+    "/v1/embeddings": Endpoint(embeddings.answer, "Embeddings", ("input",)),
+    "/v1/moderations": Endpoint(moderations.answer, "Moderations", ("input",)),
+    # OpenAI takes the input of a stored object in place of `input`.
+    "/v1/responses": Endpoint(
+        responses.answer, "Responses", ("input", "prompt", "previous_response_id", "conversation")
+    ),
 }
 
 
@@ -30,4 +45,4 @@ def answer(engines: Engines, endpoint: str, body: object, *, stop: threading.Eve
         return engine.forward(endpoint, body, stop=stop, attempts=attempts)
     if isinstance(body, dict):
         models.check_model(body.get("model"), endpoint)
-    return ENDPOINTS[endpoint](engine, body)
+    return ENDPOINTS[endpoint].answer(engine, body)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from batch_assets.local_api.engines import extractive
 from batch_assets.local_api.engines.answer_format import AnswerFormat
-from batch_assets.local_api.engines.tokens import count_tokens, first_tokens
+from batch_assets.local_api.engines.images import Image, describe
+from batch_assets.local_api.engines.tokens import count_tokens, cut, first_tokens
 
 _MAXIMUM_SENTENCES = 3
 # The limit of a request without one. Every summary is far shorter.
@@ -16,6 +17,7 @@ _DEFAULT_MAXIMUM_TOKENS = 16_384
 # OpenAI's chat format costs 3 tokens a message, and 3 at the beginning of the answer (openai-cookbook, token counting).
 _TOKENS_PER_MESSAGE = 3
 _TOKENS_PER_ANSWER = 3
+_UNSEEN = "An image. (The engine `instant` looks at no image.)"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class ChatRequest:
     text, title: of the article that the user wants summarised.
     max_tokens: the client's limit for the answer, or None.
     answer_format: of the JSON that the client wants; None for text.
+    images: those of the message that the engine answers. Captions of them are the answer, in place of a summary.
+    other_images: those of the other messages, for counting tokens.
     """
 
     model: str
@@ -34,6 +38,8 @@ class ChatRequest:
     title: str | None
     max_tokens: int | None
     answer_format: AnswerFormat | None = None
+    images: Sequence[Image] = ()
+    other_images: Sequence[Image] = ()
 
 
 @dataclass(frozen=True)
@@ -55,37 +61,46 @@ class Engine(Protocol):
 
 
 class ExtractiveEngine:
-    """Summaries of a text's own best sentences: no download, and the same answer every time."""
+    """Summaries of a text's own best sentences, and captions of images: no download, and the same answer every time."""
 
     name = "extractive"
 
     def complete(self, request: ChatRequest) -> Completion:
+        prompt_tokens = _prompt_tokens(request)
+        if request.images or request.other_images:
+            captions = [describe(image) for image in request.images]
+            prompt_tokens += sum(found.tokens for found in captions)
+            prompt_tokens += sum(describe(image).tokens for image in request.other_images)
+            if captions:
+                request = replace(request, text="\n".join(found.caption for found in captions), title=None)
         limit = request.max_tokens or _DEFAULT_MAXIMUM_TOKENS
         finish_reason = "stop"
         if request.answer_format is not None:
-            text = _json_answer(
-                request.answer_format, request, lambda: self._summarise(request, _DEFAULT_MAXIMUM_TOKENS)
-            )
+            text = _json_answer(request.answer_format, request, lambda: _written(request, _DEFAULT_MAXIMUM_TOKENS))
             tokens = count_tokens(text)
             if tokens > limit:
                 text, tokens, finish_reason = first_tokens(text, limit), limit, "length"
-            return Completion(text, finish_reason, _prompt_tokens(request), tokens)
-        summary = self._summarise(request, _DEFAULT_MAXIMUM_TOKENS)
-        tokens = count_tokens(summary)
+            return Completion(text, finish_reason, prompt_tokens, tokens)
+        text = _written(request, _DEFAULT_MAXIMUM_TOKENS)
+        tokens = count_tokens(text)
         if tokens > limit:
             finish_reason = "length"
-            summary = self._summarise(request, limit)
-            tokens = count_tokens(summary)
-        return Completion(summary, finish_reason, _prompt_tokens(request), tokens)
+            text = _written(request, limit)
+            tokens = count_tokens(text)
+        return Completion(text, finish_reason, prompt_tokens, tokens)
 
-    def _summarise(self, request: ChatRequest, max_tokens: int) -> str:
-        return extractive.summarise(
-            request.text, title=request.title, max_tokens=max_tokens, max_sentences=_MAXIMUM_SENTENCES
-        )
+
+def _written(request: ChatRequest, max_tokens: int) -> str:
+    """The captions of a request with images, otherwise the summary."""
+    if request.images:
+        return cut(request.text, max_tokens)[0]
+    return extractive.summarise(
+        request.text, title=request.title, max_tokens=max_tokens, max_sentences=_MAXIMUM_SENTENCES
+    )
 
 
 class InstantEngine:
-    """Echoes the first 20 words, so that a benchmark measures everything but the engine.
+    """Echoes the first 20 words, so that a benchmark measures everything but the engine. It looks at no image.
 
     A word counts as a token of the answer. Four characters count as a token of the prompt, and of an answer in JSON.
     """
@@ -94,6 +109,8 @@ class InstantEngine:
 
     def complete(self, request: ChatRequest) -> Completion:
         prompt_tokens = sum(map(len, request.prompt)) // 4
+        if request.images:
+            request = replace(request, text=_UNSEEN, title=None)
         # Cut before it is split, so that a long article costs no more than a short one.
         words = request.text[:1000].split(maxsplit=20)[:20]
         if request.answer_format is not None:

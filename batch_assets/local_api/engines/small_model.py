@@ -20,9 +20,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from batch_assets.local_api.endpoints import chat
-from batch_assets.local_api.endpoints.answer_format import responses_format
-from batch_assets.local_api.endpoints.response_input import read_input
+from batch_assets.local_api.endpoints import chat, responses
 from batch_assets.local_api.engines.remote_engine import EngineUnavailableError, ForwardedError, RemoteEngine
 from batch_assets.local_api.wire.errors import ApiError, server_error
 
@@ -31,6 +29,8 @@ logger = logging.getLogger(__name__)
 CONTEXT_TOKENS = 8192
 # No answer is longer. A model so small does not always end an answer by itself.
 ANSWER_TOKENS = 512
+# The parameters of a chat that llama.cpp honours. The model was not trained to call tools: it ignores them.
+_HONOURED = ("logit_bias", "logprobs", "stop", "top_logprobs")
 _FINGERPRINT = "fp_local_smollm2"
 
 
@@ -65,10 +65,7 @@ class SmallModel:
         """The model's answer, in OpenAI's form. Raises ApiError, and EngineUnavailableError as RemoteEngine does."""
         if problem := missing_packages():
             raise ApiError(404, problem, param="model", code="model_not_found")
-        if endpoint == "/v1/chat/completions":
-            chat.check(body)
-        elif isinstance(body, dict) and isinstance(body.get("text"), dict):
-            body = _with_chat_format(body, body["text"])
+        body = _checked(endpoint, body)
         try:
             answer = self._running().forward(endpoint, _limited(body), stop=stop, attempts=attempts)
         except ForwardedError as error:
@@ -132,12 +129,26 @@ def _limited(body: object) -> object:
     return {**body, **{name: min(value, ANSWER_TOKENS) for name, value in given.items()}}
 
 
-def _with_chat_format(body: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+def _checked(endpoint: str, body: Any) -> Any:
+    """The request for llama.cpp. Raises ApiError for one that OpenAI would refuse, and for what llama.cpp ignores."""
+    if endpoint == "/v1/chat/completions":
+        request, _ = chat.read_request(body, honoured=_HONOURED)
+    elif endpoint == "/v1/responses":
+        request, echo = responses.read_request(body)
+        body = _with_chat_format(body, echo["text"]["format"])
+    else:
+        raise ApiError(400, f"The engine 'smollm2' has no {endpoint}.", code="unsupported_endpoint")
+    if request.images or request.other_images:
+        # OpenAI's message for a model that takes text only.
+        raise ApiError(400, "Invalid content type. image_url is only supported by certain models.", param="messages")
+    return body
+
+
+def _with_chat_format(body: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """The request for a response, with the format of its text where llama.cpp looks for it: as in a chat request.
 
-    llama.cpp ignores `text.format`, and would write prose. Raises ApiError for a format that OpenAI would refuse.
+    llama.cpp ignores `text.format`, and would write prose.
     """
-    wanted = responses_format(text, read_input(body)[0])[1]
     if wanted["type"] == "text":
         return body
     schema = {name: wanted[name] for name in ("name", "schema", "strict") if name in wanted}

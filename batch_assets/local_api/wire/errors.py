@@ -88,6 +88,20 @@ def out_of_range(
     return None
 
 
+def array_length(param: str, length: int, *, minimum: int, maximum: int | None) -> ApiError | None:
+    """The error for an array with too few or too many items; None for one within the limits."""
+    if length < minimum:
+        message = f"empty array. Expected an array with minimum length {minimum}, but got an empty array instead."
+        return ApiError(400, f"Invalid '{param}': {message}", param=param, code="empty_array")
+    if maximum is not None and length > maximum:
+        message = (
+            f"array too long. Expected an array with maximum length {maximum}, "
+            f"but got an array with length {length} instead."
+        )
+        return ApiError(400, f"Invalid '{param}': {message}", param=param, code="array_above_max_length")
+    return None
+
+
 def check_integer(param: str, value: object, *, minimum: int | None = None, maximum: int | None = None) -> int:
     """`value` as an integer in its range. Raises ApiError otherwise. A JSON true is no integer."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -51,6 +51,10 @@ def new_completion_id() -> str:
     return "chatcmpl-" + _base62(29)
 
 
+def new_text_completion_id() -> str:
+    return "cmpl-" + _base62(29)
+
+
 def new_response_id() -> str:
     return "resp_" + _hex(50)
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from batch_assets.local_api.wire import errors
 from batch_assets.local_api.wire.errors import ApiError
+from batch_assets.local_api.wire.parameter_table import array, boolean, choice, either, members, string
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+VERBOSITIES = ("low", "medium", "high")
+MAXIMUM_IDENTIFIER = 128
+"""Characters of a `safety_identifier` [types of the SDK 3.54.0]."""
+PROMPT_CACHE_OPTIONS = members(
+    comparison_response_id=string(),
+    mode=choice("implicit", "explicit"),
+    prewarm=boolean,
+    ttl=choice("30m", "12h"),
+)
+STOP = either(
+    "one of a string or array of strings", str=string(), list=array(string(), "an array of strings", maximum=4)
+)
+_POLICY = members(required=("mode",), mode=choice("score", "block"))
+MODERATION = members(required=("model",), model=string(), policy=members(input=_POLICY, output=_POLICY))
 
 _REASONING_MODEL = re.compile(r"(o[1-9]|gpt-([5-9]|[1-9][0-9]))(?![0-9])", re.ASCII)
 _TITLE = "Title: "
@@ -32,18 +48,6 @@ def read_integer(text: str) -> int | str:
     return int(text) if is_integer else text
 
 
-def check_ranges(body: dict[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises ApiError for a parameter that is present and is no number in its range, both ends included."""
-    for name, (minimum, maximum) in ranges.items():
-        value = body.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise errors.invalid_type(name, "a decimal", value)
-        if error := errors.out_of_range(name, "decimal", value, minimum=minimum, maximum=maximum):
-            raise error
-
-
 def check_metadata(metadata: object) -> dict[str, str] | None:
     """At most 16 pairs, with keys of at most 64 characters, and values that are strings of at most 512."""
     if metadata is None:
@@ -62,6 +66,11 @@ def check_metadata(metadata: object) -> dict[str, str] | None:
     return metadata
 
 
+def metadata(_: str, value: Any) -> None:
+    """The check of `metadata` in a table."""
+    check_metadata(value)
+
+
 def split_title(text: str) -> tuple[str | None, str]:
     """Title and text of an article. A first line `Title: …` is the title, and not a part of the text."""
     if not text.startswith(_TITLE):
@@ -70,12 +79,23 @@ def split_title(text: str) -> tuple[str | None, str]:
     return first.removeprefix(_TITLE).strip() or None, rest.lstrip("\n")
 
 
-def read_model(body: dict[str, Any], known: Collection[str]) -> str:
-    """The request's model. Raises ApiError without one, and for an unknown parameter."""
-    for name in body:
-        if name not in known:
-            raise ApiError(400, f"Unrecognized request argument supplied: {name}")
+def read_model(body: dict[str, Any]) -> str:
+    """The request's model. Raises ApiError without one."""
     model = body.get("model")
     if not model:
         raise ApiError(400, "you must provide a model parameter")
     return errors.check_string("model", model)
+
+
+def unrecognized_argument(name: str) -> ApiError:
+    """OpenAI's older error for an unknown parameter, of all endpoints but `/v1/responses`."""
+    return ApiError(400, f"Unrecognized request argument supplied: {name}")
+
+
+def check_stream(body: dict[str, Any]) -> None:
+    """Raises ApiError for a request to stream, and OpenAI's error for options of a stream without one."""
+    if body.get("stream"):
+        raise errors.streaming_unsupported()
+    if body.get("stream_options") is not None:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise ApiError(400, message, param="stream_options")

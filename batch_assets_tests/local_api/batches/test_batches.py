@@ -150,7 +150,7 @@ def test_batches_are_listed_newest_first(local_api: LocalApi) -> None:
         (
             {"endpoint": "/v1/invalid/endpoint"},
             "Invalid value: '/v1/invalid/endpoint'. Supported values are: "
-            "'/v1/chat/completions', '/v1/embeddings', and '/v1/responses'.",
+            "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', '/v1/moderations', and '/v1/responses'.",
             "endpoint",
             "invalid_value",
         ),

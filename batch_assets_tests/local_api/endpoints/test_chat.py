@@ -174,8 +174,8 @@ def test_other_models_take_temperature_and_max_tokens(model: str) -> None:
             "array of objects, but got an integer instead.",
         ),
         (
-            {"messages": messages([{"type": "image_url", "image_url": {"url": "https://x"}}])},
-            "Invalid content type. image_url is only supported by certain models.",
+            {"messages": messages([{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}])},
+            "Invalid content type. input_audio is only supported by certain models.",
         ),
         (
             {"messages": messages([{"type": "text"}])},

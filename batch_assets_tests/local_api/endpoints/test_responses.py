@@ -131,9 +131,10 @@ NO_INPUT = "One of \"input\" or \"previous_response_id\" or 'prompt' or 'convers
             "missing_required_parameter",
         ),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
             400,
-            "Invalid value: 'input_image'. Supported values are: 'input_text', 'output_text', and 'refusal'.",
+            "Invalid value: 'input_file'. Supported values are: 'input_text', 'output_text', 'refusal', and "
+            "'input_image'.",
             "input[0].content[0].type",
             "invalid_value",
         ),
@@ -167,21 +168,14 @@ NO_INPUT = "One of \"input\" or \"previous_response_id\" or 'prompt' or 'convers
             None,
             "model_not_found",
         ),
-        *(
-            (
-                changes,
-                400,
-                f"Unsupported value: '{param}' does not support a value other than the default with the local Batch "
-                "API, whose engine writes at once, and calls no tools.",
-                param,
-                "unsupported_value",
-            )
-            for changes, param in (
-                ({"stream": True}, "stream"),
-                ({"background": True}, "background"),
-                ({"tools": [{"type": "web_search"}]}, "tools"),
-            )
+        (
+            {"stream": True},
+            400,
+            "Unsupported value: 'stream' does not support true with the local Batch API.",
+            "stream",
+            "unsupported_value",
         ),
+        ({"input": ..., "prompt": {"id": "pmpt_1"}}, 404, "Prompt with id 'pmpt_1' not found.", None, None),
     ],
 )
 def test_requests_that_are_refused(
@@ -215,6 +209,27 @@ def test_a_batch_of_responses_has_the_sum_of_their_usage(shared_api: LocalApi) -
         "output_tokens": sum(usage["output_tokens"] for usage in usages),
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": sum(usage["total_tokens"] for usage in usages),
+    }
+
+
+def test_a_line_without_input_fails_alone_where_it_refers_to_a_stored_object(shared_api: LocalApi) -> None:
+    references: dict[str, Any] = {
+        "prompt": {"id": "pmpt_1", "variables": {"a": "b"}},
+        "conversation": "conv_1",
+        "previous_response_id": "resp_1",
+    }
+    lines = [
+        request_line(name, url=PATH, body=responses_body(input=..., **{name: value}))
+        for name, value in references.items()
+    ]
+    lines.append(request_line("good", url=PATH, body=responses_body()))
+    output, errors = results(shared_api, shared_api.wait(submit(shared_api, lines, PATH).id))
+    assert [line["custom_id"] for line in output] == ["good"]
+    messages = {line["custom_id"]: line["response"]["body"]["error"]["message"] for line in errors}
+    assert messages == {
+        "prompt": "Prompt with id 'pmpt_1' not found.",
+        "conversation": "Conversation with id 'conv_1' not found.",
+        "previous_response_id": "Previous response with id 'resp_1' not found.",
     }
 
 

@@ -34,7 +34,9 @@ def test_requests_and_responses_are_forwarded_unchanged(
     caplog.set_level(logging.DEBUG)
     # A format that OpenAI refuses: only the other server decides.
     wanted = {"type": "json_schema", "json_schema": {"name": "a b", "strict": True, "schema": {"type": "array"}}}
-    body = chat_body(top_k=5, response_format=wanted, temperature=7, guided_regex="é\ud800")
+    content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}]
+    body = chat_body(top_k=5, response_format=wanted, temperature=7, guided_regex="é\ud800", tools=5, stop="x", n=2)
+    body["messages"].append({"role": "user", "content": content})
     with upstream(good_reply) as up, serving(tmp_path, engine=up.url) as api:
         batch = api.wait(submit(api, [request_line(body=body)]).id)
         (output,), errors = results(api, batch)

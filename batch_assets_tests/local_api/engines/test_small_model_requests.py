@@ -59,3 +59,44 @@ def test_a_schema_that_openai_refuses_is_not_sent(monkeypatch: pytest.MonkeyPatc
             with pytest.raises(ApiError, match="Invalid schema for response_format 'facts'"):
                 forwarded(monkeypatch, up, endpoint, body)
         assert up.received == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stop": ["\n"], "logit_bias": {"28": -100}},
+        {"logprobs": True, "top_logprobs": 2},
+        {"tools": [], "tool_choice": "none", "seed": 5, "temperature": 0.5},
+    ],
+)
+def test_what_llama_cpp_honours_is_sent(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    body = chat_body(**changes)
+    with upstream(good_reply) as up:
+        assert forwarded(monkeypatch, up, ENDPOINT, body) == body
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "message"),
+    [
+        (ENDPOINT, chat_body(tools=[TOOL]), "'tools' is not supported"),
+        (ENDPOINT, chat_body(tool_choice="required"), "'tool_choice' does not support 'required'"),
+        (ENDPOINT, chat_body(web_search_options={}), "'web_search_options' is not supported"),
+        (ENDPOINT, chat_body(messages=[{"role": "user", "content": [PICTURE]}]), "image_url is only supported by"),
+        ("/v1/responses", {"model": "m", "input": "One.", "tools": [TOOL]}, "'tools' is not supported"),
+        ("/v1/responses", {"model": "m", "input": "One.", "background": True}, "'background' does not support true"),
+        ("/v1/completions", {"model": "m", "prompt": "One."}, "The engine 'smollm2' has no /v1/completions"),
+        ("/v1/embeddings", {"model": "m", "input": "One."}, "The engine 'smollm2' has no /v1/embeddings"),
+    ],
+)
+def test_what_llama_cpp_would_ignore_is_refused(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, body: dict[str, Any], message: str
+) -> None:
+    with upstream(good_reply) as up:
+        with pytest.raises(ApiError, match=message) as refusal:
+            forwarded(monkeypatch, up, endpoint, body)
+        assert refusal.value.status == 400
+        assert not up.received

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
-from openai.types import Batch, CreateEmbeddingResponse, FileDeleted, FileObject, Model
+from openai.types import Batch, Completion, CreateEmbeddingResponse, FileDeleted, FileObject, Model
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from pydantic import BaseModel
@@ -20,6 +20,7 @@ from batch_assets_tests.local_api.bodies import Bodies, collect
 TYPES: dict[str, type[BaseModel]] = {
     "Batch": Batch,
     "CreateChatCompletionResponse": ChatCompletion,
+    "CreateCompletionResponse": Completion,
     "CreateEmbeddingResponse": CreateEmbeddingResponse,
     "DeleteFileResponse": FileDeleted,
     "Model": Model,
@@ -32,6 +33,7 @@ DESCRIPTION = Path(local_api.__file__).with_name("openapi.json")
 # OpenAI's names → the names in our description, if they differ.
 DESCRIBED = {
     "CreateChatCompletionResponse": "ChatCompletion",
+    "CreateCompletionResponse": "Completion",
     "CreateEmbeddingResponse": "Embeddings",
     "DeleteFileResponse": "FileDeleted",
     "ErrorResponse": "Error",
