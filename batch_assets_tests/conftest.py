@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ for name in [name for name in os.environ if name.startswith(("OPENAI_", "BATCH_A
 
 from batch_assets.local_api.serving.keys import given_key
 from batch_assets.local_api.serving.server import serve
+from batch_assets.local_api.settings import Timing
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import Project, generated_articles, write_articles
 
@@ -73,8 +75,12 @@ def pytest_unconfigure() -> None:
 def serving(directory: Path, **options: Any) -> Iterator[LocalApi]:
     """Serve a directory from a thread of this process; the options are those of `serve`.
 
-    Without a key, unless the options or the environment have one, or say `without_key=False`.
+    Without a key, unless the options or the environment have one, or say `without_key=False`. Without the pause before
+    a batch's first line, unless they have `first_line_seconds`.
     """
+    options["timing"] = replace(
+        options.get("timing") or Timing(), first_line_seconds=options.pop("first_line_seconds", 0.0)
+    )
     options.setdefault("without_key", options.get("api_key") is None and given_key() is None)
     stop, listening = threading.Event(), threading.Event()
     urls: list[str] = []

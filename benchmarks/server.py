@@ -15,7 +15,8 @@ SECONDS_TO_START = 30
 PROGRAM = """
 import pathlib, sys
 from batch_assets.local_api.serving.server import serve
-serve(pathlib.Path(sys.argv[1]), engine="instant", without_key=True)
+from batch_assets.local_api.settings import Timing
+serve(pathlib.Path(sys.argv[1]), engine="instant", without_key=True, timing=Timing(first_line_seconds=0))
 """
 
 

@@ -33,6 +33,9 @@ class Timing:
     # Batches: the time slice of a batch in a worker thread. It also bounds what a kill can undo, since results are
     # recorded at its end.
     time_slice_seconds: float = 0.01
+    # From the creation of a batch to its first line, so that a client can cancel each batch that it has just created,
+    # as at OpenAI, where no batch is that fast.
+    first_line_seconds: float = 0.3
     # After an error that the batch did not cause, such as a full disk.
     batch_retry_seconds: float = 5.0
     # "By default, files with purpose=batch expire after 30 days and all other files are persisted" [docs]

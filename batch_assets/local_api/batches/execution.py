@@ -162,8 +162,9 @@ class Executor:
     def _open(self, run: BatchRun) -> None:
         if open_run(run, self._store, self._settings) is BatchStatus.FAILED:
             self._queue.remove(run)
-        else:
-            self._requeue(run)
+            return
+        first_line_at = min(run.created_at + self._settings.timing.first_line_seconds, run.expires_at)
+        self._queue.put(run, max(first_line_at, run.due_at(self._settings.batch_seconds)))
 
     def _requeue(self, run: BatchRun) -> None:
         self._queue.put(run, run.due_at(self._settings.batch_seconds))

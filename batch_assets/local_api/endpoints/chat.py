@@ -14,7 +14,7 @@ from batch_assets.local_api.endpoints.answer_format import chat_format
 from batch_assets.local_api.endpoints.chat_messages import read_messages
 from batch_assets.local_api.endpoints.chat_parameters import PARAMETERS
 from batch_assets.local_api.endpoints.messages import chat_request
-from batch_assets.local_api.engines.engine import ChatRequest, Completion, Engine
+from batch_assets.local_api.engines.engine import ChatRequest, Completion, Engine, cut_at_stop
 from batch_assets.local_api.wire import errors, ids
 from batch_assets.local_api.wire.errors import ApiError
 from batch_assets.local_api.wire.parameter_table import check_parameters, refuse_unsupported
@@ -23,6 +23,7 @@ from batch_assets.local_api.wire.parameters import (
     given,
     is_reasoning_model,
     read_model,
+    read_stop,
     unrecognized_argument,
 )
 
@@ -30,7 +31,8 @@ from batch_assets.local_api.wire.parameters import (
 def answer(engine: Engine, body: object) -> dict[str, Any]:
     """The chat completion for a request body. Raises ApiError for a body that OpenAI or the engine would refuse."""
     request, choices = read_request(body)
-    return completion_object(engine.name, request, engine.complete(request), choices)
+    completion = cut_at_stop(engine.complete(request), request.stop)
+    return completion_object(engine.name, request, completion, choices)
 
 
 def completion_object(engine: str, request: ChatRequest, completion: Completion, choices: int) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def read_request(body: object, honoured: Collection[str] = ()) -> tuple[ChatRequ
     if is_reasoning_model(model):
         _check_reasoning_model(body)
     choices: Any = given(body, "n", 1)
-    return chat_request(model, messages, max_tokens=max_tokens, answer_format=answer_format), choices
+    request = chat_request(model, messages, max_tokens=max_tokens, answer_format=answer_format, stop=read_stop(body))
+    return request, choices
 
 
 def _read_max_tokens(body: dict[str, Any]) -> int | None:

@@ -20,42 +20,24 @@ from batch_assets.local_api.wire.parameter_table import (
     unchecked,
 )
 
+_A_STRING_OR_OBJECT = "one of a string or object"
+
 # From OpenAI's OpenAPI document of 2026-08-21, CreateChatCompletionRequest, and from the types of the SDK 3.54.0.
 PARAMETERS: dict[str, Parameter] = {
     "audio": Parameter(members(required=("voice", "format"), voice=unchecked, format=string()), only()),
     "frequency_penalty": Parameter(decimal(-2, 2)),
+    "functions": Parameter(array(an_object, "an array of objects", maximum=128), only([])),
     "function_call": Parameter(
-        either(
-            "one of a string or object", str=choice("none", "auto"), dict=members(required=("name",), name=string())
-        ),
+        either(_A_STRING_OR_OBJECT, str=choice("none", "auto"), dict=members(required=("name",), name=string())),
         only("none", "auto"),
     ),
-    "functions": Parameter(
-        array(an_object, "an array of objects", maximum=128),
-        only(
-            [],
-        ),
-    ),
-    "logit_bias": Parameter(
-        mapping(integer(-100, 100)),
-        only(
-            {},
-        ),
-    ),
-    "logprobs": Parameter(
-        boolean,
-        only(
-            False,
-        ),
-    ),
+    "logit_bias": Parameter(mapping(integer(-100, 100)), only({})),
+    "logprobs": Parameter(boolean, only(False)),
     "max_completion_tokens": Parameter(integer(minimum=1)),
     "max_tokens": Parameter(integer(minimum=1)),
     "messages": Parameter(unchecked),
     "metadata": Parameter(parameters.metadata),
-    "modalities": Parameter(
-        array(choice("text", "audio"), "an array of strings"),
-        only([], ["text"]),
-    ),
+    "modalities": Parameter(array(choice("text", "audio"), "an array of strings"), only([], ["text"])),
     "model": Parameter(unchecked),
     "moderation": Parameter(parameters.MODERATION, only()),
     "n": Parameter(integer(1, 128)),
@@ -70,29 +52,19 @@ PARAMETERS: dict[str, Parameter] = {
     "safety_identifier": Parameter(string(parameters.MAXIMUM_IDENTIFIER)),
     "seed": Parameter(integer(-(2**63), 2**63 - 1)),
     "service_tier": Parameter(choice("auto", "default", "flex", "scale", "priority", "fast")),
-    "stop": Parameter(parameters.STOP, only([])),
+    "stop": Parameter(parameters.STOP),
     "store": Parameter(boolean),
     "stream": Parameter(boolean),
     "stream_options": Parameter(an_object),
     "temperature": Parameter(decimal(0, 2)),
+    "tools": Parameter(array(an_object, "an array of objects"), only([])),
     "tool_choice": Parameter(
-        either("one of a string or object", str=choice("none", "auto", "required"), dict=an_object),
-        only("none", "auto"),
+        either(_A_STRING_OR_OBJECT, str=choice("none", "auto", "required"), dict=an_object), only("none", "auto")
     ),
-    "tools": Parameter(
-        array(an_object, "an array of objects"),
-        only(
-            [],
-        ),
-    ),
-    "top_logprobs": Parameter(
-        integer(0, 20),
-        only(
-            0,
-        ),
-    ),
+    "top_logprobs": Parameter(integer(0, 20), only(0)),
     "top_p": Parameter(decimal(0, 1)),
     "user": Parameter(string()),
     "verbosity": Parameter(choice(*parameters.VERBOSITIES)),
+    # An empty object asks for a search too.
     "web_search_options": Parameter(an_object, only()),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from batch_assets.local_api.endpoints.chat import usage_object
 from batch_assets.local_api.endpoints.messages import Message, chat_request
-from batch_assets.local_api.engines.engine import Engine
+from batch_assets.local_api.engines.engine import Engine, cut_at_stop
 from batch_assets.local_api.wire import errors, ids, parameters
 from batch_assets.local_api.wire.errors import ApiError
 from batch_assets.local_api.wire.parameter_table import (
@@ -46,7 +46,7 @@ PARAMETERS: dict[str, Parameter] = {
     "presence_penalty": Parameter(decimal(-2, 2)),
     "prompt": Parameter(unchecked),
     "seed": Parameter(integer()),
-    "stop": Parameter(parameters.STOP, only([])),
+    "stop": Parameter(parameters.STOP),
     "stream": Parameter(boolean),
     "stream_options": Parameter(an_object),
     "suffix": Parameter(string(), only("")),
@@ -71,11 +71,12 @@ def answer(engine: Engine, body: object) -> dict[str, Any]:
     refuse_unsupported(body, PARAMETERS)
     limit: Any = parameters.given(body, "max_tokens", _DEFAULT_MAXIMUM_TOKENS)
     choices_each: Any = parameters.given(body, "n", 1)
+    stop = parameters.read_stop(body)
     choices: list[dict[str, Any]] = []
     prompt_tokens = completion_tokens = 0
     for prompt in _read_prompts(body):
-        request = chat_request(model, [Message("user", prompt)], max_tokens=limit, answer_format=None)
-        completion = engine.complete(request)
+        request = chat_request(model, [Message("user", prompt)], max_tokens=limit, answer_format=None, stop=stop)
+        completion = cut_at_stop(engine.complete(request), request.stop)
         prompt_tokens += completion.prompt_tokens
         completion_tokens += completion.completion_tokens * choices_each
         text = prompt + completion.text if body.get("echo") else completion.text

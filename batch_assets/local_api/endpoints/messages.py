@@ -27,6 +27,7 @@ def chat_request(
     max_tokens: int | None,
     answer_format: AnswerFormat | None,
     instructions: str | None = None,
+    stop: Sequence[str] = (),
 ) -> ChatRequest:
     """The request for an engine, which answers the last message of the user (or the last message, without any)."""
     answered = next((message for message in reversed(messages) if message.role == "user"), messages[-1])
@@ -39,6 +40,7 @@ def chat_request(
         title=title,
         max_tokens=max_tokens,
         answer_format=answer_format,
+        stop=stop,
         images=answered.images,
         other_images=[image for message in messages if message is not answered for image in message.images],
     )

@@ -87,10 +87,10 @@ PARAMETERS: dict[str, Parameter] = {
     "stream_options": Parameter(an_object),
     "temperature": Parameter(decimal(0, 2)),
     "text": Parameter(members(format=unchecked, verbosity=choice(*parameters.VERBOSITIES))),
+    "tools": Parameter(array(an_object, "an array of objects"), only([])),
     "tool_choice": Parameter(
         either(_A_STRING_OR_OBJECT, str=choice("none", "auto", "required"), dict=an_object), only("none", "auto")
     ),
-    "tools": Parameter(array(an_object, "an array of objects"), only([])),
     "top_logprobs": Parameter(integer(0, 20), only(0)),
     "top_p": Parameter(decimal(0, 1)),
     # Without a limit of the context, nothing is ever truncated.

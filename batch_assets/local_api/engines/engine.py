@@ -28,6 +28,7 @@ class ChatRequest:
     text, title: of the article that the user wants summarised.
     max_tokens: the client's limit for the answer, or None.
     answer_format: of the JSON that the client wants; None for text.
+    stop: the sequences at which the answer ends. `cut_at_stop` cuts it, and not the engine.
     images: those of the message that the engine answers. Captions of them are the answer, in place of a summary.
     other_images: those of the other messages, for counting tokens.
     """
@@ -38,6 +39,7 @@ class ChatRequest:
     title: str | None
     max_tokens: int | None
     answer_format: AnswerFormat | None = None
+    stop: Sequence[str] = ()
     images: Sequence[Image] = ()
     other_images: Sequence[Image] = ()
 
@@ -50,6 +52,16 @@ class Completion:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+
+
+def cut_at_stop(completion: Completion, stop: Sequence[str]) -> Completion:
+    """The answer up to the first of the sequences in it, without that, as a model would have ended there."""
+    end = min((place for sequence in stop if sequence and (place := completion.text.find(sequence)) >= 0), default=-1)
+    if end < 0:
+        return completion
+    text = completion.text[:end]
+    tokens = min(count_tokens(text), completion.completion_tokens)
+    return replace(completion, text=text, finish_reason="stop", completion_tokens=tokens)
 
 
 class Engine(Protocol):

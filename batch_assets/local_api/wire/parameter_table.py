@@ -46,14 +46,14 @@ def check_parameters(body: Mapping[str, Any], table: Table, unknown: Callable[[s
 
 
 def refuse_unsupported(body: Mapping[str, Any], table: Table, honoured: Collection[str] = ()) -> None:
-    """Raises ApiError for the first parameter that the engine cannot honour. The body has been checked.
+    """Raises ApiError for the first parameter, in the order of the table, that the engine cannot honour.
 
-    honoured: the parameters that this engine honours, unlike the engines without a model.
+    The body has been checked. honoured: the parameters that this engine honours, unlike the engines without a model.
     """
-    for name, value in body.items():
-        refuse = table[name].refuse
-        if value is not None and refuse is not None and name not in honoured:
-            refuse(name, value)
+    for name, parameter in table.items():
+        value = body.get(name)
+        if value is not None and parameter.refuse is not None and name not in honoured:
+            parameter.refuse(name, value)
 
 
 def only(*supported: object) -> Check:

@@ -92,6 +92,12 @@ def unrecognized_argument(name: str) -> ApiError:
     return ApiError(400, f"Unrecognized request argument supplied: {name}")
 
 
+def read_stop(body: dict[str, Any]) -> list[str]:
+    """The sequences at which an answer ends."""
+    stop: Any = given(body, "stop", [])
+    return [stop] if isinstance(stop, str) else stop
+
+
 def check_stream(body: dict[str, Any]) -> None:
     """Raises ApiError for a request to stream, and OpenAI's error for options of a stream without one."""
     if body.get("stream"):

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types import Batch
 
+from batch_assets.local_api.settings import Timing
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
     counts,
@@ -48,6 +49,24 @@ def test_a_cancelled_batch_keeps_its_results(tmp_path: Path) -> None:
         assert completed >= 10
         assert unexecuted > 100
         assert api.client.batches.cancel(batch.id).status == "cancelled"
+
+
+def test_a_batch_can_be_cancelled_right_after_its_creation(tmp_path: Path) -> None:
+    """The server waits before it executes the first line. At OpenAI, no batch ends before its client can cancel it."""
+    with serving(tmp_path, engine="instant", first_line_seconds=Timing().first_line_seconds) as api:
+        batch = submit(api, lines_of(3))
+        assert batch.status == "validating"
+        assert api.client.batches.cancel(batch.id).status == "cancelling"
+        batch = api.wait(batch.id, seconds=2)
+        assert batch.status == "cancelled"
+        if batch.in_progress_at is not None:  # it was validated before the cancel
+            assert check_accounts(api, batch, 3, "batch_cancelled") == (0, 3)
+        assert api.wait(submit(api, lines_of(3)).id, seconds=2).status == "completed", "the next one is not affected"
+
+
+def test_an_invalid_batch_fails_without_a_pause(tmp_path: Path) -> None:
+    with serving(tmp_path, engine="instant", first_line_seconds=60) as api:
+        assert api.wait(submit(api, [b"{}"]).id, seconds=2).status == "failed"
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from batch_assets.local_api.endpoints import chat, chat_parameters, completions, response_parameters, responses
-from batch_assets.local_api.engines.engine import ExtractiveEngine
+from batch_assets.local_api.engines.engine import ExtractiveEngine, InstantEngine
+from batch_assets.local_api.engines.tokens import count_tokens
 from batch_assets.local_api.wire.errors import ApiError
 from batch_assets_tests.local_api.support import chat_body, request_line, results, submit
 from batch_assets_tests.local_api_client import LocalApi
@@ -49,8 +50,6 @@ def refusal(ask: Ask, changes: dict[str, Any]) -> ApiError:
         (ask_chat, "functions", [{"name": "f"}]),
         (ask_chat, "tool_choice", FUNCTION),
         (ask_chat, "function_call", {"name": "f"}),
-        (ask_chat, "stop", "\n"),
-        (ask_chat, "stop", ["\n", "."]),
         (ask_chat, "audio", {"voice": "alloy", "format": "wav"}),
         (ask_chat, "modalities", ["text", "audio"]),
         (ask_chat, "web_search_options", {}),
@@ -61,7 +60,6 @@ def refusal(ask: Ask, changes: dict[str, Any]) -> ApiError:
         (ask_responses, "tool_choice", {"type": "function", "name": "f"}),
         (ask_responses, "context_management", [{"type": "compaction"}]),
         (ask_responses, "moderation", {"model": "omni-moderation-latest"}),
-        (ask_completions, "stop", "\n"),
         (ask_completions, "logit_bias", {"50256": -100}),
     ],
 )
@@ -233,6 +231,24 @@ def test_other_errors_have_the_words_of_openai(
 ) -> None:
     error = refusal(ask, changes)
     assert (error.message, error.param, error.code) == (message, param, code)
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [("Two", "One. "), (["x", "Three", "Two"], "One. "), ([], "One. Two. Three."), ("One", "")],
+)
+def test_an_answer_ends_before_the_first_stop_sequence(stop: Any, text: str) -> None:
+    body = chat_body(messages=[{"role": "user", "content": "One. Two. Three."}], stop=stop)
+    (choice,) = chat.answer(InstantEngine(), body)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+    answer = completions.answer(InstantEngine(), {**COMPLETION, "stop": stop, "n": 2})
+    assert [choice["text"] for choice in answer["choices"]] == [text, text]
+    assert answer["usage"]["completion_tokens"] <= 2 * count_tokens(text), "the rest is not counted"
+
+
+def test_a_request_with_tools_and_a_choice_of_them_names_the_tools() -> None:
+    assert refusal(ask_chat, {"tool_choice": FUNCTION, "tools": [FUNCTION]}).param == "tools"
+    assert refusal(ask_responses, {"tool_choice": "required", "tools": [FUNCTION]}).param == "tools"
 
 
 def test_in_a_batch_only_the_line_with_the_parameter_fails(shared_api: LocalApi) -> None:
