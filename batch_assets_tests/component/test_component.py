@@ -8,6 +8,8 @@ import pytest
 import batch_assets
 from batch_assets.component import BatchTask, BatchTaskScaffolder
 from batch_assets.declare import declare
+from batch_assets.settings import read_settings
+from batch_assets.task_set import make_task_set
 from batch_assets_tests.component.project_folder import ProjectFolder, errors_of
 
 SCHEMA = """
@@ -118,9 +120,33 @@ def test_a_schema_may_be_that_of_a_pydantic_model(host: ProjectFolder) -> None:
     assert [column.name for column in declared.results.columns] == ["topics", "is_local"]
 
 
+def test_a_task_with_images_looks_beside_its_file(host: ProjectFolder) -> None:
+    host.task("captions", "source: ./pictures.jsonl\nimage: picture\nimage_folder: ./pictures")
+    [component] = dg.ComponentTree.for_project(host.package).get_all_components(BatchTask)
+    declared = declare(component)
+    folder = host.package / "defs" / "captions"
+    assert declared.feed.source.source == str(folder / "pictures.jsonl")
+    assert declared.image_folder == folder / "pictures"
+    assert declared.task.columns == ("picture",)
+    assert declared.task.user_template == "Describe this image."
+    assert not make_task_set([declared], read_settings()).source_of(declared.feed).needs_body
+
+
+def test_a_task_for_vectors_has_no_prompt_and_no_output_tokens(host: ProjectFolder) -> None:
+    host.task("vectors", "endpoint: /v1/embeddings\nmodel: text-embedding-3-small\ndimensions: 512")
+    [component] = dg.ComponentTree.for_project(host.package).get_all_components(BatchTask)
+    declared = declare(component)
+    assert (declared.task.system_prompt, declared.task.max_output_tokens) == ("", 0)
+    assert [(column.name, column.type) for column in declared.results.columns] == [("embedding", "FLOAT[512]")]
+    dg.Definitions.validate_loadable(host.load())
+
+
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [
+        ("endpoint: /v1/embeddings\nsystem_prompt: Embed.", "`system_prompt`, which /v1/embeddings does not take"),
+        ("escalation: [{on: [slow]}]", "Step 1 of `escalation`"),
+        ("escalation: [{}]", "asks the same as an earlier one"),
         ("max_output_tokens: 0", "max_output_tokens is 0"),
         ("user_template: 'Title: {title}'", "no {body}"),
         ("user_template: '{boddy} {body}'", "Is it {body}?"),
