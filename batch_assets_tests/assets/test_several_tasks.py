@@ -160,7 +160,7 @@ def test_the_next_round_of_a_task_asks_for_its_assets_only(several: Project) -> 
 
 def test_a_request_is_taken_from_step_to_step(several: Project) -> None:
     """The engine ends an answer at the limit: of one token, then of thousands."""
-    first = first_task(several.source, max_output_tokens=1, escalation=({"max_output_tokens": 4000, "on": ["cut"]},))
+    first = first_task(several.source, max_output_tokens=1, escalation=({"max_output_tokens": 4000, "after": ["cut"]},))
     several.other_tasks = first
     runs = []
     for _ in range(2):

@@ -150,7 +150,7 @@ def test_other_failures_stay_in_their_step(workspace: Workspace, api: LocalApi) 
 
 
 def test_only_what_a_step_takes_goes_on(workspace: Workspace, api: LocalApi) -> None:
-    task = replace(SUMMARIES, escalation=({**LARGE, "on": ["refused"]},))
+    task = replace(SUMMARIES, escalation=({**LARGE, "after": ["refused"]},))
     workspace.ingest({"a": "one"})
     assert one_round(workspace, api, task, be_cut) == {"answered": 1}
     workspace.ingest({"b": "two"}, day=NEXT_DAY)
@@ -158,7 +158,7 @@ def test_only_what_a_step_takes_goes_on(workspace: Workspace, api: LocalApi) -> 
 
 
 def test_a_step_may_ask_the_same_with_more_tokens(workspace: Workspace, api: LocalApi) -> None:
-    task = replace(TASK, escalation=({"max_output_tokens": 4000, "on": ["cut"]},))
+    task = replace(TASK, escalation=({"max_output_tokens": 4000, "after": ["cut"]},))
     workspace.ingest({"a": "one"})
     assert one_round(workspace, api, task, be_cut) == {"pending": 1}
     assert one_round(workspace, api, task, lambda line: None) == {"answered": 1}
@@ -243,9 +243,9 @@ def test_each_step_has_files_of_its_own(workspace: Workspace, api: LocalApi) -> 
     ("step", "sentence"),
     [
         ({"modell": "m"}, "has `modell`"),
-        ({"on": ["slow"], **LARGE}, "a list of cut, invalid, refused"),
-        ({"on": [], **LARGE}, "a list of cut, invalid, refused"),
-        ({"on": ["invalid"], **LARGE}, "only an answer with an output schema"),
+        ({"after": ["slow"], **LARGE}, "a list of cut, invalid, refused"),
+        ({"after": [], **LARGE}, "a list of cut, invalid, refused"),
+        ({"after": ["invalid"], **LARGE}, "only an answer with an output schema"),
         ({"max_output_tokens": 5}, "must be at least that of the task"),
         ({}, "asks the same"),
         ({"user_template": "nothing"}, "no {body}"),

@@ -145,7 +145,7 @@ def test_a_task_for_vectors_has_no_prompt_and_no_output_tokens(host: ProjectFold
     ("attributes", "sentence"),
     [
         ("endpoint: /v1/embeddings\nsystem_prompt: Embed.", "`system_prompt`, which /v1/embeddings does not take"),
-        ("escalation: [{on: [slow]}]", "Step 1 of `escalation`"),
+        ("escalation: [{after: [slow]}]", "Step 1 of `escalation`"),
         ("escalation: [{}]", "asks the same as an earlier one"),
         ("max_output_tokens: 0", "max_output_tokens is 0"),
         ("user_template: 'Title: {title}'", "no {body}"),

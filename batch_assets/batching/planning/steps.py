@@ -47,16 +47,16 @@ def steps_of(task: Task) -> list[Step]:
 
 def _step(number: int, task: Task, given: Mapping[str, Any], earlier: list[Step]) -> Step:
     place = f"Step {number} of `escalation`"
-    reasons = given.get("on", tuple(CODES))
+    reasons = given.get("after", tuple(CODES))
     mistakes = [
-        f"{place} has `{name}`; it may have `on` and {', '.join(FIELDS)}."
+        f"{place} has `{name}`; it may have `after` and {', '.join(FIELDS)}."
         for name in given
-        if name not in (*FIELDS, "on")
+        if name not in (*FIELDS, "after")
     ]
     if not isinstance(reasons, list | tuple) or not reasons or not set(reasons) <= set(CODES):
-        mistakes.append(f"{place} has on: {reasons!r}; it must be a list of {', '.join(CODES)}.")
-    elif INVALID in reasons and "on" in given and task.output_schema is None:
-        mistakes.append(f"{place} has on: invalid, but only an answer with an output schema can be invalid.")
+        mistakes.append(f"{place} has after: {reasons!r}; it must be a list of {', '.join(CODES)}.")
+    elif INVALID in reasons and "after" in given and task.output_schema is None:
+        mistakes.append(f"{place} has after: invalid, but only an answer with an output schema can be invalid.")
     limit = given.get("max_output_tokens", task.max_output_tokens)
     if isinstance(limit, int) and limit < task.max_output_tokens:
         # below it, no answer of this step would count: `is_cut_below`
@@ -66,7 +66,7 @@ def _step(number: int, task: Task, given: Mapping[str, Any], earlier: list[Step]
     if mistakes:
         raise TaskError(" ".join(mistakes))
     try:
-        asked = replace(task, **{name: value for name, value in given.items() if name != "on"})
+        asked = replace(task, **{name: value for name, value in given.items() if name != "after"})
     except (TaskError, TypeError) as error:
         raise TaskError(f"{place}: {error}") from error
     same = [step.task for step in earlier if replace(step.task, asks_limit=False).version == asked.version]

@@ -69,7 +69,7 @@ class Task:
     image: the further column of the source with an image: the name of a file, or a URL that the API opens.
     image_detail: how closely the model looks at it: low, high, original or auto; None: the API decides.
     dimensions: how many numbers a vector of an embeddings endpoint has; None: as many as is usual for the model.
-    escalation: the steps after the first one: what goes on to each (`on`), and its fields that differ. See `steps`.
+    escalation: the steps after the first one: what goes on to each (`after`), and its fields that differ. See `steps`.
     asks_limit: whether the limit of an answer is a part of the custom_id: of a step that differs in nothing else.
     """
 
