@@ -14,7 +14,6 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 THAI = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
-_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]")
 
 # Pieces about as long as o200k's tokens, for each script. No piece looks ahead by more than one character.
 _ASCII_PIECE = re.compile(
@@ -60,16 +59,14 @@ def count_tokens(text: str) -> int:
 def cut(text: str, max_tokens: int) -> tuple[str, bool]:
     """``text`` within ``max_tokens`` by :func:`count_tokens`, and whether it was cut.
 
-    A cut text ends after a word if one ends nearby, otherwise between two graphemes, and with "…" if that fits.
+    A cut text ends after a word if one ends nearby, otherwise between two characters, and with "…" if that fits.
     """
     if max_tokens <= 0:
         return "", bool(text)
     pieces = list(islice(_pieces(text).finditer(text), max_tokens + 1))
     if len(pieces) <= max_tokens:
         return text, False
-    end = pieces[max_tokens - 1].end()
-    # If not even one grapheme fits, a part of one is better than no text.
-    shortened = text[: _boundary(text, end) or end].rstrip()
+    shortened = text[: _boundary(text, pieces[max_tokens - 1].end())].rstrip()
     while shortened and count_tokens(shortened) > max_tokens:
         shortened = shortened[:-1].rstrip()
     with_ellipsis = text[: _boundary(text, pieces[max_tokens - 2].end())] if max_tokens > 1 else ""
@@ -86,41 +83,14 @@ def first_tokens(text: str, count: int) -> str:
 
 
 def _boundary(text: str, end: int) -> int:
-    """The last place at or before ``end`` where ``text`` may be cut; 0 if there is none."""
-    if end >= len(text):
-        return len(text)
-    if _is_spaced(text[end]) and _is_spaced(text[end - 1]):
+    """Where the last word ends at or before ``end``; ``end`` if that is too far, or in a script without spaces."""
+    if 0 < end < len(text) and _is_in_word(text[end - 1]) and _is_in_word(text[end]):
         space = max(text.rfind(" ", max(0, end - 40), end), text.rfind("\n", max(0, end - 40), end))
         if space > 0:
             return space
-    place = end
-    while place > 0 and _joined(text, place):
-        if end - place > 80:
-            return end  # a long run of combining characters: cut it anywhere
-        place -= 1
-    return place
+    return end
 
 
-def _is_spaced(char: str) -> bool:
-    """Whether ``char`` belongs to a word of a script with spaces between words."""
-    return (char.isalnum() or unicodedata.category(char)[0] == "M") and not UNSPACED.match(char)
-
-
-def _joined(text: str, place: int) -> bool:
-    """Whether the characters before and after ``place`` belong to one grapheme."""
-    before, after = text[place - 1], text[place]
-    if (
-        after in "\u200d\ufe0e\ufe0f\u20e3"
-        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
-        or "\U000e0020" <= after <= "\U000e007f"  # tags, as in the flag of Scotland
-        or before == "\u200d"
-        or unicodedata.category(after)[0] == "M"
-        or unicodedata.combining(before) == 9  # a virama: the next consonant is part of the letter
-    ):
-        return True
-    if _FLAG.match(before) and _FLAG.match(after):
-        start = place
-        while start > 0 and place - start < 80 and _FLAG.match(text[start - 1]):
-            start -= 1
-        return (place - start) % 2 == 1
-    return False
+def _is_in_word(char: str) -> bool:
+    """Whether ``char`` is a letter, mark or digit of a script with spaces between words."""
+    return unicodedata.category(char)[0] in "LMN" and not UNSPACED.match(char)
