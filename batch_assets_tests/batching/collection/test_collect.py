@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -604,7 +604,7 @@ def test_when_a_batch_ended_is_when_its_answers_came(submitted: Workspace, api: 
     (batch_id,) = submitted.column("SELECT batch_id FROM openai_batch")
     completed_at = api.client.batches.retrieve(batch_id).completed_at
     assert completed_at is not None
-    moment = datetime.utcfromtimestamp(completed_at)  # noqa: DTZ004 - the tables have UTC without zone
+    moment = datetime.fromtimestamp(completed_at, UTC).replace(tzinfo=None)  # as in the tables
     assert submitted.rows("SELECT DISTINCT completed_at FROM completion") == [(moment,)]
     assert submitted.rows("SELECT ended_at FROM openai_batch") == [(moment,)]
 

