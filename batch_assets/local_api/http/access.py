@@ -84,6 +84,11 @@ def _check_key(headers: Headers, keys: Sequence[bytes]) -> None:
 
 
 def _check_local(headers: Headers) -> None:
+    """Raises a 403.
+
+    Starlette's TrustedHostMiddleware checks no Origin, knows no range of addresses (127.0.0.0/8), and responds with a
+    plain text that OpenAI's clients do not read as an error.
+    """
     origin = headers.get("origin")
     if not _is_local("//" + headers.get("host", "")) or (origin is not None and not _is_local(origin)):
         message = (

@@ -138,11 +138,16 @@ def test_without_a_key_any_key_is_accepted(shared_api: LocalApi) -> None:
     [
         ({"host": "evil.example"}, 403),
         ({"host": ""}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "[::2]:1"}, 403),
+        ({"host": "[::1"}, 403),
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "null"}, 403),
         ({"origin": "http://localhost:3000"}, 200),
         ({"host": "localhost:1"}, 200),
         ({"host": "[::1]:1"}, 200),
+        ({"host": "127.0.0.2:1"}, 200),
+        ({"host": "api.localhost"}, 200),
     ],
 )
 def test_requests_of_other_web_sites_are_refused(shared_api: LocalApi, headers: dict[str, str], status: int) -> None:
