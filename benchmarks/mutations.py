@@ -113,7 +113,7 @@ GUARDS = (
     Guard(
         "another address takes a key",
         "batch_assets/local_api/serving/server.py",
-        "if not is_loopback(self.host) and self.user_key is None:",
+        "if not is_local(self.host) and self.user_key is None:",
         "if False:",
         "batch_assets_tests/local_api/serving/test_keys.py::test_without_key_excludes_other_hosts_and_keys",
     ),

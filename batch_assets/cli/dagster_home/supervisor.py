@@ -19,7 +19,7 @@ from batch_assets.cli.dagster_home.processes import ChildProcesses
 from batch_assets.cli.dagster_home.services import Service, local_api_service
 from batch_assets.cli.dagster_home.shared_home import check_queue, fail_runs_of_ended_servers
 from batch_assets.cli.dagster_home.ui import Ui
-from batch_assets.cli.dagster_home.ui_access import is_local
+from batch_assets.local_api.http.local_names import is_local
 from batch_assets.settings import Settings, read_settings
 
 START_SECONDS = 180.0

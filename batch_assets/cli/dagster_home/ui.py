@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from batch_assets.cli.dagster_home.home import StartError
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
-from batch_assets.cli.dagster_home.ui_access import is_local
+from batch_assets.local_api.http.local_names import is_local
 
 USUAL_PORT = 3000
 BACKLOG = 100

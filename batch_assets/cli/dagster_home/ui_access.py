@@ -12,12 +12,13 @@ An ASGI middleware: plain functions of a request's headers, and no Dagster.
 
 import base64
 import binascii
-import ipaddress
 import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+
+from batch_assets.local_api.http.local_names import is_local
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -76,17 +77,6 @@ class UiAccessMiddleware:
         if self._password is not None and not _has_password(_only(scope, b"authorization"), self._password):
             return Refusal(401, "The UI asks for the password in BATCH_ASSETS_UI_PASSWORD. Any user name is accepted.")
         return _refused_method(scope) if scope["type"] == "http" else None
-
-
-def is_local(name: str) -> bool:
-    """Whether a host name or an address (IPv6: with or without brackets) means this machine. DNS is not asked."""
-    name = name.lower().removesuffix(".").removeprefix("[").removesuffix("]")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_same_site(scope: Scope, host: str) -> bool:

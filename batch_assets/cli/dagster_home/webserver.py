@@ -19,7 +19,8 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 
 from batch_assets.cli.dagster_home.processes import PASSWORD_VARIABLE
-from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware, is_local
+from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware
+from batch_assets.local_api.http.local_names import is_local
 
 LIVE_DATA_POLL_MILLISECONDS = 2000  # the values of `dagster dev`
 STATEMENT_MILLISECONDS = 15_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -11,13 +10,14 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from batch_assets.local_api.http.local_names import is_local
 from batch_assets.local_api.http.request_head import check_head
 from batch_assets.local_api.http.responses import error_response
 from batch_assets.local_api.wire import ids
 from batch_assets.local_api.wire.errors import ApiError
 
 API_HEADER = "x-batch-assets-api"  # marks answers that no OpenAI model made: `local`, or `local+` and the engine's name
-_LOCAL_NAMES = ("localhost", "host.docker.internal")
+_HOST_OF_CONTAINER = "host.docker.internal"
 
 
 class AccessMiddleware:
@@ -99,16 +99,9 @@ def _check_local(headers: Headers) -> None:
 
 
 def _is_local(url: str) -> bool:
-    """Whether the host in the URL is this machine. False for an invalid URL."""
+    """Whether the host in the URL is this machine, or a container's name for it. False for an invalid URL."""
     try:
         name = urlsplit(url).hostname
     except ValueError:
         return False
-    if name is None:
-        return False
-    if name in _LOCAL_NAMES or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return name is not None and (name == _HOST_OF_CONTAINER or is_local(name))

@@ -19,11 +19,12 @@ from batch_assets.local_api.faults import FaultConfig, FaultInjector
 from batch_assets.local_api.http.access import AccessMiddleware
 from batch_assets.local_api.http.app import create_app, recover
 from batch_assets.local_api.http.handlers import Api
+from batch_assets.local_api.http.local_names import is_local
 from batch_assets.local_api.serving import discovery, webhooks
 from batch_assets.local_api.serving.directory_lock import directory_lock
 from batch_assets.local_api.serving.events import reporting
 from batch_assets.local_api.serving.keys import KEY_VARIABLE, given_key, provide_key
-from batch_assets.local_api.serving.listener import base_url, is_loopback, listen
+from batch_assets.local_api.serving.listener import base_url, listen
 from batch_assets.local_api.serving.uvicorn_server import AnnouncedServer, configure
 from batch_assets.local_api.serving.webhooks import Webhook
 from batch_assets.local_api.settings import (
@@ -105,7 +106,7 @@ class _Access:
 
     def check(self) -> None:
         """Raises ValueError for options that contradict each other."""
-        if not is_loopback(self.host) and self.user_key is None:
+        if not is_local(self.host) and self.user_key is None:
             raise ValueError(
                 f"Listening on {self.host} lets other machines in. Set {KEY_VARIABLE} to a key that they must send."
             )

@@ -20,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware, is_local
+from batch_assets.cli.dagster_home.ui_access import UiAccessMiddleware
 from batch_assets.cli.dagster_home.webserver import ProtectedWebserver
 
 LOCAL = "127.0.0.1:3000"
@@ -240,22 +240,6 @@ def test_a_ui_for_other_machines_accepts_any_host_with_the_password() -> None:
     own = ("Origin", "http://build.example:3000")
     assert status_of("POST", "/graphql", own, JSON, basic(PASSWORD), **open_to_all) == 200
     assert status_of("POST", "/graphql", ("Origin", "http://evil.example"), JSON, basic(PASSWORD), **open_to_all) == 403
-
-
-@pytest.mark.parametrize(
-    ("name", "local"),
-    [
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.1.2.3", False),
-        ("", False),
-    ],
-)
-def test_is_local_knows_the_addresses_of_this_machine(name: str, local: bool) -> None:
-    assert is_local(name) is local
 
 
 # Dagster's webserver behind it
