@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batch_assets.local_api.engines.remote_engine import ForwardedError, RemoteEngine
 from batch_assets.local_api.settings import Limits
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
@@ -159,3 +162,23 @@ def test_a_kept_connection_that_the_other_server_has_closed_is_replaced(tmp_path
             assert post_json(api, ENDPOINT, chat_body()).status == 200
         with upstream(good_reply, port):
             assert post_json(api, ENDPOINT, chat_body()).status == 200
+
+
+def test_a_redirect_is_an_error_and_the_key_goes_to_no_other_address() -> None:
+    with (
+        upstream(good_reply) as other,
+        upstream(lambda *_: Reply(307, {"error": "moved"}, {"Location": f"{other.url}/chat/completions"})) as up,
+        contextlib.closing(RemoteEngine(up.url, key="sk-upstream")) as engine,
+        pytest.raises(ForwardedError) as raised,
+    ):
+        engine.forward(ENDPOINT, chat_body(), stop=threading.Event(), attempts=3)
+    assert (raised.value.status, raised.value.body()) == (307, {"error": "moved"})
+    assert (len(up.received), other.received) == (1, [])
+
+
+def test_a_proxy_of_the_environment_gets_neither_request_nor_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{unused_port()}")
+    with upstream(good_reply) as up, contextlib.closing(RemoteEngine(up.url, key="sk-upstream")) as engine:
+        assert engine.forward(ENDPOINT, chat_body(), stop=threading.Event(), attempts=1) == completion()
+    assert len(up.received) == 1
