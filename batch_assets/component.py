@@ -164,8 +164,8 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
     escalation: Annotated[
         list[dict[str, Any]],
         as_it_is(
-            "Steps after the first one. A request goes on once its answer was cut, invalid or refused (`after`: these by "
-            "default), and asks again with the model, system_prompt, user_template, max_output_tokens, "
+            "Steps after the first one. A request goes on once its answer was cut, invalid or refused (`after`; all "
+            "three by default), and asks again with the model, system_prompt, user_template, max_output_tokens, "
             "reasoning_effort, temperature, top_p or image_detail of the step."
         ),
     ] = []
