@@ -68,7 +68,7 @@ def _sentence(error: Exception) -> str | None:
         return f"The command stopped, since {what}: {as_message(error.strerror)}{where}. {what_to_do}"
     import duckdb  # here, since `--help` needs none of them
     import httpx2
-    import yaml  # type: ignore[import-untyped]  # Dagster reads its dagster.yaml with it
+    import yaml  # Dagster reads its dagster.yaml with it
     from dagster import DagsterError
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
