@@ -12,6 +12,7 @@ from batch_assets.local_api.batches.quota import enqueued_tokens
 from batch_assets.local_api.faults import FaultConfig
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.support import (
+    chat_body,
     counts,
     jsonl,
     lines_of,
@@ -21,6 +22,15 @@ from batch_assets_tests.local_api.support import (
     upload,
     wait_until_validated,
 )
+
+
+def test_the_data_of_images_is_no_text(tmp_path: Path) -> None:
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 4000}"}}
+    text = {"type": "text", "text": "One. Two."}
+    paths = [tmp_path / "with.jsonl", tmp_path / "without.jsonl"]
+    for path, parts in zip(paths, ([text, image], [text]), strict=True):
+        path.write_bytes(jsonl([request_line(body=chat_body(messages=[{"role": "user", "content": parts}]))]))
+    assert enqueued_tokens(paths[0]) == enqueued_tokens(paths[1]) > 0
 
 
 def test_batches_beyond_the_enqueued_token_limit_fail(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from batch_assets.local_api.settings import Settings
 from batch_assets.local_api.storage.database import Store
 from batch_assets.local_api.wire import strict_json
 
+_NO_TEXT = ("role", "type", "image_url")
 _PROMPT_PARAMETERS = ("messages", "instructions", "input", "prompt")  # of all endpoints
 
 
@@ -63,7 +64,7 @@ def enqueued_tokens(path: Path) -> int:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings in a value, but for roles and types. Without recursion: JSON may be nested deeply."""
+    """All strings in a value, but for roles, types and images. Without recursion: JSON may be nested deeply."""
     pending = [value]
     while pending:
         match pending.pop():
@@ -72,4 +73,4 @@ def _texts(value: Any) -> Iterator[str]:
             case list(items):
                 pending.extend(items)
             case dict(members):
-                pending.extend(member for name, member in members.items() if name not in ("role", "type"))
+                pending.extend(member for name, member in members.items() if name not in _NO_TEXT)

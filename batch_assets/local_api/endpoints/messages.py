@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from batch_assets.local_api.engines.answer_format import AnswerFormat
 from batch_assets.local_api.engines.engine import ChatRequest
@@ -11,8 +11,7 @@ from batch_assets.local_api.engines.images import Image
 from batch_assets.local_api.wire.parameters import split_title
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """role: None for an item of a conversation that is no message."""
 
     role: str | None

@@ -56,6 +56,8 @@ class Completion:
 
 def cut_at_stop(completion: Completion, stop: Sequence[str]) -> Completion:
     """The answer up to the first of the sequences in it, without that, as a model would have ended there."""
+    if not stop:
+        return completion
     end = min((place for sequence in stop if sequence and (place := completion.text.find(sequence)) >= 0), default=-1)
     if end < 0:
         return completion

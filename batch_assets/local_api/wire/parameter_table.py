@@ -50,10 +50,13 @@ def refuse_unsupported(body: Mapping[str, Any], table: Table, honoured: Collecti
 
     The body has been checked. honoured: the parameters that this engine honours, unlike the engines without a model.
     """
-    for name, parameter in table.items():
-        value = body.get(name)
-        if value is not None and parameter.refuse is not None and name not in honoured:
-            parameter.refuse(name, value)
+    refusals = {
+        name: refuse
+        for name, value in body.items()
+        if value is not None and (refuse := table[name].refuse) is not None and name not in honoured
+    }
+    for name in sorted(refusals, key=list(table).index) if refusals else ():
+        refusals[name](name, body[name])
 
 
 def only(*supported: object) -> Check:
