@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 CONTEXT_TOKENS = 8192
 # No answer is longer. A model so small does not always end an answer by itself.
 ANSWER_TOKENS = 512
-# The parameters of a chat that llama.cpp honours. The model was not trained to call tools: it ignores them.
-_HONOURED = ("logit_bias", "logprobs", "stop", "top_logprobs")
+# What llama.cpp honours of a chat, unlike the built-in engines. It ignores tools: the model was not trained for them.
+_HONOURED = ("logit_bias", "logprobs", "top_logprobs")
 _FINGERPRINT = "fp_local_smollm2"
 
 
