@@ -11,6 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 BUFFER_BYTES = 1 << 22  # smaller files are written through the page cache
+DIRECT = getattr(os, "O_DIRECT", 0)  # Linux: https://man7.org/linux/man-pages/man2/open.2.html
 
 
 class LargeFile:
@@ -18,10 +19,9 @@ class LargeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = FileIO(path, "wb")
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)  # page-aligned, as O_DIRECT requires
         self._filled = 0
-        self._written = 0
-        self._file: FileIO | None = None
 
     def write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -31,48 +31,31 @@ class LargeFile:
             self._filled += taken
             rest = rest[taken:]
             if self._filled == BUFFER_BYTES:
-                self._write_buffer()
+                _write_all(self._file, memoryview(self._buffer), direct=True)
+                self._filled = 0
 
     def close(self) -> None:
         """Write the rest, and sync the file."""
-        if self._file is not None:
-            self._file.close()
-        with _open_at(self.path, self._written) as file:
-            _write_all(file, memoryview(self._buffer)[: self._filled])
-            os.fsync(file.fileno())
+        with self._file:
+            _write_all(self._file, memoryview(self._buffer)[: self._filled], direct=False)
+            os.fsync(self._file.fileno())
 
-    def _write_buffer(self) -> None:
-        if self._file is None:
-            self._file = _open_directly(self.path)
+
+def _write_all(file: FileIO, data: memoryview, *, direct: bool) -> None:
+    """Write the data, with O_DIRECT only if the file system supports it. An unbuffered file may write a part only."""
+    while data:
         try:
-            _write_all(self._file, memoryview(self._buffer))
+            _set_direct(file.fileno(), direct)
+            data = data[file.write(data) :]
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if not direct or error.errno != errno.EINVAL:
                 raise
-            self._file.close()  # this file system does not support the write
-            self._file = _open_at(self.path, self._written)
-            _write_all(self._file, memoryview(self._buffer))
-        self._written += BUFFER_BYTES
-        self._filled = 0
+            direct = False
 
 
-def _open_directly(path: Path) -> FileIO:
-    """For whole pages only. Without O_DIRECT if the system or the file system does not support it."""
-    direct = getattr(os, "O_DIRECT", 0)  # Linux: https://man7.org/linux/man-pages/man2/open.2.html
-    try:
-        return FileIO(path, "wb", opener=lambda name, flags: os.open(name, flags | direct, 0o666))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return FileIO(path, "wb")
+def _set_direct(descriptor: int, direct: bool) -> None:
+    if DIRECT:
+        import fcntl  # not on Windows, which has no O_DIRECT either
 
-
-def _open_at(path: Path, position: int) -> FileIO:
-    file = FileIO(path, "r+b" if position else "wb")
-    file.seek(position)
-    return file
-
-
-def _write_all(file: FileIO, data: memoryview) -> None:
-    while data:  # an unbuffered file may write a part only
-        data = data[file.write(data) :]
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | DIRECT if direct else flags & ~DIRECT)
