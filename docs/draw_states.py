@@ -18,6 +18,7 @@ CONDITIONS = (
     (RequestState.BLOCKED, "in a file that a budget or an account error keeps from being sent"),
     (RequestState.IN_FLIGHT, "otherwise, in an open submission"),
     (RequestState.ANSWERED, "otherwise, an answer counts"),
+    (RequestState.BLOCKED, "otherwise, asked outside of a batch now"),
     (RequestState.FAILED, "otherwise, failed permanently, or too often"),
     (RequestState.BLOCKED, "otherwise, missing in a result file"),
     (RequestState.CANCELLED, "otherwise, cancelled by the user"),

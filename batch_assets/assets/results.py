@@ -225,7 +225,7 @@ def _metadata(warehouse: Warehouse, origin: Origin, collected: Collected, report
         "answered": report.by_status.get("answered", 0),
         "failed": report.by_status.get("failed", 0),
         # articles, not requests: an article that is newer than the last plan has no request yet
-        REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.blocked.get(BlockedBy.ACCOUNT, 0),
+        REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.in_pause,
         REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
         REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
         **({} if report.blocked_by is None else {ERROR: as_message(report.blocked_by)}),

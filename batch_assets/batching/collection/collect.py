@@ -49,6 +49,11 @@ class Collected:
         """The requests in flight, and those in files that no run can send now."""
         return self.requests.get(RequestState.IN_FLIGHT, 0) + self.blocked.get(BlockedBy.SUBMISSION, 0)
 
+    @property
+    def in_pause(self) -> int:
+        """The requests that a run may send later: after an account error, or after a call outside of a batch."""
+        return self.blocked.get(BlockedBy.ACCOUNT, 0) + self.blocked.get(BlockedBy.CALL, 0)
+
 
 def collect_day(
     database: Database,

@@ -13,7 +13,7 @@ from batch_assets.batching.provider.batches import RemoteBatch
 from batch_assets.batching.provider.endpoint import CHAT_COMPLETIONS
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.model_options import OPENAI_API
-from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.prices import ModelPrice, batch_rates, standard_rates
 from batch_assets.batching.provider.token_costs import RATE_COLUMNS, RATE_COLUMNS_DDL, rate_values
 
 MISSING_LINE = "missing_from_results"
@@ -63,6 +63,7 @@ class EndedBatch:
     endpoint: the path of the one that answered.
     output_schema: the JSON schema that an answer must fit; None: it is text, or a vector.
     vector_length: how many numbers an answer has; None: it is not known, or an answer is no vector.
+    is_synchronous: it is one request that was asked outside of a batch, and is billed at the standard price.
     """
 
     submission_id: str
@@ -83,6 +84,7 @@ class EndedBatch:
     endpoint: str = CHAT_COMPLETIONS.path
     output_schema: Mapping[str, Any] | None = None
     vector_length: int | None = None
+    is_synchronous: bool = False
 
 
 def in_groups(batches: Sequence[EndedBatch], bytes_at_once: int = BYTES_AT_ONCE) -> Iterator[list[EndedBatch]]:
@@ -117,11 +119,16 @@ def _row(number: int, batch: EndedBatch, own_prices: tuple[ModelPrice, ...]) -> 
         BATCH_STATUS_CODES.get(batch.status, MISSING_LINE),
         f"The batch ended as {batch.status}, and neither of its result files has a line for this request.",
     )
+    api = batch.api or OPENAI_API
+    rates = (
+        standard_rates(batch.model, api=api)
+        if batch.is_synchronous
+        else batch_rates(batch.model, api=api, own_prices=own_prices)
+    )
     return (
         number, batch.submission_id, batch.batch_id, batch.model, batch.ended_at, batch.api,
         batch.api == BUILT_IN_ENGINE, batch.max_output_tokens, batch.is_refresh, code, message,
-        _scope(batch), batch.cancelled_by_user,
-        *rate_values(batch_rates(batch.model, api=batch.api or OPENAI_API, own_prices=own_prices)),
+        _scope(batch), batch.cancelled_by_user, *rate_values(rates),
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Loads the results of ended batches: every request becomes an answer, or a failure with its reason."""
+"""Loads the results of ended batches and of synchronous calls: every request becomes an answer, or a failure with its
+reason.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from batch_assets.batching.provider.token_costs import COST_USD_SQL
 FIND_ANSWERED_BEFORE = """
     CREATE OR REPLACE TEMP TABLE answered_before AS
     SELECT custom_id, api, finish_reason FROM completion SEMI JOIN requested USING (custom_id);
+"""
+REQUEST_OF_CALL = """
+    CREATE OR REPLACE TEMP TABLE requested AS SELECT 0::INTEGER AS batch, $custom_id::VARCHAR AS custom_id
 """
 # Of several lines for one request, the better one counts. Without a line, `chosen` is NULL.
 CHOOSE_LINES = """
@@ -110,6 +115,25 @@ def load_results(
         return {batch_id: counts for one in loaded for batch_id, counts in one.items()}
     enter_batches(connection, batches, own_prices)
     find_requested(connection)
+    counts = _load_entered(connection, batches)
+    batch_transitions.collect(connection, keys)
+    return counts
+
+
+def load_call(connection: duckdb.DuckDBPyConnection, call: EndedBatch, custom_id: str) -> Loaded:
+    """Load the answer to a request that was asked outside of a batch, and its cost at the standard price.
+
+    call: as a batch of one request. Call it inside the transaction that records the end of the call.
+    """
+    enter_batches(connection, [call], ())
+    connection.execute(REQUEST_OF_CALL, {"custom_id": custom_id})
+    return _load_entered(connection, [call], of_calls=True)[call.batch_id]
+
+
+def _load_entered(
+    connection: duckdb.DuckDBPyConnection, batches: Sequence[EndedBatch], *, of_calls: bool = False
+) -> dict[str, Loaded]:
+    """Load the results of the batches in `ended_batch`, whose requests are in `requested`."""
     connection.execute(parsed(FIND_ANSWERED_BEFORE))
     files = [
         ResultFile(path, number, batch.batch_id, batch.endpoint)
@@ -129,8 +153,7 @@ def load_results(
     quarantine_incomplete_files(connection, batches)
     load_failures(connection, batches)
     connection.execute(parsed(BILLED_LINES))
-    record_spending(connection)
-    batch_transitions.collect(connection, keys)
+    record_spending(connection, of_calls=of_calls)
     counts = connection.execute(parsed(COUNT_OUTCOMES)).fetchall()
     connection.execute("DROP TABLE result_line")  # it is as large as the answers
     return {batch_id: Loaded(answered, failed, quarantined.get(batch_id, 0)) for batch_id, answered, failed in counts}

@@ -93,7 +93,7 @@ def move_api(database: Database, old: str, new: str) -> int:
     """Record that the API has another address now; returns how many submissions were sent to the old address."""
     with database.writing() as connection:
         counted = connection.execute("SELECT count(*) FROM openai_batch WHERE api = ?", [old]).fetchone()
-        ours = ("openai_batch", "completion", "failed_request", "spending", "refused_option")
+        ours = ("openai_batch", "synchronous_call", "completion", "failed_request", "spending", "refused_option")
         for table in (*ours, *tasks_with_results(connection)):
             connection.execute(f"UPDATE {table} SET api = ? WHERE api = ?", [new, old])
     return 0 if counted is None else int(counted[0])

@@ -1,4 +1,7 @@
-"""Records what ended batches billed in the table `spending`: a row for each batch and kind, which never changes."""
+"""Records what ended batches billed in the table `spending`: a row for each batch and kind, which never changes.
+
+A synchronous call counts as a batch of one request.
+"""
 
 import duckdb
 
@@ -9,6 +12,20 @@ from batch_assets.batching.provider.batches import now_utc
 # usage that belongs to no request: that of further lines, and the usage that the batch reports beyond all its lines
 # (lines that a run could not read, or that the API did not write). The submission identifies a batch, too: servers that
 # number their batches give one id to two of them.
+BATCHES = """
+    CREATE OR REPLACE TEMP VIEW billed_submission AS
+    SELECT
+        submission_id, task, partition_date, api, coalesce(submitted_at, claimed_at) AS submitted_at, input_tokens,
+        cached_input_tokens, output_tokens, reasoning_tokens
+    FROM openai_batch
+"""
+CALLS = """
+    CREATE OR REPLACE TEMP VIEW billed_submission AS
+    SELECT
+        call_id AS submission_id, task, partition_date, api, called_at AS submitted_at, NULL::BIGINT AS input_tokens,
+        NULL::BIGINT AS cached_input_tokens, NULL::BIGINT AS output_tokens, NULL::BIGINT AS reasoning_tokens
+    FROM synchronous_call
+"""
 RECORD = """
     INSERT INTO spending (
         batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, billed_requests,
@@ -45,7 +62,7 @@ RECORD = """
             ) AS more_cached,
             greatest(coalesce(reported.output_tokens, 0) - coalesce(line.output_tokens, 0), 0) AS more_output,
             greatest(coalesce(reported.reasoning_tokens, 0) - coalesce(line.reasoning_tokens, 0), 0) AS more_reasoning
-        FROM ended_batch JOIN openai_batch AS reported USING (submission_id)
+        FROM ended_batch JOIN billed_submission AS reported USING (submission_id)
         LEFT JOIN of_all_lines AS line USING (batch)
     ),
     billed AS (
@@ -60,23 +77,24 @@ RECORD = """
         FROM beyond_lines WHERE more_input + more_output > 0
     )
     SELECT
-        ended_batch.batch_id, submission_id, any_value(openai_batch.partition_date), any_value(openai_batch.task), kind,
-        any_value(openai_batch.api), any_value(ended_batch.model),
-        any_value(coalesce(openai_batch.submitted_at, openai_batch.claimed_at, $now)),
+        ended_batch.batch_id, submission_id, any_value(sent.partition_date), any_value(sent.task), kind,
+        any_value(sent.api), any_value(ended_batch.model), any_value(coalesce(sent.submitted_at, $now)),
         sum(billed.requests), sum(billed.billed_requests), sum(billed.cut_requests), sum(billed.input_tokens),
         sum(billed.cached_input_tokens), sum(billed.cache_write_tokens), sum(billed.output_tokens),
         sum(billed.reasoning_tokens),
         CASE WHEN NOT any_value(is_simulated) THEN sum(cost) END, CASE WHEN any_value(is_simulated) THEN sum(cost) END,
         $now
-    FROM billed JOIN ended_batch USING (batch) JOIN openai_batch USING (submission_id)
+    FROM billed JOIN ended_batch USING (batch) JOIN billed_submission AS sent USING (submission_id)
     WHERE (submission_id, ended_batch.batch_id) NOT IN (SELECT (submission_id, batch_id) FROM spending)
     GROUP BY ended_batch.batch_id, submission_id, kind
 """
 
 
-def record_spending(connection: duckdb.DuckDBPyConnection) -> None:
+def record_spending(connection: duckdb.DuckDBPyConnection, *, of_calls: bool = False) -> None:
     """Record what the batches in the temp table `ended_batch` billed; a batch that has rows already gets no others.
 
-    Call it in the transaction that collects these batches, with the temp view `billed_line`.
+    Call it in the transaction that collects these batches, with the temp view `billed_line`. of_calls: they are
+    synchronous calls.
     """
+    connection.execute(CALLS if of_calls else BATCHES)
     connection.execute(parsed(RECORD), {"now": now_utc()})

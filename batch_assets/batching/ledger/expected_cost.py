@@ -1,5 +1,5 @@
-"""What a request file will cost: by the tokens that batches of its task and model used or, before the first one, by its
-size.
+"""What a request file will cost: by the tokens that batches and synchronous calls of its task and model used or, before
+the first one, by its size.
 
 How many tokens an answer uses depends on the limit on it. Batches under a lower limit do not count if it cut one of
 their answers: the full length of that answer is not known, and a higher limit sends just these requests again.
@@ -24,12 +24,17 @@ CALIBRATION = """
         WHERE task = $task AND model = $model AND api <> $built_in AND kind <> 'unattributed' AND billed_requests > 0
         GROUP BY submission_id, batch_id
     ),
+    file AS (
+        SELECT submission_id, request_max_output_tokens, estimated_input_tokens, requests FROM batch_request_file
+        UNION ALL
+        SELECT call_id, max_output_tokens, estimated_input_tokens, 1 FROM synchronous_call
+    ),
     of_limit AS (
         SELECT
             request_max_output_tokens AS max_output_tokens, sum(input_tokens) AS input_tokens,
             sum(output_tokens) AS output_tokens, sum(billed_requests) AS billed_requests,
             sum(estimated_input_tokens * billed_requests / requests) AS estimated_input_tokens
-        FROM batch JOIN batch_request_file USING (submission_id)
+        FROM batch JOIN file USING (submission_id)
         GROUP BY request_max_output_tokens
         HAVING sum(cut_requests) = 0 OR request_max_output_tokens >= $max_output_tokens
     )

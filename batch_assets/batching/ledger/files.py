@@ -1,4 +1,4 @@
-"""Which files belong to which submissions, on this disk and at the API; `operations/prune.py` asks for them."""
+"""Which files belong to which submissions and calls, here and at the API; `operations/prune.py` asks for them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.states import OPEN, State
+from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 from batch_assets.batching.provider.batches import now_utc
 
 # Days with an open submission, and days that need a request of an open submission of another day.
@@ -18,7 +19,11 @@ DAYS_IN_FLIGHT = """
         WHERE list_contains($open_states, state)
     ) USING (custom_id)
 """
-BATCHES_OF_DAYS = "SELECT batch_id FROM openai_batch WHERE partition_date IN (SELECT unnest($days)::DATE)"
+BATCHES_OF_DAYS = f"""
+    SELECT batch_id FROM openai_batch WHERE partition_date IN (SELECT unnest($days)::DATE)
+    UNION ALL
+    SELECT '{CALL_PREFIX}' || call_id FROM synchronous_call WHERE partition_date IN (SELECT unnest($days)::DATE)
+"""
 
 
 def open_states() -> list[str]:
@@ -31,9 +36,13 @@ def result_files(connection: duckdb.DuckDBPyConnection, days: Sequence[str]) -> 
     rows = connection.execute(
         """
         SELECT unnest([output_path, error_path]) AS path FROM openai_batch
-        WHERE partition_date IN (SELECT unnest(?)::DATE) ORDER BY path
+        WHERE partition_date IN (SELECT unnest($days)::DATE)
+        UNION ALL
+        -- of a call that is sent, the answer may not be loaded yet
+        SELECT path FROM synchronous_call WHERE partition_date IN (SELECT unnest($days)::DATE) AND state <> 'sent'
+        ORDER BY path
         """,
-        [list(days)],
+        {"days": list(days)},
     ).fetchall()
     return [path for (path,) in rows if path is not None]
 
@@ -42,6 +51,7 @@ def rename_result_file(connection: duckdb.DuckDBPyConnection, path: str, new: st
     """Record the present path of a result file; None: the file was deleted."""
     connection.execute("UPDATE openai_batch SET output_path = ? WHERE output_path = ?", [new, path])
     connection.execute("UPDATE openai_batch SET error_path = ? WHERE error_path = ?", [new, path])
+    connection.execute("UPDATE synchronous_call SET path = ? WHERE path = ?", [new, path])
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,18 @@ def batches_of_account(database: Database, submission: Submission) -> set[str]:
 
 
 def real_apis(database: Database) -> list[str]:
-    """The APIs that have any batch, except the built-in engine; an earlier version did not record the API."""
+    """The APIs that have any batch, or were asked outside of one, except the built-in engine; an earlier version did
+    not record the API.
+    """
     with database.reading() as connection:
         rows = connection.execute(
             """
-            SELECT DISTINCT coalesce(api, ?) AS name FROM openai_batch
-            WHERE api IS DISTINCT FROM ? AND batch_id IS NOT NULL ORDER BY name
+            SELECT coalesce(api, $unrecorded) AS name FROM openai_batch
+            WHERE api IS DISTINCT FROM $built_in AND batch_id IS NOT NULL
+            UNION SELECT api FROM synchronous_call WHERE api <> $built_in
+            ORDER BY name
             """,
-            [UNRECORDED_API, BUILT_IN_ENGINE],
+            {"unrecorded": UNRECORDED_API, "built_in": BUILT_IN_ENGINE},
         ).fetchall()
     return [api for (api,) in rows]
 

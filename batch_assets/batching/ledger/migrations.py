@@ -234,6 +234,12 @@ def record_steps(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS step INTEGER DEFAULT 0")
 
 
+def record_synchronous_calls(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the table of the requests that are asked outside of batches."""
+    if not _columns(connection, "synchronous_call"):
+        create_table(connection, "synchronous_call")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
@@ -243,4 +249,5 @@ MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "record_the_task": record_the_task,
     "record_vectors": record_vectors,
     "record_steps": record_steps,
+    "record_synchronous_calls": record_synchronous_calls,
 }

@@ -22,6 +22,7 @@ from batch_assets.batching.ledger.outcomes import (
     cancelled_batch_id,
 )
 from batch_assets.batching.ledger.states import OPEN, UNSENT, State
+from batch_assets.batching.ledger.synchronous_calls import CALL_LIFETIME_SQL
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.task_day import TaskDay
@@ -35,6 +36,7 @@ class BlockedBy(StrEnum):
     SUBMISSION = "submission"  # a budget, an unknown price or an account error: its request file cannot be sent
     FILE = "file"  # the results of its batch are missing: only the user decides whether a run buys it again
     ACCOUNT = "account"  # the pause after an account error
+    CALL = "call"  # a process asks it outside of a batch now
 
 
 class BudgetRefusal(NamedTuple):
@@ -169,7 +171,13 @@ FIND_BLOCKED_REQUESTS = """
 NO_BLOCKED_REQUESTS = """
     CREATE OR REPLACE TEMP TABLE blocked_request (custom_id VARCHAR, code VARCHAR, message VARCHAR)
 """
-# 6. The state of each request that has no valid answer, or that is in flight again: the first condition that holds.
+# 6. The requests that a process asks outside of a batch now, and until when it may wait for the answer.
+FIND_ASKED_NOW = f"""
+    CREATE OR REPLACE TEMP TABLE asked_now AS
+    SELECT custom_id, max(sent_at) + {CALL_LIFETIME_SQL} AS until FROM synchronous_call
+    WHERE state = 'sent' AND sent_at > $now::TIMESTAMP - {CALL_LIFETIME_SQL} GROUP BY custom_id
+"""
+# 7. The state of each request that has no valid answer, or that is in flight again: the first condition that holds.
 FIND_UNANSWERED = f"""
     CREATE OR REPLACE TEMP TABLE unanswered_request AS
     WITH answered AS (
@@ -182,25 +190,26 @@ FIND_UNANSWERED = f"""
         custom_id, state[1] AS state, state[2] AS blocked_by, not_before
     FROM (
         SELECT
-            custom_id, not_before,
+            custom_id, coalesce(asked_now.until, failure.not_before) AS not_before,
             CASE
                 WHEN blocked_request.custom_id IS NOT NULL THEN ['blocked', '{BlockedBy.SUBMISSION}']
                 WHEN in_flight.custom_id IS NOT NULL THEN ['in_flight']
+                WHEN asked_now.custom_id IS NOT NULL THEN ['blocked', '{BlockedBy.CALL}']
                 WHEN attempts >= $max_rounds OR batch_failures >= {MAX_BATCH_RETRIES} OR is_used_up OR NOT retryable
                     THEN ['failed']
                 WHEN is_missing_in_file THEN ['blocked', '{BlockedBy.FILE}']
                 WHEN is_cancelled THEN ['cancelled']
-                WHEN not_before > $now THEN ['blocked', '{BlockedBy.ACCOUNT}']
+                WHEN failure.not_before > $now THEN ['blocked', '{BlockedBy.ACCOUNT}']
                 ELSE ['pending']
             END AS state
         FROM unanswered LEFT JOIN failure USING (custom_id) LEFT JOIN in_flight USING (custom_id)
-        LEFT JOIN blocked_request USING (custom_id)
+        LEFT JOIN blocked_request USING (custom_id) LEFT JOIN asked_now USING (custom_id)
     )
 """
 # NULL if a pending request waits for nothing.
 FIRST_ATTEMPT = f"""
     SELECT CASE WHEN bool_and(not_before IS NOT NULL) THEN min(not_before) END
-    FROM unanswered_request WHERE state = 'pending' OR blocked_by = '{BlockedBy.ACCOUNT}'
+    FROM unanswered_request WHERE state = 'pending' OR blocked_by IN ('{BlockedBy.ACCOUNT}', '{BlockedBy.CALL}')
 """
 COUNT_UNANSWERED = "SELECT state, count(*) FROM unanswered_request GROUP BY state ORDER BY ALL"
 COUNT_BLOCKED = """
@@ -265,6 +274,7 @@ def find_states(connection: duckdb.DuckDBPyConnection, day: TaskDay, rules: Requ
         connection.execute(parsed(NO_FAILURES))
     connection.execute(parsed(FIND_IN_FLIGHT), {**day._asdict(), "open_states": list(OPEN)})
     _find_blocked(connection, rules.refusal, now)
+    connection.execute(parsed(FIND_ASKED_NOW), {"now": now})
     more = {
         "max_rounds": rules.max_rounds,
         "first": answers.first,

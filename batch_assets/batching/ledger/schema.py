@@ -158,9 +158,9 @@ TABLES: Mapping[str, str] = {
         cache_write_tokens BIGINT,
         output_tokens BIGINT,               -- reasoning tokens are part of them
         reasoning_tokens BIGINT,
-        cost_usd DOUBLE,                    -- at batch prices; NULL where the model's price is not known
+        cost_usd DOUBLE,                    -- at the price that was billed; NULL where it is not known
         simulated_cost_usd DOUBLE,          -- of an answer of the built-in engine, instead: it bills nothing
-        batch_id VARCHAR NOT NULL,
+        batch_id VARCHAR NOT NULL,          -- of a synchronous call: 'synchronous/' and its call_id
         request_id VARCHAR,
         completed_at TIMESTAMP NOT NULL,
         vector FLOAT[]                      -- of an embeddings endpoint, in place of the text
@@ -187,6 +187,31 @@ TABLES: Mapping[str, str] = {
         simulated_cost_usd DOUBLE,
         failed_at TIMESTAMP NOT NULL
     )""",
+    "synchronous_call": """(
+        -- a request that was asked outside of a batch, once; key: call_id. Rows are never deleted
+        call_id VARCHAR NOT NULL,
+        custom_id VARCHAR NOT NULL,
+        task VARCHAR NOT NULL,
+        partition_date DATE NOT NULL,
+        state VARCHAR NOT NULL,             -- sent, answered, refused, possibly_billed: see synchronous_calls.py
+        caller VARCHAR NOT NULL,            -- the process that waits for the answer
+        api VARCHAR NOT NULL,
+        endpoint VARCHAR NOT NULL,
+        model VARCHAR NOT NULL,
+        called_at TIMESTAMP NOT NULL,       -- by the API's clock, if it returns the time
+        sent_at TIMESTAMP NOT NULL,         -- the same by ours
+        ended_at TIMESTAMP,
+        estimated_input_tokens BIGINT NOT NULL,
+        max_output_tokens BIGINT NOT NULL,
+        max_cost_usd DOUBLE,                -- an upper estimate at the standard price, which a budget reserves while
+                                            -- it is sent or possibly billed; NULL where the price is not known
+        output_schema JSON,                 -- that an answer must fulfil; NULL: an answer is any text
+        vector_length BIGINT,               -- how many numbers an answer has; NULL: not known, or no vector
+        path VARCHAR,                       -- where the answer is stored; relative to the data folder
+        http_status INTEGER,
+        code VARCHAR,                       -- why it was refused
+        message VARCHAR
+    )""",
     "quarantined_line": """(
         -- a line of a result file that could not be used, or the file as a whole
         batch_id VARCHAR NOT NULL,
@@ -196,9 +221,9 @@ TABLES: Mapping[str, str] = {
         line BLOB NOT NULL
     )""",
     "spending": """(
-        -- what a batch billed, for the day and task that submitted it; rows are only added
+        -- what a batch or a synchronous call billed, for the day and task that sent it; rows are only added
         batch_id VARCHAR NOT NULL,
-        submission_id VARCHAR NOT NULL,
+        submission_id VARCHAR NOT NULL,     -- or the call_id
         partition_date DATE NOT NULL,
         task VARCHAR NOT NULL,
         kind VARCHAR NOT NULL,              -- answered, failed, unattributed: it belongs to no request (see billing.py)

@@ -1,7 +1,8 @@
 """What was billed, what is reserved, and whether a budget still allows a submission.
 
-`billing` writes the table `spending`: what each collected batch billed. Budgets and reports read only this table. A run
-checks the budget in the transaction of its claim, so that runs at the same time cannot exceed it together.
+`billing` writes the table `spending`: what each collected batch and each synchronous call billed. Budgets and reports
+read only this table. A run checks the budget in the transaction of its claim, so that runs at the same time cannot
+exceed it together.
 
 If the price was not known when a batch was recorded, each check of a budget computes its cost, by the prices of that
 moment. As long as these are not known either, the budget cannot be checked, and no run submits under it.
@@ -16,8 +17,9 @@ import duckdb
 
 from batch_assets.batching.ledger.expected_cost import FileSize, expected_cost
 from batch_assets.batching.ledger.states import RESERVED
+from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX, CallState
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
-from batch_assets.batching.provider.prices import ModelPrice, batch_rates
+from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE, ModelPrice, batch_rates
 from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets.batching.safety.outside_text import as_code
 from batch_assets.batching.task_day import TaskDay
@@ -128,18 +130,19 @@ def why_budget_cannot_be_checked(period: str, unpriced_models: tuple[str, ...], 
 
 # Rows of an earlier version, which did not record the API, count for every API. For the built-in engine, the simulated
 # cost counts.
-SPENT = """
+SPENT = f"""
     SELECT
-        model, coalesce(sum(coalesce(cost_usd, simulated_cost_usd)), 0),
+        model, starts_with(batch_id, '{CALL_PREFIX}') AS is_synchronous,
+        coalesce(sum(coalesce(cost_usd, simulated_cost_usd)), 0),
         coalesce(sum(input_tokens) FILTER (is_unpriced), 0)::BIGINT,
         coalesce(sum(cached_input_tokens) FILTER (is_unpriced), 0)::BIGINT,
         coalesce(sum(cache_write_tokens) FILTER (is_unpriced), 0)::BIGINT,
         coalesce(sum(output_tokens) FILTER (is_unpriced), 0)::BIGINT
     FROM (
         SELECT *, cost_usd IS NULL AND simulated_cost_usd IS NULL AS is_unpriced
-        FROM spending WHERE (api = $api OR api IS NULL) AND {period}
+        FROM spending WHERE (api = $api OR api IS NULL) AND {{period}}
     )
-    GROUP BY model
+    GROUP BY model, is_synchronous
 """
 # `expected_cost_usd` is NULL if the price was not known at the claim, or if no run claimed the batch: it was adopted.
 RESERVED_FILES = """
@@ -149,8 +152,20 @@ RESERVED_FILES = """
     FROM openai_batch JOIN batch_request_file USING (submission_id)
     WHERE (api = $api OR api IS NULL) AND list_contains($reserved, state) AND {period}
 """
+# A call whose answer was lost may be billed, like a lost batch.
+RESERVED_CALLS = """
+    SELECT
+        model, true AS is_synchronous, coalesce(sum(max_cost_usd), 0),
+        coalesce(sum(estimated_input_tokens) FILTER (max_cost_usd IS NULL), 0)::BIGINT, 0, 0,
+        coalesce(sum(max_output_tokens) FILTER (max_cost_usd IS NULL), 0)::BIGINT
+    FROM synchronous_call WHERE api = $api AND list_contains($reserved, state) AND {period}
+    GROUP BY model
+"""
+RESERVED_CALL_STATES = (CallState.SENT, CallState.POSSIBLY_BILLED)
 # A submission that is claimed and not submitted yet counts in every month: a run may submit it in that month.
 SUBMITTED_IN_MONTH = "date_trunc('month', coalesce(submitted_at, $moment)) = date_trunc('month', $moment)"
+CALLED_IN_MONTH = "date_trunc('month', called_at) = date_trunc('month', $moment)"
+OF_DAY = "partition_date = CAST($day AS DATE) AND task = coalesce($task, task)"
 
 
 def used_on_day(
@@ -164,7 +179,8 @@ def used_on_day(
     """What was used for the day at this API, including earlier prompts and refreshes; by this task, or by all."""
     return _used(
         connection,
-        SPENT.format(period="partition_date = CAST($day AS DATE) AND task = coalesce($task, task)"),
+        SPENT.format(period=OF_DAY),
+        RESERVED_CALLS.format(period=OF_DAY),
         RESERVED_FILES.format(
             period="openai_batch.partition_date = CAST($day AS DATE) "
             "AND openai_batch.task = coalesce($task, openai_batch.task)"
@@ -181,6 +197,7 @@ def used_in_month(
     return _used(
         connection,
         SPENT.format(period=SUBMITTED_IN_MONTH),
+        RESERVED_CALLS.format(period=CALLED_IN_MONTH),
         RESERVED_FILES.format(period=SUBMITTED_IN_MONTH),
         {"api": api, "moment": moment},
         own_prices,
@@ -188,9 +205,13 @@ def used_in_month(
 
 
 class _Spent(NamedTuple):
-    """What one model billed in a period: USD, and the tokens of the batches whose cost was not known."""
+    """What one model billed in a period: USD, and the tokens of the batches whose cost was not known.
+
+    is_synchronous: in synchronous calls, not in batches.
+    """
 
     model: str
+    is_synchronous: bool
     usd: float
     unpriced_input_tokens: int
     unpriced_cached_input_tokens: int
@@ -201,6 +222,7 @@ class _Spent(NamedTuple):
 def _used(
     connection: duckdb.DuckDBPyConnection,
     spent_statement: str,
+    calls_statement: str,
     reserved_statement: str,
     parameters: Mapping[str, object],
     own_prices: tuple[ModelPrice, ...],
@@ -213,6 +235,12 @@ def _used(
         if late_usd is None:
             unpriced_models.add(spent.model)
         spent_usd += spent.usd + (late_usd or 0.0)
+    calls = connection.execute(calls_statement, {**parameters, "reserved": list(RESERVED_CALL_STATES)}).fetchall()
+    for called in map(_Spent._make, calls):
+        late_usd = _cost_of_unpriced(called, api, own_prices)
+        if late_usd is None:
+            unpriced_models.add(called.model)
+        reserved_usd += called.usd + (late_usd or 0.0)
     reserved = connection.execute(reserved_statement, {**parameters, "reserved": list(RESERVED)}).fetchall()
     for expected_usd, *size in reserved:
         file = FileSize(*size)
@@ -227,18 +255,22 @@ def _used(
 def _cost_of_unpriced(spent: _Spent, api: str, own_prices: tuple[ModelPrice, ...]) -> float | None:
     """USD of the tokens without a recorded cost, by today's prices; None if these are not known.
 
-    The rates of long requests do not count: the ledger has no longer the tokens of each request.
+    The rates of long requests do not count: the ledger has no longer the tokens of each request. Of synchronous calls,
+    only the user's own price of batches can be known by now: a budget counts twice as much.
     """
     if spent.unpriced_input_tokens + spent.unpriced_output_tokens == 0:
         return 0.0
     rates = batch_rates(spent.model, api=api, own_prices=own_prices)
-    return cost_usd(
+    in_batches = cost_usd(
         None if rates is None else replace(rates, long_context_tokens=None),
         input_tokens=spent.unpriced_input_tokens,
         output_tokens=spent.unpriced_output_tokens,
         cached_input_tokens=spent.unpriced_cached_input_tokens,
         cache_write_tokens=spent.unpriced_cache_write_tokens,
     )
+    if in_batches is None or not spent.is_synchronous:
+        return in_batches
+    return in_batches * STANDARD_PER_BATCH_PRICE
 
 
 @dataclass(frozen=True)

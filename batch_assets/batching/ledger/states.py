@@ -111,8 +111,8 @@ REQUEST_MEANING = {
     RequestState.ANSWERED: "it has an answer of a model (or of the built-in engine, while that is configured), "
     "which was not cut under a lower limit than today's",
     RequestState.FAILED: "the API did not answer it, for a permanent reason or in the last round",
-    RequestState.BLOCKED: "a budget, an unknown price, an account error or a missing result file keeps a run from "
-    "sending it",
+    RequestState.BLOCKED: "a budget, an unknown price, an account error, a missing result file or a call outside of a "
+    "batch keeps a run from sending it",
     RequestState.CANCELLED: "the user cancelled it; it is sent after the user plans the day again",
     RequestState.PENDING: "the next plan puts it into a request file",
 }

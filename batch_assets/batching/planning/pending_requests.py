@@ -91,10 +91,10 @@ def write_pending(
     """
     find_images(connection, task, options.source, day, options.image_folder)
     if _must_name_first(connection, task, day):
-        _replace_names(connection, task, day, options)
+        replace_names(connection, task, day, options)
         if not options.refresh:  # which begins again with the first step
             escalate(connection, task, options.source, day, options.api, has_images=True)
-        states = _find_requests_to_send(connection, day, task, options)
+        states = find_requests_to_send(connection, day, task, options)
         old_names = old_names_of_pending(connection)
         shards = _write_lines(connection, task, folder, day, options, old_names, only_pending=True)
         connection.execute(LINE_POSITIONS)
@@ -102,12 +102,12 @@ def write_pending(
     shards = _write_lines(connection, task, folder, day, options, {}, only_pending=False)
     for first, last in article_rowid_ranges(connection, options.source, day, options.rows_at_once):
         connection.execute(ENTER_REQUEST_INDEX, [first, last, task.name])
-    states = _find_requests_to_send(connection, day, task, options)
+    states = find_requests_to_send(connection, day, task, options)
     return _only_wanted_lines(connection, shards, task, folder, options), states
 
 
 def _must_name_first(connection: duckdb.DuckDBPyConnection, task: Task, day: str) -> bool:
-    """Whether the day has requests, or may have old custom_ids, which `_replace_names` looks for, or requests of a
+    """Whether the day has requests, or may have old custom_ids, which `replace_names` looks for, or requests of a
     later step, since another day or task has sent those of the first one.
     """
     return bool(task.escalation) or has_aliases(connection) or has_requests(connection, task.on(day))
@@ -119,7 +119,7 @@ def has_requests(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> bool:
     return connection.execute(statement, day).fetchone() is not None
 
 
-def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str, options: PlanOptions) -> None:
+def replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str, options: PlanOptions) -> None:
     """Enter the requests of the day's present articles; requests of an earlier version keep their custom_ids."""
     keep_old_names(connection, task, day)
     connection.execute("DELETE FROM batch_request WHERE task = ? AND partition_date = CAST(? AS DATE)", task.on(day))
@@ -127,7 +127,7 @@ def _replace_names(connection: duckdb.DuckDBPyConnection, task: Task, day: str, 
     use_old_names(connection, task.on(day))
 
 
-def _find_requests_to_send(
+def find_requests_to_send(
     connection: duckdb.DuckDBPyConnection, day: str, task: Task, options: PlanOptions
 ) -> DayStates:
     rules = RequestStateRules(options.api, task.max_output_tokens, options.max_rounds)
@@ -169,7 +169,7 @@ def _write_lines(
     next_line = 0
     with index_path.open("w", encoding="ascii") as index:
         for step in steps_of(task):
-            sent_options = _accepted_options(connection, step, options)
+            sent_options = accepted_options(connection, step, options)
             builder = RequestLineBuilder(
                 step.task, index, writer.max_bytes, options=sent_options, old_names=old_names, first_line=next_line
             )
@@ -187,7 +187,7 @@ def _write_lines(
     return [replace(shard, step=step_of_file[shard.position]) for shard in shards]
 
 
-def _accepted_options(connection: duckdb.DuckDBPyConnection, step: Step, options: PlanOptions) -> dict[str, Any]:
+def accepted_options(connection: duckdb.DuckDBPyConnection, step: Step, options: PlanOptions) -> dict[str, Any]:
     """The optional parameters without those that this API has refused for the model."""
     given = options.optional_parameters
     if given is None or step.number:

@@ -67,7 +67,7 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
     with database.writing() as connection:
         with _unpublished_on_failure() as published, transaction(connection):
             of_task = task.on(day)
-            _check_columns(connection, task, options.source, day)
+            check_columns(connection, task, options.source, day)
             withdrawal.withdraw_unsent(connection, day=of_task, message=REPLANNED)
             target = data_folder / request_folder(of_task)
             with _hidden_folder(target) as hidden:
@@ -84,7 +84,7 @@ def plan_day(database: Database, *, day: str, task: Task, data_folder: Path, opt
     return plan
 
 
-def _check_columns(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str) -> None:
+def check_columns(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str) -> None:
     """Raise TaskError if an article of the day lacks a column: its message would be paid for, and lack the text."""
     for column in task.columns:
         row = connection.execute(

@@ -135,6 +135,12 @@ class RequestLineBuilder:
         """The number of the line after the last one."""
         return self._written
 
+    @property
+    def bytes_around_message(self) -> int:
+        """How many bytes a line has beside the message of its article, without an image."""
+        around = (self._before_id, self._before_message, self._after_message)
+        return CUSTOM_ID_CHARACTERS + sum(len(part) for part in around)
+
     def lines(self, block: list[Message]) -> list[bytes]:
         """The lines of these rows, each with its newline. The index also has the requests that cannot be sent."""
         lines: list[bytes] = []

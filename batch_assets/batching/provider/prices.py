@@ -1,6 +1,7 @@
-"""What a batch costs: by the user's own prices or by those of `genai-prices`, offline. A doubtful price is unknown.
+"""What a batch costs, and a request outside of one, by the user's own prices or by those of `genai-prices`, offline.
 
-Figures are USD. OpenAI bills batches at half its standard prices (https://openai.com/api/pricing/).
+A doubtful price is unknown. Figures are USD. OpenAI bills batches at half its standard prices
+(https://openai.com/api/pricing/).
 """
 
 import math
@@ -27,13 +28,16 @@ MODELS_WITHOUT_SURCHARGE = re.compile(r"(gpt-(3\.5|4)|o[134])(?![0-9])")
 # Providers that document one batch discount for all their models, by their names in `genai-prices`.
 # Groq (https://console.groq.com/docs/batch): half the price, and no further discount for cached tokens.
 BATCH_DISCOUNTS = {"groq": Decimal("0.5")}
+EMBEDDING_MODEL = re.compile(r"text-embedding-")
+STANDARD_PER_BATCH_PRICE = 2  # at OpenAI: for a budget, where only the price of batches is known
 # The usage of a request does not say how many of its tokens belong to an image, so its cost cannot be computed.
 IMAGE_PRICES = ("input_image_mtok", "output_image_mtok")
+_STANDARD_KINDS = frozenset({"cache_read_mtok", "cache_write_mtok"})  # outside of batches, each price holds as it is
 
 
 @dataclass(frozen=True)
 class BatchRates:
-    """USD per token of a batch.
+    """USD per token of a batch, or of requests outside of batches.
 
     A request of more than `long_context_tokens` input tokens is billed as a whole at the `long_` rates. A model
     without such a limit has None there, and the same rates twice. Reasoning tokens are output tokens.
@@ -104,11 +108,21 @@ def batch_rates(model: str, *, api: str = OPENAI_API, own_prices: tuple[ModelPri
     return _published_rates(model, OPENAI_API if api == BUILT_IN_ENGINE else api, datetime.now(UTC))
 
 
-def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
+def standard_rates(model: str, *, api: str = OPENAI_API) -> BatchRates | None:
+    """The published prices of a model at an API for requests outside of batches; None if they are not known.
+
+    `api` is as in `batch_rates`. A user's own price is one of batches: it says nothing about other requests.
+    """
+    return _published_rates(model, OPENAI_API if api == BUILT_IN_ENGINE else api, datetime.now(UTC), in_batches=False)
+
+
+def _published_rates(model: str, api: str, at: datetime, *, in_batches: bool = True) -> BatchRates | None:
     """The batch price that `genai-prices` has. If it has none it returns the *standard* price, so this function checks.
 
     It returns the standard price for a model without a batch price, before the first day of its batch price, and for a
     model of another provider than the one of the URL (OpenAI's models at Azure).
+
+    in_batches: the price of batches; otherwise the standard price.
     """
     origin, factor = _origin(api), Decimal(1)
     if origin is not None and OPENAI_REGION.fullmatch(origin):
@@ -124,7 +138,7 @@ def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
             model,
             provider_api_url=origin,
             genai_request_timestamp=at,
-            price_context={"processing": "batch"},
+            price_context={"processing": "batch"} if in_batches else None,
         )
     except LookupError:
         return None
@@ -133,6 +147,8 @@ def _published_rates(model: str, api: str, at: datetime) -> BatchRates | None:
         return None
     if not any(price.model is model_of_provider for model_of_provider in price.provider.models):
         return None
+    if not in_batches:
+        return _rates(price, _STANDARD_KINDS, factor)
     batch_prices = _active_batch_prices(price, at)
     if batch_prices is None:
         discount = BATCH_DISCOUNTS.get(price.provider.id)
@@ -177,6 +193,8 @@ def _active_batch_prices(price: PriceCalculation, at: datetime) -> frozenset[str
 def _rates(price: PriceCalculation, batch_prices: frozenset[str], factor: Decimal) -> BatchRates | None:
     prices = price.model_price
     inputs, outputs = prices.input_mtok, prices.output_mtok
+    if outputs is None and batch_prices is _STANDARD_KINDS and EMBEDDING_MODEL.match(price.model.id):
+        outputs = Decimal(0)  # a vector has no output tokens
     if inputs is None or outputs is None or any(getattr(prices, key) is not None for key in IMAGE_PRICES):
         return None
     # A discount for cached tokens counts only if batches have it, too. OpenAI's models before GPT-5 have it outside of

@@ -16,7 +16,7 @@ PACKAGE = Path(batch_assets.__file__).parent
 LEDGER = PACKAGE / "batching" / "ledger"
 LEDGER_TABLES = (
     "openai_batch", "submission_event", "spending", "in_flight_request", "request_alias", "day_of_old_names",
-    "refused_option", "schema_version", "warehouse",
+    "refused_option", "schema_version", "warehouse", "synchronous_call",
 )  # fmt: skip
 TABLE_IN_SQL = re.compile(rf"\b(?:from|join|into|update|table|exists)\s+(?:{'|'.join(LEDGER_TABLES)})\b", re.IGNORECASE)
 INSERT_INTO = re.compile(r"\bINSERT\s+(?:OR\s+\w+\s+)?INTO\s+\S+\s*(\(?)")
