@@ -16,6 +16,8 @@ from batch_assets.settings import SettingError, Settings, read_settings
 if TYPE_CHECKING:
     import openai
 
+    from batch_assets.task_set import DeclaredTask, TaskSet
+
 
 task_option = click.option(
     "--task", default=FIRST_TASK, show_default=True, metavar="NAME", help="The task: the name of its table."
@@ -40,6 +42,18 @@ def check_day(day: str) -> str:
     return day
 
 
+def find_task(tasks: "TaskSet", name: str) -> "DeclaredTask":
+    """The task of this name in `defs/`. Raises click.ClickException."""
+    from batch_assets.batching.safety.outside_text import printable
+    from batch_assets.project_tasks import declared_task
+
+    declared = declared_task(tasks, name)
+    if declared is None:
+        known = ", ".join(sorted(tasks.keys))
+        raise click.ClickException(f"There is no task {printable(name)} in `defs/`: it has {known}.")
+    return declared
+
+
 @contextmanager
 def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
@@ -62,15 +76,19 @@ def errors_in_one_sentence() -> Iterator[None]:
     """Let the errors that a user can do something about be a click.ClickException."""
     import openai
 
+    from batch_assets.batching.ingest.errors import SourceError
     from batch_assets.batching.ledger.database import DatabaseBusyError
     from batch_assets.batching.operations.abandon import AbandonError
+    from batch_assets.batching.planning.task import TaskError
     from batch_assets.batching.provider.batches import error_message
     from batch_assets.batching.submission.adoption import AdoptionError
     from batch_assets.cli.dagster_home.home import NoDagsterHomeError, StartError
 
     try:
         yield
-    except (AbandonError, AdoptionError, DatabaseBusyError, NoDagsterHomeError, StartError) as error:
+    except (
+        AbandonError, AdoptionError, DatabaseBusyError, NoDagsterHomeError, SourceError, StartError, TaskError
+    ) as error:  # fmt: skip
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:
         raise click.ClickException(f"OpenAI says: {error_message(error)}") from error

@@ -20,9 +20,10 @@ from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.safety.outside_text import as_message, printable
+from batch_assets.cli.common import find_task
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
 from batch_assets.cli.terminal import as_rich_text
-from batch_assets.project_tasks import declared_task, read_tasks
+from batch_assets.project_tasks import read_tasks
 from batch_assets.settings import Settings
 from batch_assets.task_set import DeclaredTask
 
@@ -36,7 +37,7 @@ def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url
 
     api_url: of the local Batch API; None where another API is configured. confirm: ask before that one is paid.
     """
-    declared = _declared(settings, task)
+    declared = find_task(read_tasks(settings), task)
     keys = declared.keys
     console = Console()
     warnings.filterwarnings("ignore", module="dagster")
@@ -53,15 +54,6 @@ def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url
     with Database(settings.database).reading() as connection:
         report = day_report(connection, declared.results, day, preview_rows=MAX_ROWS)
     _print_report(console, report, settings, task)
-
-
-def _declared(settings: Settings, task: str) -> DeclaredTask:
-    tasks = read_tasks(settings)
-    declared = declared_task(tasks, task)
-    if declared is None:
-        known = ", ".join(sorted(tasks.keys))
-        raise click.ClickException(f"There is no task {printable(task)} in `defs/`: it has {known}.")
-    return declared
 
 
 def api_name() -> str:

@@ -16,6 +16,7 @@ from batch_assets.cli.prune import prune
 from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
 from batch_assets.cli.terminal import CommandLine
+from batch_assets.cli.try_requests import try_requests
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +30,7 @@ def main() -> None:
     os.umask(0o077)  # only the user may read what we write
 
 
-for command in (demo, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
+for command in (demo, try_requests, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
     main.add_command(command)
 
 

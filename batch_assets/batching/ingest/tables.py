@@ -48,6 +48,11 @@ class Ingested:
     in_several_files: int = 0
 
 
+def has_articles(connection: duckdb.DuckDBPyConnection, source: str, day: str) -> bool:
+    """Whether the day has articles of the source with this name."""
+    return connection.execute(f"SELECT 1 FROM raw_articles {OF_DAY} LIMIT 1", [source, day]).fetchone() is not None
+
+
 def record_rows_without_day(connection: duckdb.DuckDBPyConnection, rows: ReadRows) -> None:
     """Replace what `rejected_article` has of malformed and undated rows of the files that were read."""
     staged = rows.staged

@@ -19,6 +19,7 @@ from batch_assets_tests.batching.conftest import (
     TASK,
     Workspace,
 )
+from batch_assets_tests.batching.synchronous.support import tried
 from batch_assets_tests.local_api_client import LocalApi
 
 LATER = date.fromisoformat(DAY) + timedelta(days=100)
@@ -216,3 +217,17 @@ def test_answers_that_a_newer_day_shares_stay(done: Workspace, api: LocalApi) ->
     run_prune(done, today=date.fromisoformat(DAY) + timedelta(days=91))  # the next day is 90 days old
     assert len(done.rows("SELECT * FROM completion")) == 1
     assert done.plan(day=NEXT_DAY).requests == {"answered": 1}
+
+
+def test_the_stored_answers_of_synchronous_calls_are_result_files(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("ab"))
+    tried(workspace, api.client, limit=1)
+    workspace.whole_day(api)
+    [answer] = (workspace.folder / "results" / "calls").glob("*.jsonl")
+    run_prune(workspace, RetentionPolicy(), date.fromisoformat(DAY) + timedelta(days=10))
+    assert gzip.decompress(answer.with_name(f"{answer.name}.gz").read_bytes())
+    assert workspace.column("SELECT path LIKE '%.gz' FROM synchronous_call") == [True]
+    run_prune(workspace)
+    assert files(workspace) == []
+    assert workspace.rows("FROM completion") == []
+    assert workspace.statuses() == {"answered": 2}

@@ -19,6 +19,7 @@ from batch_assets.batching.provider.prices import (
     batch_rates,
     check_own_prices,
     max_cost_usd,
+    standard_rates,
 )
 
 MILLION = 1_000_000
@@ -303,3 +304,28 @@ def test_the_estimate_counts_input_and_all_output() -> None:
 
 def test_the_most_that_a_batch_can_cost_includes_writes_to_the_cache() -> None:
     assert max_cost_usd("gpt-6-luna", input_tokens=MILLION, output_tokens=MILLION) == pytest.approx(0.0625 + 0.25)
+
+
+@pytest.mark.parametrize(
+    ("model", "usd_per_million"),
+    [
+        ("gpt-4.1-nano", (0.1, 0.025, 0.1, 0.4)),  # outside of batches, cached tokens of this model cost less
+        ("gpt-6-luna", (0.1, 0.01, 0.125, 0.5)),
+        ("text-embedding-3-small", (0.02, 0.02, 0.02, 0.0)),
+    ],
+)
+@pytest.mark.parametrize("api", [OPENAI_API, "local"])
+def test_a_request_outside_of_a_batch_has_the_standard_price(
+    model: str, usd_per_million: tuple[float, ...], api: str
+) -> None:
+    rates = standard_rates(model, api=api)
+    assert rates is not None
+    kinds = (rates.input_usd, rates.cached_input_usd, rates.cache_write_usd, rates.output_usd)
+    assert [usd * 1_000_000 for usd in kinds] == pytest.approx(usd_per_million)
+
+
+@pytest.mark.parametrize(
+    ("model", "api"), [("gpt-6-luna", "local+NAME"), ("gpt-6-luna", "https://gateway.example/v1"), ("mine", OPENAI_API)]
+)
+def test_a_standard_price_that_is_not_published_is_unknown(model: str, api: str) -> None:
+    assert standard_rates(model, api=api) is None

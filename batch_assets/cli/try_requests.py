@@ -1,0 +1,153 @@
+"""`batch-assets try`: ask a few requests of a day at once, before the whole day is bought as a batch."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_assets.batching.counting import counted
+from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, find_task, open_client
+from batch_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import openai
+
+    from batch_assets.batching.ledger.database import Database
+    from batch_assets.batching.provider.identity import ApiIdentity
+    from batch_assets.batching.synchronous.ask import Asked, Asker
+    from batch_assets.batching.synchronous.pending import PendingRequest
+    from batch_assets.cli.trial_report import Trial
+    from batch_assets.task_set import DeclaredTask, TaskSet
+
+
+@click.command("try")
+@click.argument("task")
+@click.option("--limit", type=click.IntRange(min=1), default=5, show_default=True, help="How many requests to ask.")
+@click.option("--day", metavar="YYYY-MM-DD", help="The day.  [default: the first one]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+@click.option("--yes", is_flag=True, help="Don't ask before an API is paid.")
+def try_requests(task: str, limit: int, day: str | None, as_json: bool, yes: bool) -> None:
+    """Ask the first pending requests of TASK at once, at the standard price. Their answers count: no batch buys them
+    again.
+
+    Ends with 1 if a request has no answer.
+    """
+    settings = checked_settings()
+    from rich.console import Console
+
+    from batch_assets.batching.ledger.database import Database
+    from batch_assets.cli.trial_report import print_json, print_trial
+    from batch_assets.project_tasks import read_tasks
+    from batch_assets.settings import make_data_folder
+
+    day = check_day(day or settings.first_day)
+    tasks = read_tasks(settings)
+    declared = find_task(tasks, task)
+    database = Database(settings.database)
+    make_data_folder(settings)
+    with errors_in_one_sentence():
+        _check_stand_in(settings, database)
+        _read_missing_articles(database, tasks, declared, day)
+        with open_client(settings) as client:
+            trial = _try(settings, database, client, tasks, declared, day, limit, confirm=not yes)
+    (print_json if as_json else print_trial)(Console(), trial)
+    if trial.unanswered:
+        click.get_current_context().exit(1)
+
+
+def _check_stand_in(settings: Settings, database: "Database") -> None:
+    """No local Batch API stands in for a real API whose key is missing."""
+    from batch_assets.batching.ledger.known_batches import real_apis
+
+    real = [] if settings.has_remote_api else real_apis(database)
+    if real:
+        raise click.ClickException(
+            f"There is no OPENAI_API_KEY, and this database has used {', '.join(real)}. Set the key. To use the local "
+            "Batch API instead, set OPENAI_BASE_URL to its address."
+        )
+
+
+def _read_missing_articles(database: "Database", tasks: "TaskSet", declared: "DeclaredTask", day: str) -> None:
+    """Read the source for the day if `raw_articles` has none of its articles. Raises SourceError."""
+    from batch_assets.batching.collection.day_results import is_pruned_day
+    from batch_assets.batching.ingest.articles import ingest_day
+    from batch_assets.batching.ingest.tables import has_articles
+
+    with database.reading() as connection:
+        is_pruned = is_pruned_day(connection, declared.feed.name, day)
+        is_read = has_articles(connection, declared.feed.name, day)
+    if is_pruned:
+        raise click.ClickException(
+            f"`prune` has deleted the articles of {day}. Materialize `{declared.feed.key.to_user_string()}` of the day "
+            "first."
+        )
+    if not is_read:
+        ingest_day(database, source=tasks.source_of(declared.feed), day=day)
+
+
+def _try(
+    settings: Settings,
+    database: "Database",
+    client: "openai.OpenAI",
+    tasks: "TaskSet",
+    declared: "DeclaredTask",
+    day: str,
+    limit: int,
+    *,
+    confirm: bool,
+) -> "Trial":
+    from batch_assets.batching.planning.plan_options import PlanOptions
+    from batch_assets.batching.provider.identity import identify
+    from batch_assets.batching.synchronous.ask import Asker, settle, why_not_within_budget
+    from batch_assets.batching.synchronous.callers import registered_caller
+    from batch_assets.batching.synchronous.pending import first_pending
+    from batch_assets.cli.trial_report import make_trial
+
+    api = identify(client, database.warehouse_id())
+    own_prices, of_task = tasks.limits.own_prices, declared.task.on(day)
+    options = PlanOptions(
+        declared.max_rounds, declared.feed.name, api.name, resume_cancelled=False, image_folder=declared.image_folder
+    )
+    with registered_caller(settings.data_folder) as caller:
+        asker = Asker(database, client, settings.data_folder, api, caller, tasks.limits.budget, own_prices)
+        settled = settle(asker)
+        pending = first_pending(database, declared.task, day, options, limit)
+        over_budget = why_not_within_budget(asker, of_task, pending.requests)
+        if over_budget is not None:
+            raise click.ClickException(over_budget)
+        if confirm and pending.requests and not api.is_built_in_engine:
+            _confirm_cost(pending.requests, api)
+        asked = _ask_all(asker, declared, day, pending.requests)
+    left = first_pending(database, declared.task, day, options, 0)
+    return make_trial(database, declared, day, api, asked, pending, left, settled, own_prices)
+
+
+def _confirm_cost(requests: "list[PendingRequest]", api: "ApiIdentity") -> None:
+    """Print what the calls cost at most, and ask the user whether to go on. Raises click.Abort."""
+    from batch_assets.batching.safety.outside_text import printable
+    from batch_assets.batching.synchronous.ask import max_cost_usd
+    from batch_assets.cli.demo_day import api_name
+
+    usd = max_cost_usd(requests, api.name)
+    cost = "an unknown amount: its standard price is not known" if usd is None else f"at most ${usd:.4f} (estimated)"
+    model = printable(requests[0].task.model)
+    question = f"{counted(len(requests), 'request')} to {model} will cost {cost}. Send to {api_name()}?"
+    click.confirm(question, abort=True, err=True)
+
+
+def _ask_all(asker: "Asker", declared: "DeclaredTask", day: str, requests: "list[PendingRequest]") -> "list[Asked]":
+    """Ask one after the other, until the API refuses for a reason that is not the request's."""
+    from rich.console import Console
+
+    from batch_assets.batching.ledger.outcomes import Scope, outcome_of
+    from batch_assets.batching.synchronous.ask import NOT_SENT, AskResult, ask
+
+    console = Console(stderr=True)
+    asked = []
+    for number, request in enumerate(requests, start=1):
+        with console.status(f"asking {number} of {len(requests)}") if console.is_terminal else nullcontext():
+            asked.append(ask(asker, declared.task.on(day), request))
+        refused = asked[-1] if asked[-1].result is AskResult.REFUSED else None
+        if refused and (refused.code == NOT_SENT or outcome_of(refused.code, refused.message).scope is Scope.ACCOUNT):
+            break
+    return asked
