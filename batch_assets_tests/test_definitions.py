@@ -89,7 +89,8 @@ def test_the_nightly_schedule_asks_for_the_day_that_is_over() -> None:
 
 
 BATCHING_STEPS = tuple(
-    f"batch_assets.batching.{step}" for step in ("ingest", "planning", "submission", "collection", "operations")
+    f"batch_assets.batching.{step}"
+    for step in ("ingest", "planning", "submission", "collection", "operations", "synchronous")
 )
 
 
@@ -102,10 +103,11 @@ BATCHING_STEPS = tuple(
         *(
             (f"batching/{step}", tuple(f"batch_assets.batching.{other}" for other in others))
             for step, others in {
-                "ingest": ("planning", "submission", "collection", "operations"),
-                "planning": ("ingest", "submission", "collection", "operations"),
-                "submission": ("ingest", "planning", "collection", "operations"),
-                "collection": ("ingest", "planning", "submission", "operations"),
+                "ingest": ("planning", "submission", "collection", "operations", "synchronous"),
+                "planning": ("ingest", "submission", "collection", "operations", "synchronous"),
+                "submission": ("ingest", "planning", "collection", "operations", "synchronous"),
+                "collection": ("ingest", "planning", "submission", "operations", "synchronous"),
+                "synchronous": ("ingest", "submission", "operations"),
             }.items()
         ),
     ],

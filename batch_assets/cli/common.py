@@ -76,6 +76,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     """Let the errors that a user can do something about be a click.ClickException."""
     import openai
 
+    from batch_assets.batching.collection.comparison import ComparisonError
     from batch_assets.batching.ingest.errors import SourceError
     from batch_assets.batching.ledger.database import DatabaseBusyError
     from batch_assets.batching.operations.abandon import AbandonError
@@ -87,8 +88,9 @@ def errors_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except (
-        AbandonError, AdoptionError, DatabaseBusyError, NoDagsterHomeError, SourceError, StartError, TaskError
-    ) as error:  # fmt: skip
+        *(AbandonError, AdoptionError, ComparisonError, DatabaseBusyError, NoDagsterHomeError),
+        *(SourceError, StartError, TaskError),
+    ) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:
         raise click.ClickException(f"OpenAI says: {error_message(error)}") from error

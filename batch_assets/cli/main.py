@@ -8,6 +8,7 @@ from batch_assets import __version__
 from batch_assets.cli.abandon import abandon
 from batch_assets.cli.adopt import adopt
 from batch_assets.cli.cancel import cancel
+from batch_assets.cli.compare import compare
 from batch_assets.cli.demo import demo
 from batch_assets.cli.dev import dev
 from batch_assets.cli.doctor import doctor
@@ -30,7 +31,7 @@ def main() -> None:
     os.umask(0o077)  # only the user may read what we write
 
 
-for command in (demo, try_requests, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
+for command in (demo, try_requests, compare, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
     main.add_command(command)
 
 

@@ -226,7 +226,7 @@ def print_json(console: Console, trial: Trial) -> None:
         "whole_day_as_batch": vars(trial.whole_day),
         "left_as_batch": vars(trial.left),
     }
-    click.echo(without_known_secrets(json.dumps(report, indent=2)))  # ASCII: no character has an effect on a terminal
+    click.echo(without_known_secrets(json.dumps(report, indent=2)))  # escaped: no effect on a terminal
 
 
 def _as_json(trial: Trial, asked: Asked) -> dict[str, Any]:

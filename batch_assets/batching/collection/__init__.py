@@ -10,5 +10,7 @@ the day has.
 
 `result_table` makes and changes the table of a task's results, and `column_types` has the types of columns that change.
 
+`comparison` reads the result tables of two tasks side by side.
+
 `answer_bodies` says where the body of a line has its answer, for each endpoint.
 """

@@ -26,20 +26,22 @@ def asker_of(workspace: Workspace, client: openai.OpenAI, **options: Any) -> Ite
         yield Asker(workspace.database, client, workspace.folder, api, caller, **options)
 
 
-def pending(workspace: Workspace, client: openai.OpenAI, task: Task = TASK, limit: int = 5) -> PendingDay:
+def pending(
+    workspace: Workspace, client: openai.OpenAI, task: Task = TASK, limit: int = 5, day: str = DAY
+) -> PendingDay:
     api = identify(client, workspace.database.warehouse_id()).name
     options = PlanOptions(max_rounds=3, api=api, resume_cancelled=False)
-    return first_pending(workspace.database, task, DAY, options, limit)
+    return first_pending(workspace.database, task, day, options, limit)
 
 
 def tried(
-    workspace: Workspace, client: openai.OpenAI, *, task: Task = TASK, limit: int = 5, **options: Any
+    workspace: Workspace, client: openai.OpenAI, *, task: Task = TASK, limit: int = 5, day: str = DAY, **options: Any
 ) -> list[Asked]:
     """Ask the first pending requests of the day."""
     with asker_of(workspace, client, **options) as asker:
         settle(asker)
-        requests = pending(workspace, client, task, limit).requests
-        return [ask(asker, task.on(DAY), request) for request in requests]
+        requests = pending(workspace, client, task, limit, day).requests
+        return [ask(asker, task.on(day), request) for request in requests]
 
 
 def at_openai(answer: Callable[[Call], Reply | None] = Call.forward) -> Callable[[Call], Reply | None]:

@@ -1,0 +1,44 @@
+"""The page of `batch-assets compare --html`: one file that loads nothing, for a browser or a printer."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from batch_assets.batching.collection.comparison import ComparedArticle, Comparison, Side
+from batch_assets.batching.safety.outside_text import as_shown
+from batch_assets.cli.comparison_report import notes, shown_value, status_of, sums
+
+TEMPLATE = Path(__file__).with_name("comparison.html")
+
+
+def page_of(comparison: Comparison) -> str:
+    """The page. The template escapes every text of others, and the page's policy forbids scripts and the network."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["shown"] = lambda text: as_shown(str(text), lines=True)
+    totals = [sums(one) for one in comparison.totals]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        day=comparison.day,
+        tasks=comparison.tasks,
+        sums=[(name, [one[name] for one in totals]) for name in totals[0]],
+        notes=notes(comparison),
+        articles=[_article(article) for article in comparison.articles],
+    )
+
+
+def _article(article: ComparedArticle) -> dict[str, Any]:
+    return {
+        "title": article.title or article.article_id,
+        "id": article.article_id,
+        "sides": [_side(article, side) for side in article.sides],
+    }
+
+
+def _side(article: ComparedArticle, side: Side) -> dict[str, Any]:
+    fields = [
+        {"name": name, "value": shown_value(name, value), "differs": name in article.differing}
+        for name, value in (side.values or {}).items()
+    ]
+    usage = "" if side.values is None else f"{side.input_tokens or 0:,} + {side.output_tokens or 0:,} tokens"
+    cost = "" if side.values is None else ("unknown cost" if side.usd is None else f"${side.usd:.6f}")
+    return {"fields": fields, "status": status_of(side), "reason": side.reason or "", "usage": usage, "cost": cost}
