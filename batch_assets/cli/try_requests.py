@@ -139,15 +139,13 @@ def _ask_all(asker: "Asker", declared: "DeclaredTask", day: str, requests: "list
     """Ask one after the other, until the API refuses for a reason that is not the request's."""
     from rich.console import Console
 
-    from batch_assets.batching.ledger.outcomes import Scope, outcome_of
-    from batch_assets.batching.synchronous.ask import NOT_SENT, AskResult, ask
+    from batch_assets.batching.synchronous.ask import ask
 
     console = Console(stderr=True)
     asked = []
     for number, request in enumerate(requests, start=1):
         with console.status(f"asking {number} of {len(requests)}") if console.is_terminal else nullcontext():
             asked.append(ask(asker, declared.task.on(day), request))
-        refused = asked[-1] if asked[-1].result is AskResult.REFUSED else None
-        if refused and (refused.code == NOT_SENT or outcome_of(refused.code, refused.message).scope is Scope.ACCOUNT):
+        if asked[-1].refuses_all:
             break
     return asked

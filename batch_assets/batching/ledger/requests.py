@@ -303,8 +303,9 @@ def _find_blocked(connection: duckdb.DuckDBPyConnection, refusal: BudgetRefusal 
 
 
 def cancel_pending(database: Database, day: TaskDay, rules: RequestStateRules) -> None:
-    """Cancel the day's pending requests, also those in a pause, until the user plans the day again with
-    `resume_cancelled`.
+    """Cancel the day's pending requests until the user plans the day again with `resume_cancelled`.
+
+    Also those in a pause, and those that a process asks outside of a batch now.
     """
     with database.writing() as connection, transaction(connection):
         find_states(connection, day, rules)
@@ -313,7 +314,8 @@ def cancel_pending(database: Database, day: TaskDay, rules: RequestStateRules) -
             INSERT INTO failed_request (custom_id, batch_id, code, message, retryable, superseded, failed_at)
             SELECT
                 custom_id, ?, ?, 'Cancelled before it was sent again.', true, false, ?
-            FROM unanswered_request WHERE state = 'pending' OR blocked_by = '{BlockedBy.ACCOUNT}'
+            FROM unanswered_request
+            WHERE state = 'pending' OR blocked_by IN ('{BlockedBy.ACCOUNT}', '{BlockedBy.CALL}')
             """,
             [cancelled_batch_id(day), CANCELLED_BY_USER, now_utc()],
         )

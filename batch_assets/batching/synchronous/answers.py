@@ -20,15 +20,20 @@ from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.safety.private_folder import make_private_folder
 
 OK = 200
+# First what this call has brought: an earlier answer may be one that does not count. An answer of another process that
+# was loaded during the call stays in place of this one.
 READ_ANSWER = """
-    SELECT
-        text, len(vector), NULL AS code, NULL AS message, finish_reason, input_tokens, output_tokens, cost_usd,
-        simulated_cost_usd
-    FROM completion WHERE custom_id = $custom_id
-    UNION ALL
-    SELECT NULL, NULL, code, message, NULL, input_tokens, output_tokens, cost_usd, simulated_cost_usd
-    FROM failed_request WHERE custom_id = $custom_id AND batch_id = $batch_id
-    LIMIT 1
+    SELECT * EXCLUDE (is_of_call) FROM (
+        SELECT
+            text, len(vector) AS vector_length, NULL AS code, NULL AS message, finish_reason,
+            input_tokens, output_tokens, cost_usd, simulated_cost_usd, batch_id = $batch_id AS is_of_call
+        FROM completion WHERE custom_id = $custom_id
+        UNION ALL
+        SELECT NULL, NULL, code, message, NULL, input_tokens, output_tokens, cost_usd, simulated_cost_usd, true
+        FROM failed_request WHERE custom_id = $custom_id AND batch_id = $batch_id
+    )
+    WHERE is_of_call OR NOT $is_refused
+    ORDER BY is_of_call DESC LIMIT 1
 """
 
 
@@ -120,9 +125,10 @@ def load_refusal(database: Database, data_folder: Path, call: Call, refusal: Ref
             load_call(connection, _as_batch(data_folder, call, call.api), call.custom_id)
 
 
-def read_answer(connection: duckdb.DuckDBPyConnection, call: Call) -> Answer | None:
+def read_answer(connection: duckdb.DuckDBPyConnection, call: Call, *, is_refused: bool) -> Answer | None:
     """The answer to the request of the call, or the failure of this call; None if it has neither."""
-    row = connection.execute(READ_ANSWER, {"custom_id": call.custom_id, "batch_id": call.batch_id}).fetchone()
+    parameters = {"custom_id": call.custom_id, "batch_id": call.batch_id, "is_refused": is_refused}
+    row = connection.execute(READ_ANSWER, parameters).fetchone()
     return None if row is None else Answer(*row)
 
 

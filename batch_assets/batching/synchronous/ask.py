@@ -13,12 +13,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 
 import duckdb
 import openai
 
 from batch_assets.batching.ledger.database import Database, transaction
+from batch_assets.batching.ledger.outcomes import Scope, outcome_of
 from batch_assets.batching.ledger.requests import create_macros
 from batch_assets.batching.ledger.spending import Budget, why_over_budget
 from batch_assets.batching.ledger.synchronous_calls import (
@@ -89,7 +91,7 @@ class Asked:
     """What became of a request.
 
     code, message: why there is no answer. answer: also of a failed one, which was billed. lost: how many answers this
-    process has waited for in vain.
+    process has waited for in vain. refuses_all: whether the API would refuse other requests now, too.
     """
 
     request: PendingRequest
@@ -98,6 +100,7 @@ class Asked:
     message: str | None = None
     answer: Answer | None = None
     lost: int = 0
+    refuses_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def ask(asker: Asker, day: TaskDay, request: PendingRequest) -> Asked:
         except NotSentError as error:
             refusal = Refusal(None, NOT_SENT, f"The API could not be reached: {as_message(str(error))}")
             _end(asker, call, CallState.REFUSED, refusal)
-            return Asked(request, AskResult.REFUSED, refusal.code, refusal.message, lost=lost)
+            return _refused(request, refusal, lost)
         except BaseException:  # the user has pressed Ctrl-C
             _end(asker, call, CallState.POSSIBLY_BILLED, Refusal(None, "interrupted", "The command was interrupted."))
             raise
@@ -189,13 +192,23 @@ def ask(asker: Asker, day: TaskDay, request: PendingRequest) -> Asked:
 
 def _asked(asker: Asker, call: Call, request: PendingRequest, refusal: Refusal | None, lost: int) -> Asked:
     with asker.database.reading() as connection:
-        answer = read_answer(connection, call)
+        answer = read_answer(connection, call, is_refused=refusal is not None)
     if answer is None and refusal is not None:
-        return Asked(request, AskResult.REFUSED, refusal.code, refusal.message, lost=lost)
+        return _refused(request, refusal, lost)
     if answer is None or answer.code is not None:
         code, message = (None, None) if answer is None else (answer.code, answer.message)
         return Asked(request, AskResult.FAILED, code, message, answer, lost)
     return Asked(request, AskResult.ANSWERED, answer=answer, lost=lost)
+
+
+def _refused(request: PendingRequest, refusal: Refusal, lost: int) -> Asked:
+    outcome = outcome_of(refusal.code, refusal.message, refusal.http_status)
+    refuses_all = (
+        refusal.code == NOT_SENT
+        or refusal.http_status == HTTPStatus.TOO_MANY_REQUESTS
+        or outcome.scope is Scope.ACCOUNT
+    )
+    return Asked(request, AskResult.REFUSED, refusal.code, refusal.message, lost=lost, refuses_all=refuses_all)
 
 
 def settle(asker: Asker) -> Settled:

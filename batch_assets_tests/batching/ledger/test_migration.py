@@ -1,6 +1,7 @@
 """The present code opens a database of version 1: no row is lost, and no request is paid for again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -112,6 +113,16 @@ def test_a_second_opening_changes_nothing(upgrade: Upgrade) -> None:
         pass
     assert upgrade.workspace.database.warehouse_id() == identity
     assert upgrade.workspace.column("SELECT count(*) FROM schema_version") == [len(MIGRATIONS)]
+
+
+def test_a_database_without_synchronous_calls_gets_their_table(workspace: Workspace, new_database: Path) -> None:
+    path = workspace.folder / "before.duckdb"
+    shutil.copy(new_database, path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE synchronous_call")
+        connection.execute("DELETE FROM schema_version WHERE name = 'record_synchronous_calls'")
+    with Database(str(path)).writing() as connection:
+        assert connection.execute("FROM synchronous_call").fetchall() == []
 
 
 def test_an_upgrade_records_the_spending_of_collected_batches(upgrade: Upgrade) -> None:

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from batch_assets.batching.ledger.expected_cost import calibration_for, expected_cost
+from batch_assets.batching.ledger.requests import RequestStateRules, cancel_pending
 from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day
 from batch_assets.batching.ledger.synchronous_calls import CALL_LIFETIME
 from batch_assets.batching.ledger.synchronous_calls import Call as SynchronousCall
@@ -410,3 +411,62 @@ def test_a_body_that_is_no_answer_is_stored_and_shown(workspace: Workspace, api:
     [path] = (workspace.folder / "results" / "calls").glob("*.jsonl")
     stored = json.loads(path.read_bytes())["response"]["body"]
     assert stored == (body.decode() if body.startswith(b"<") else json.loads(body))
+
+
+@pytest.mark.parametrize(("status", "result"), [(429, "refused"), (400, "failed"), (200, "failed")])
+def test_an_answer_of_the_built_in_engine_is_not_shown_as_that_of_another_api(
+    workspace: Workspace, local_api: LocalApi, status: int, result: str
+) -> None:
+    def answer(call: Call) -> Reply:
+        return Reply.of({"error": {"message": "No."}}, status) if is_call(call) else call.forward()
+
+    workspace.ingest({"a": "Ships are waiting in the harbour."})
+    tried(workspace, local_api.client)
+    with proxy(local_api.url, at_openai(answer)) as client:
+        [asked] = tried(workspace, client)
+    assert asked.result == result
+    assert workspace.column("SELECT api FROM completion") == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "refuses_all"),
+    [(429, "insufficient_quota", True), (403, None, True), (401, "invalid_api_key", True), (429, None, True),
+     (500, None, False), (400, "invalid_value", False)],
+)  # fmt: skip
+def test_a_refusal_says_whether_the_api_would_refuse_the_other_requests_too(
+    workspace: Workspace, api: LocalApi, status: int, code: str | None, refuses_all: bool
+) -> None:
+    error = Reply.of({"error": {"message": "No.", "code": code}}, status)
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, lambda call: error if is_call(call) else call.forward()) as client:
+        [asked] = tried(workspace, client)
+    assert asked.refuses_all is refuses_all
+
+
+def test_a_cancelled_day_does_not_send_the_request_of_a_lost_call(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("a"))
+    workspace.plan()
+    workspace.execute("DELETE FROM in_flight_request")
+    with asker_of(workspace, api.client) as asker:
+        [request] = pending(workspace, api.client).requests
+        ask_module._begin(asker, TASK.on(DAY), request)
+    cancel_pending(workspace.database, TASK.on(DAY), RequestStateRules("local+instant"))
+    workspace.execute("UPDATE synchronous_call SET state = 'possibly_billed'")
+    assert pending(workspace, api.client).counts == {"cancelled": 1}
+
+
+def test_an_option_that_the_api_refuses_is_not_sent_again(workspace: Workspace, api: LocalApi) -> None:
+    sent: list[bool] = []
+
+    def answer(call: Call) -> Reply:
+        if not is_call(call):
+            return call.forward()
+        sent.append("prompt_cache_options" in json.loads(call.body))
+        error = {"error": {"message": "Unknown parameter: 'prompt_cache_options'.", "type": "invalid_request_error"}}
+        return Reply.of(error, 400) if sent[-1] else call.forward()
+
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, at_openai(answer)) as client:
+        asked = [tried(workspace, client, task=replace(TASK, model="gpt-6-luna")) for _ in range(2)]
+    assert [(one.result, one.code) for [one] in asked] == [("failed", "refused_option"), ("answered", None)]
+    assert sent == [True, False]
