@@ -105,24 +105,24 @@ def refusal_of(answer: ApiAnswer) -> Refusal | None:
 
 
 def load_answer(database: Database, data_folder: Path, call: Call) -> None:
-    """Load the stored answer in one transaction, unless another process has done it."""
+    """Load what is stored in one transaction, unless another process has done it.
+
+    A refusal that the API would repeat in a batch makes the request fail, as in a batch. Any other one says nothing
+    about the request.
+    """
     stored = _read_stored(data_folder, call)
     refusal = refusal_of(stored)
-    if refusal is not None:  # of a process that ended before it had recorded it
-        load_refusal(database, data_folder, call, refusal)
-        return
+    state = CallState.ANSWERED if refusal is None else CallState.REFUSED
+    api = stored.api if refusal is None else call.api  # a gateway that refuses does not name the API
     with database.writing() as connection, transaction(connection):
-        if end_call(connection, call, CallState.ANSWERED, api=stored.api):
-            load_call(connection, _as_batch(data_folder, call, stored.api), call.custom_id)
+        is_first = end_call(connection, call, state, refusal=refusal, api=api)
+        if is_first and (refusal is None or _is_of_request(refusal)):
+            load_call(connection, _as_batch(data_folder, call, api), call.custom_id)
 
 
-def load_refusal(database: Database, data_folder: Path, call: Call, refusal: Refusal) -> None:
-    """Record that the API refused the request. If it would do so in a batch, too, the request fails as in a batch."""
+def _is_of_request(refusal: Refusal) -> bool:
     outcome = outcome_of(refusal.code, refusal.message, refusal.http_status)
-    is_of_request = outcome.scope in (Scope.REQUEST, Scope.TASK) and not outcome.is_retryable
-    with database.writing() as connection, transaction(connection):
-        if end_call(connection, call, CallState.REFUSED, refusal=refusal) and is_of_request:
-            load_call(connection, _as_batch(data_folder, call, call.api), call.custom_id)
+    return outcome.scope in (Scope.REQUEST, Scope.TASK) and not outcome.is_retryable
 
 
 def read_answer(connection: duckdb.DuckDBPyConnection, call: Call, *, is_refused: bool) -> Answer | None:

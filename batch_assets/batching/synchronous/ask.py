@@ -44,7 +44,6 @@ from batch_assets.batching.synchronous.answers import (
     Answer,
     is_stored,
     load_answer,
-    load_refusal,
     read_answer,
     refusal_of,
     store_answer,
@@ -182,12 +181,8 @@ def ask(asker: Asker, day: TaskDay, request: PendingRequest) -> Asked:
             _end(asker, call, CallState.POSSIBLY_BILLED, Refusal(None, "interrupted", "The command was interrupted."))
             raise
         store_answer(asker.data_folder, call, answer)
-        refusal_now = refusal_of(answer)
-        if refusal_now is None:
-            load_answer(asker.database, asker.data_folder, call)
-        else:
-            load_refusal(asker.database, asker.data_folder, call, refusal_now)
-        return _asked(asker, call, request, refusal_now, lost)
+        load_answer(asker.database, asker.data_folder, call)
+        return _asked(asker, call, request, refusal_of(answer), lost)
 
 
 def _asked(asker: Asker, call: Call, request: PendingRequest, refusal: Refusal | None, lost: int) -> Asked:

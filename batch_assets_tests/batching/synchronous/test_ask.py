@@ -277,7 +277,6 @@ def test_an_answer_that_is_stored_and_not_loaded_is_loaded_later(
     workspace.ingest(workspace.texts("a"))
     with proxy(api.url, answer) as client, monkeypatch.context() as patched:
         patched.setattr(ask_module, "load_answer", killed)
-        patched.setattr(ask_module, "load_refusal", killed)
         with pytest.raises(SystemExit):
             tried(workspace, client)
     assert workspace.rows(STATES) == [("sent", 1)]
