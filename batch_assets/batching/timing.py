@@ -30,6 +30,11 @@ class Timing:
         file_is_gone_after: from then on a result file that the API does not find counts as deleted; before, it may be
             late. OpenAI keeps result files for 30 days.
 
+    Requests outside of batches
+        answer_timeout_seconds: how long the API may be silent. A model that reasons may need minutes.
+        connect_timeout_seconds: of the connection.
+        call_lifetime: how long no batch has a request that a process asks. It is longer than the process waits.
+
     The sensor
         poll_grace_seconds: after the deadline of a tick, for the HTTP call that has begun.
         collection_pause: how long a day whose batches have ended may wait while another run collects days, to be
@@ -63,6 +68,10 @@ class Timing:
     download_pauses_seconds: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
     lost_after: timedelta = timedelta(hours=25)
     file_is_gone_after: timedelta = timedelta(days=1)
+
+    answer_timeout_seconds: float = 600.0
+    connect_timeout_seconds: float = 20.0
+    call_lifetime: timedelta = timedelta(minutes=15)
 
     poll_grace_seconds: float = 10.0
     collection_pause: timedelta = timedelta(seconds=60)

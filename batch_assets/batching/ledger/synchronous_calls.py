@@ -17,11 +17,11 @@ import duckdb
 from batch_assets.batching.ledger.states import OPEN
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.task_day import TaskDay
+from batch_assets.batching.timing import Timing
 
 CALL_PREFIX = "synchronous/"  # of what an answer of a call has in place of the id of a batch
-# Longer than a process waits for an answer (`provider/synchronous.py`). After that, a batch may have the request,
-# whether or not the process still runs.
-CALL_LIFETIME = timedelta(minutes=15)
+# After that, a batch may have the request, whether or not the process still runs.
+CALL_LIFETIME = Timing.call_lifetime
 CALL_LIFETIME_SQL = f"INTERVAL {CALL_LIFETIME // timedelta(minutes=1)} MINUTE"
 MAX_LOST_ANSWERS = 2  # of one request
 

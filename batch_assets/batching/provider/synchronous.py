@@ -6,10 +6,8 @@ import httpx2
 import openai
 
 from batch_assets.batching.provider.identity import api_name
+from batch_assets.batching.timing import Timing
 
-# How long the API may be silent. A model that reasons may need minutes. See `CALL_LIFETIME` in the ledger.
-ANSWER_SECONDS = 600.0
-CONNECT_SECONDS = 20.0
 # A gateway answers in place of the API, which may have run the request: 504, and Cloudflare's 524.
 LOST_ANSWER_STATUSES = (504, 524)
 NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
@@ -33,12 +31,12 @@ class NotSentError(Exception):
     """The API could not be reached: it has not seen the request."""
 
 
-def send(client: openai.OpenAI, endpoint: str, body: bytes, *, answer_seconds: float = ANSWER_SECONDS) -> ApiAnswer:
+def send(client: openai.OpenAI, endpoint: str, body: bytes, timing: Timing) -> ApiAnswer:
     """Send this JSON to the endpoint (`/v1/…`) once: no retry of the client, which could be billed twice.
 
     Returns an error of the API, too: its status says so. Raises LostAnswerError, NotSentError.
     """
-    timeout = httpx2.Timeout(answer_seconds, connect=min(CONNECT_SECONDS, answer_seconds))
+    timeout = httpx2.Timeout(timing.answer_timeout_seconds, connect=timing.connect_timeout_seconds)
     once = client.with_options(max_retries=0, timeout=timeout)
     headers = {"Content-Type": "application/json"}
     try:

@@ -38,7 +38,7 @@ from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.provider.prices import ModelPrice, standard_rates
-from batch_assets.batching.provider.synchronous import ANSWER_SECONDS, LostAnswerError, NotSentError, send
+from batch_assets.batching.provider.synchronous import LostAnswerError, NotSentError, send
 from batch_assets.batching.safety.outside_text import as_code, as_message
 from batch_assets.batching.synchronous.answers import (
     Answer,
@@ -51,6 +51,7 @@ from batch_assets.batching.synchronous.answers import (
 from batch_assets.batching.synchronous.callers import CALLS_FOLDER, forget, has_ended
 from batch_assets.batching.synchronous.pending import PendingRequest
 from batch_assets.batching.task_day import TaskDay
+from batch_assets.batching.timing import Timing
 
 OVER_BUDGET, NOT_SENT = "over_budget", "not_sent"
 WHY_NOT_ASKED = {
@@ -82,7 +83,7 @@ class Asker:
     caller: str
     budget: Budget = field(default_factory=Budget)
     own_prices: tuple[ModelPrice, ...] = ()
-    answer_seconds: float = ANSWER_SECONDS
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def ask(asker: Asker, day: TaskDay, request: PendingRequest) -> Asked:
             result = AskResult.LOST if is_lost else AskResult.NOT_ASKED
             return Asked(request, result, call.code, call.message, lost=lost)
         try:
-            answer = send(asker.client, call.endpoint, request.body, answer_seconds=asker.answer_seconds)
+            answer = send(asker.client, call.endpoint, request.body, asker.timing)
         except LostAnswerError as error:
             _end(asker, call, CallState.POSSIBLY_BILLED, Refusal(None, "lost", as_message(str(error))))
             lost += 1

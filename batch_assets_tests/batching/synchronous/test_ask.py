@@ -27,6 +27,7 @@ from batch_assets.batching.provider.prices import ModelPrice, standard_rates
 from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets.batching.synchronous import ask as ask_module
 from batch_assets.batching.synchronous.ask import Asked, ask, settle, why_not_within_budget
+from batch_assets.batching.timing import Timing
 from batch_assets_tests.batching.conftest import CUT, DAY, TASK, Call, Reply, Workspace, open_workspace, proxy
 from batch_assets_tests.batching.synchronous.support import (
     OPENAI,
@@ -229,7 +230,7 @@ def test_an_answer_that_does_not_come_in_time_is_lost(workspace: Workspace, api:
 
     workspace.ingest(workspace.texts("a"))
     with proxy(api.url, answer) as client:
-        [asked] = tried(workspace, client, answer_seconds=0.1)
+        [asked] = tried(workspace, client, timing=Timing(answer_timeout_seconds=0.1))
         waits.set()
     assert (asked.result, asked.lost) == ("lost", 2)
 
@@ -469,3 +470,18 @@ def test_an_option_that_the_api_refuses_is_not_sent_again(workspace: Workspace, 
         asked = [tried(workspace, client, task=replace(TASK, model="gpt-6-luna")) for _ in range(2)]
     assert [(one.result, one.code) for [one] in asked] == [("failed", "refused_option"), ("answered", None)]
     assert sent == [True, False]
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_message_of_the_api_is_stored_without_the_key(
+    workspace: Workspace, api: LocalApi, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    key = "sk-proj-0123456789abcdef"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    error = Reply.of({"error": {"message": f"The key {key} may not.\x1b[2J", "code": "no_such_code"}}, status)
+    workspace.ingest(workspace.texts("a"))
+    with proxy(api.url, lambda call: error if is_call(call) else call.forward()) as client:
+        [asked] = tried(workspace, client)
+    stored = workspace.column("SELECT message FROM synchronous_call UNION ALL SELECT message FROM failed_request")
+    assert len(stored) == (2 if status == 400 else 1)
+    assert not any("0123456789" in message for message in (*stored, asked.message))
