@@ -10,7 +10,7 @@ import pytest
 from batch_assets_tests.faults.histories import History
 from batch_assets_tests.faults.world_of_apis import Apis, running_apis
 
-HISTORIES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 8
+HISTORIES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 4
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from batch_assets_tests.batching.ingest.generated_files import TIMES, Article, B
 from batch_assets_tests.batching.ingest.model import Expected, comparable, expect
 from batch_assets_tests.batching.ingest.other_source import add_other_source, rows_of_other_source
 
-EXAMPLES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 25
+EXAMPLES = 300 if os.environ.get("BATCH_ASSETS_TEST_THOROUGH") else 10
 MAX_MESSAGE = 620
 # Mappings of our columns to the source's.
 NAMES: list[dict[str, str]] = [
