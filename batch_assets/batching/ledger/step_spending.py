@@ -8,10 +8,10 @@ from batch_assets.batching.task_day import TaskDay
 
 SPENDING_BY_STEP = """
     SELECT
-        step, batch_request_file.model, sum(spending.requests)::BIGINT,
+        coalesce(step, 0) AS step, spending.model, sum(spending.requests)::BIGINT,
         coalesce(sum(spending.requests) FILTER (kind = 'answered'), 0)::BIGINT, sum(input_tokens)::BIGINT,
         sum(output_tokens)::BIGINT, sum(cost_usd), sum(simulated_cost_usd)
-    FROM spending JOIN batch_request_file USING (submission_id)
+    FROM spending LEFT JOIN batch_request_file USING (submission_id)  -- a synchronous call has no file
     WHERE spending.task = $task AND spending.partition_date = CAST($day AS DATE)
     GROUP BY ALL ORDER BY ALL
 """

@@ -72,6 +72,7 @@ def article_messages(
         SELECT raw_articles.rowid, encode(to_json({message})){IMAGE_COLUMNS if task.image else ""}
         FROM raw_articles {join_of_image(task)} {f"SEMI JOIN ({pending}) USING (article_id)" if only_pending else ""}
         WHERE source = ? AND partition_date = CAST(? AS DATE) AND raw_articles.rowid BETWEEN ? AND ?
+        {"ORDER BY raw_articles.rowid" if task.image else ""}  -- a join does not keep the order
     """
     parameters = [*parameters, *((*task.on(day), step) if only_pending else ()), source, day]
     for first, last in article_rowid_ranges(connection, source, day, rows_at_once):

@@ -237,6 +237,20 @@ def test_tokens_of_images_are_not_estimated_from_their_bytes(day: Day) -> None:
     assert [shard.requests for shard in plan.shards] == [1, 1]
 
 
+def test_lines_are_in_the_order_of_the_articles(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order in which DuckDB finds the images."""
+    monkeypatch.setattr(images, "FIND_VALUES", f"{images.FIND_VALUES} ORDER BY 1 DESC")
+    names = [f"{number}.png" for number in range(9)]
+    for name in names:
+        day.write(name, PNG + name.encode())
+    day.ingest({name: name for name in names})
+    day.plan(replace(CAPTIONS, system_prompt="Another."))
+    day.plan()  # which names the requests before it writes them
+    requests = day.workspace.requests()
+    urls = [request["body"]["messages"][1]["content"][1]["image_url"]["url"] for request in requests]
+    assert urls == [data_url("png", PNG + name.encode()) for name in names]
+
+
 def test_two_tasks_ask_about_the_same_image_once(day: Day) -> None:
     day.write("a.png", PNG)
     day.ingest({"a": "a.png"})
