@@ -11,8 +11,8 @@ from batch_assets.local_api.settings import Limits
 from batch_assets.local_api.wire import errors, strict_json
 from batch_assets.local_api.wire.errors import ApiError
 
-# Ours, so that no line needs more memory than a direct request may. OpenAI's limit is not known.
-MAXIMUM_LINE_BYTES = 16 * 1024 * 1024
+# Ours, for the sake of memory: enough for an image of 20 MB in base64. OpenAI's limit is not known.
+MAXIMUM_LINE_BYTES = 32 * 1024 * 1024
 
 
 class Problem(TypedDict):
