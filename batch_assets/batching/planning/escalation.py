@@ -30,8 +30,6 @@ def escalate(
     steps = steps_of(task)
     if len(steps) == 1:
         return 0
-    if not has_images:
-        find_images(connection, task, source, day, image_folder)
     moved = 0
     for step, following in pairwise(steps):
         ended = find_ended_in_step(
@@ -44,6 +42,9 @@ def escalate(
             api=api,
         )
         if ended:
+            if not has_images:
+                find_images(connection, task, source, day, image_folder)
+                has_images = True
             _rename(connection, following, source, day)
             moved += ended
     return moved
