@@ -31,7 +31,7 @@ test: lint types
 	$(PYTEST)
 
 test-unit: $(VENV)/ready-for-tests
-	$(PYTEST) --numprocesses 2 -m "not server and not end_to_end and not small_model"
+	$(PYTEST) --numprocesses 2 -m "not server and not database and not end_to_end and not small_model"
 
 test-thorough: $(VENV)/ready-for-tests
 	BATCH_ASSETS_TEST_THOROUGH=1 $(PYTEST)

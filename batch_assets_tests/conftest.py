@@ -47,18 +47,23 @@ def migrations_of(config: Config) -> ScriptDirectory:
 
 ScriptDirectory.from_config = migrations_of  # type: ignore[method-assign]
 
+# Fixtures that open a database file, and the folder whose tests read files into one.
+DATABASE_FIXTURES = {"workspace", "new_database", "database", "batch", "connection", "outcomes"}
+DATABASE_FOLDER = "ingest"
 # Fixtures that start a local Batch API, and what modules call that start one, or another process.
 SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
 STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server or another process: `make test-unit` leaves them out."""
+    """Mark the tests that need a server, another process or a database file: `make test-unit` leaves them out."""
     modules = {item.path: item.path.read_text(encoding="utf-8") for item in items}
     for item in items:
         needs_server = SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
         if needs_server or any(call in modules[item.path] for call in STARTS_A_PROCESS):
             item.add_marker(pytest.mark.server)
+        if DATABASE_FIXTURES & set(getattr(item, "fixturenames", ())) or item.path.parent.name == DATABASE_FOLDER:
+            item.add_marker(pytest.mark.database)
 
 
 def pytest_collection_finish() -> None:
