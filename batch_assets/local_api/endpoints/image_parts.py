@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from batch_assets.local_api.engines.images import Image
 from batch_assets.local_api.wire import errors
 from batch_assets.local_api.wire.errors import ApiError
-from batch_assets.local_api.wire.parameter_table import unsupported
+from batch_assets.local_api.wire.parameter_table import choice, unsupported
 
-_DETAILS = ("auto", "low", "high", "original")
+_DETAIL = choice("auto", "low", "high", "original")
 _DATA = "data:"
 
 
@@ -64,8 +64,7 @@ def _read_detail(value: dict[str, Any], param: str) -> str:
     detail = value.get("detail")
     if detail is None:
         return "auto"
-    if errors.check_string(param, detail) not in _DETAILS:
-        raise errors.invalid_value(param, detail, _DETAILS)
+    _DETAIL(param, detail)
     return str(detail)
 
 

@@ -34,7 +34,6 @@ _INCLUDABLE = (
     _LOGPROBS,
 )
 _SUMMARY = choice("auto", "concise", "detailed")
-_A_STRING_OR_OBJECT = "one of a string or object"
 
 # From the official SDK 3.54.0, types/responses/response_create_params.py.
 PARAMETERS: dict[str, Parameter] = {
@@ -51,7 +50,7 @@ PARAMETERS: dict[str, Parameter] = {
         only([]),
     ),
     "conversation": Parameter(
-        either(_A_STRING_OR_OBJECT, str=string(), dict=members(required=("id",), id=string())),
+        either(parameters.A_STRING_OR_OBJECT, str=string(), dict=members(required=("id",), id=string())),
     ),
     "image": Parameter(
         members(context_compression=choice("auto", "enabled", "disabled")),
@@ -64,13 +63,13 @@ PARAMETERS: dict[str, Parameter] = {
     "max_tool_calls": Parameter(integer(minimum=1)),
     "metadata": Parameter(parameters.metadata),
     "model": Parameter(unchecked),
-    "moderation": Parameter(parameters.MODERATION, only()),
+    "moderation": parameters.MODERATION,
     "parallel_tool_calls": Parameter(boolean),
     "previous_response_id": Parameter(string()),
     "prompt": Parameter(members(required=("id",), id=string(), variables=an_object, version=string())),
     "prompt_cache_key": Parameter(string()),
-    "prompt_cache_options": Parameter(parameters.PROMPT_CACHE_OPTIONS, only_members(prewarm=(False,))),
-    "prompt_cache_retention": Parameter(choice("in_memory", "24h")),
+    "prompt_cache_options": parameters.PROMPT_CACHE_OPTIONS,
+    "prompt_cache_retention": parameters.PROMPT_CACHE_RETENTION,
     "reasoning": Parameter(
         members(
             context=choice("auto", "current_turn", "all_turns"),
@@ -80,18 +79,16 @@ PARAMETERS: dict[str, Parameter] = {
             summary=_SUMMARY,
         )
     ),
-    "safety_identifier": Parameter(string(parameters.MAXIMUM_IDENTIFIER)),
+    "safety_identifier": parameters.SAFETY_IDENTIFIER,
     "service_tier": Parameter(choice("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")),
     "store": Parameter(boolean),
     "stream": Parameter(boolean),
     "stream_options": Parameter(an_object),
     "temperature": Parameter(decimal(0, 2)),
     "text": Parameter(members(format=unchecked, verbosity=choice(*parameters.VERBOSITIES))),
-    "tools": Parameter(array(an_object, "an array of objects"), only([])),
-    "tool_choice": Parameter(
-        either(_A_STRING_OR_OBJECT, str=choice("none", "auto", "required"), dict=an_object), only("none", "auto")
-    ),
-    "top_logprobs": Parameter(integer(0, 20), only(0)),
+    "tools": parameters.TOOLS,
+    "tool_choice": parameters.TOOL_CHOICE,
+    "top_logprobs": parameters.TOP_LOGPROBS,
     "top_p": Parameter(decimal(0, 1)),
     # Without a limit of the context, nothing is ever truncated.
     "truncation": Parameter(choice("auto", "disabled")),

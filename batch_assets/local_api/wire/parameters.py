@@ -7,23 +7,48 @@ from typing import Any
 
 from batch_assets.local_api.wire import errors
 from batch_assets.local_api.wire.errors import ApiError
-from batch_assets.local_api.wire.parameter_table import array, boolean, choice, either, members, string
+from batch_assets.local_api.wire.parameter_table import (
+    Parameter,
+    an_object,
+    array,
+    boolean,
+    choice,
+    either,
+    integer,
+    mapping,
+    members,
+    only,
+    only_members,
+    string,
+)
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 VERBOSITIES = ("low", "medium", "high")
-MAXIMUM_IDENTIFIER = 128
-"""Characters of a `safety_identifier` [types of the SDK 3.54.0]."""
-PROMPT_CACHE_OPTIONS = members(
-    comparison_response_id=string(),
-    mode=choice("implicit", "explicit"),
-    prewarm=boolean,
-    ttl=choice("30m", "12h"),
+A_STRING_OR_OBJECT = "one of a string or object"
+LOGIT_BIAS = Parameter(mapping(integer(-100, 100)), only({}))
+PROMPT_CACHE_OPTIONS = Parameter(
+    members(
+        comparison_response_id=string(),
+        mode=choice("implicit", "explicit"),
+        prewarm=boolean,
+        ttl=choice("30m", "12h"),
+    ),
+    only_members(prewarm=(False,)),
 )
+PROMPT_CACHE_RETENTION = Parameter(choice("in_memory", "24h"))
+SAFETY_IDENTIFIER = Parameter(string(128))  # [types of the SDK 3.54.0]
+TOOLS = Parameter(array(an_object, "an array of objects"), only([]))
+TOOL_CHOICE = Parameter(
+    either(A_STRING_OR_OBJECT, str=choice("none", "auto", "required"), dict=an_object), only("none", "auto")
+)
+TOP_LOGPROBS = Parameter(integer(0, 20), only(0))
 STOP = either(
     "one of a string or array of strings", str=string(), list=array(string(), "an array of strings", maximum=4)
 )
 _POLICY = members(required=("mode",), mode=choice("score", "block"))
-MODERATION = members(required=("model",), model=string(), policy=members(input=_POLICY, output=_POLICY))
+MODERATION = Parameter(
+    members(required=("model",), model=string(), policy=members(input=_POLICY, output=_POLICY)), only()
+)
 
 _REASONING_MODEL = re.compile(r"(o[1-9]|gpt-([5-9]|[1-9][0-9]))(?![0-9])", re.ASCII)
 _TITLE = "Title: "
