@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import dagster as dg
 
-from batch_assets.batching.ledger.known_batches import real_apis
+from batch_assets.batching.ledger.known_batches import why_no_stand_in
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.day_events import DayEvent
 from batch_assets.resources import BatchApi, Warehouse
@@ -46,10 +46,5 @@ def stop_if_the_stand_in_was_not_chosen(warehouse: Warehouse, openai: BatchApi, 
     """Raise dagster.Failure if the key is missing and the database has used a real API, which no stand-in replaces."""
     if not (openai.is_stand_in and api.is_built_in_engine):
         return
-    real = real_apis(warehouse.tables)
-    if real:
-        raise dg.Failure(
-            f"There is no OPENAI_API_KEY, and this database has batches of {', '.join(real)}. Set the key. To use the "
-            "local Batch API instead, set OPENAI_BASE_URL to its address.",
-            allow_retries=False,
-        )
+    if why := why_no_stand_in(warehouse.tables):
+        raise dg.Failure(why, allow_retries=False)

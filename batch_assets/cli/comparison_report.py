@@ -12,7 +12,7 @@ from batch_assets.batching.collection.comparison import VECTOR, ComparedArticle,
 from batch_assets.batching.counting import counted
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.safety.secrets import without_known_secrets
-from batch_assets.cli.terminal import as_rich_text
+from batch_assets.cli.terminal import answer_as_text, as_rich_text
 
 DIFFERS = "≠"
 
@@ -57,9 +57,7 @@ def status_of(side: Side) -> str:
 
 def shown_value(name: str, value: Any) -> str:
     """A value of a field as text; of a vector how many numbers it has."""
-    if name == VECTOR and isinstance(value, int):
-        return f"a vector of {counted(value, 'number')}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return answer_as_text(value, is_vector=name == VECTOR and isinstance(value, int))
 
 
 def sums(totals: Totals) -> Mapping[str, str]:

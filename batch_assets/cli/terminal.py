@@ -1,6 +1,7 @@
 """What goes to the terminal: text of others without effect, never as rich's markup, and failures in a sentence."""
 
 import errno
+import json
 import os
 import sqlite3
 import sys
@@ -10,11 +11,19 @@ from typing import Any
 import click
 from rich.text import Text
 
+from batch_assets.batching.counting import counted
 from batch_assets.batching.safety.clean_errors import without_secrets_in
 from batch_assets.batching.safety.outside_text import as_message, as_shown, printable
 from batch_assets.batching.safety.secrets import without_secrets
 
 MAX_MESSAGE_CHARACTERS = 600
+
+
+def answer_as_text(value: Any, *, is_vector: bool) -> str:
+    """A value of a field of an answer; of a vector, which is there by its length, how many numbers it has."""
+    if is_vector:
+        return f"a vector of {counted(value, 'number')}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def as_rich_text(text: str) -> Text:

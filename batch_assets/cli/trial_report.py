@@ -17,9 +17,10 @@ from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import printable
 from batch_assets.batching.safety.secrets import without_known_secrets
+from batch_assets.batching.synchronous.answers import Answer
 from batch_assets.batching.synchronous.ask import Asked, AskResult, Settled
 from batch_assets.batching.synchronous.pending import PendingDay
-from batch_assets.cli.terminal import as_rich_text
+from batch_assets.cli.terminal import answer_as_text, as_rich_text
 from batch_assets.task_set import DeclaredTask
 
 COLUMN_CHARACTERS = 20  # a terminal that has fewer for each column shows an answer in one column
@@ -59,6 +60,11 @@ class Trial:
     def unanswered(self) -> int:
         """How many of the requests that were to be asked have no answer."""
         return self.not_asked + sum(one.result is not AskResult.ANSWERED for one in self.asked)
+
+    @property
+    def billed(self) -> list[Answer]:
+        """The answers, those of failed requests included."""
+        return [one.answer for one in self.asked if one.result in BILLED and one.answer is not None]
 
     @property
     def fields(self) -> list[str]:
@@ -136,9 +142,7 @@ def _why_not(asked: Asked) -> Text:
 
 
 def _shown(trial: Trial, value: Any) -> str:
-    if trial.declared.results.is_vector:
-        return f"a vector of {counted(value, 'number')}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return answer_as_text(value, is_vector=trial.declared.results.is_vector)
 
 
 def _usage(asked: Asked) -> tuple[str, str]:
@@ -172,11 +176,10 @@ def _notes(trial: Trial) -> list[str]:
 
 
 def _sums(trial: Trial) -> list[str]:
-    answers = [one.answer for one in trial.asked if one.result in BILLED and one.answer is not None]
     lines = []
-    if answers:
-        inputs = sum(answer.input_tokens or 0 for answer in answers)
-        outputs = sum(answer.output_tokens or 0 for answer in answers)
+    if trial.billed:
+        inputs = sum(answer.input_tokens or 0 for answer in trial.billed)
+        outputs = sum(answer.output_tokens or 0 for answer in trial.billed)
         lines.append(f"{inputs:,} input and {outputs:,} output tokens. {_billed(trial)}")
     lines.append(f"The whole day as a batch: {_price(trial.whole_day)}.")
     if trial.left.requests != trial.whole_day.requests:
@@ -199,8 +202,9 @@ def _billed(trial: Trial) -> str:
 
 def _total(trial: Trial, name: str) -> float | None:
     """The sum of the answers that tell tokens; None if one of these has no known cost."""
-    answers = [one.answer for one in trial.asked if one.result in BILLED and one.answer is not None]
-    costs = [getattr(one, name) for one in answers if one.input_tokens is not None or one.output_tokens is not None]
+    costs = [
+        getattr(one, name) for one in trial.billed if one.input_tokens is not None or one.output_tokens is not None
+    ]
     return None if None in costs else sum(costs)
 
 

@@ -57,14 +57,10 @@ def try_requests(task: str, limit: int, day: str | None, as_json: bool, yes: boo
 
 def _check_stand_in(settings: Settings, database: "Database") -> None:
     """No local Batch API stands in for a real API whose key is missing."""
-    from batch_assets.batching.ledger.known_batches import real_apis
+    from batch_assets.batching.ledger.known_batches import why_no_stand_in
 
-    real = [] if settings.has_remote_api else real_apis(database)
-    if real:
-        raise click.ClickException(
-            f"There is no OPENAI_API_KEY, and this database has used {', '.join(real)}. Set the key. To use the local "
-            "Batch API instead, set OPENAI_BASE_URL to its address."
-        )
+    if not settings.has_remote_api and (why := why_no_stand_in(database)):
+        raise click.ClickException(why)
 
 
 def _read_missing_articles(database: "Database", tasks: "TaskSet", declared: "DeclaredTask", day: str) -> None:

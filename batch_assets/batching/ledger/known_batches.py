@@ -55,6 +55,17 @@ def real_apis(database: Database) -> list[str]:
     return [api for (api,) in rows]
 
 
+def why_no_stand_in(database: Database) -> str | None:
+    """Why the local Batch API does not stand in for a missing key: the database has used a real API; None: it may."""
+    real = real_apis(database)
+    if not real:
+        return None
+    return (
+        f"There is no OPENAI_API_KEY, and this database has batches of {', '.join(real)}. Set the key. To use the "
+        "local Batch API instead, set OPENAI_BASE_URL to its address."
+    )
+
+
 def known_batches(database: Database) -> set[str]:
     """The ids of all batches that submissions have or had."""
     with database.reading() as connection:
