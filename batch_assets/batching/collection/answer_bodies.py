@@ -51,27 +51,36 @@ def _has_vector(body: Mapping[str, Any]) -> bool:
     return isinstance(first, dict) and isinstance(first.get("embedding"), list)
 
 
+def _usage_fields(inputs: str, outputs: str) -> str:
+    """inputs, outputs: the names of the tokens. Those of their details are the same at both endpoints."""
+    return f"""
+        usage STRUCT(
+            {inputs} VARCHAR, {outputs} VARCHAR,
+            {inputs}_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
+            {outputs}_details STRUCT(reasoning_tokens VARCHAR)
+        )"""
+
+
+def _usage(inputs: str, outputs: str) -> tuple[str, str, str, str, str]:
+    return (
+        f"usage.{inputs}",
+        f"usage.{inputs}_details.cached_tokens",
+        f"usage.{inputs}_details.cache_write_tokens",
+        f"usage.{outputs}",
+        f"usage.{outputs}_details.reasoning_tokens",
+    )
+
+
 _OF_CHAT = AnswerBody(
     noun="chat completion",
-    fields="""
-        choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],
-        usage STRUCT(
-            prompt_tokens VARCHAR, completion_tokens VARCHAR,
-            prompt_tokens_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
-            completion_tokens_details STRUCT(reasoning_tokens VARCHAR)
-        )""",
+    fields="choices STRUCT(finish_reason VARCHAR, message STRUCT(content VARCHAR, refusal VARCHAR))[],"
+    + _usage_fields("prompt_tokens", "completion_tokens"),
     first="choices[1]",
     has_answer="first.message IS NOT NULL",
     content="first.message.content",
     refusal="nullif(first.message.refusal, '')",  # some servers send "" for none
     finish_reason="first.finish_reason",
-    usage=(
-        "usage.prompt_tokens",
-        "usage.prompt_tokens_details.cached_tokens",
-        "usage.prompt_tokens_details.cache_write_tokens",
-        "usage.completion_tokens",
-        "usage.completion_tokens_details.reasoning_tokens",
-    ),
+    usage=_usage("prompt_tokens", "completion_tokens"),
     is_whole=_is_chat_completion,
     empty={"choices": [{"message": {}}]},
 )
@@ -80,12 +89,8 @@ _OF_RESPONSES = AnswerBody(
     noun="response",
     fields="""
         status VARCHAR, incomplete_details STRUCT(reason VARCHAR),
-        output STRUCT("type" VARCHAR, content STRUCT("type" VARCHAR, "text" VARCHAR, refusal VARCHAR)[])[],
-        usage STRUCT(
-            input_tokens VARCHAR, output_tokens VARCHAR,
-            input_tokens_details STRUCT(cached_tokens VARCHAR, cache_write_tokens VARCHAR),
-            output_tokens_details STRUCT(reasoning_tokens VARCHAR)
-        )""",
+        output STRUCT("type" VARCHAR, content STRUCT("type" VARCHAR, "text" VARCHAR, refusal VARCHAR)[])[],"""
+    + _usage_fields("input_tokens", "output_tokens"),
     first="output",
     has_answer="first IS NOT NULL",
     content=f"array_to_string(list_transform(list_filter({_PARTS}, lambda part: part.type = 'output_text'), "
@@ -93,13 +98,7 @@ _OF_RESPONSES = AnswerBody(
     refusal=f"nullif(array_to_string(list_transform({_PARTS}, lambda part: part.refusal), ''), '')",
     finish_reason="CASE coalesce(body.incomplete_details.reason, body.status) WHEN 'max_output_tokens' THEN 'length' "
     "WHEN 'completed' THEN 'stop' ELSE coalesce(body.incomplete_details.reason, body.status) END",
-    usage=(
-        "usage.input_tokens",
-        "usage.input_tokens_details.cached_tokens",
-        "usage.input_tokens_details.cache_write_tokens",
-        "usage.output_tokens",
-        "usage.output_tokens_details.reasoning_tokens",
-    ),
+    usage=_usage("input_tokens", "output_tokens"),
     is_whole=_is_response,
     empty={"output": []},
 )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.task_day import TaskDay
 
 SPENDING_BY_STEP = """
@@ -33,5 +34,5 @@ class StepSpending(NamedTuple):
 
 def spending_by_step(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[StepSpending]:
     """What each step of the task billed for the day, by step and model."""
-    rows = connection.execute(SPENDING_BY_STEP, day._asdict()).fetchall()
+    rows = connection.execute(parsed(SPENDING_BY_STEP), day._asdict()).fetchall()
     return [StepSpending(*row) for row in rows]

@@ -16,6 +16,7 @@ import duckdb
 from batch_assets.batching.ledger.outcomes import IMAGE_MISSING, IMAGE_TOO_LARGE, IMAGE_UNUSABLE
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.provider.prices import estimated_input_tokens
 from batch_assets.batching.safety.outside_text import as_message
 
 # https://developers.openai.com/api/docs/guides/images-vision: PNG, JPEG, WEBP, GIF that is not animated; 20 MB each.
@@ -72,6 +73,11 @@ class NoImageError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def estimated_tokens(task: Task, byte_count: int, requests: int) -> int:
+    """Input tokens of request lines: by their bytes or, with images, whose bytes are no measure, by their number."""
+    return estimated_input_tokens(byte_count) if task.image is None else requests * TOKENS_PER_IMAGE
 
 
 def find_images(connection: duckdb.DuckDBPyConnection, task: Task, source: str, day: str, folder: Path | None) -> None:

@@ -21,7 +21,7 @@ from batch_assets.batching.ledger import submissions, transitions, withdrawal
 from batch_assets.batching.ledger.database import Database, fixed_join_order, transaction
 from batch_assets.batching.ledger.in_flight import record_requests
 from batch_assets.batching.ledger.requests import DayStates
-from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, enter_failures
+from batch_assets.batching.planning.images import enter_failures, estimated_tokens
 from batch_assets.batching.planning.pending_requests import has_requests, write_pending
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.shards import Shard
@@ -29,7 +29,7 @@ from batch_assets.batching.planning.steps import steps_of
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.provider.batches import now_utc
 from batch_assets.batching.provider.download import REQUESTS_FOLDER
-from batch_assets.batching.provider.prices import estimated_input_tokens, max_cost_usd
+from batch_assets.batching.provider.prices import max_cost_usd
 from batch_assets.batching.safety.private_folder import make_private_folder
 from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 
@@ -240,8 +240,7 @@ class _Most(NamedTuple):
 
 
 def _most_of(asked: Task, shard: Shard, options: PlanOptions) -> _Most:
-    # the bytes of images are no measure
-    inputs = estimated_input_tokens(shard.bytes) if asked.image is None else shard.requests * TOKENS_PER_IMAGE
+    inputs = estimated_tokens(asked, shard.bytes, shard.requests)
     outputs = shard.requests * asked.max_output_tokens
     cost = max_cost_usd(
         asked.model, input_tokens=inputs, output_tokens=outputs, api=options.api, own_prices=options.own_prices

@@ -38,6 +38,8 @@ class Step:
 
 def steps_of(task: Task) -> list[Step]:
     """The steps of the task, from the first one. Raises TaskError with a sentence for each mistake."""
+    if not task.escalation:  # most tasks: a copy would check the output schema once more
+        return [Step(0, task)]
     first = replace(task, escalation=())
     steps = [Step(0, first)]
     for number, given in enumerate(task.escalation, start=1):

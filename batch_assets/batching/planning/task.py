@@ -136,7 +136,9 @@ class Task:
         if self.asks_limit and endpoint.limit_parameter is not None:
             optional[endpoint.limit_parameter] = self.max_output_tokens
         set_ones = nested({name: value for name, value in optional.items() if value is not None})
-        return set_ones if self.output_schema is None else {**set_ones, **endpoint.schema_of(self.output_schema)}
+        if self.output_schema is None or endpoint.schema_parameters is None:
+            return set_ones
+        return {**set_ones, **endpoint.schema_parameters(self.output_schema)}
 
     def parameters(self, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """All parameters of a request. `max_tokens` is never among them: newer models refuse it.
@@ -191,7 +193,7 @@ class Task:
     def _detail(self) -> str:
         if self.image_detail is None:
             return ""
-        return self._image_parts.detail.replace("{detail}", as_json(self.image_detail))
+        return f',"detail":{as_json(self.image_detail)}'
 
     @property
     def version(self) -> str:

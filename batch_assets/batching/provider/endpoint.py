@@ -6,22 +6,20 @@ in `local_api/endpoints/registry`.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 ANSWER = "answer"  # the name of every output schema: equal requests of two tasks must be equal
-SCHEMA = "{schema}"  # stands for the output schema in `Endpoint.schema_parameters`
 
 
 @dataclass(frozen=True)
 class ImageParts:
-    """The JSON around the text and the image of a user's message with both."""
+    """The JSON around the text and the image of a user's message with both. {detail}: a parameter, after a comma."""
 
     before_text: str
     before_image: str
     after_image: str
-    detail: str  # the parameter for the detail of the image, with {detail}
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Endpoint:
     closing: what follows the message, before the parameters.
     limit_parameter: the name of the limit on output tokens; None: an answer has no output tokens.
     effort_parameter: the name of the effort of reasoning models. A dot in a name leads into an object.
-    schema_parameters: the parameters that make the API return JSON by a schema, which `SCHEMA` stands for.
+    schema_parameters: the parameters that make the API return JSON by a schema; None: it cannot.
     fixed_parameters: of every request; they do not change the question.
     image: None: the endpoint takes no images.
     """
@@ -42,7 +40,7 @@ class Endpoint:
     closing: str
     limit_parameter: str | None = None
     effort_parameter: str | None = None
-    schema_parameters: Mapping[str, Any] | None = None
+    schema_parameters: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     fixed_parameters: Mapping[str, Any] = field(default_factory=dict)
     image: ImageParts | None = None
 
@@ -54,11 +52,6 @@ class Endpoint:
         values = {"{model}": model, "{system_prompt}": system_prompt}
         # in one pass: a value may have any braces
         return re.sub(r"\{(model|system_prompt)\}", lambda place: as_json(values[place[0]]), self.opening)
-
-    def schema_of(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters for this output schema."""
-        filled: dict[str, Any] = _filled(self.schema_parameters or {}, dict(schema))
-        return filled
 
 
 def as_json(value: Any) -> str:
@@ -75,30 +68,27 @@ def nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _filled(value: Any, schema: dict[str, Any]) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _filled(item, schema) for name, item in value.items()}
-    return schema if value == SCHEMA else value
-
-
 # `strict` is false by default.
+def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    of_answer = {"name": ANSWER, "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": of_answer}}
+
+
+def _text_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"text": {"format": {"type": "json_schema", "name": ANSWER, "strict": True, "schema": dict(schema)}}}
+
+
 CHAT_COMPLETIONS = Endpoint(
     "/v1/chat/completions",
     opening='{"model":{model},"messages":[{"role":"system","content":{system_prompt}},{"role":"user","content":',
     closing="}]",
     limit_parameter="max_completion_tokens",
     effort_parameter="reasoning_effort",
-    schema_parameters={
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": ANSWER, "strict": True, "schema": SCHEMA},
-        }
-    },
+    schema_parameters=_response_format,
     image=ImageParts(
         before_text='[{"type":"text","text":',
         before_image='},{"type":"image_url","image_url":{"url":',
         after_image="{detail}}}]",
-        detail=',"detail":{detail}',
     ),
 )
 RESPONSES = Endpoint(
@@ -107,16 +97,13 @@ RESPONSES = Endpoint(
     closing="}]",
     limit_parameter="max_output_tokens",
     effort_parameter="reasoning.effort",
-    schema_parameters={
-        "text": {"format": {"type": "json_schema", "name": ANSWER, "strict": True, "schema": SCHEMA}},
-    },
+    schema_parameters=_text_format,
     # by default, OpenAI stores a response for 30 days; a chat completion, it does not
     fixed_parameters={"store": False},
     image=ImageParts(
         before_text='[{"type":"input_text","text":',
         before_image='},{"type":"input_image","image_url":',
         after_image="{detail}}]",
-        detail=',"detail":{detail}',
     ),
 )
 EMBEDDINGS = Endpoint("/v1/embeddings", opening='{"model":{model},"input":', closing="")

@@ -193,7 +193,7 @@ def _active_batch_prices(price: PriceCalculation, at: datetime) -> frozenset[str
 def _rates(price: PriceCalculation, batch_prices: frozenset[str], factor: Decimal) -> BatchRates | None:
     prices = price.model_price
     inputs, outputs = prices.input_mtok, prices.output_mtok
-    if outputs is None and batch_prices is _STANDARD_KINDS and EMBEDDING_MODEL.match(price.model.id):
+    if outputs is None and EMBEDDING_MODEL.match(price.model.id):
         outputs = Decimal(0)  # a vector has no output tokens
     if inputs is None or outputs is None or any(getattr(prices, key) is not None for key in IMAGE_PRICES):
         return None

@@ -10,7 +10,7 @@ from batch_assets.batching.ledger.aliases import old_names_of_pending
 from batch_assets.batching.ledger.database import Database, rolled_back
 from batch_assets.batching.ledger.expected_cost import FileSize
 from batch_assets.batching.planning.escalation import escalate
-from batch_assets.batching.planning.images import TOKENS_PER_IMAGE, find_images
+from batch_assets.batching.planning.images import estimated_tokens, find_images
 from batch_assets.batching.planning.pending_requests import (
     accepted_options,
     find_requests_to_send,
@@ -27,7 +27,6 @@ from batch_assets.batching.planning.request_lines import (
 from batch_assets.batching.planning.shards import MAX_BYTES_PER_FILE
 from batch_assets.batching.planning.steps import Step, steps_of
 from batch_assets.batching.planning.task import Task
-from batch_assets.batching.provider.prices import estimated_input_tokens
 
 ARTICLES = "SELECT rowid, article_id, title FROM raw_articles WHERE list_contains($rows::BIGINT[], rowid)"
 
@@ -114,8 +113,7 @@ def _request(task: Task, line: bytes, article_id: str, title: str) -> PendingReq
     """The request on a line: `{"custom_id":"…","method":"POST","url":"…","body":{…}}`."""
     custom_id = line.split(b'"', 4)[3].decode()
     body = line[line.index(b'"body":') + len(b'"body":') : -len(b"}\n")]
-    tokens = estimated_input_tokens(len(line)) if task.image is None else TOKENS_PER_IMAGE
-    return PendingRequest(custom_id, article_id, title, task, body, tokens)
+    return PendingRequest(custom_id, article_id, title, task, body, estimated_tokens(task, len(line), 1))
 
 
 def _sizes(
@@ -145,6 +143,6 @@ def _sizes(
 
 
 def _size(task: Task, requests: int, line_bytes: int) -> FileSize:
-    tokens = estimated_input_tokens(line_bytes) if task.image is None else requests * TOKENS_PER_IMAGE
+    tokens = estimated_tokens(task, line_bytes, requests)
     limit = task.max_output_tokens
     return FileSize(task.name, task.model, tokens, requests, requests * limit, limit)
