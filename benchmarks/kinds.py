@@ -8,13 +8,12 @@ Each stage is a process of its own; the peak is that of the process. The result 
 with vectors as OpenAI writes them; those of `images` are the answers of the built-in engine.
 """
 
+import io
 import json
 import os
 import random
-import struct
 import tempfile
 import time
-import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import click
 import openai
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -39,19 +39,13 @@ from batch_assets.batching.submission.submit import submit_day
 from batch_assets.batching.submission.submitter import make_submitter
 from batch_assets.task_set import result_table
 from batch_assets_tests.conftest import serving
+from batch_assets_tests.vector_task import vector_task
 from benchmarks.data import DAY, fill
 from benchmarks.measure import Measured, measured
 
 ENDED_AT = datetime(2026, 1, 6)  # noqa: DTZ001 - as the tables have it: UTC, without zone
 NUMBERS, DIFFERENT_VECTORS = 1536, 500
-VECTORS = Task(
-    "text-embedding-3-small",
-    name="vectors",
-    system_prompt="",
-    max_output_tokens=0,
-    endpoint="/v1/embeddings",
-    answer_column="embedding",
-)
+VECTORS = vector_task(name="vectors")
 CAPTIONS = Task(
     "gpt-6-luna",
     name="captions",
@@ -205,13 +199,9 @@ def draw(folder: Path, number: int, kilobytes: int) -> None:
 def _png(kilobytes: int) -> bytes:
     """Of so many kilobytes: noise has no shorter form."""
     side = max(8, int((kilobytes * 1000 / 3) ** 0.5))
-    rows = b"".join(b"\0" + os.urandom(3 * side) for _ in range(side))
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    content = io.BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(content, "PNG", compress_level=1)
+    return content.getvalue()
 
 
 def read(path: str, folder: Path) -> None:

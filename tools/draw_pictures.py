@@ -1,10 +1,10 @@
 """Draws the pictures of the sample: `python tools/draw_pictures.py`. Each is a function from a place to a colour."""
 
 import math
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 WIDTH, HEIGHT = 240, 160
 FOLDER = Path(__file__).parent.parent / "batch_assets" / "sample" / "pictures"
@@ -82,19 +82,8 @@ PICTURES: dict[str, Callable[[int, int], Colour]] = {
 }
 
 
-def png(colour: Callable[[int, int], Colour]) -> bytes:
-    rows = b"".join(
-        b"\0" + bytes(part for x in range(WIDTH) for part in colour(x, y)) for y in range(HEIGHT)
-    )  # each begins with its filter: none
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-
-
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, colour in PICTURES.items():
-        (FOLDER / f"{name}.png").write_bytes(png(colour))
+        pixels = bytes(part for y in range(HEIGHT) for x in range(WIDTH) for part in colour(x, y))
+        Image.frombytes("RGB", (WIDTH, HEIGHT), pixels).save(FOLDER / f"{name}.png", optimize=True)

@@ -12,18 +12,11 @@ from batch_assets.batching.submission.submit import submit_day
 from batch_assets_tests.batching.conftest import DAY, TASK, Workspace, changed_lines, proxy
 from batch_assets_tests.batching.test_tasks import SCHEMA, submit
 from batch_assets_tests.local_api_client import LocalApi
+from batch_assets_tests.vector_task import vector_task
 
 CHAT = replace(TASK, name="chat", answer_column="text")
 OF_RESPONSES = replace(CHAT, name="responses", endpoint="/v1/responses")
-VECTORS = Task(
-    "text-embedding-3-small",
-    name="vectors",
-    system_prompt="",
-    max_output_tokens=0,
-    endpoint="/v1/embeddings",
-    answer_column="embedding",
-    dimensions=8,
-)
+VECTORS = vector_task(name="vectors", dimensions=8)
 ANSWER_COLUMNS = """
     article_id, * EXCLUDE (partition_date, article_id, custom_id, batch_id, answered_at, task_version, api)
 """

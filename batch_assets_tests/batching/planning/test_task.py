@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from batch_assets.batching.planning.task import Task, TaskError
 from batch_assets.batching.planning.task_checks import DETAILS
 from batch_assets_tests.rendered import message_of, rendered
+from batch_assets_tests.vector_task import vector_task
 
 REASONING = ["o1", "o3-mini", "o4-mini", "gpt-5", "gpt-5-mini", "gpt-6-luna", "gpt-10", "ft:gpt-5-mini:acme::a1b2"]
 OLDER = [
@@ -132,16 +133,6 @@ def test_a_request_for_a_vector_has_the_text_as_its_input(before: str, body: str
     if dimensions is not None:
         expected["dimensions"] = dimensions
     assert json.loads(task.body_head + json.dumps(before + body) + task.body_tail()) == expected
-
-
-def vector_task(**fields: Any) -> Task:
-    given: dict[str, Any] = {
-        "system_prompt": "",
-        "max_output_tokens": 0,
-        "endpoint": "/v1/embeddings",
-        "answer_column": "embedding",
-    }
-    return Task("text-embedding-3-small", **{**given, **fields})
 
 
 @pytest.mark.parametrize(
