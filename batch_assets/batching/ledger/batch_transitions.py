@@ -108,6 +108,7 @@ def requeue(database: Database, submission: Submission, batch: RemoteBatch, timi
         "owner_run": None,
         "submitted_at": None,
         "status": None,
+        "in_progress_at": None,
         "ended_at": None,
         "not_before": now_utc() + pause,
         "deferred_by": scope,
@@ -236,6 +237,7 @@ def _batch_columns(batch: RemoteBatch) -> dict[str, object]:
         "errors": _errors_as_json(batch) if batch.errors else None,
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,
+        "in_progress_at": batch.in_progress_at,
         "seen_at": now_utc(),
     }
 

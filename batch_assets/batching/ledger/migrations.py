@@ -240,6 +240,11 @@ def record_synchronous_calls(connection: duckdb.DuckDBPyConnection) -> None:
         create_table(connection, "synchronous_call")
 
 
+def record_when_a_batch_began(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the time at which the API began to run a batch. Of earlier batches, it is not known."""
+    connection.execute("ALTER TABLE openai_batch ADD COLUMN IF NOT EXISTS in_progress_at TIMESTAMP")
+
+
 MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "keep_states_identities_and_spending": keep_states_identities_and_spending,
     "record_whose_failure_it_is": record_whose_failure_it_is,
@@ -250,4 +255,5 @@ MIGRATIONS: Mapping[str, Callable[[duckdb.DuckDBPyConnection], None]] = {
     "record_vectors": record_vectors,
     "record_steps": record_steps,
     "record_synchronous_calls": record_synchronous_calls,
+    "record_when_a_batch_began": record_when_a_batch_began,
 }

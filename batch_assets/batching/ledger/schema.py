@@ -125,6 +125,7 @@ TABLES: Mapping[str, str] = {
         error_file_id VARCHAR,
         output_path VARCHAR,                -- where the result files were stored, byte for byte
         error_path VARCHAR,
+        in_progress_at TIMESTAMP,           -- when the API began to run its requests
         seen_at TIMESTAMP,
         missing_since TIMESTAMP,
         ended_at TIMESTAMP,

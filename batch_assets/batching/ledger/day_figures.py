@@ -1,0 +1,219 @@
+"""The figures of days, by task: articles by status, requests, tokens, costs, and how long OpenAI took.
+
+Everything that shows numbers of a day reads them here: the metadata of the assets, `batch-assets status`, the report.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+
+import duckdb
+
+from batch_assets.batching.ledger.result_tables import create_view_of_results
+from batch_assets.batching.ledger.states import OPEN, UNSENT
+from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
+from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
+from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
+
+# The status in the result table counts, unless a later plan has the request in an open submission. A day without
+# results yet has the state of its requests.
+ARTICLES = """
+    WITH open_request AS (
+        SELECT custom_id, bool_or(list_contains($sent_states, state)) AS is_sent
+        FROM in_flight_request JOIN openai_batch USING (submission_id)
+        WHERE list_contains($open_states, state) GROUP BY custom_id
+    ),
+    planned AS (
+        SELECT task, partition_date, article_id, custom_id FROM batch_request
+        WHERE partition_date BETWEEN $first AND $last
+    ),
+    result AS (SELECT * FROM result_row WHERE partition_date BETWEEN $first AND $last),
+    article AS (
+        SELECT
+            task, partition_date, article_id, coalesce(planned.custom_id, result.custom_id) AS custom_id,
+            planned.custom_id IS NULL OR planned.custom_id IS NOT DISTINCT FROM result.custom_id AS is_same,
+            CASE
+                WHEN is_same AND result.status = 'answered' THEN 'answered'
+                WHEN is_sent THEN 'in_flight'
+                WHEN is_same AND result.status <> 'in_flight' THEN result.status
+                WHEN is_sent IS NOT NULL THEN 'in_flight'
+                WHEN completion.custom_id IS NOT NULL THEN 'answered'
+                ELSE 'pending'
+            END AS status,
+            result.finish_reason, completion.batch_id AS answered_by
+        FROM planned FULL JOIN result USING (task, partition_date, article_id)
+        LEFT JOIN open_request ON open_request.custom_id = planned.custom_id
+        LEFT JOIN completion ON completion.custom_id = coalesce(planned.custom_id, result.custom_id)
+    )
+    SELECT
+        task, partition_date,
+        count(*) AS articles,
+        count(*) FILTER (status = 'answered') AS answered,
+        count(*) FILTER (status = 'in_flight') AS in_flight,
+        count(*) FILTER (status = 'pending') AS pending,
+        count(*) FILTER (status = 'blocked') AS blocked,
+        count(*) FILTER (status = 'cancelled') AS cancelled,
+        count(*) FILTER (status = 'failed') AS failed,
+        count(DISTINCT custom_id) AS requests,
+        -- answered, and no batch or call of this day and task was billed for it
+        count(DISTINCT custom_id) FILTER (
+            status = 'answered' AND (task, partition_date, answered_by) NOT IN (
+                SELECT (task, partition_date, batch_id) FROM spending
+            )
+        ) AS requests_cached,
+        count(*) FILTER (status = 'answered' AND finish_reason = 'length') AS cut
+    FROM article GROUP BY task, partition_date
+"""
+# Those of the built-in engine count only if no model has answered on the day, as in `spending_of_day`.
+SPENT = f"""
+    WITH of_days AS (SELECT * FROM spending WHERE partition_date BETWEEN $first AND $last),
+    counted AS (
+        SELECT * FROM of_days
+        WHERE api IS DISTINCT FROM '{BUILT_IN_ENGINE}' OR (task, partition_date) NOT IN (
+            SELECT (task, partition_date) FROM of_days WHERE api IS DISTINCT FROM '{BUILT_IN_ENGINE}'
+        )
+    )
+    SELECT
+        task, partition_date,
+        sum(input_tokens)::BIGINT AS input_tokens, sum(cached_input_tokens)::BIGINT AS cached_input_tokens,
+        sum(cache_write_tokens)::BIGINT AS cache_write_tokens, sum(output_tokens)::BIGINT AS output_tokens,
+        sum(reasoning_tokens)::BIGINT AS reasoning_tokens,
+        CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
+            THEN coalesce(sum(cost_usd), 0) END AS cost_usd,
+        coalesce(sum(simulated_cost_usd), 0) AS simulated_cost_usd,
+        -- a synchronous call has the standard price
+        coalesce(sum(coalesce(cost_usd, simulated_cost_usd)) FILTER (NOT starts_with(batch_id, '{CALL_PREFIX}')), 0)
+            * {STANDARD_PER_BATCH_PRICE - 1} AS saving_usd
+    FROM counted GROUP BY task, partition_date
+"""
+TIMES = """
+    SELECT
+        task, partition_date,
+        count(*) FILTER (batch_id IS NOT NULL) AS batches,
+        count(*) FILTER (batch_id IS NOT NULL AND ended_at IS NULL AND list_contains($open_states, state))
+            AS batches_running,
+        min(submitted_at) AS submitted_at,
+        CASE WHEN count(*) = count(ended_at) THEN max(ended_at) END AS ended_at,
+        max(date_diff('millisecond', submitted_at, in_progress_at)) / 1000 AS seconds_queued,
+        max(date_diff('millisecond', in_progress_at, ended_at)) / 1000 AS seconds_running,
+        max(date_diff('millisecond', submitted_at, ended_at)) / 1000 AS seconds_at_api
+    FROM openai_batch
+    WHERE partition_date BETWEEN $first AND $last AND batch_id IS NOT NULL
+    GROUP BY task, partition_date
+"""
+FIGURES = f"""
+    WITH of_articles AS ({ARTICLES}), of_spending AS ({SPENT}), of_batches AS ({TIMES})
+    SELECT
+        task, partition_date::VARCHAR AS day,
+        coalesce(articles, 0), coalesce(answered, 0), coalesce(in_flight, 0), coalesce(pending, 0),
+        coalesce(blocked, 0), coalesce(cancelled, 0), coalesce(failed, 0), coalesce(requests, 0),
+        coalesce(requests_cached, 0), coalesce(cut, 0),
+        coalesce(input_tokens, 0), coalesce(cached_input_tokens, 0), coalesce(cache_write_tokens, 0),
+        coalesce(output_tokens, 0), coalesce(reasoning_tokens, 0),
+        CASE WHEN input_tokens IS NULL THEN 0.0 ELSE cost_usd END, coalesce(simulated_cost_usd, 0.0),
+        CASE WHEN input_tokens IS NULL THEN 0.0 WHEN cost_usd IS NOT NULL THEN saving_usd END,
+        coalesce(batches, 0), coalesce(batches_running, 0), submitted_at, ended_at,
+        seconds_queued, seconds_running, seconds_at_api
+    FROM of_articles FULL JOIN of_spending USING (task, partition_date)
+    FULL JOIN of_batches USING (task, partition_date)
+    WHERE $task IS NULL OR task = $task
+    ORDER BY partition_date, task
+"""
+UNFINISHED = """
+    SELECT min(partition_date), max(partition_date) FROM (
+        SELECT partition_date FROM result_row WHERE status IN ('in_flight', 'pending', 'blocked')
+        UNION ALL SELECT partition_date FROM openai_batch WHERE list_contains($open_states, state)
+        UNION ALL SELECT partition_date FROM day_plan ANTI JOIN result_row USING (task, partition_date)
+    )
+"""
+
+
+@dataclass(frozen=True)
+class DayFigures:
+    """The figures of a day and task.
+
+    articles: all of the day; the six after it are their states. requests: distinct ones: equal articles share one.
+    requests_cached: answered ones that this day and task did not buy. cut: answered articles whose answer ended at the
+    limit on output tokens.
+    Tokens and USD: everything that was billed for the day, earlier prompts and refreshes included. cost_usd: None if
+    the price of a model is not known. simulated_cost_usd: of the built-in engine, which bills nothing. saving_usd:
+    against the standard price; of the built-in engine, the simulated one. None if the cost is not known.
+    submitted_at: of the first batch; ended_at: of the last one, None while one runs (UTC, without zone). The seconds
+    are those of the slowest batch: before the API began with it, from then to its end, and both together; None if the
+    API does not return the times.
+    """
+
+    task: str
+    day: str
+    articles: int
+    answered: int
+    in_flight: int
+    pending: int
+    blocked: int
+    cancelled: int
+    failed: int
+    requests: int
+    requests_cached: int
+    cut: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_usd: float | None
+    simulated_cost_usd: float
+    saving_usd: float | None
+    batches: int
+    batches_running: int
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    seconds_queued: float | None
+    seconds_running: float | None
+    seconds_at_api: float | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no article waits for anything."""
+        return not (self.in_flight or self.pending or self.blocked or self.batches_running)
+
+    @property
+    def cut_share(self) -> float:
+        """The share of the answers that are cut, 0 … 1."""
+        return self.cut / self.answered if self.answered else 0.0
+
+
+COLUMNS = tuple(column.name for column in fields(DayFigures))
+
+
+def figures_of_days(
+    connection: duckdb.DuckDBPyConnection, first: str, last: str, task: str | None = None
+) -> list[DayFigures]:
+    """The figures of the days from `first` to `last`, of this task or of all, in the order of day and task.
+
+    A day that no run has planned has none.
+    """
+    create_view_of_results(connection)
+    parameters = {
+        "first": date.fromisoformat(first),
+        "last": date.fromisoformat(last),
+        "task": task,
+        "open_states": list(OPEN),
+        "sent_states": [state for state in OPEN if state not in UNSENT],
+    }
+    return [DayFigures(*row) for row in connection.execute(FIGURES, parameters).fetchall()]
+
+
+def unfinished_range(connection: duckdb.DuckDBPyConnection) -> tuple[str, str] | None:
+    """The first and the last day of which an article waits, or a batch runs; None if there is none."""
+    create_view_of_results(connection)
+    row = connection.execute(UNFINISHED, {"open_states": list(OPEN)}).fetchone()
+    return None if row is None or row[0] is None else (row[0].isoformat(), row[1].isoformat())
+
+
+def total(figures: Sequence[DayFigures]) -> dict[str, float | None]:
+    """The sums of articles, requests, tokens and USD; of USD None if one is not known."""
+    sums: dict[str, float | None] = {}
+    for name in COLUMNS[2:20]:
+        values = [getattr(day, name) for day in figures]
+        sums[name] = None if None in values else sum(values)
+    return sums
