@@ -6,6 +6,7 @@ import dagster as dg
 
 from batch_assets.assets.results import make_results
 from batch_assets.assets.submission import make_submit_days
+from batch_assets.freshness import freshness_checks, freshness_sensor
 from batch_assets.jobs import cancel_job, submit_job
 from batch_assets.resources import WAREHOUSE, our_resources
 from batch_assets.schedules import nightly_schedule
@@ -26,7 +27,15 @@ def build_batch_definitions(
     """
     task_set = make_task_set(tasks, settings)
     parts = [definitions_of(task_set, declared, settings, own_articles) for declared in task_set.tasks]
-    return dg.Definitions.merge(*parts, dg.Definitions(sensors=[build_sensor(task_set, settings.poll_seconds)]))
+    return dg.Definitions.merge(*parts, definitions_of_all(task_set, settings))
+
+
+def definitions_of_all(tasks: TaskSet, settings: Settings) -> dg.Definitions:
+    """What all tasks have together, once: the sensor that polls, and the freshness of their results."""
+    fresh = freshness_checks(tasks.tasks)
+    return dg.Definitions(
+        asset_checks=fresh, sensors=[build_sensor(tasks, settings.poll_seconds), freshness_sensor(fresh)]
+    )
 
 
 def definitions_of(

@@ -21,7 +21,7 @@ from batch_assets.task_set import DeclaredTask
 BUDGET, ARTICLES, USAGE = "day_is_within_budget", "every_article_is_accounted_for", "usage_adds_up"
 
 
-def _daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
+def daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, description: str) -> dg.AssetCheckSpec:
     """An asset check with partitions. Without them, the result of a day would replace that of another.
 
     Dagster calls the partitions of a check a preview, and warns each process that loads it. `test_checks.py` tests what
@@ -33,7 +33,7 @@ def _daily_check(name: str, declared: DeclaredTask, asset: dg.AssetKey, descript
 
 
 def budget_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
-    return _daily_check(
+    return daily_check(
         BUDGET,
         declared,
         declared.keys.batch_request_file,
@@ -45,7 +45,7 @@ def budget_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
 
 
 def articles_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
-    return _daily_check(
+    return daily_check(
         ARTICLES,
         declared,
         declared.keys.results,
@@ -56,7 +56,7 @@ def articles_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
 
 
 def usage_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
-    return _daily_check(
+    return daily_check(
         USAGE,
         declared,
         declared.keys.results,
@@ -65,7 +65,7 @@ def usage_check(declared: DeclaredTask) -> dg.AssetCheckSpec:
     )
 
 
-def _evaluation(
+def evaluation_of_day(
     asset: dg.AssetKey,
     check: str,
     day: str,
@@ -93,7 +93,7 @@ def check_budget(
     asset = declared.keys.batch_request_file
     if api.is_assumed:  # its prices may differ
         answer = "The API does not answer; `openai_batch` checks the budgets when it does."
-        return _evaluation(asset, BUDGET, day, passed=True, description=answer, metadata={}), None
+        return evaluation_of_day(asset, BUDGET, day, passed=True, description=answer, metadata={}), None
     with warehouse.tables.reading() as connection:
         estimate = estimate_day(connection, declared.task.on(day), api=api.name, own_prices=limits.own_prices)
     budget = limits.budget
@@ -107,7 +107,7 @@ def check_budget(
         "month_limit_usd": budget.max_cost_usd_per_month,
     }
     why_not = estimate.why_not_within(budget)
-    evaluation = _evaluation(
+    evaluation = evaluation_of_day(
         asset,
         BUDGET,
         day,
@@ -152,7 +152,7 @@ def check_articles(
     names = [column[0] for column in found.description]
     counts: dict[str, int] = dict(zip(names, found.fetchall()[0], strict=True))
     is_pruned = is_pruned_day(connection, results.source, day)
-    return _evaluation(
+    return evaluation_of_day(
         declared.keys.results,
         ARTICLES,
         day,
@@ -168,7 +168,7 @@ def check_usage(connection: duckdb.DuckDBPyConnection, declared: DeclaredTask, d
     """Evaluate `usage_adds_up`."""
     rows = unattributed_batches(connection, declared.task.on(day))
     batches = counted(len(rows), "batch", "batches")
-    return _evaluation(
+    return evaluation_of_day(
         declared.keys.results,
         USAGE,
         day,

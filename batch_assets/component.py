@@ -252,9 +252,8 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
         return declare(self)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets, checks, jobs and schedule of the task. The first task of a project also has the one sensor."""
-        from batch_assets.build import definitions_of
-        from batch_assets.sensors import build_sensor
+        """The assets, checks, jobs and schedule of the task. The first task also has what all tasks have together."""
+        from batch_assets.build import definitions_of, definitions_of_all
         from batch_assets.settings import read_settings
 
         components = _tasks_of(context, self)
@@ -264,7 +263,7 @@ class BatchTask(dg.Component, dg.Model, dg.Resolvable):
         definitions = definitions_of(tasks, tasks.tasks[place], settings)
         if place:
             return definitions
-        return dg.Definitions.merge(definitions, dg.Definitions(sensors=[build_sensor(tasks, settings.poll_seconds)]))
+        return dg.Definitions.merge(definitions, definitions_of_all(tasks, settings))
 
 
 def _tasks_of(context: dg.ComponentLoadContext, task: BatchTask) -> list[BatchTask]:

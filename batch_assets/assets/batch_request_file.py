@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from batch_assets.asset_tables import request_lineage, table_metadata
 from batch_assets.assets.day_run import TaskRun
 from batch_assets.batching.planning.plan import Plan, is_planned, is_planned_by, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
@@ -55,6 +56,7 @@ def request_file_spec(declared: DeclaredTask) -> dg.AssetSpec:
         owners=list(declared.owners),
         tags=declared.tags,
         kinds={"duckdb", "json"},
+        metadata=table_metadata("batch_request_file", request_lineage(declared)),
         skippable=True,
     )
 
@@ -110,6 +112,7 @@ def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
         "articles": plan.articles,
         "requests": sum(plan.requests.values()),
         **{f"requests_{state}": plan.requests.get(state, 0) for state in ("answered", "in_flight", "failed")},
+        "requests_cached": plan.requests.get("answered", 0),
         "plan": plan.plan,
         "round": plan.round,
         "model": task.model,

@@ -9,10 +9,13 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.asset_tables import table_metadata
+from batch_assets.assets.day_metadata import batches_metadata
 from batch_assets.assets.day_run import DayRun, KnownDays, TaskRun, known_days
 from batch_assets.assets.missing_key import stop_until_there_is_a_key
 from batch_assets.assets.unfinished_days import Outage, next_pause, report_to_sensor
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.batch_figures import batches_of_days
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.known_batches import known_batches
 from batch_assets.batching.ledger.requests import BudgetRefusal
@@ -51,6 +54,7 @@ def batch_spec(declared: DeclaredTask) -> dg.AssetSpec:
         owners=list(declared.owners),
         tags=declared.tags,
         kinds={"openai"},
+        metadata=table_metadata("openai_batch"),
         skippable=True,
     )
 
@@ -141,7 +145,10 @@ def submit(shared: Submission, task: TaskRun, day: str, refusal: BudgetRefusal |
         cause = error or "OpenAI's limits have no capacity."
         task.info(day, f"{waiting} deferred: {as_message(cause)} The sensor requests another run.")
     origin = Origin(run.location, known.warehouse_id, submitter.api.name)
-    run.report(dg.AssetMaterialization(key, partition=day, metadata=_metadata(origin, submitted, error)))
+    with run.warehouse.tables.reading() as connection:
+        batches = batches_of_days(connection, day, day, task.task.name)
+    metadata = {**_metadata(origin, submitted, error), **batches_metadata(batches)}
+    run.report(dg.AssetMaterialization(key, partition=day, metadata=metadata))
     shared.begun.pop(of_task, None)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from batch_assets.asset_keys import GROUP, RAW_ARTICLES
+from batch_assets.asset_tables import table_metadata
 from batch_assets.assets.day_run import DayRun
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.articles import Ingested, ReadSource, SourceError
@@ -16,17 +17,6 @@ from batch_assets.resources import ArticleSource
 from batch_assets.task_set import DeclaredTask, Feed
 
 QUERY = "SELECT filename || '#' || id AS id, * EXCLUDE (id) FROM read_csv('…')"
-COLUMNS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("partition_date", "DATE"),
-        dg.TableColumn("article_id", "VARCHAR", "the source's id, or one made from the text"),
-        dg.TableColumn("title", "VARCHAR"),
-        dg.TableColumn("body", "VARCHAR"),
-        dg.TableColumn("url", "VARCHAR"),
-        dg.TableColumn("published_at", "TIMESTAMP", "UTC"),
-        dg.TableColumn("extra", "MAP(VARCHAR, VARCHAR)", "further columns of the source that a task uses"),
-    ]
-)
 
 
 def articles_spec(declared: DeclaredTask) -> dg.AssetSpec:
@@ -39,7 +29,7 @@ def articles_spec(declared: DeclaredTask) -> dg.AssetSpec:
         partitions_def=declared.partitions_def,
         group_name=GROUP if declared.feed.key == RAW_ARTICLES else declared.group_name,
         kinds={"duckdb"},
-        metadata={"dagster/column_schema": COLUMNS},
+        metadata=table_metadata("raw_articles"),
         skippable=True,  # of a run of many days, the days that failed are not materialized
     )
 

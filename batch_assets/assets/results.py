@@ -7,7 +7,16 @@ from typing import Any
 
 import dagster as dg
 import openai as openai_client
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
+from batch_assets.asset_tables import result_metadata, uri_metadata
+from batch_assets.assets.day_metadata import (
+    PREVIEW_ROWS,
+    batches_metadata,
+    figures_metadata,
+    preview_metadata,
+    steps_metadata,
+)
 from batch_assets.assets.day_run import DayRun, TaskRun, known_days, on_each_day, raise_failures
 from batch_assets.assets.openai_batch import why_over_budget
 from batch_assets.batching.collection.collect import Collected, collect_day
@@ -15,12 +24,12 @@ from batch_assets.batching.collection.day_results import ResultTable, prepare_ta
 from batch_assets.batching.collection.fetch import CollectionError
 from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ledger.batch_figures import BatchFigures, batches_of_days
 from batch_assets.batching.ledger.database import transaction
+from batch_assets.batching.ledger.day_figures import figures_of_collected_day
 from batch_assets.batching.ledger.requests import BlockedBy
-from batch_assets.batching.ledger.result_tables import COLUMNS_AFTER, KEY_COLUMNS
 from batch_assets.batching.ledger.schema import read_warehouse_id
-from batch_assets.batching.ledger.spending import DaySpending
-from batch_assets.batching.ledger.step_spending import StepSpending, spending_by_step
+from batch_assets.batching.ledger.step_spending import spending_by_step
 from batch_assets.batching.once import Once
 from batch_assets.batching.planning.escalation import escalate
 from batch_assets.batching.planning.plan import planned_task
@@ -37,22 +46,10 @@ from batch_assets.day_events import (
     Origin,
     next_attempt_metadata,
 )
+from batch_assets.figure_checks import RESULTS_CHECKS, results_checks
 from batch_assets.resources import WAREHOUSE, Warehouse
 from batch_assets.same_warehouse import stop_if_batches_are_unknown, stop_if_of_another_warehouse
 from batch_assets.task_set import DeclaredTask, TaskSet
-
-STEPS = dg.TableSchema(
-    [
-        dg.TableColumn("step", "int"),
-        dg.TableColumn("model", "string"),
-        dg.TableColumn("requests", "int"),
-        dg.TableColumn("answered", "int"),
-        dg.TableColumn("cost_usd", "float"),
-        dg.TableColumn("simulated_cost_usd", "float"),
-    ]
-)
-PREVIEW_ROWS = 5
-PREVIEW = dg.TableSchema([dg.TableColumn("article", "string"), dg.TableColumn("answer", "string")])
 
 
 def results_spec(declared: DeclaredTask) -> dg.AssetSpec:
@@ -73,27 +70,9 @@ def results_spec(declared: DeclaredTask) -> dg.AssetSpec:
         tags=declared.tags,
         kinds={"duckdb"},
         code_version=declared.task.version,
-        metadata=_table_metadata(declared),
+        metadata=result_metadata(declared),
         skippable=True,
     )
-
-
-def _table_metadata(declared: DeclaredTask) -> dict[str, Any]:
-    """The columns of the result table; those of the answers come from the bodies of the articles."""
-    results = declared.results
-    columns = [
-        dg.TableColumn(name, kind.removesuffix(" NOT NULL"))
-        for name, kind in {**KEY_COLUMNS, **results.article_columns}.items()
-    ]
-    columns += [dg.TableColumn(column.name, column.type, column.description) for column in results.columns]
-    columns += [dg.TableColumn(name, kind.removesuffix(" NOT NULL")) for name, kind in COLUMNS_AFTER.items()]
-    body = [dg.TableColumnDep(asset_key=declared.feed.key, column_name="body")]
-    lineage = dg.TableColumnLineage({column.name: body for column in results.columns})
-    return {
-        "dagster/column_schema": dg.TableSchema(columns=columns),
-        "dagster/column_lineage": lineage,
-        "dagster/table_name": declared.name,
-    }
 
 
 def make_results(tasks: TaskSet, declared: DeclaredTask) -> dg.AssetsDefinition:
@@ -111,7 +90,7 @@ def make_results(tasks: TaskSet, declared: DeclaredTask) -> dg.AssetsDefinition:
     return dg.multi_asset(
         name="__".join(key.path),
         specs=[results_spec(declared)],
-        check_specs=[articles_check(declared), usage_check(declared)],
+        check_specs=[articles_check(declared), usage_check(declared), *results_checks(declared)],
         can_subset=True,
         partitions_def=declared.partitions_def,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=tasks.days_per_run),
@@ -166,18 +145,26 @@ def _report(task: TaskRun, results: ResultTable, collected: Collected | None, da
     if collected is None:  # a run of the checks alone
         with run.warehouse.tables.writing() as connection, transaction(connection):
             prepare_table(connection, results)
+    of_day, key = task.on(day), task.keys.results
     with run.warehouse.tables.reading() as connection:
-        report = None if collected is None else day_report(connection, results, day, preview_rows=PREVIEW_ROWS)
-        steps = spending_by_step(connection, task.on(day)) if report is not None else []
+        figures = figures_of_collected_day(connection, of_day)
+        batches = batches_of_days(connection, day, day, task.task.name)
+        report = None if collected is None else day_report(connection, results, figures, preview_rows=PREVIEW_ROWS)
+        steps = spending_by_step(connection, of_day) if report is not None else []
         evaluations = []
-        if run.checks(task.keys.results, ARTICLES):
+        if run.checks(key, ARTICLES):
             evaluations.append(check_articles(connection, declared, results, day))
-        if run.checks(task.keys.results, USAGE):
+        if run.checks(key, USAGE):
             evaluations.append(check_usage(connection, declared, day))
+        evaluations += [
+            check(declared, figures, batches) for name, check in RESULTS_CHECKS.items() if run.checks(key, name)
+        ]
         origin = Origin(run.location, read_warehouse_id(connection))
     if collected is not None and report is not None:
-        metadata = {**_metadata(run.warehouse, origin, collected, report), **_steps(steps)}
-        run.report(dg.AssetMaterialization(task.keys.results, partition=day, metadata=metadata))
+        metadata = {**_metadata(run.warehouse, origin, collected, report, batches), **steps_metadata(steps)}
+        # by the version of what was asked, the UI shows that a day is stale after the prompt was changed
+        version = {} if results.version is None else {CODE_VERSION_TAG: results.version}
+        run.report(dg.AssetMaterialization(key, partition=day, metadata=metadata, tags=version))
     for evaluation in evaluations:
         run.report(evaluation)
 
@@ -218,44 +205,24 @@ def _log(task: TaskRun, collected: Collected, day: str) -> None:
         task.warning(day, f"{batch_id}: OpenAI had no capacity for it. A run sends its requests again.")
 
 
-def _metadata(warehouse: Warehouse, origin: Origin, collected: Collected, report: DayReport) -> dict[str, Any]:
-    next_attempt_at, database_bytes = collected.next_attempt_at, warehouse.tables.file_bytes
+def _metadata(
+    warehouse: Warehouse, origin: Origin, collected: Collected, report: DayReport, batches: Sequence[BatchFigures]
+) -> dict[str, Any]:
+    next_attempt_at, tables, figures = collected.next_attempt_at, warehouse.tables, report.figures
+    database_bytes = tables.file_bytes
     return {
-        "dagster/partition_row_count": report.articles,
-        "answered": report.by_status.get("answered", 0),
-        "failed": report.by_status.get("failed", 0),
+        "dagster/partition_row_count": figures.articles,
+        **uri_metadata(tables.path if tables.is_file else None),
+        **figures_metadata(figures),
         # articles, not requests: an article that is newer than the last plan has no request yet
-        REQUESTS_PENDING: report.by_status.get("pending", 0) + collected.in_pause,
+        REQUESTS_PENDING: figures.pending + collected.in_pause,
         REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
         REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
         **({} if report.blocked_by is None else {ERROR: as_message(report.blocked_by)}),
         **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
         "answered_by": ", ".join(report.apis),
-        "input_tokens": report.spending.input_tokens,
-        "output_tokens": report.spending.output_tokens,
-        "reasoning_share": round(report.spending.reasoning_share, 3),
-        **_costs(report.spending),
         **origin.as_metadata(),
         **({} if database_bytes is None else {"database_bytes": database_bytes}),
-        # never Markdown: the browser of the user would fetch an image in a title
-        "preview": dg.MetadataValue.table([dg.TableRecord(row) for row in report.cells()], schema=PREVIEW),
+        **batches_metadata(batches),
+        "preview": preview_metadata(report),
     }
-
-
-def _steps(steps: Sequence[StepSpending]) -> dict[str, Any]:
-    """What each step of the task billed; nothing if only the first one did."""
-    if not any(step.step for step in steps):
-        return {}
-    names = [column.name for column in STEPS.columns]
-    records = [dg.TableRecord({name: getattr(step, name) for name in names}) for step in steps]
-    return {
-        "requests_of_later_steps": sum(step.requests for step in steps if step.step),
-        "spending_by_step": dg.MetadataValue.table(records, schema=STEPS),
-    }
-
-
-def _costs(spending: DaySpending) -> dict[str, float]:
-    """In USD: what was billed, unless a price is not known; and what the built-in engine simulated, if it did."""
-    billed = {} if spending.cost_usd is None else {"cost_usd": round(spending.cost_usd, 6)}
-    simulated = spending.simulated_cost_usd
-    return {**billed, **({"simulated_cost_usd": round(simulated, 6)} if simulated else {})}

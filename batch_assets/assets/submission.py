@@ -19,6 +19,15 @@ from batch_assets.batching.ingest.articles import read_source
 from batch_assets.batching.once import Once
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.checks import BUDGET, budget_check, check_budget
+from batch_assets.figure_checks import (
+    UNIQUE,
+    USABLE,
+    WITHIN_LIMITS,
+    articles_checks,
+    check_articles_of_source,
+    check_limits,
+    request_file_checks,
+)
 from batch_assets.resources import WAREHOUSE
 from batch_assets.task_set import Feed, TaskSet
 
@@ -45,12 +54,25 @@ def make_submit_days(tasks: TaskSet, feed: Feed, *, with_articles: bool = True) 
     return dg.multi_asset(
         name=feed.step,
         specs=[*([articles_spec(declared[0])] if with_articles else []), *specs],
-        check_specs=[budget_check(one) for one in declared],
+        check_specs=[
+            *(articles_checks(declared[0]) if with_articles else []),
+            *(check for one in declared for check in (budget_check(one), *request_file_checks(one))),
+        ],
         can_subset=True,
         partitions_def=declared[0].partitions_def,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=tasks.days_per_run),
         required_resource_keys={WAREHOUSE, *(one.openai for one in declared)},
     )(submit_days)
+
+
+def _check_articles(run: DayRun, feed: Feed, day: str) -> None:
+    if not any(run.checks(feed.key, name) for name in (USABLE, UNIQUE)):
+        return
+    with run.warehouse.tables.reading() as connection:
+        evaluations = check_articles_of_source(connection, feed, day)
+    for name, evaluation in evaluations.items():
+        if run.checks(feed.key, name):
+            run.report(evaluation)
 
 
 def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[TaskRun]) -> None:
@@ -64,6 +86,10 @@ def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[
             if run.makes(declared.keys.batch_request_file):
                 stop_until_there_is_a_key(task, day)
                 write_request_files(task, config, day)
+            if run.checks(declared.keys.batch_request_file, WITHIN_LIMITS):
+                with run.warehouse.tables.reading() as connection:
+                    within = check_limits(connection, declared, task.limits.max_enqueued_tokens, day)
+                run.report(within)
             if run.checks(declared.keys.batch_request_file, BUDGET):
                 evaluation, estimate = check_budget(run.warehouse, declared, task.limits, run.api(), day)
                 run.report(evaluation)
@@ -74,6 +100,7 @@ def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[
         def one_day(day: str) -> None:
             if run.makes(feed.key):
                 ingest(run, articles, feed, day)
+            _check_articles(run, feed, day)
             for_each_task(tasks, lambda task: one_task(task, day))
 
         errors = on_each_day(run, one_day)

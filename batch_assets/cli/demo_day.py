@@ -19,6 +19,7 @@ from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.day_figures import figures_of_collected_day
 from batch_assets.batching.safety.outside_text import as_message, printable
 from batch_assets.cli.common import find_task
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
@@ -52,7 +53,8 @@ def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url
         with _progress_bar(console) as progress_bar:
             _follow_sensor(instance, settings, declared, day, progress_bar, console)
     with Database(settings.database).reading() as connection:
-        report = day_report(connection, declared.results, day, preview_rows=MAX_ROWS)
+        figures = figures_of_collected_day(connection, declared.task.on(day))
+        report = day_report(connection, declared.results, figures, preview_rows=MAX_ROWS)
     _print_report(console, report, settings, task)
 
 
@@ -171,14 +173,14 @@ def _print_report(console: Console, report: DayReport, settings: Settings, task:
         summary = answer if status == "answered" else Text.assemble((status, "red"), ": ", answer)
         table.add_row(as_rich_text(title or article_id), summary)
     console.print(table)
-    counts = ", ".join(f"{count} {status}" for status, count in report.by_status.items()) or "none"
+    counts = ", ".join(f"{count} {status}" for status, count in report.figures.by_status.items()) or "none"
     set_aside = f"{counted(report.rejected, 'row')} of the source {'was' if report.rejected == 1 else 'were'}"
-    spent = report.spending
+    spent = report.figures
     cost = "unknown" if spent.cost_usd is None else f"${spent.cost_usd:.6f}"
     simulated = f", and at OpenAI's batch prices ${spent.simulated_cost_usd:.6f} simulated by the built-in engine"
     billed = cost + (simulated if spent.simulated_cost_usd else "")
     for line in (
-        f"{counted(report.articles, 'article')}: {counts}. {set_aside} set aside.",
+        f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.",
         f"Answered by {', '.join(report.apis) or 'nothing yet'}.",
         f"{spent.input_tokens:,} input and {spent.output_tokens:,} output tokens. Billed: {billed}.",
         "",

@@ -16,7 +16,7 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from batch_assets.batching.collection.report import DayReport, PreviewRow
-from batch_assets.batching.ledger.spending import DaySpending
+from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.cli import demo_day
 from batch_assets.cli.dagster_home.home import StartError, local_api_log, wait_for_local_api
 from batch_assets.cli.local_daemon import failure_message
@@ -46,7 +46,9 @@ def printed(preview: list[tuple[str, str, str, str]]) -> str:
     """The report of the demo on a wide terminal, without the styles that rich itself adds."""
     output = io.StringIO()
     console = Console(file=output, width=400, force_terminal=True, color_system=None)
-    report = DayReport("2026-01-05", 1, {}, 0, DaySpending(), [], [PreviewRow(*row) for row in preview])
+    report = DayReport(
+        "2026-01-05", DayFigures("summaries", "2026-01-05"), 0, [], [PreviewRow(*row) for row in preview]
+    )
     demo_day._print_report(console, report, read_settings(), "summaries")
     return output.getvalue()
 

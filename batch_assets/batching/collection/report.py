@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import duckdb
 
 from batch_assets.batching.collection.day_results import ResultTable
-from batch_assets.batching.ledger.spending import DaySpending, spending_of_day
+from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.batching.safety.outside_text import as_shown
-from batch_assets.batching.task_day import TaskDay
 
 CELL_CHARACTERS = 300
 
@@ -26,36 +25,34 @@ class PreviewRow(NamedTuple):
 class DayReport:
     """The result of a task's day.
 
-    `spending` is everything that was billed for it, earlier prompts and refreshes included. `apis` are the APIs whose
+    `apis` are the APIs whose
     answers are in the result table. `blocked_by` is the most frequent reason of blocked articles. `preview` has the
     first articles.
     """
 
     day: str
-    articles: int
-    by_status: dict[str, int]
+    figures: DayFigures
     rejected: int
-    spending: DaySpending
     apis: list[str]
     preview: list[PreviewRow]
     blocked_by: str | None = None
 
     def cells(self) -> list[dict[str, str]]:
         """The preview as rows of a table: plain text on one line, cut if it is long."""
-        return [{"article": _cell(row.title), "answer": _cell(row.text)} for row in self.preview]
+        return [{"article": _cell(row.title), "status": row.status, "answer": _cell(row.text)} for row in self.preview]
 
 
 def day_report(
-    connection: duckdb.DuckDBPyConnection, results: ResultTable, day: str, *, preview_rows: int
+    connection: duckdb.DuckDBPyConnection, results: ResultTable, figures: DayFigures, *, preview_rows: int
 ) -> DayReport:
-    """Read a day from the result table."""
+    """What else users see of a day with these figures: read from the result table."""
+    day = figures.day
 
     def rows(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return connection.execute(statement, [day, *parameters]).fetchall()
 
     title, _, published_at = results.article_columns
     of_day = f"{results.name} WHERE partition_date = CAST(? AS DATE)"
-    by_status = dict(rows(f"SELECT status, count(*) FROM {of_day} GROUP BY status ORDER BY status"))
     apis = rows(f"SELECT DISTINCT api FROM {of_day} AND api IS NOT NULL ORDER BY api")
     [(blocked_by,)] = rows(f"SELECT mode(error_message) FROM {of_day} AND status = 'blocked'")
     [(rejected,)] = rows(
@@ -70,10 +67,8 @@ def day_report(
     )
     return DayReport(
         day=day,
-        articles=sum(by_status.values()),
-        by_status=by_status,
+        figures=figures,
         rejected=rejected,
-        spending=spending_of_day(connection, TaskDay(results.task, day)),
         apis=[api for (api,) in apis],
         blocked_by=blocked_by,
         preview=[PreviewRow(*row) for row in preview],

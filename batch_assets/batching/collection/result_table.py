@@ -19,6 +19,8 @@ from batch_assets.batching.ledger.result_tables import (
     why_not_a_name,
 )
 from batch_assets.batching.ledger.schema import COMPRESSED_TEXT
+from batch_assets.batching.ledger.table_comments import comment_on_table
+from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.output_schema.columns import AnswerColumn, Structure, folded, quoted
 
 FIND_COLUMNS = """
@@ -128,6 +130,7 @@ def _create(
     types = {**KEY_COLUMNS, **of_article, **answer, **COLUMNS_AFTER}
     definitions = ", ".join(f"{quoted(name)} {type_text}" for name, type_text in types.items())
     connection.execute(f"CREATE TABLE {quoted(table)} ({definitions})")
+    comment_on_table(connection, table, described_as=FIRST_TASK)
 
 
 def _prepare_column(

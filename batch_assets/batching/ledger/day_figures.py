@@ -6,14 +6,18 @@ Everything that shows numbers of a day reads them here: the metadata of the asse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime
+from typing import Any
 
 import duckdb
 
+from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.result_tables import create_view_of_results
-from batch_assets.batching.ledger.states import OPEN, UNSENT
+from batch_assets.batching.ledger.spending import spending_of_day
+from batch_assets.batching.ledger.states import OPEN, UNSENT, RequestState
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
+from batch_assets.batching.task_day import TaskDay
 
 # The status in the result table counts, unless a later plan has the request in an open submission. A day without
 # results yet has the state of its requests.
@@ -119,6 +123,18 @@ FIGURES = f"""
     WHERE $task IS NULL OR task = $task
     ORDER BY partition_date, task
 """
+# The same for a day that a run has just collected, in four small statements: a run of many days waits for each.
+COLLECTED = """
+    SELECT
+        count(*), count(*) FILTER (status = 'answered'), count(*) FILTER (status = 'in_flight'),
+        count(*) FILTER (status = 'pending'), count(*) FILTER (status = 'blocked'),
+        count(*) FILTER (status = 'cancelled'), count(*) FILTER (status = 'failed'), count(DISTINCT custom_id),
+        count(DISTINCT custom_id) FILTER (status = 'answered' AND batch_id NOT IN (
+            SELECT batch_id FROM spending WHERE task = $task AND partition_date = $day
+        )),
+        count(*) FILTER (status = 'answered' AND finish_reason = 'length')
+    FROM {table} WHERE partition_date = $day
+"""
 UNFINISHED = """
     SELECT min(partition_date), max(partition_date) FROM (
         SELECT partition_date FROM result_row WHERE status IN ('in_flight', 'pending', 'blocked')
@@ -145,36 +161,46 @@ class DayFigures:
 
     task: str
     day: str
-    articles: int
-    answered: int
-    in_flight: int
-    pending: int
-    blocked: int
-    cancelled: int
-    failed: int
-    requests: int
-    requests_cached: int
-    cut: int
-    input_tokens: int
-    cached_input_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    cost_usd: float | None
-    simulated_cost_usd: float
-    saving_usd: float | None
-    batches: int
-    batches_running: int
-    submitted_at: datetime | None
-    ended_at: datetime | None
-    seconds_queued: float | None
-    seconds_running: float | None
-    seconds_at_api: float | None
+    articles: int = 0
+    answered: int = 0
+    in_flight: int = 0
+    pending: int = 0
+    blocked: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    requests: int = 0
+    requests_cached: int = 0
+    cut: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: float | None = 0.0
+    simulated_cost_usd: float = 0.0
+    saving_usd: float | None = 0.0
+    batches: int = 0
+    batches_running: int = 0
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    seconds_queued: float | None = None
+    seconds_running: float | None = None
+    seconds_at_api: float | None = None
 
     @property
     def is_finished(self) -> bool:
         """Whether no article waits for anything."""
         return not (self.in_flight or self.pending or self.blocked or self.batches_running)
+
+    @property
+    def by_status(self) -> dict[str, int]:
+        """How many articles are in each state; without those in which none is."""
+        return {str(state): number for state in RequestState if (number := getattr(self, state))}
+
+    @property
+    def reasoning_share(self) -> float:
+        """The share of the output tokens that are reasoning tokens, 0 … 1."""
+        return self.reasoning_tokens / self.output_tokens if self.output_tokens else 0.0
 
     @property
     def cut_share(self) -> float:
@@ -201,6 +227,24 @@ def figures_of_days(
         "sent_states": [state for state in OPEN if state not in UNSENT],
     }
     return [DayFigures(*row) for row in connection.execute(FIGURES, parameters).fetchall()]
+
+
+def figures_of_collected_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DayFigures:
+    """The same of a day whose results a run has just written: all figures of articles are of its result table."""
+    of_day: dict[str, object] = {"task": day.task, "day": date.fromisoformat(day.day)}
+    counts = connection.execute(parsed(COLLECTED.format(table=f'"{day.task}"')), of_day).fetchall()[0]
+    spent = spending_of_day(connection, day)
+    period = {"first": of_day["day"], "last": of_day["day"], "open_states": list(OPEN)}
+    of_tasks = connection.execute(parsed(TIMES), period).fetchall()
+    times = next((row[2:] for row in of_tasks if row[0] == day.task), (0, 0, None, None, None, None, None))
+    row: tuple[Any, ...] = (
+        *(*day, *counts),
+        *(spent.input_tokens, spent.cached_input_tokens, spent.cache_write_tokens),
+        *(spent.output_tokens, spent.reasoning_tokens),
+        *(spent.cost_usd, spent.simulated_cost_usd, spent.saving_usd),
+        *times,
+    )
+    return DayFigures(*row)
 
 
 def unfinished_range(connection: duckdb.DuckDBPyConnection) -> tuple[str, str] | None:

@@ -18,11 +18,11 @@ TABLES: Mapping[str, str] = {
     "raw_articles": """(
         -- an article of a day; key: source, partition_date, article_id
         partition_date DATE NOT NULL,
-        article_id VARCHAR NOT NULL,
+        article_id VARCHAR NOT NULL,        -- the source's id, or one made from the text
         title VARCHAR,
         body {text} NOT NULL,
         url VARCHAR,
-        published_at TIMESTAMP,
+        published_at TIMESTAMP,             -- UTC
         extra MAP(VARCHAR, VARCHAR),        -- further columns of the source that a task uses; NULL: none
         source VARCHAR NOT NULL DEFAULT 'raw_articles'  -- whose rows these are
     )""",
@@ -266,25 +266,25 @@ TABLES: Mapping[str, str] = {
         source VARCHAR NOT NULL DEFAULT 'raw_articles'
     )""",
     "summaries": """(
-        -- what users read: one row per article of a day; key: partition_date, article_id
+        -- what users read: one row per article of a day, with its answer; key: partition_date, article_id
         partition_date DATE NOT NULL,
         article_id VARCHAR NOT NULL,
         title VARCHAR,
         url VARCHAR,
-        published_at TIMESTAMP,
-        summary {text},                     -- of an unanswered article: the last text that it had
+        published_at TIMESTAMP,             -- UTC
+        summary {text},
         status VARCHAR NOT NULL,            -- answered, in_flight, pending, blocked, failed, cancelled
-        error_code VARCHAR,
-        error_message VARCHAR,
-        finish_reason VARCHAR,              -- length: the summary was cut at max_output_tokens
-        model VARCHAR,
+        error_code VARCHAR,                 -- why there is no answer, in one word
+        error_message VARCHAR,              -- the same in words, of the API or of the run
+        finish_reason VARCHAR,              -- length: the answer was cut at max_output_tokens
+        model VARCHAR,                      -- that answered
         api VARCHAR,                        -- that answered
-        input_tokens BIGINT,
+        input_tokens BIGINT,                -- of the request, which equal articles share
         output_tokens BIGINT,
         cost_usd DOUBLE,                    -- of the request, which equal articles share
-        custom_id VARCHAR,
-        batch_id VARCHAR,
-        answered_at TIMESTAMP,
+        custom_id VARCHAR,                  -- of the request: a hash of its content
+        batch_id VARCHAR,                   -- that has the answer
+        answered_at TIMESTAMP,              -- UTC
         task_version VARCHAR                -- of what the task asked: see `Task.version`
     )""",
     "warehouse": """(

@@ -281,6 +281,7 @@ class DaySpending:
     day.
     cost_usd: None if the price of a model is not known.
     simulated_cost_usd: of the built-in engine, which bills nothing.
+    saving_usd: of batches, against the standard price; None like `cost_usd`. A synchronous call has the standard price.
     unattributed_tokens: billed tokens that belong to no request: usage that batches report beyond their lines, and
         lines beside the one that counts for a request.
     """
@@ -294,11 +295,7 @@ class DaySpending:
     unattributed_tokens: int = 0
     cost_usd: float | None = 0.0
     simulated_cost_usd: float = 0.0
-
-    @property
-    def reasoning_share(self) -> float:
-        """The share of the output tokens that are reasoning tokens."""
-        return self.reasoning_tokens / self.output_tokens if self.output_tokens else 0.0
+    saving_usd: float | None = 0.0
 
 
 def spending_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DaySpending:
@@ -311,14 +308,22 @@ def spending_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DayS
             coalesce(sum(input_tokens + output_tokens) FILTER (kind = 'unattributed'), 0)::BIGINT,
             CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
                 THEN coalesce(sum(cost_usd), 0) END,
-            coalesce(sum(simulated_cost_usd), 0)
+            coalesce(sum(simulated_cost_usd), 0),
+            CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL) THEN
+                coalesce(sum(coalesce(cost_usd, simulated_cost_usd)) FILTER (NOT starts_with(batch_id, $call)), 0)
+                * $saved END
         FROM spending WHERE task = $task AND partition_date = CAST($day AS DATE)
             AND (api IS DISTINCT FROM $built_in_engine OR NOT EXISTS (
                 FROM spending
                 WHERE task = $task AND partition_date = CAST($day AS DATE) AND api IS DISTINCT FROM $built_in_engine
             ))
         """,
-        {**day._asdict(), "built_in_engine": BUILT_IN_ENGINE},
+        {
+            **day._asdict(),
+            "built_in_engine": BUILT_IN_ENGINE,
+            "call": CALL_PREFIX,
+            "saved": STANDARD_PER_BATCH_PRICE - 1,
+        },
     ).fetchone()
     return DaySpending() if row is None or row[0] is None else DaySpending(*row)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -224,6 +224,31 @@ def awaited_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[A
         {**day._asdict(), "unsent": list(UNSENT), "open": list(OPEN)},
     ).fetchall()
     return [AwaitedFile(*row) for row in rows]
+
+
+class UnsentFiles(NamedTuple):
+    """The request files of a day that no run has sent: their number, the largest one, and their tokens together."""
+
+    files: int
+    most_requests: int
+    most_bytes: int
+    estimated_input_tokens: int
+
+
+def unsent_files(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> UnsentFiles:
+    row = connection.execute(
+        """
+        SELECT
+            count(*), coalesce(max(requests), 0), coalesce(max(bytes), 0),
+            coalesce(sum(estimated_input_tokens), 0)::BIGINT
+        FROM openai_batch JOIN batch_request_file USING (submission_id)
+        WHERE openai_batch.task = $task AND openai_batch.partition_date = CAST($day AS DATE)
+            AND list_contains($unsent, state)
+        """,
+        {**day._asdict(), "unsent": list(UNSENT)},
+    ).fetchone()
+    assert row is not None  # an aggregate without GROUP BY has one row
+    return UnsentFiles(*row)
 
 
 def _submissions(

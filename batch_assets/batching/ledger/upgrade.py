@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from batch_assets.batching.ledger.schema import TABLES, create_table, create_warehouse_id
+from batch_assets.batching.ledger.table_comments import comment_on_table
 from batch_assets.batching.provider.batches import now_utc
 
 
@@ -31,6 +32,8 @@ def bring_up_to_date(
             missing = [name for name in migrations if name not in applied]
             for name in missing:
                 migrations[name](connection)
+        for name in TABLES:
+            comment_on_table(connection, name)
         for name in missing:
             connection.execute("INSERT INTO schema_version (name, applied_at) VALUES (?, ?)", [name, now_utc()])
     except BaseException:

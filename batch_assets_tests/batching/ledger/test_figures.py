@@ -8,7 +8,13 @@ import pytest
 
 from batch_assets.batching.ledger.batch_figures import BatchFigures, batches_of_days
 from batch_assets.batching.ledger.costs import Cost, CostGroup, costs
-from batch_assets.batching.ledger.day_figures import DayFigures, figures_of_days, total, unfinished_range
+from batch_assets.batching.ledger.day_figures import (
+    DayFigures,
+    figures_of_collected_day,
+    figures_of_days,
+    total,
+    unfinished_range,
+)
 from batch_assets.batching.ledger.spending import spending_of_day
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, TASK, Workspace
@@ -57,6 +63,8 @@ def test_a_day_is_in_flight_until_its_results_are_loaded_and_then_as_its_table_s
     with workspace.database.reading() as connection:
         spent = spending_of_day(connection, of(DAY))
         assert unfinished_range(connection) is None
+    with workspace.database.reading() as connection:
+        assert figures_of_collected_day(connection, of(DAY)) == done
     assert statuses(done) == workspace.statuses() == {"answered": 3}
     assert (done.is_finished, done.batches, done.batches_running, done.requests_cached) == (True, 1, 0, 0)
     assert (done.input_tokens, done.output_tokens) == (spent.input_tokens, spent.output_tokens)
@@ -76,6 +84,8 @@ def test_an_answer_that_another_day_bought_is_cached_and_costs_nothing(workspace
     workspace.ingest(workspace.texts("bc"), day=NEXT_DAY)
     workspace.whole_day(api, day=NEXT_DAY)
     first, second = figures(workspace)
+    with workspace.database.reading() as connection:
+        assert figures_of_collected_day(connection, of(NEXT_DAY)) == second
     assert (first.requests, first.requests_cached) == (2, 0)
     assert (second.requests, second.requests_cached, second.answered) == (2, 1, 2)
     assert total([first, second])["cost_usd"] == pytest.approx(sum(workspace.column("SELECT cost_usd FROM spending")))
@@ -100,6 +110,8 @@ def test_a_price_that_is_not_known_makes_the_cost_unknown_and_not_zero(workspace
     workspace.ingest(workspace.texts("a"))
     workspace.whole_day(api, task=Task("mistral-small"))
     [day] = figures(workspace)
+    with workspace.database.reading() as connection:
+        assert figures_of_collected_day(connection, of(DAY)) == day
     assert (day.cost_usd, day.saving_usd, total([day])["cost_usd"]) == (None, None, None)
     [cost] = costs_by(workspace, CostGroup.MODEL)
     assert (cost.cost_usd, cost.unpriced_tokens) == (0, day.input_tokens + day.output_tokens)

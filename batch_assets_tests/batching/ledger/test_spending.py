@@ -145,7 +145,7 @@ def test_the_spending_of_each_round_is_recorded(workspace: Workspace, api: Local
         assert used_on_day(connection, DAY, API).spent_usd == pytest.approx(4 * COST)
     assert (spending.requests, spending.input_tokens, spending.output_tokens) == (4, 4_000, 400)
     assert spending.cost_usd == pytest.approx(4 * COST)
-    assert spending.reasoning_share == pytest.approx(0.6)
+    assert spending.reasoning_tokens / spending.output_tokens == pytest.approx(0.6)
 
 
 def more_than_the_lines(call: Call) -> Reply:
