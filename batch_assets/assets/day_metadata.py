@@ -69,11 +69,10 @@ def figures_metadata(figures: DayFigures) -> dict[str, Any]:
 
 def costs_metadata(figures: DayFigures) -> dict[str, float]:
     """In USD: what was billed and saved, unless a price is not known; what the built-in engine simulated, by itself."""
-    is_simulated = bool(figures.simulated_cost_usd)
     amounts = {
         "cost_usd": figures.cost_usd,
-        "simulated_cost_usd": figures.simulated_cost_usd if is_simulated else None,
-        "simulated_saving_usd" if is_simulated else "saving_usd": figures.saving_usd,
+        "saving_usd": figures.saving_usd,
+        "simulated_cost_usd": figures.simulated_cost_usd or None,
     }
     return {name: round(usd, 6) for name, usd in amounts.items() if usd is not None}
 

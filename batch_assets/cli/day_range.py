@@ -27,7 +27,7 @@ def day_range(text: str) -> tuple[str, str]:
 
 
 def as_json_text(value: Any) -> str:
-    """The value as JSON: data classes as objects, times in ISO 8601 as UTC. Its strings are escaped, without secrets."""
+    """The value as JSON: data classes as objects, times in ISO 8601, in UTC. Strings are escaped, without secrets."""
     return without_known_secrets(json.dumps(value, indent=2, default=_plain))
 
 

@@ -9,6 +9,7 @@ from batch_assets.cli.abandon import abandon
 from batch_assets.cli.adopt import adopt
 from batch_assets.cli.cancel import cancel
 from batch_assets.cli.compare import compare
+from batch_assets.cli.costs import costs
 from batch_assets.cli.demo import demo
 from batch_assets.cli.dev import dev
 from batch_assets.cli.doctor import doctor
@@ -16,6 +17,7 @@ from batch_assets.cli.move_api import move_api
 from batch_assets.cli.prune import prune
 from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
+from batch_assets.cli.status import status
 from batch_assets.cli.terminal import CommandLine
 from batch_assets.cli.try_requests import try_requests
 
@@ -31,7 +33,11 @@ def main() -> None:
     os.umask(0o077)  # only the user may read what we write
 
 
-for command in (demo, try_requests, compare, dev, serve, cancel, abandon, retry, adopt, move_api, doctor, prune):
+for command in (
+    *(demo, dev, serve),
+    *(status, costs, try_requests, compare),
+    *(cancel, abandon, retry, adopt, move_api, doctor, prune),
+):
     main.add_command(command)
 
 

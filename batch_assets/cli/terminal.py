@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import click
+from rich.console import Console
 from rich.text import Text
 
 from batch_assets.batching.counting import counted
@@ -17,6 +18,7 @@ from batch_assets.batching.safety.outside_text import as_message, as_shown, prin
 from batch_assets.batching.safety.secrets import without_secrets
 
 MAX_MESSAGE_CHARACTERS = 600
+WIDTH_OF_FILES = 200
 
 
 def answer_as_text(value: Any, *, is_vector: bool) -> str:
@@ -29,6 +31,12 @@ def answer_as_text(value: Any, *, is_vector: bool) -> str:
 def as_rich_text(text: str) -> Text:
     """A title or an answer for rich, without markup, emoji codes or highlighted numbers."""
     return Text(as_shown(text, lines=True))
+
+
+def wide_console() -> Console:
+    """A console for tables. Into a pipe or a file, it is as wide as a table needs to be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_OF_FILES)
 
 
 class CommandLine(click.Group):

@@ -86,7 +86,7 @@ SPENT = f"""
             THEN coalesce(sum(cost_usd), 0) END AS cost_usd,
         coalesce(sum(simulated_cost_usd), 0) AS simulated_cost_usd,
         -- a synchronous call has the standard price
-        coalesce(sum(coalesce(cost_usd, simulated_cost_usd)) FILTER (NOT starts_with(batch_id, '{CALL_PREFIX}')), 0)
+        coalesce(sum(cost_usd) FILTER (NOT starts_with(batch_id, '{CALL_PREFIX}')), 0)
             * {STANDARD_PER_BATCH_PRICE - 1} AS saving_usd
     FROM counted GROUP BY task, partition_date
 """
@@ -153,7 +153,7 @@ class DayFigures:
     limit on output tokens.
     Tokens and USD: everything that was billed for the day, earlier prompts and refreshes included. cost_usd: None if
     the price of a model is not known. simulated_cost_usd: of the built-in engine, which bills nothing. saving_usd:
-    against the standard price; of the built-in engine, the simulated one. None if the cost is not known.
+    of what was billed in batches, against the standard price; None if the cost is not known.
     submitted_at: of the first batch; ended_at: of the last one, None while one runs (UTC, without zone). The seconds
     are those of the slowest batch: before the API began with it, from then to its end, and both together; None if the
     API does not return the times.

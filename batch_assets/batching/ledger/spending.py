@@ -309,9 +309,8 @@ def spending_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DayS
             CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
                 THEN coalesce(sum(cost_usd), 0) END,
             coalesce(sum(simulated_cost_usd), 0),
-            CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL) THEN
-                coalesce(sum(coalesce(cost_usd, simulated_cost_usd)) FILTER (NOT starts_with(batch_id, $call)), 0)
-                * $saved END
+            CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
+                THEN coalesce(sum(cost_usd) FILTER (NOT starts_with(batch_id, $call)), 0) * $saved END
         FROM spending WHERE task = $task AND partition_date = CAST($day AS DATE)
             AND (api IS DISTINCT FROM $built_in_engine OR NOT EXISTS (
                 FROM spending

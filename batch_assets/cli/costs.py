@@ -1,0 +1,90 @@
+"""`batch-assets costs`: what was billed, by day, month, task, model, kind or API."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.day_range import as_json_text, day_range, json_option
+from batch_assets.cli.terminal import wide_console
+
+if TYPE_CHECKING:
+    from batch_assets.batching.ledger.costs import Cost
+
+GROUPS = ("day", "month", "task", "model", "kind", "api")
+ALL_DAYS = ("0001-01-01", "9999-12-31")
+
+
+@click.command()
+@click.argument("days", required=False, metavar="[DAY[..DAY]]")
+@click.option(
+    "--by",
+    type=click.Choice(GROUPS),
+    multiple=True,
+    default=("day", "task"),
+    show_default=True,
+    help="What to sum by; may be given several times.",
+)
+@click.option("--task", metavar="NAME", help="Only this task.  [default: all]")
+@json_option
+def costs(days: str | None, by: tuple[str, ...], task: str | None, as_json: bool) -> None:
+    """Show what was billed, and what batches saved against the standard price. Changes nothing.
+
+    A month is the UTC month of the submission, as for budgets. What the built-in engine simulated is apart.
+    """
+    settings = checked_settings()
+    first, last = ALL_DAYS if days is None else day_range(days)
+    from batch_assets.batching.ledger.costs import CostGroup
+    from batch_assets.batching.ledger.costs import costs as read_costs
+    from batch_assets.batching.ledger.database import Database
+
+    groups = tuple(CostGroup(name) for name in by)
+    database, found = Database(settings.database), []
+    if not database.is_file or database.file_bytes is not None:
+        with errors_in_one_sentence(), database.reading() as connection:
+            found = read_costs(connection, first, last, groups, task)
+    if as_json:
+        click.echo(as_json_text({"costs": [_as_object(by, cost) for cost in found], "total": _total(found)}))
+    elif not found:
+        click.echo("Nothing was billed.")
+    else:
+        wide_console().print(_table(by, found))
+
+
+def _as_object(by: tuple[str, ...], cost: "Cost") -> dict[str, Any]:
+    figures = {name: value for name, value in vars(cost).items() if name != "group"}
+    return {**dict(zip(by, cost.group, strict=True)), **figures}
+
+
+def _total(found: "list[Cost]") -> dict[str, Any]:
+    names = [name for name in vars(found[0]) if name != "group"] if found else []
+    return {name: sum(getattr(cost, name) for cost in found) for name in names}
+
+
+def _table(by: tuple[str, ...], found: "list[Cost]") -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    from batch_assets.batching.safety.outside_text import printable
+
+    table = Table(show_footer=True)
+    for number, name in enumerate(by):
+        table.add_column(name, footer="" if number else "total")
+    rows = [_as_object(by, cost) for cost in found]
+    total = _total(found)
+    shown = ["requests", "input_tokens", "output_tokens", "cost_usd", "saving_usd"]
+    shown += ["simulated_cost_usd"] if any(cost.simulated_cost_usd for cost in found) else []
+    for name in shown:
+        table.add_column(name.replace("_usd", "").replace("_", " "), justify="right", footer=_figure(name, total))
+    for row in rows:
+        cells = [Text(printable(str(row[name]))) for name in by]
+        table.add_row(*cells, *(_figure(name, row) for name in shown))
+    return table
+
+
+def _figure(name: str, row: dict[str, Any]) -> str:
+    if not name.endswith("_usd"):
+        return f"{row[name]:,}"
+    if name != "simulated_cost_usd" and row["unpriced_tokens"]:
+        return f"${row[name]:.6f} + unknown"
+    return f"${row[name]:.6f}"
