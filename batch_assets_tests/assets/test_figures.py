@@ -58,7 +58,7 @@ def test_a_day_has_the_version_of_what_was_asked_so_that_a_changed_prompt_makes_
 def test_the_checks_of_a_source_find_unusable_rows_and_repeated_ids(project: Project) -> None:
     rows = [
         {"id": "a", "body": "One.", **ARTICLE},
-        {"id": "a", "body": "Two.", **ARTICLE},
+        {"id": "a", "body": "One.", **ARTICLE},
         {"id": "b", "body": "", **ARTICLE},
     ]
     write_articles(project.folder / "articles.jsonl", rows)
@@ -66,7 +66,8 @@ def test_the_checks_of_a_source_find_unusable_rows_and_repeated_ids(project: Pro
     usable, unique = found[figure_checks.USABLE], found[figure_checks.UNIQUE]
     assert not usable.passed
     assert (usable.severity, usable.metadata["unusable_rows"].value) == (dg.AssetCheckSeverity.WARN, 1)
-    assert not unique.passed or unique.metadata["older_versions"].value == 1
+    assert not unique.passed
+    assert (unique.severity, unique.metadata["duplicate_rows"].value) == (dg.AssetCheckSeverity.WARN, 1)
     write_articles(project.folder / "articles.jsonl", [])
     assert evaluations(project.materialize([raw_articles]))[figure_checks.USABLE].description == (
         "The source has no article for the day."
