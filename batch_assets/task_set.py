@@ -20,6 +20,8 @@ from batch_assets.output_schema.columns import AnswerColumn, answer_columns
 from batch_assets.resources import OPENAI, ArticleSource
 from batch_assets.settings import Settings
 
+ANSWER_COMMENT = "the answer; of an article without one, the last answer that it had"
+
 
 @dataclass(frozen=True)
 class Feed:
@@ -111,7 +113,7 @@ def result_table(
         length = task.vector_length
         columns = (AnswerColumn(task.answer_column, ["FLOAT"] if length is None else f"FLOAT[{length}]"),)
     else:
-        columns = (AnswerColumn(task.answer_column, "VARCHAR"),)
+        columns = (AnswerColumn(task.answer_column, "VARCHAR", ANSWER_COMMENT),)
     columns = tuple(column._replace(description=comments.get(column.name, column.description)) for column in columns)
     return ResultTable(task.name, source, columns, task.output_schema, task.version, task.is_vector)
 

@@ -29,15 +29,15 @@ STEPS = dg.TableSchema(
 )
 BATCHES = dg.TableSchema(
     [
-        dg.TableColumn("batch", "string"),
         dg.TableColumn("status", "string"),
-        dg.TableColumn("round", "int"),
-        dg.TableColumn("submitted", "string", "UTC"),
-        dg.TableColumn("ended", "string", "UTC"),
         dg.TableColumn("requests", "int"),
         dg.TableColumn("completed", "int"),
         dg.TableColumn("failed", "int"),
         dg.TableColumn("cost_usd", "string", "`simulated` of the built-in engine, which bills nothing"),
+        dg.TableColumn("submitted", "string", "UTC"),
+        dg.TableColumn("ended", "string", "UTC"),
+        dg.TableColumn("round", "int"),
+        dg.TableColumn("batch", "string"),
         dg.TableColumn("page", "string", "of the batch at OpenAI"),
     ]
 )
@@ -98,15 +98,15 @@ def page_of(batch: BatchFigures) -> str | None:
 def _record(batch: BatchFigures) -> dg.TableRecord:
     return dg.TableRecord(
         {
-            "batch": printable(batch.batch_id),
             "status": printable(_outcome(batch)),
-            "round": batch.round,
-            "submitted": _time(batch.submitted_at),
-            "ended": _time(batch.ended_at),
             "requests": batch.requests_total,
             "completed": batch.requests_completed or 0,
             "failed": batch.requests_failed or 0,
             "cost_usd": _cost(batch),
+            "submitted": _time(batch.submitted_at),
+            "ended": _time(batch.ended_at),
+            "round": batch.round,
+            "batch": printable(batch.batch_id),
             "page": page_of(batch) or "",
         }
     )
@@ -148,4 +148,4 @@ def _seconds(name: str, seconds: float | None) -> dict[str, float]:
 
 
 def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+    return "" if moment is None else f"{moment:%m-%d %H:%M:%S}"

@@ -17,10 +17,10 @@ COMPRESSED_TEXT = "VARCHAR USING COMPRESSION zstd"  # half the size, and twice a
 TABLES: Mapping[str, str] = {
     "raw_articles": """(
         -- an article of a day; key: source, partition_date, article_id
-        partition_date DATE NOT NULL,
+        partition_date DATE NOT NULL,       -- the day of `published_at`, in UTC, or of the path
         article_id VARCHAR NOT NULL,        -- the source's id, or one made from the text
         title VARCHAR,
-        body {text} NOT NULL,
+        body {text} NOT NULL,               -- the text
         url VARCHAR,
         published_at TIMESTAMP,             -- UTC
         extra MAP(VARCHAR, VARCHAR),        -- further columns of the source that a task uses; NULL: none
@@ -60,8 +60,8 @@ TABLES: Mapping[str, str] = {
     )""",
     "batch_request_file": """(
         -- a JSONL file of requests; key: submission_id
-        submission_id VARCHAR NOT NULL,
-        partition_date DATE NOT NULL,
+        submission_id VARCHAR NOT NULL,     -- random; the file has this name
+        partition_date DATE NOT NULL,       -- the day whose run has written it, in UTC
         plan INTEGER NOT NULL,              -- counts the plans of the day that wrote files; 0: an adopted batch
         round INTEGER NOT NULL,             -- 1 + how often one of its requests has ended without an answer
         shard INTEGER NOT NULL,
@@ -267,10 +267,10 @@ TABLES: Mapping[str, str] = {
     )""",
     "summaries": """(
         -- what users read: one row per article of a day, with its answer; key: partition_date, article_id
-        partition_date DATE NOT NULL,
-        article_id VARCHAR NOT NULL,
-        title VARCHAR,
-        url VARCHAR,
+        partition_date DATE NOT NULL,       -- the day, in UTC
+        article_id VARCHAR NOT NULL,        -- the source's id, or one made from the text
+        title VARCHAR,                      -- of the article
+        url VARCHAR,                        -- of the article
         published_at TIMESTAMP,             -- UTC
         summary {text},
         status VARCHAR NOT NULL,            -- answered, in_flight, pending, blocked, failed, cancelled
@@ -280,7 +280,7 @@ TABLES: Mapping[str, str] = {
         model VARCHAR,                      -- that answered
         api VARCHAR,                        -- that answered
         input_tokens BIGINT,                -- of the request, which equal articles share
-        output_tokens BIGINT,
+        output_tokens BIGINT,               -- of the request; reasoning tokens are part of them
         cost_usd DOUBLE,                    -- of the request, which equal articles share
         custom_id VARCHAR,                  -- of the request: a hash of its content
         batch_id VARCHAR,                   -- that has the answer
