@@ -7,11 +7,9 @@ import dagster as dg
 
 from batch_assets.task_set import DeclaredTask
 
-# Dagster warns each process that loads a check in an op of its own, about a parameter that Dagster itself sets.
-warnings.filterwarnings("ignore", "Parameter `execution_type`", dg.BetaWarning)
 # The day before must be there by then: `daily_submission` sends it at 02:00, and a batch takes up to 24 hours.
 DEADLINE_CRON, TIMEZONE = "55 23 * * *", "UTC"
-FRESHNESS_SENSOR = "freshness_checks_sensor"
+FRESHNESS_SENSOR = "batch_assets_freshness_sensor"
 
 
 def freshness_checks(tasks: Sequence[DeclaredTask]) -> Sequence[dg.AssetChecksDefinition]:

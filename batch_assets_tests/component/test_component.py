@@ -47,7 +47,10 @@ def test_two_tasks_share_the_articles_and_one_sensor(host: ProjectFolder) -> Non
         "raw_articles",
         *(f"{task}/{name}" for task in ("topics", "mood") for name in ("batch_request_file", "openai_batch", task)),
     }
-    assert [sensor.name for sensor in definitions.sensors or []] == ["openai_batch_sensor"]
+    assert [sensor.name for sensor in definitions.sensors or []] == [
+        "openai_batch_sensor",
+        "batch_assets_freshness_sensor",
+    ]
     assert {job.name for job in definitions.jobs or []} == {
         "submit_topics", "cancel_topics", "submit_mood", "cancel_mood",
     }  # fmt: skip

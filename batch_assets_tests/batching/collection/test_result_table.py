@@ -22,7 +22,7 @@ from batch_assets.batching.collection.result_table import (
     text_answers,
     typed_answers,
 )
-from batch_assets.batching.ledger.result_tables import ARTICLE_COLUMNS, FIXED_COLUMNS
+from batch_assets.batching.ledger.result_tables import ARTICLE_COLUMNS, FIXED_COLUMNS, reserved_columns
 from batch_assets.batching.ledger.schema import TABLES, create_table
 from batch_assets.output_schema.columns import AnswerColumn, answer_columns, column_problems, folded, quoted, structure
 from batch_assets.output_schema.example import example_answer
@@ -103,8 +103,10 @@ def rows(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 
 def comments(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Those of the columns of the answers."""
     statement = "SELECT column_name, comment FROM duckdb_columns() WHERE comment IS NOT NULL AND table_name = 'task'"
-    return dict(connection.execute(statement).fetchall())
+    fixed = {*reserved_columns(has_schema=False), *reserved_columns(has_schema=True)}
+    return {name: text for name, text in connection.execute(statement).fetchall() if name not in fixed}
 
 
 def test_the_table_has_the_columns_of_summaries_and_those_of_the_answer(connection: duckdb.DuckDBPyConnection) -> None:
