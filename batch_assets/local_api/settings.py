@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from batch_assets.local_api.faults import FaultInjector
 from batch_assets.local_api.storage.private import make_private_folder
 
+BUILT_IN_ENGINE = "extractive"
 COMPLETION_WINDOW_SECONDS = 24 * 3600.0
 ENGINE_TIMEOUT_SECONDS = 600.0
 # Everything that is ever in a server's folder; `server.log` is written by `demo` and `dev`.
@@ -85,7 +87,7 @@ class Settings:
     """
 
     directory: Path
-    engine: str = "extractive"
+    engine: str = BUILT_IN_ENGINE
     engine_model: str | None = None
     engine_timeout_seconds: float = ENGINE_TIMEOUT_SECONDS
     concurrency: int = 4
@@ -96,6 +98,17 @@ class Settings:
     control: bool = False
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def api_name(self) -> str:
+        """Lets clients tell the answers of the built-in engine from those of models: `local`, or `local+` and a name.
+
+        Of an engine's URL, it has only the host and the port, since the rest may be secret.
+        """
+        if self.engine == BUILT_IN_ENGINE:
+            return "local"
+        parts = urlsplit(self.engine)
+        return f"local+{parts.hostname}:{parts.port}" if parts.hostname else f"local+{self.engine}"
 
     @property
     def database_path(self) -> Path:

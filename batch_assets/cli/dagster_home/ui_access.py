@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch_assets.local_api.http.local_names import is_local
+from batch_assets.local_api.http.same_origin import HOST, is_same_origin
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,10 +27,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NAME = r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
-HOST = re.compile(NAME)
-ORIGIN = re.compile(rf"(?P<scheme>https?)://{NAME}")
-USUAL_PORTS = {"http": 80, "https": 443}
 GRAPHQL = "/graphql"
 # Every other path is a page, or a file of the UI.
 NOT_PAGES = re.compile(r"/(graphql|server_info|dagit|logs/|notebook|download_debug/|report_)")
@@ -82,7 +79,7 @@ class UiAccessMiddleware:
 def _is_same_site(scope: Scope, host: str) -> bool:
     """Whether a page of the UI or no page sent the request, or it follows a link to a page of the UI."""
     origins = _values(scope, b"origin")
-    if len(origins) > 1 or (origins and not _is_same_origin(origins[0], host)):
+    if len(origins) > 1 or (origins and not is_same_origin(origins[0], host)):
         return False
     if all(site in ("same-origin", "none") for site in _values(scope, b"sec-fetch-site")):
         return True
@@ -93,17 +90,6 @@ def _is_same_site(scope: Scope, host: str) -> bool:
         and _values(scope, b"sec-fetch-mode") == ["navigate"]
         and _values(scope, b"sec-fetch-dest") == ["document"]  # not in a frame
         and NOT_PAGES.match(scope["path"]) is None
-    )
-
-
-def _is_same_origin(origin: str, host: str) -> bool:
-    sender, receiver = ORIGIN.fullmatch(origin), HOST.fullmatch(host)
-    if sender is None or receiver is None:  # `null`, for example
-        return False
-    usual = USUAL_PORTS[sender["scheme"]]
-    return (sender["name"].lower(), int(sender["port"] or usual)) == (
-        receiver["name"].lower(),
-        int(receiver["port"] or usual),
     )
 
 

@@ -1,7 +1,8 @@
-"""`/v1/batches`."""
+"""`/v1/batches`. The first four functions do what a route does, for the web page too."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -16,48 +17,45 @@ from batch_assets.local_api.http.handlers import Api, api_of, read_json, respond
 _RUNNING = (BatchStatus.IN_PROGRESS, BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 
 
+def create_batch(api: Api, body: object) -> dict[str, Any]:
+    batch = batches.create_batch(api.store, api.settings, body)
+    api.executor.submit(batch["id"])
+    return batch
+
+
+def list_batches(api: Api, query: Mapping[str, str]) -> dict[str, Any]:
+    page = batches.list_batches(api.store, api.settings, query)
+    for batch in page["data"]:
+        _update_counts(api, batch)
+    return page
+
+
+def get_batch(api: Api, batch_id: str) -> dict[str, Any]:
+    return _update_counts(api, batch_object(batches.find_batch(api.store, batch_id)))
+
+
+def cancel_batch(api: Api, batch_id: str) -> dict[str, Any]:
+    batch = batches.cancel_batch(api.store, batch_id)
+    api.executor.cancel(batch["id"])
+    return _update_counts(api, batch)
+
+
 async def _create_batch(request: Request) -> Response:
     api = api_of(request)
     body = await read_json(request)
-
-    def create() -> dict[str, Any]:
-        batch = batches.create_batch(api.store, api.settings, body)
-        api.executor.submit(batch["id"])
-        return batch
-
-    return response_to_creation(api, "create", await run_in_threadpool(create))
+    return response_to_creation(api, "create", await run_in_threadpool(create_batch, api, body))
 
 
 async def _list_batches(request: Request) -> Response:
-    api = api_of(request)
-
-    def list_batches() -> dict[str, Any]:
-        page = batches.list_batches(api.store, api.settings, request.query_params)
-        for batch in page["data"]:
-            _update_counts(api, batch)
-        return page
-
-    return await respond(list_batches)
+    return await respond(list_batches, api_of(request), request.query_params)
 
 
 async def _get_batch(request: Request) -> Response:
-    api = api_of(request)
-
-    def get() -> dict[str, Any]:
-        return _update_counts(api, batch_object(batches.find_batch(api.store, request.path_params["batch_id"])))
-
-    return await respond(get)
+    return await respond(get_batch, api_of(request), request.path_params["batch_id"])
 
 
 async def _cancel_batch(request: Request) -> Response:
-    api = api_of(request)
-
-    def cancel() -> dict[str, Any]:
-        batch = batches.cancel_batch(api.store, request.path_params["batch_id"])
-        api.executor.cancel(batch["id"])
-        return _update_counts(api, batch)
-
-    return await respond(cancel)
+    return await respond(cancel_batch, api_of(request), request.path_params["batch_id"])
 
 
 def _update_counts(api: Api, batch: dict[str, Any]) -> dict[str, Any]:

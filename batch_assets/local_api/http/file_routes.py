@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from batch_assets.local_api.http.handlers import api_of, respond, response_to_creation
+from batch_assets.local_api.http.handlers import Api, api_of, respond, response_to_creation
 from batch_assets.local_api.http.responses import JsonResponse
 from batch_assets.local_api.http.uploads import receive_upload
 from batch_assets.local_api.storage import files
@@ -48,8 +48,11 @@ async def _delete_file(request: Request) -> Response:
 
 async def _get_content(request: Request) -> Response:
     """Chunked octets, as recorded from OpenAI, although OpenAI's specification says a JSON string."""
-    api = api_of(request)
-    file_id = request.path_params["file_id"]
+    return await content_response(api_of(request), request.path_params["file_id"], "application/octet-stream")
+
+
+async def content_response(api: Api, file_id: str, media_type: str) -> Response:
+    """A file's content, for a download. Raises ApiError if there is no such file, or not yet."""
     row = await run_in_threadpool(files.get_file, api.store, file_id)
     not_found = ApiError(404, f"No such File object: {file_id}", param="id")
     output_late = api.settings.fault_injector.faults.output_late
@@ -61,9 +64,7 @@ async def _get_content(request: Request) -> Response:
     except FileNotFoundError as error:
         raise not_found from error
     disposition = _content_disposition(row["filename"])
-    return StreamingResponse(
-        _chunks(file), media_type="application/octet-stream", headers={"content-disposition": disposition}
-    )
+    return StreamingResponse(_chunks(file), media_type=media_type, headers={"content-disposition": disposition})
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from batch_assets.local_api.batches.execution import Executor
 from batch_assets.local_api.engines.engine_choice import Engines
@@ -28,6 +27,7 @@ from batch_assets.local_api.serving.listener import base_url, listen
 from batch_assets.local_api.serving.uvicorn_server import AnnouncedServer, configure
 from batch_assets.local_api.serving.webhooks import Webhook
 from batch_assets.local_api.settings import (
+    BUILT_IN_ENGINE,
     COMPLETION_WINDOW_SECONDS,
     ENGINE_TIMEOUT_SECONDS,
     Limits,
@@ -38,8 +38,6 @@ from batch_assets.local_api.storage import disk_errors
 from batch_assets.local_api.storage.database import Store
 
 logger = logging.getLogger(__name__)
-
-BUILT_IN_ENGINE = "extractive"
 
 
 def serve(
@@ -178,17 +176,9 @@ def _restrict(api: Api, keys: list[str], *, only_local: bool) -> AccessMiddlewar
         create_app(api),
         keys,
         only_local=only_local,
-        api_name=_api_name(api.settings.engine),
+        api_name=api.settings.api_name,
         maximum_head_bytes=api.settings.limits.request_head_bytes,
     )
-
-
-def _api_name(engine: str) -> str:
-    """Lets clients tell the answers of the built-in engine from those of models."""
-    if engine == BUILT_IN_ENGINE:
-        return "local"
-    parts = urlsplit(engine)
-    return f"local+{parts.hostname}:{parts.port}" if parts.hostname else f"local+{engine}"
 
 
 def _announce(api: Api, url: str, ready: Callable[[str], None]) -> None:
