@@ -99,6 +99,7 @@ def serve(without_key: bool, webhook: str | None, control: bool, **options: Any)
 
 
 def _print_address(url: str, folder: Path, *, without_key: bool, webhook: str | None, control: bool) -> None:
+    from batch_assets.local_api.serving.discovery import page_url
     from batch_assets.local_api.serving.keys import KEY_VARIABLE, NO_KEY, given_key, key_path
     from batch_assets.local_api.serving.webhooks import SECRET_VARIABLE, secret_path
 
@@ -110,7 +111,7 @@ def _print_address(url: str, folder: Path, *, without_key: bool, webhook: str | 
         click.echo(f"    export OPENAI_WEBHOOK_SECRET={secret}")
     if control:
         click.echo(f"\nFaults are changed by PUT {url.removesuffix('/v1')}/control/faults")
-    click.echo()
+    click.echo(f"\nIn a browser: {page_url(folder, with_token=sys.stdout.isatty())}\n")
 
 
 def _in_shell(variable: str | None, path: Path) -> str:

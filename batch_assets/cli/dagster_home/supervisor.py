@@ -1,5 +1,6 @@
 """Starts the services of `batch-assets dev`, waits until they answer, and restarts those that end."""
 
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ from batch_assets.cli.dagster_home.services import Service, local_api_service
 from batch_assets.cli.dagster_home.shared_home import check_queue, fail_runs_of_ended_servers
 from batch_assets.cli.dagster_home.ui import Ui
 from batch_assets.local_api.http.local_names import is_local
+from batch_assets.local_api.serving.discovery import page_url
 from batch_assets.settings import Settings, read_settings
 
 START_SECONDS = 180.0
@@ -47,6 +49,8 @@ def run_services(
         print_line(f"Data        {settings.data_folder}")
         print_line(f"Dagster     {dagster_home}")
         print_line(f"Batch API   {api_url or 'OpenAI'}")
+        if api_url is not None:
+            print_line(f"Batches     {page_url(settings.local_api_folder, with_token=sys.stdout.isatty())}")
         print_line(f"Starting the UI on {ui.url} (10 to 30 s); Ctrl-C ends everything.\n")
         if not is_local(ui.host):
             print_line("The UI asks every user for the password, on this machine too. The traffic is not encrypted.\n")

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batch_assets.local_api.http.local_names import is_local
 from batch_assets.local_api.http.request_head import check_head
 from batch_assets.local_api.http.responses import error_response
+from batch_assets.local_api.page.access import is_page
 from batch_assets.local_api.wire import ids
 from batch_assets.local_api.wire.errors import ApiError
 
@@ -23,7 +24,8 @@ _HOST_OF_CONTAINER = "host.docker.internal"
 class AccessMiddleware:
     """ASGI middleware.
 
-    keys: a request must have one of them. Without any, every program on this machine may send requests.
+    keys: a request must have one of them. Without any, every program on this machine may send requests. The web page
+        checks its own requests (`page.access`).
     only_local: refuse requests of web pages in the user's browser: from another origin, or to another host name, which
         the page's site may have pointed to this machine (DNS rebinding).
     api_name: value of API_HEADER.
@@ -65,7 +67,7 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         if self._only_local:
             _check_local(headers)
-        if self._keys and scope["path"] != "/healthz":
+        if self._keys and scope["path"] != "/healthz" and not is_page(scope["path"]):
             _check_key(headers, self._keys)
 
 

@@ -1,6 +1,6 @@
 """The application: all routes, the handlers of errors, and the work in the background.
 
-Paths, objects and errors are OpenAI's. `status_routes` and `fault_routes` have ours.
+Paths, objects and errors are OpenAI's. `status_routes` and `fault_routes` have ours; below `/ui/` is the web page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
 
 from batch_assets.local_api.http import (
     batch_routes,
@@ -22,6 +25,8 @@ from batch_assets.local_api.http import (
     status_routes,
 )
 from batch_assets.local_api.http.handlers import Api
+from batch_assets.local_api.page.access import PREFIX, PageAccess
+from batch_assets.local_api.page.app import create_page
 from batch_assets.local_api.storage import files
 
 logger = logging.getLogger(__name__)
@@ -29,8 +34,11 @@ logger = logging.getLogger(__name__)
 _SWEEP_SECONDS = 3600.0
 
 
-def create_app(api: Api) -> Starlette:
-    """The application. Its lifespan starts and stops the execution of batches. Call `recover` before."""
+def create_app(api: Api, access: PageAccess) -> Starlette:
+    """The application. Its lifespan starts and stops the execution of batches. Call `recover` before.
+
+    access: who may open the web page.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -49,6 +57,8 @@ def create_app(api: Api) -> Starlette:
             *file_routes.ROUTES,
             *batch_routes.ROUTES,
             *(fault_routes.ROUTES if api.settings.control else []),
+            Route(PREFIX, _to_page),
+            Mount(PREFIX, create_page(api, access)),
         ],
         exception_handlers=error_handlers.HANDLERS,
         lifespan=lifespan,
@@ -56,6 +66,10 @@ def create_app(api: Api) -> Starlette:
     app.router.redirect_slashes = False
     app.state.api = api
     return app
+
+
+async def _to_page(_: Request) -> Response:
+    return RedirectResponse(f"{PREFIX}/", status_code=303)
 
 
 def recover(api: Api) -> None:

@@ -1,7 +1,8 @@
 """Finding the local Batch API that serves a directory. Standard library only, and quick.
 
-`server.json` in the directory has the URL of a server and its instance id. After a kill -9 the file is out of date, and
-another program may have the port. So a client uses the URL only when the server there returns the same instance id.
+`server.json` in the directory has the URL of a server, the address of its web page, and its instance id. After a kill
+-9 the file is out of date, and another program may have the port. So a client uses the URL only when the server there
+returns the same instance id.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def running_url(directory: Path, *, timeout_seconds: float = 2.0) -> str | None:
 
 
 def read_discovery(directory: Path) -> dict[str, Any] | None:
-    """The contents of `server.json`: url, pid, started_at, instance; None if it is missing or damaged."""
+    """The contents of `server.json`: url, pid, started_at, instance, page_url; None if it is missing or damaged."""
     try:
         found: dict[str, Any] = json.loads(discovery_path(directory).read_bytes())
         # These raise an exception when a key is missing, or when the URL has no valid port.
@@ -60,9 +61,21 @@ def read_discovery(directory: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_discovery(directory: Path, *, url: str, instance: str) -> None:
+def page_url(directory: Path, *, with_token: bool) -> str | None:
+    """The address of the web page of this directory's server; None if there is no server.
+
+    with_token: so that a browser that opens it is signed in. Only for a terminal: the token is as secret as the key.
+    """
+    found = read_discovery(directory)
+    address = None if found is None else found.get("page_url")
+    if not isinstance(address, str):
+        return None
+    return address if with_token else address.partition("#")[0]
+
+
+def write_discovery(directory: Path, *, url: str, instance: str, page_url: str) -> None:
     """Write `server.json`, all of it or nothing, for a server that listens. Raises OSError."""
-    content = {"url": url, "pid": os.getpid(), "started_at": time.time(), "instance": instance}
+    content = {"url": url, "pid": os.getpid(), "started_at": time.time(), "instance": instance, "page_url": page_url}
     write_private_file(discovery_path(directory), json.dumps(content))
 
 

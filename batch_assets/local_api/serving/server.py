@@ -19,6 +19,7 @@ from batch_assets.local_api.http.access import AccessMiddleware
 from batch_assets.local_api.http.app import create_app, recover
 from batch_assets.local_api.http.handlers import Api
 from batch_assets.local_api.http.local_names import is_local
+from batch_assets.local_api.page.access import PageAccess
 from batch_assets.local_api.serving import discovery, webhooks
 from batch_assets.local_api.serving.directory_lock import directory_lock
 from batch_assets.local_api.serving.events import reporting
@@ -148,8 +149,9 @@ def _run(
                 recover(api)
                 webhooks.store_events(store, webhook)
             url = base_url(access.host, listener)
-            app = _restrict(api, keys, only_local=access.user_key is None)
-            server = AnnouncedServer(configure(app, settings), lambda: _announce(api, url, ready), stop)
+            page = PageAccess(keys)
+            app = _restrict(api, page, keys, only_local=access.user_key is None)
+            server = AnnouncedServer(configure(app, settings), lambda: _announce(api, page, url, ready), stop)
             with _background_work(api, webhook):
                 server.run(sockets=[listener])
         if server.failure is not None:
@@ -171,9 +173,9 @@ def _open_store(settings: Settings) -> Store:
         return Store(settings.database_path)
 
 
-def _restrict(api: Api, keys: list[str], *, only_local: bool) -> AccessMiddleware:
+def _restrict(api: Api, page: PageAccess, keys: list[str], *, only_local: bool) -> AccessMiddleware:
     return AccessMiddleware(
-        create_app(api),
+        create_app(api, page),
         keys,
         only_local=only_local,
         api_name=api.settings.api_name,
@@ -181,10 +183,11 @@ def _restrict(api: Api, keys: list[str], *, only_local: bool) -> AccessMiddlewar
     )
 
 
-def _announce(api: Api, url: str, ready: Callable[[str], None]) -> None:
+def _announce(api: Api, page: PageAccess, url: str, ready: Callable[[str], None]) -> None:
     """Let other processes find the server, which listens already. Raises OSError."""
     with disk_errors.writable(api.settings.directory):
-        discovery.write_discovery(api.settings.directory, url=url, instance=api.instance)
+        page_url = url.removesuffix("/v1") + page.address
+        discovery.write_discovery(api.settings.directory, url=url, instance=api.instance, page_url=page_url)
     ready(url)
     faults = api.settings.fault_injector.faults
     if faults != FaultConfig():

@@ -1,0 +1,29 @@
+"""The fields of a form that has no file."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from batch_assets.local_api.wire.errors import ApiError
+
+_MAXIMUM_BYTES = 64 * 1024
+_MAXIMUM_FIELDS = 32
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields; the last value of each. Raises ApiError for another content, or too much of it."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/x-www-form-urlencoded":
+        raise ApiError(415, "Expected the fields of a form (application/x-www-form-urlencoded).")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAXIMUM_BYTES:
+            raise ApiError(413, f"The form is larger than the {_MAXIMUM_BYTES} bytes maximum.")
+    try:
+        fields = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAXIMUM_FIELDS)
+    except ValueError as error:
+        raise ApiError(400, f"The form has more than {_MAXIMUM_FIELDS} fields.") from error
+    return dict(fields)
