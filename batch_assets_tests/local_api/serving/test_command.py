@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from openai import AuthenticationError, OpenAI
 
-from batch_assets.local_api.serving.discovery import running_url
+from batch_assets.local_api.serving.discovery import page_url, running_url
 from batch_assets.local_api.serving.keys import local_api_key
 from batch_assets_tests.end_to_end.processes import COMMAND, environment
 
@@ -78,11 +79,33 @@ def test_the_printed_lines_work_by_copy_and_paste(tmp_path: Path, name: str) -> 
         found = exported(printed())
         assert found["OPENAI_API_KEY"] == local_api_key(tmp_path / name / "local_api")
         assert found["OPENAI_API_KEY"] not in printed(), "the key itself is not printed"
+        assert f"In a browser: {url.removesuffix('/v1')}/ui/\n" in printed(), "no token in a file"
         assert found["OPENAI_WEBHOOK_SECRET"].startswith("whsec_")
         with OpenAI(base_url=found["OPENAI_BASE_URL"], api_key=found["OPENAI_API_KEY"], max_retries=0) as client:
             assert list(client.files.list()) == []
         with OpenAI(base_url=url, api_key="local", max_retries=0) as client, pytest.raises(AuthenticationError):
             client.files.list()
+
+
+@pytest.mark.end_to_end
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_on_a_terminal_the_address_of_the_web_page_has_its_token(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "serve"], env=environment(tmp_path), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    )
+    try:
+        printed = b""
+        while b"In a browser: " not in printed or not printed.endswith(b"\n"):
+            printed += os.read(ours, 4096)
+        address = page_url(tmp_path / "local_api", with_token=True)
+        assert f"In a browser: {address}" in printed.decode()
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/ui/#[0-9a-f]{64}", address or "")
+    finally:
+        process.kill()
+        process.wait(10)
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.end_to_end
