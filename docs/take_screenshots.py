@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from playwright.sync_api import FloatRect, Locator, Page, expect, sync_playwright
+from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect, sync_playwright
 
+from batch_assets.local_api.serving.discovery import page_url
 from batch_assets.local_api.serving.server import serve
 
 IMAGES = Path(__file__).parent / "images"
@@ -61,6 +62,7 @@ def main() -> None:
         write_ten_days(source)
         with running_dev(data, log, source) as group_url, open_page(browser, group_url) as page:
             materialize_ten_days(page, group_url, pictures)
+        take_local_api(browser, Path(temporary) / "local_api", pictures)
         IMAGES.mkdir(exist_ok=True)
         for picture in sorted(pictures.iterdir()):
             shutil.copy(picture, IMAGES)
@@ -235,6 +237,37 @@ def materialized_days(page: Page) -> set[str]:
     } } }"""
     answer = page.request.post("/graphql", data={"query": query, "variables": {"days": list(TEN_DAYS)}})
     return {event["partition"] for event in answer.json()["data"]["assetNodeOrError"]["assetMaterializations"]}
+
+
+def take_local_api(browser: str, folder: Path, pictures: Path) -> None:
+    """The web page of a local Batch API: upload a file, create a batch of it, and take the batch half-way."""
+    with slow_batch_api(folder):
+        address = page_url(folder, with_token=True)
+        assert address is not None, "the local Batch API has no web page"
+        with open_page(browser, address) as page:
+            picture_of_local_api(page, address, pictures)
+
+
+def picture_of_local_api(page: Page, address: str, pictures: Path) -> None:
+    page.set_viewport_size({"width": 1100, "height": 760})
+    page.goto(address)
+    page.get_by_role("link", name="Upload a file").click()
+    content = "".join(json.dumps(line) + "\n" for line in request_lines(60))
+    file = FilePayload(name="articles-2026-01-05.jsonl", mimeType="application/jsonl", buffer=content.encode())
+    page.get_by_label("A JSONL file").set_input_files(file)
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Create batch").click()
+    expect(page.locator("#state")).to_contain_text("36 of 60, 2 failed", timeout=WAIT_SECONDS * 1000)
+    page.screenshot(path=pictures / "local_batch_api.png", full_page=True)
+
+
+def request_lines(count: int) -> Iterator[dict[str, Any]]:
+    """Lines of a request file. Every seventeenth has no messages, and fails."""
+    for number in range(count):
+        text = f"The harbour of town {number} reopened. It had been closed for a week."
+        messages = [] if number % 17 == 16 else [{"role": "user", "content": text}]
+        body = {"model": "gpt-6-luna", "messages": messages}
+        yield {"custom_id": f"article-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
 def picture_of_graph(page: Page, group_url: str, pictures: Path) -> None:

@@ -78,6 +78,8 @@ def test_the_ui_works_for_its_user_and_for_no_other_page(tmp_path: Path) -> None
         materialize_by_clicks(page, dev)
         dev.wait_for("summaries", [DAY])
         assert sockets, "the UI opened no WebSocket"
+        printed = (tmp_path / "dev.log").read_text()
+        assert f"Batches     {dev.api_url.removesuffix('/v1')}/ui/\n" in printed, "the page, and no token in a file"
         assert any('"data"' in frame for frame in frames), "no live event came"
 
         before = {asset: dev.materializations(asset) for asset in ("raw_articles", "openai_batch", "summaries")}
