@@ -58,7 +58,7 @@ def _changes(batch: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The key of each time, in the order of the states, and what happened then."""
     counts = batch["request_counts"]
     total, executed = counts["total"], counts["completed"] + counts["failed"]
-    yield "created_at", f"Created for {batch['endpoint']}. The server validates the file."
+    yield "created_at", "Created. The server validates the file."
     yield "in_progress_at", f"The file is valid. {total:,} request{' is' if total == 1 else 's are'} executed."
     yield "finalizing_at", "The execution has ended. The server writes the result files."
     yield "cancelling_at", "A client cancelled the batch. Requests in execution finish."

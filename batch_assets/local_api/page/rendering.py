@@ -29,11 +29,12 @@ def access_of(request: Request) -> PageAccess:
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page. Each template may use `root`, the path of all pages, and the other values here."""
+    """A page. Each template may use `root`, the path of all pages (None without the session), and the other values."""
     access = access_of(request)
     page = _environment().get_template(template)
     content = page.render(
         root=access.root if access.has_session(request) else None,
+        prefix=PREFIX,
         static=f"{PREFIX}/static",
         api_name=api_of(request).settings.api_name,
         form_token=access.form_token,

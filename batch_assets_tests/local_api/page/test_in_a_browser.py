@@ -72,7 +72,7 @@ def upload_and_create(page: Page, file: Path) -> None:
     expect(page.get_by_label("File", exact=True).locator("option:checked")).to_contain_text(file.name)
     expect(page.get_by_label("Endpoint")).to_have_value("/v1/chat/completions")
     page.get_by_role("button", name="Create batch").press("Enter")
-    expect(page.locator("#log")).to_contain_text("Created for /v1/chat/completions")
+    expect(page.locator("#log")).to_contain_text("Created. The server validates the file.")
 
 
 def downloaded(page: Page, title: str, folder: Path) -> list[dict[str, object]]:
