@@ -49,8 +49,8 @@ def run_services(
         print_line(f"Data        {settings.data_folder}")
         print_line(f"Dagster     {dagster_home}")
         print_line(f"Batch API   {api_url or 'OpenAI'}")
-        if api_url is not None:
-            print_line(f"Batches     {page_url(settings.local_api_folder, with_token=sys.stdout.isatty())}")
+        if api_url and (page := page_url(settings.local_api_folder, with_token=sys.stdout.isatty())):
+            print_line(f"Batches     {page}")
         print_line(f"Starting the UI on {ui.url} (10 to 30 s); Ctrl-C ends everything.\n")
         if not is_local(ui.host):
             print_line("The UI asks every user for the password, on this machine too. The traffic is not encrypted.\n")

@@ -13,8 +13,7 @@ from batch_assets.local_api.endpoints import registry
 from batch_assets.local_api.http.batch_routes import cancel_batch, create_batch, get_batch, list_batches
 from batch_assets.local_api.http.handlers import Api, api_of
 from batch_assets.local_api.page import batch_view
-from batch_assets.local_api.page.file_pages import page_query
-from batch_assets.local_api.page.forms import read_form
+from batch_assets.local_api.page.forms import page_query, read_form
 from batch_assets.local_api.page.rendering import access_of, render
 from batch_assets.local_api.storage import files
 from batch_assets.local_api.wire import strict_json

@@ -11,18 +11,11 @@ from starlette.routing import Route
 
 from batch_assets.local_api.http.file_routes import content_response
 from batch_assets.local_api.http.handlers import api_of
-from batch_assets.local_api.http.uploads import receive_upload
+from batch_assets.local_api.http.uploads import Upload, receive_upload
+from batch_assets.local_api.page.forms import page_query
 from batch_assets.local_api.page.rendering import access_of, render
 from batch_assets.local_api.storage import files
 from batch_assets.local_api.wire.errors import ApiError
-
-_PAGE_LENGTH = 20
-
-
-def page_query(request: Request) -> dict[str, str]:
-    """The query of a page of a list: `after` as the API has it."""
-    after = request.query_params.get("after")
-    return {"limit": str(_PAGE_LENGTH), **({} if after is None else {"after": after})}
 
 
 def _files(request: Request) -> Response:
@@ -33,7 +26,7 @@ async def _upload(request: Request) -> Response:
     """To the form that creates a batch of the file, or the list with the API's error."""
     api, access = api_of(request), access_of(request)
 
-    def create(upload: Any) -> dict[str, Any]:
+    def create(upload: Upload) -> dict[str, Any]:
         access.check_form_token(upload.fields.get("form_token", ""))
         return files.create_file(api.store, api.settings, upload.path, upload.filename, {"purpose": "batch"})
 
@@ -41,7 +34,7 @@ async def _upload(request: Request) -> Response:
         async with receive_upload(request, api.settings.uploads_directory, api.settings.limits.file_bytes) as upload:
             file = await run_in_threadpool(create, upload)
     except ApiError as error:
-        return await run_in_threadpool(_list_page, request, {"limit": str(_PAGE_LENGTH)}, error)
+        return await run_in_threadpool(_list_page, request, page_query(request), error)
     return RedirectResponse(f"{access.root}/batches/new?file={file['id']}", status_code=303)
 
 

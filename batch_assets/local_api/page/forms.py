@@ -1,4 +1,4 @@
-"""The fields of a form that has no file."""
+"""What a browser sends: the fields of a form that has no file, and the query of a list."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from batch_assets.local_api.wire.errors import ApiError
 
 _MAXIMUM_BYTES = 64 * 1024
 _MAXIMUM_FIELDS = 32
+_PAGE_LENGTH = 20
+
+
+def page_query(request: Request) -> dict[str, str]:
+    """The query that the API takes for the same page of a list: `after` is the last id of the page before."""
+    after = request.query_params.get("after")
+    return {"limit": str(_PAGE_LENGTH), **({} if after is None else {"after": after})}
 
 
 async def read_form(request: Request) -> dict[str, str]:

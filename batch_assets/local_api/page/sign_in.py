@@ -10,7 +10,10 @@ from batch_assets.local_api.page.access import check_sender
 from batch_assets.local_api.page.forms import read_form
 from batch_assets.local_api.page.rendering import access_of, render
 
-_OLD_TOKEN = "This address is no longer valid: the server has started again. Open the address that it printed then."  # noqa: S105
+_OLD_ADDRESS = (
+    "This address is no longer valid: the server has started again. Open the address that it printed then, or enter "
+    "the key."
+)
 _WRONG_KEY = "Incorrect API key provided."
 
 
@@ -29,7 +32,7 @@ async def _sign_in(request: Request) -> Response:
     token, key = form.get("token", ""), form.get("key", "").strip()
     if access.accepts(token) or access.accepts(key):
         return access.response_with_session()
-    return render(request, "sign_in.html", status=403, error=_OLD_TOKEN if token else _WRONG_KEY)
+    return render(request, "sign_in.html", status=403, error=_OLD_ADDRESS if token else _WRONG_KEY)
 
 
 ROUTES = [Route("/", _form), Route("/sign-in", _sign_in, methods=["POST"])]
