@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo dev test test-unit test-thorough test-small-model lint types format screenshots constraints clean
+.PHONY: help demo dev docs test test-unit test-thorough test-small-model lint types format screenshots constraints clean
 
 help:
 	@echo "make demo         one day of the sample, from articles to summaries, in this terminal"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: one hour"
 	@echo "make test-small-model  the tests of the engine smollm2; installs it, 200 MB"
 	@echo "make format       format the code, and fix what ruff can fix"
+	@echo "make docs         the documentation as a site, in site/; a link that leads nowhere is an error"
 	@echo "make screenshots  take the pictures of the docs again (needs Chromium)"
 	@echo "make constraints  pin the newest versions that are compatible"
 	@echo "make clean        remove the environment and the caches of tools, but no data"
@@ -53,6 +54,9 @@ types: $(VENV)/ready-for-tests
 format: $(VENV)/ready-for-tests
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/ready-for-tests
+	$(BIN)/python tools/build_docs.py
 
 screenshots: $(VENV)/ready
 	@$(INSTALL) --no-build-isolation --editable '.[docs]'
