@@ -1,6 +1,7 @@
 """The environment variables. Their names, defaults and meanings are a public contract.
 
-They are read once, when the definitions load. All other configuration is a field of a resource.
+They are read once, when the definitions load. `variables` says what they mean. All other configuration is a field of a
+resource.
 """
 
 import os

@@ -23,13 +23,18 @@ def sql_of(page: str) -> list[str]:
     return SQL_BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-def draw_states() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_states", ROOT / "docs" / "draw_states.py")
+def load_tool(path: str) -> ModuleType:
+    """A script of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def draw_states() -> ModuleType:
+    return load_tool("docs/draw_states.py")
 
 
 def test_the_page_shows_the_state_machines_of_the_code() -> None:

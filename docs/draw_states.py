@@ -80,8 +80,8 @@ def draw() -> str:
     """Both state machines: a picture and a table of meanings each."""
     return "\n".join(
         [
-            "A submission, which is a request file on its way to the API and back. In a blue state, its requests are in",
-            "flight: no other file has them.",
+            "A submission, which is a request file on its way to the API and back. In a blue state, its requests are",
+            "in flight: no other file has them.",
             "",
             f"![The states of a submission, and the steps between them]({SUBMISSION})",
             "",

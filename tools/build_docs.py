@@ -22,6 +22,7 @@ DOCS = "docs/"
 OTHER_PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "AGENTS.md": "agents.md",
     "CHANGELOG.md": "changes.md",
     "batch_assets/sample/README.md": "sample.md",
 }
