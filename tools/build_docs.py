@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCS = "docs/"
+STYLE = "docs/site.css"
 # Pages outside of docs/ → their names in the site.
 OTHER_PAGES = {
     "README.md": "index.md",
@@ -54,7 +55,8 @@ def main() -> int:
 
 
 def stage(root: Path, staged: Path) -> None:
-    """Write the pages, and what they link to, into the folder `staged`. Raises LinkError."""
+    """Write the pages, their style, and what they link to into the folder `staged`. Raises LinkError."""
+    write(staged / place(STYLE), (root / STYLE).read_bytes())
     for page in pages(root):
         linked: list[str] = []
         text = with_links_of_the_site(page, (root / page).read_text(encoding="utf-8"), root, linked.append)

@@ -12,6 +12,7 @@ import pytest
 
 import batch_assets
 from batch_assets_tests.end_to_end.processes import environment, wait_until
+from batch_assets_tests.test_docs import sql_of
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -52,6 +53,10 @@ def test_the_quickstart_works_in_a_new_folder_in_its_order(clone: Path) -> None:
         ]  # fmt: skip
         assert connection.execute("SELECT count(*) FROM keywords WHERE status = 'answered'").fetchall() == [(2,)]
         assert connection.execute("SELECT reason FROM rejected_article").fetchall() == [("empty_body",)]
+        about_keywords = [statement for statement in sql_of("docs/tasks.md") if "FROM vectors" not in statement]
+        assert len(about_keywords) > 2
+        for statement in about_keywords:
+            connection.execute(statement).fetchall()
     assert "empty_body" in done.stdout
 
     variables = dict(line.split("=", 1) for line in (clone / "variables").read_text().split("\0") if line)
