@@ -67,6 +67,8 @@ def mistake(words: list[str], *, is_whole: bool = True) -> str | None:
         return f"no such target: {unknown}" if unknown else None
     if Path(program).name in ("python", "python3") and arguments[:1] and arguments[0].startswith(("docs/", "tools/")):
         return None if (ROOT / arguments[0]).is_file() else "no such script"
+    if arguments[:1] == ["-m"] and arguments[1].startswith("benchmarks."):
+        return None if (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").is_file() else "no such benchmark"
     if program not in COMMANDS or not arguments:
         return None
     group = click.Context(main, info_name="batch-assets")
@@ -114,6 +116,7 @@ def test_a_wrong_command_is_noticed() -> None:
         "BATCH_ASSETS_DATA_DIR=data-2 .venv/bin/batch-assets prune --keep-days many && ls",
         "cd press && make everything",
         "python tools/none.py",
+        "python -m benchmarks.none",
     ):
         assert [found for words in commands_in(line) if (found := mistake(words))], line
     assert not [words for words in commands_in("echo batch-assets; ls data") if mistake(words)]
