@@ -16,7 +16,7 @@ help:
 	@echo "make test-unit    the tests that take less than a minute"
 	@echo "make test-thorough  all tests, every kill point and hundreds of random schedules: one hour"
 	@echo "make test-small-model  the tests of the engine smollm2; installs it, 200 MB"
-	@echo "make format       format the code, and fix what ruff can fix"
+	@echo "make format       format the code, fix what ruff can fix, and write the pages that are made from the code"
 	@echo "make docs         the documentation as a site, in site/; a link that leads nowhere is an error"
 	@echo "make screenshots  take the pictures of the docs again (needs Chromium)"
 	@echo "make constraints  pin the newest versions that are compatible"
@@ -54,6 +54,8 @@ types: $(VENV)/ready-for-tests
 format: $(VENV)/ready-for-tests
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/python docs/draw_states.py
+	$(BIN)/python tools/write_configuration.py
 
 docs: $(VENV)/ready-for-tests
 	$(BIN)/python tools/build_docs.py

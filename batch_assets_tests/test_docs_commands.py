@@ -12,6 +12,7 @@ import yaml
 import batch_assets
 from batch_assets.cli.main import main
 from batch_assets.component import BatchTask
+from batch_assets.settings import read_settings
 from batch_assets.variables import PIPELINE, PROCESSES
 from batch_assets_tests.test_docs import load_tool, rows_of
 
@@ -151,6 +152,20 @@ def test_each_environment_variable_of_the_code_is_described_and_no_other() -> No
         for name in re.findall(r'"(BATCH_ASSETS_[A-Z_]+[A-Z])"', path.read_text(encoding="utf-8"))
     }
     assert in_code <= described, "describe it in batch_assets/variables.py"
+
+
+def test_the_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in PIPELINE:
+        for name in variable.names:
+            monkeypatch.delenv(name, raising=False)
+    settings = read_settings()
+    said = {name: variable.default for variable in PIPELINE for name in variable.names}
+    assert said["BATCH_ASSETS_MODEL"] == f"`{settings.model}`"
+    assert said["BATCH_ASSETS_DATA_DIR"] == f"`{settings.data_folder.name}`"
+    assert said["BATCH_ASSETS_START_DATE"] == f"the sample's: `{settings.first_day}`"
+    assert said["BATCH_ASSETS_MAX_ROUNDS"] == str(settings.max_rounds)
+    assert said["BATCH_ASSETS_DAYS_PER_RUN"] == str(settings.days_per_run)
+    assert said["BATCH_ASSETS_POLL_SECONDS"] == f"30; {settings.poll_seconds} with the local Batch API"
 
 
 def test_the_readme_says_of_each_setting_what_the_configuration_says() -> None:

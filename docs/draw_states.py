@@ -197,7 +197,7 @@ def _edge(center: Point, towards: Point) -> Point:
     return (center[0] + x * part, center[1] + y * part)
 
 
-def _table(name: str, meanings: Mapping[str, str]) -> list[str]:
+def _table(name: str, meanings: Mapping[State, str] | Mapping[RequestState, str] | Mapping[str, str]) -> list[str]:
     return [f"| {name} | meaning |", "|---|---|", *(f"| `{key}` | {meaning} |" for key, meaning in meanings.items())]
 
 
