@@ -7,7 +7,7 @@ resource.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from batch_assets.batching.ingest.errors import SourceError
@@ -16,8 +16,8 @@ from batch_assets.local_api.storage.private import make_private_folder
 
 # Everything that any version put into a data folder: a folder with nothing else counts as ours.
 DATA_FOLDER_HOLDS = ("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home")
-SAMPLE = Path(__file__).parent / "sample" / "articles.jsonl"
-SAMPLE_FIRST_DAY, SAMPLE_END = "2026-01-05", "2026-01-10"  # the end is the day after the last one
+SAMPLE = Path(__file__).parent / "sample" / "articles.sql"
+SAMPLE_FIRST_DAY = "2026-01-05"
 DEFAULT_MODEL = "gpt-6-luna"
 
 
@@ -44,10 +44,14 @@ class Settings:
     days_per_run: int = 30  # of a backfill, and of the sensor's runs
     columns: Mapping[str, str] = field(default_factory=dict)  # the source's name of each of our columns
 
-    @property
-    def end(self) -> str | None:
-        """The day after the last one; None if there is no last one. The sample has only five days."""
-        return SAMPLE_END if self.source == str(SAMPLE) else None
+    def default_day(self, source: str) -> str:
+        """The day that a command takes if the user names none: yesterday for a bundled source, which has all days.
+
+        For the user's own source the first day, which the user has set to one that the source has.
+        """
+        if Path(source).parent != SAMPLE.parent:
+            return self.first_day
+        return (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
 
     @property
     def local_api_folder(self) -> Path:

@@ -1,7 +1,7 @@
 """The definitions that Dagster loads, and the direction of imports: `batching` and `local_api` need no Dagster."""
 
 import ast
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +11,8 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 import batch_assets
 from batch_assets.batching.safety import clean_errors
 from batch_assets.definitions import defs
+from batch_assets.partitions import daily_partitions
+from batch_assets.project_tasks import declared_task, read_tasks
 from batch_assets.resources import WAREHOUSE, all_resources, openai_resource
 from batch_assets.settings import read_settings
 from batch_assets_tests.first_task import (
@@ -173,10 +175,21 @@ def test_a_setting_that_cannot_be_meant_is_named(monkeypatch: pytest.MonkeyPatch
         read_settings()
 
 
-def test_only_the_bundled_sample_has_a_last_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_settings().end == "2026-01-10"
+def test_the_newest_day_is_yesterday_and_a_command_takes_it_for_the_bundled_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    settings = read_settings()
+    assert daily_partitions.get_last_partition_key() == yesterday
+    assert settings.default_day(settings.source) == yesterday
+    captions = declared_task(read_tasks(settings), "captions")
+    assert captions is not None
+    assert settings.default_day(captions.feed.source.source) == yesterday
+
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", "/feeds/*.parquet")
-    assert read_settings().end is None
+    monkeypatch.setenv("BATCH_ASSETS_START_DATE", "2026-02-03")
+    settings = read_settings()
+    assert settings.default_day(settings.source) == "2026-02-03"
 
 
 def test_paths_are_absolute_since_runs_may_start_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

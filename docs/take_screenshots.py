@@ -27,7 +27,7 @@ from batch_assets.local_api.serving.server import serve
 
 IMAGES = Path(__file__).parent / "images"
 DAY = "2026-01-05"
-SAMPLE_DAYS = "[2026-01-05...2026-01-09]"
+SHOWN_DAYS = "[2026-01-05...2026-01-09]"
 TEN_DAYS = tuple(f"2026-01-{number:02d}" for number in range(5, 15))
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -170,7 +170,7 @@ def materialize(page: Page, group_url: str, pictures: Path) -> None:
     expect(days).to_be_editable()
     settle(page)
     everything = dialog.get_by_role("button", name="Show all partitions")
-    if everything.is_visible():  # the sample's days are more than 90 days ago
+    if everything.is_visible():  # the day is more than 90 days ago
         everything.click()
     days.fill(DAY)
     days.press("Enter")
@@ -299,7 +299,7 @@ def picture_of_progress(page: Page, pictures: Path) -> None:
 
 def picture_of_summaries(page: Page, pictures: Path) -> None:
     page.set_viewport_size({"width": 1100, "height": 860})
-    page.goto(f"/assets/summaries?view=partitions&partition={DAY}&default_range={SAMPLE_DAYS}")
+    page.goto(f"/assets/summaries?view=partitions&partition={DAY}&default_range={SHOWN_DAYS}")
     preview = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="article", exact=True)).last
     expect(preview).to_be_visible()
     take(page, pictures / "summaries_partition.png")

@@ -23,6 +23,12 @@ task_option = click.option(
     "--task", default=FIRST_TASK, show_default=True, metavar="NAME", help="The task: the name of its table."
 )
 
+day_option = click.option(
+    "--day",
+    metavar="YYYY-MM-DD",
+    help="The day.  [default: yesterday for the bundled sample, BATCH_ASSETS_START_DATE for your own source]",
+)
+
 
 def checked_settings() -> Settings:
     """The settings of the environment. Raises click.ClickException."""
@@ -40,6 +46,11 @@ def check_day(day: str) -> str:
         first, last = daily_partitions.get_first_partition_key(), daily_partitions.get_last_partition_key()
         raise click.ClickException(f"There is no day {day!r}: from {first} (BATCH_ASSETS_START_DATE) to {last}.")
     return day
+
+
+def chosen_day(day: str | None, settings: Settings, task: "DeclaredTask") -> str:
+    """The day that the user named, or the default of `day_option`. Raises click.ClickException."""
+    return check_day(day or settings.default_day(task.feed.source.source))
 
 
 def find_task(tasks: "TaskSet", name: str) -> "DeclaredTask":

@@ -6,12 +6,12 @@ Everything is in the persistent Dagster home, so Dagster's UI shows it.
 
 import click
 
-from batch_assets.cli.common import check_day, checked_settings, task_option
+from batch_assets.cli.common import checked_settings, chosen_day, day_option, find_task, task_option
 from batch_assets.settings import Settings
 
 
 @click.command()
-@click.option("--day", metavar="YYYY-MM-DD", help="The day.  [default: the first one]")
+@day_option
 @task_option
 @click.option("--yes", is_flag=True, help="Don't ask before OpenAI is paid.")
 def demo(day: str | None, task: str, yes: bool) -> None:
@@ -19,14 +19,16 @@ def demo(day: str | None, task: str, yes: bool) -> None:
     settings = checked_settings()
     from batch_assets.cli.dagster_home.home import StartError, local_api, make_dagster_home
     from batch_assets.cli.demo_day import run_day
+    from batch_assets.project_tasks import read_tasks
 
-    day = check_day(day or settings.first_day)
+    declared = find_task(read_tasks(settings), task)
+    day = chosen_day(day, settings, declared)
     dagster_home = make_dagster_home(settings)
     try:
         with local_api(settings) as api_url:
             if api_url is None:
                 _check_that_the_api_answers(settings)
-            run_day(settings, dagster_home, day, task, api_url, confirm=not yes)
+            run_day(settings, dagster_home, day, declared, api_url, confirm=not yes)
     except StartError as error:
         raise click.ClickException(str(error)) from error
 

@@ -21,10 +21,8 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.day_figures import figures_of_collected_day
 from batch_assets.batching.safety.outside_text import as_message, printable
-from batch_assets.cli.common import find_task
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
 from batch_assets.cli.terminal import as_rich_text
-from batch_assets.project_tasks import read_tasks
 from batch_assets.settings import Settings
 from batch_assets.task_set import DeclaredTask
 
@@ -33,18 +31,19 @@ REMOTE_POLL_SECONDS = 15.0
 MAX_ROWS = 50
 
 
-def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url: str | None, *, confirm: bool) -> None:
+def run_day(
+    settings: Settings, dagster_home: Path, day: str, declared: DeclaredTask, api_url: str | None, *, confirm: bool
+) -> None:
     """Materialize the day of the task until it is done, and print its results. Raises click.ClickException.
 
     api_url: of the local Batch API; None where another API is configured. confirm: ask before that one is paid.
     """
-    declared = find_task(read_tasks(settings), task)
     keys = declared.keys
     console = Console()
     warnings.filterwarnings("ignore", module="dagster")
     os.environ["BATCH_ASSETS_DAYS_PER_RUN"] = "1"  # the sensor requests no run of this day together with others
     with open_instance(dagster_home) as instance:
-        console.print(Text.assemble((day, "bold"), " from ", as_message(settings.source)))
+        console.print(Text.assemble((day, "bold"), " from ", _shown_source(declared)))
         console.print(Text(f"sent to {'the local Batch API at ' + api_url if api_url else api_name()}\n"))
         _materialize(instance, [declared.feed.key, keys.batch_request_file], day, console)
         if api_url is None and confirm:
@@ -55,7 +54,12 @@ def run_day(settings: Settings, dagster_home: Path, day: str, task: str, api_url
     with Database(settings.database).reading() as connection:
         figures = figures_of_collected_day(connection, declared.task.on(day))
         report = day_report(connection, declared.results, figures, preview_rows=MAX_ROWS)
-    _print_report(console, report, settings, task)
+    _print_report(console, report, settings, declared.name)
+
+
+def _shown_source(declared: DeclaredTask) -> str:
+    """The source of the task; a file in the working directory without the path of that."""
+    return as_message(declared.feed.source.source.removeprefix(f"{Path.cwd()}{os.sep}"))
 
 
 def api_name() -> str:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_assets.batching.counting import counted
-from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, find_task, open_client
+from batch_assets.cli.common import (
+    checked_settings,
+    chosen_day,
+    day_option,
+    errors_in_one_sentence,
+    find_task,
+    open_client,
+)
 from batch_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 @click.command("try")
 @click.argument("task")
 @click.option("--limit", type=click.IntRange(min=1), default=5, show_default=True, help="How many requests to ask.")
-@click.option("--day", metavar="YYYY-MM-DD", help="The day.  [default: the first one]")
+@day_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 @click.option("--yes", is_flag=True, help="Don't ask before an API is paid.")
 def try_requests(task: str, limit: int, day: str | None, as_json: bool, yes: bool) -> None:
@@ -40,9 +47,9 @@ def try_requests(task: str, limit: int, day: str | None, as_json: bool, yes: boo
     from batch_assets.project_tasks import read_tasks
     from batch_assets.settings import make_data_folder
 
-    day = check_day(day or settings.first_day)
     tasks = read_tasks(settings)
     declared = find_task(tasks, task)
+    day = chosen_day(day, settings, declared)
     database = Database(settings.database)
     make_data_folder(settings)
     with errors_in_one_sentence():

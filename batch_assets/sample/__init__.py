@@ -1,1 +1,1 @@
-"""The bundled sample of articles, `articles.jsonl`."""
+"""The bundled sample: `articles.sql`, a daily stream of articles, and `pictures.sql`."""

@@ -33,7 +33,7 @@ from batch_assets_tests.project import (
 from batch_assets_tests.task_days import of
 
 pytestmark = pytest.mark.end_to_end
-NUMBER = 5  # the partitions of the sample, which the tests have
+NUMBER = 5
 DAYS = [(date.fromisoformat(DAY) + timedelta(days=number)).isoformat() for number in range(NUMBER)]
 BROKEN = DAYS[3]
 MARK = "unmistakable"  # in the articles of the broken day

@@ -20,6 +20,7 @@ from batch_assets.local_api.serving.keys import local_api_key
 # pytest's timeout (300 s).
 WAIT_SECONDS = 280.0
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
+DEMO = ("demo", "--day", "2026-01-05")  # of the bundled sample: nine articles
 COMMAND = [sys.executable, "-m", "batch_assets.cli.main"]
 
 

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.end_to_end.processes import run_command
+from batch_assets_tests.end_to_end.processes import DEMO, run_command
 from batch_assets_tests.local_api_client import LocalApi
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 def first_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
     """The data folder of a demo without a key, and what the demo printed. Tests work on a copy of the folder."""
     data = tmp_path_factory.mktemp("first_demo")
-    demo = run_command(data, "demo")
+    demo = run_command(data, *DEMO)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     return data, demo
 
@@ -45,7 +45,7 @@ def test_the_demo_summarizes_its_day_and_a_second_one_sends_no_request(
     assert all(status == "answered" and summary for _, status, summary in rows)
     assert batches_made(tmp_path) == 1
 
-    second = run_command(tmp_path, "demo")
+    second = run_command(tmp_path, *DEMO)
     assert second.returncode == 0, second.stdout + second.stderr
     assert summaries_in(tmp_path) == rows
     assert batches_made(tmp_path) == 1
@@ -63,7 +63,7 @@ def test_a_demo_with_a_key_sends_the_day_of_a_demo_without_a_key_to_the_api_and_
     with serving(tmp_path / "model", engine="instant", api_key="the-key") as model:
         key = {"OPENAI_API_KEY": "the-key", "OPENAI_BASE_URL": model.url}
         for _ in range(2):
-            done = run_command(tmp_path, "demo", "--yes", **key)
+            done = run_command(tmp_path, *DEMO, "--yes", **key)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "9 articles: 9 answered." in done.stdout
         assert created(model) == (1, 9)

@@ -132,7 +132,7 @@ def materialize_by_clicks(page: Page, dev: Dev) -> None:
     expect(days).to_be_editable()
     page.wait_for_load_state("networkidle")
     everything = dialog.get_by_role("button", name="Show all partitions")
-    if everything.is_visible():  # the sample's days are more than 90 days ago
+    if everything.is_visible():  # the day is more than 90 days ago
         everything.click()
     days.fill(DAY)
     days.press("Enter")

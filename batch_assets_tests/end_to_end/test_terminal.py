@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batch_assets_tests.conftest import serving
-from batch_assets_tests.end_to_end.processes import COMMAND, WAIT_SECONDS, environment, run_command, run_program
+from batch_assets_tests.end_to_end.processes import COMMAND, DEMO, WAIT_SECONDS, environment, run_command, run_program
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
@@ -103,19 +103,19 @@ def run_with_small_files(data: Path, kilobytes: int, *arguments: str) -> "subpro
 
 @pytest.mark.parametrize("kilobytes", [4, 32, 64])
 def test_a_demo_on_a_full_disk_prints_one_sentence_and_the_next_one_succeeds(tmp_path: Path, kilobytes: int) -> None:
-    assert sentence_of(run_with_small_files(tmp_path, kilobytes, "demo")).startswith("Error: ")
-    done = run_command(tmp_path, "demo")  # the disk has room again
+    assert sentence_of(run_with_small_files(tmp_path, kilobytes, *DEMO)).startswith("Error: ")
+    done = run_command(tmp_path, *DEMO)  # the disk has room again
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 articles: 9 answered" in done.stdout
 
 
 def test_a_demo_whose_output_cannot_be_written_prints_one_sentence_and_loses_no_answer(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        done = run_program([*COMMAND, "demo"], tmp_path, stdout=full)
+        done = run_program([*COMMAND, *DEMO], tmp_path, stdout=full)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "what it prints could not be written: No space left on device" in done.stderr
-    again = run_command(tmp_path, "demo")
+    again = run_command(tmp_path, *DEMO)
     assert "9 articles: 9 answered" in again.stdout
 
 
@@ -135,9 +135,9 @@ main()
 
 
 def test_a_demo_whose_output_fails_after_the_batch_was_created_does_not_create_it_again(tmp_path: Path) -> None:
-    sentence = sentence_of(run_program([sys.executable, "-c", FULL_AFTER_THE_BATCH, "demo"], tmp_path))
+    sentence = sentence_of(run_program([sys.executable, "-c", FULL_AFTER_THE_BATCH, *DEMO], tmp_path))
     assert "what it prints could not be written: No space left on device" in sentence
-    again = run_command(tmp_path, "demo")
+    again = run_command(tmp_path, *DEMO)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "9 articles: 9 answered" in again.stdout
     with serving(tmp_path / "local_api") as api:

@@ -10,7 +10,7 @@ import duckdb
 
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.source import IS_QUERY, PARTITION, TABLE_PREFIX, Kind, Source
-from batch_assets.batching.ingest.values import quoted
+from batch_assets.batching.ingest.values import literal, quoted
 
 FORM = "A query begins with SELECT, FROM or WITH, and may use the parameter $day"
 
@@ -40,6 +40,7 @@ def selects_day(source: Source) -> bool:
 def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: str) -> Query:
     """The query of a source. The statements before it in a `.sql` file are executed: ATTACH, SET, CREATE VIEW.
 
+    A `.sql` file finds files by paths relative to the working directory or, if there is none, to its own folder.
     Raises SourceError, duckdb.Error.
     """
     kind, location = source.kind, source.of_day(day)
@@ -59,10 +60,19 @@ def prepare_query(connection: duckdb.DuckDBPyConnection, source: Source, day: st
         unknown = set(statement.named_parameters) - set(parameters)
         if unknown:
             raise SourceError(f"{name} has the parameter ${shortened(min(unknown), 40)}; only $day has a value.")
+    if kind is Kind.SQL_FILE:
+        _find_files_beside(connection, Path(location))
     for statement in before:
         connection.execute(statement.query, parameters if statement.named_parameters else None)
     sql = _without_end(query.query)
     return Query(sql, parameters, True) if query.named_parameters else Query(sql, selects_day=has_day)
+
+
+def _find_files_beside(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Let DuckDB search for files in the working directory first, then in the folder of this one."""
+    folders = (Path.cwd(), file.absolute().parent)
+    if not any("," in str(folder) for folder in folders):  # DuckDB separates them by it, and has no quotes
+        connection.execute(f"SET file_search_path = {literal(','.join(map(str, folders)))}")
 
 
 def _text(source: Source, location: str) -> str:

@@ -96,7 +96,8 @@ def _print_when_ready(ui: Ui, ready: threading.Event, ended: threading.Event) ->
         print_line(f"The UI is ready, but the project does not load:\n{load_error}", is_error=True)
         return
     print_line(f"Ready: {ui.url}{GROUP_PAGE}\n")
+    settings = read_settings()
     print_line(
         f"Shift-click raw_articles, batch_request_file and openai_batch, then Materialize selected, for example for\n"
-        f"{read_settings().first_day}. The sensor materializes summaries."
+        f"{settings.default_day(settings.source)}. The sensor materializes summaries."
     )
