@@ -23,7 +23,7 @@ from batch_assets.task_set import DeclaredTask, TaskSet
 
 DAYS_AT_ONCE = 4  # they wait for the API side by side, and take turns with the database
 CONTINUES_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")  # of a run that goes on where another ended
-MAX_MESSAGE, MAX_NAMED_DAYS = 300, 10
+MAX_MESSAGE, MAX_NAMED_DAYS, MAX_ERRORS = 300, 10, 5
 FAILED_DAYS = dg.TableSchema([dg.TableColumn("day", "string"), dg.TableColumn("error", "string")])
 
 
@@ -232,9 +232,7 @@ def raise_failures(run: DayRun, errors: Mapping[str, Exception]) -> None:
     by_sentence: dict[str, list[str]] = {}
     for day, error in of_tasks.items():
         by_sentence.setdefault(_sentence(error), []).append(day)
-    parts = [
-        f"{_names(days)}: {sentence[:MAX_MESSAGE]}" for sentence, days in list(by_sentence.items())[:MAX_NAMED_DAYS]
-    ]
+    parts = [f"{_names(days)}: {sentence[:MAX_MESSAGE]}" for sentence, days in list(by_sentence.items())[:MAX_ERRORS]]
     more = len(by_sentence) - len(parts)
     others = ", and the others did not" if len(errors) < len(run.days) else ""
     raise dg.Failure(

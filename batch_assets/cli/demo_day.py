@@ -17,7 +17,7 @@ from rich.text import Text
 
 from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.collection.report import DayReport, day_report
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.day_figures import figures_of_collected_day
 from batch_assets.batching.safety.outside_text import as_message, printable
@@ -103,7 +103,8 @@ def _confirm_cost(instance: dg.DagsterInstance, keys: TaskKeys) -> None:
     requests = planned["requests_in_new_files"].value if "requests_in_new_files" in planned else 0
     if not requests:
         return
-    cost = f"at most ${planned['max_cost_usd'].value:.4f}" if "max_cost_usd" in planned else "an unknown amount"
+    most = planned.get("max_cost_usd")
+    cost = "an unknown amount" if most is None else f"at most {usd(float(str(most.value)))}"
     model = printable(str(planned["model"].value))
     question = (
         f"{counted(int(str(requests)), 'request')} to {model} will cost {cost} (estimated). Send to {api_name()}?"
@@ -180,8 +181,8 @@ def _print_report(console: Console, report: DayReport, settings: Settings, task:
     counts = ", ".join(f"{count} {status}" for status, count in report.figures.by_status.items()) or "none"
     set_aside = f"{counted(report.rejected, 'row')} of the source {'was' if report.rejected == 1 else 'were'}"
     spent = report.figures
-    cost = "unknown" if spent.cost_usd is None else f"${spent.cost_usd:.6f}"
-    simulated = f", and at OpenAI's batch prices ${spent.simulated_cost_usd:.6f} simulated by the built-in engine"
+    cost = "unknown" if spent.cost_usd is None else usd(spent.cost_usd)
+    simulated = f", and at OpenAI's batch prices {usd(spent.simulated_cost_usd)} simulated by the built-in engine"
     billed = cost + (simulated if spent.simulated_cost_usd else "")
     for line in (
         f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.expected_cost import FileSize, calibration_for, expected_cost
 from batch_assets.batching.provider.identity import ApiIdentity
@@ -149,9 +149,9 @@ def _usage(asked: Asked) -> tuple[str, str]:
     answer = asked.answer
     if answer is None or asked.result not in BILLED:
         return "", ""
-    usd = answer.cost_usd if answer.cost_usd is not None else answer.simulated_cost_usd
+    cost = answer.cost_usd if answer.cost_usd is not None else answer.simulated_cost_usd
     tokens = f"{answer.input_tokens or 0:,} + {answer.output_tokens or 0:,}"
-    return tokens, "unknown" if usd is None else f"${usd:.6f}"
+    return tokens, "unknown" if cost is None else f"${cost:.6f}"
 
 
 def _notes(trial: Trial) -> list[str]:
@@ -190,14 +190,14 @@ def _sums(trial: Trial) -> list[str]:
 def _billed(trial: Trial) -> str:
     simulated, billed = _total(trial, "simulated_cost_usd"), _total(trial, "cost_usd")
     if trial.api.is_built_in_engine:
-        cost = "an unknown amount" if simulated is None else f"${simulated:.6f}"
+        cost = "an unknown amount" if simulated is None else usd(simulated)
         return f"Billed: nothing. The built-in engine simulated {cost} at OpenAI's standard price."
     if billed is None:
         return (
             "Billed: an unknown amount. The standard price of the model is not published for this API; prices of a "
             "task are those of batches."
         )
-    return f"Billed at the standard price: ${billed:.6f}."
+    return f"Billed at the standard price: {usd(billed)}."
 
 
 def _total(trial: Trial, name: str) -> float | None:
@@ -210,7 +210,7 @@ def _total(trial: Trial, name: str) -> float | None:
 
 def _price(price: BatchPrice) -> str:
     how = "by the tokens of answered requests" if price.is_measured else "by size and the limit on output"
-    cost = "unknown price" if price.usd is None else f"${price.usd:.6f}, estimated {how}"
+    cost = "unknown price" if price.usd is None else f"{usd(price.usd)}, estimated {how}"
     return f"{counted(price.requests, 'request')}, {cost}"
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.cli.common import (
     checked_settings,
     chosen_day,
@@ -131,8 +131,8 @@ def _confirm_cost(requests: "list[PendingRequest]", api: "ApiIdentity") -> None:
     from batch_assets.batching.synchronous.ask import max_cost_usd
     from batch_assets.cli.demo_day import api_name
 
-    usd = max_cost_usd(requests, api.name)
-    cost = "an unknown amount: its standard price is not known" if usd is None else f"at most ${usd:.4f} (estimated)"
+    most = max_cost_usd(requests, api.name)
+    cost = "an unknown amount: its standard price is not known" if most is None else f"at most {usd(most)} (estimated)"
     model = printable(requests[0].task.model)
     question = f"{counted(len(requests), 'request')} to {model} will cost {cost}. Send to {api_name()}?"
     click.confirm(question, abort=True, err=True)

@@ -34,7 +34,7 @@ def step_at(day: Day, moment: datetime) -> Step:
 @pytest.mark.parametrize(
     ("model", "prices", "code", "words"),
     [
-        ("gpt-6-luna", PRICES, "over_budget", "BATCH_ASSETS_MAX_COST_USD allows $0.0000"),
+        ("gpt-6-luna", PRICES, "over_budget", "BATCH_ASSETS_MAX_COST_USD allows $0.00."),
         ("our-own-llama", (), "price_unknown", "the price of `our-own-llama` in batches isn't known"),
     ],
 )

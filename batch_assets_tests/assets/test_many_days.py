@@ -154,7 +154,8 @@ def test_a_day_over_its_budget_is_stopped_alone(days: Project) -> None:
         days.max_cost_usd = 0.0011
         result = upstream(days)
         assert not result.success
-        assert f"{BROKEN}: 6 requests of {BROKEN} would bring the day to" in error_of(result)
+        assert f"{BROKEN}: The budget check stopped {BROKEN}: $0.00 is spent, the expected cost of" in error_of(result)
+        assert "BATCH_ASSETS_MAX_COST_USD allows $0.0011. Nothing was submitted." in error_of(result)
         [evaluation] = days.failed_checks(result.run_id)
         assert (evaluation.check_name, evaluation.partition) == ("day_is_within_budget", BROKEN)
         assert days.materialized(openai_batch) == OTHERS

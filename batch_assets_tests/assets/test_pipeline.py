@@ -206,7 +206,7 @@ def test_editing_one_article_of_a_thousand_costs_one_request_and_a_new_prompt_al
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("gpt-6-luna", "BATCH_ASSETS_MAX_COST_USD allows $0.0000"),
+        ("gpt-6-luna", "BATCH_ASSETS_MAX_COST_USD allows $0.0000010."),
         ("our-own-llama", "the price of `our-own-llama` in batches isn't known"),
     ],
 )
@@ -217,8 +217,12 @@ def test_a_day_that_is_too_expensive_or_of_unknown_cost_is_stopped_before_an_upl
     result = project.materialize()
     assert not result.success
     [evaluation] = project.failed_checks(result.run_id)
-    assert "20 requests of 2026-01-05" in str(evaluation.description)
+    assert "20 requests" in str(evaluation.description)
     assert reason in str(evaluation.description)
+    failure = result.failure_data_for_node("submission")
+    assert failure is not None
+    assert failure.user_failure_data is not None  # Dagster shows it as the error of the run
+    assert failure.user_failure_data.description == evaluation.description
     assert not project.materialize([openai_batch]).success  # nor when it is materialized alone
     assert project.api.stats()["files_created"] == 0
     project.max_cost_usd = None

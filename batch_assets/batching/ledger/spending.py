@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.counting import usd
 from batch_assets.batching.ledger.expected_cost import FileSize, expected_cost
 from batch_assets.batching.ledger.states import RESERVED
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX, CallState
@@ -113,8 +114,9 @@ def _why_over_limit(limit: _Limit, used: UsedBudget, expected_usd: float) -> str
     if used.total_usd + expected_usd <= limit.usd:
         return None
     return (
-        f"Another ${expected_usd:.4f} (expected) would exceed the ${limit.usd:.4f} that {limit.setting} allows for "
-        f"{limit.period}: ${used.spent_usd:.4f} is spent and ${used.reserved_usd:.4f} is in flight, lost or abandoned. "
+        f"Another {usd(expected_usd, limit.usd)} (expected) would exceed the {usd(limit.usd, expected_usd)} that "
+        f"{limit.setting} allows for {limit.period}: {usd(used.spent_usd, limit.usd)} is spent and "
+        f"{usd(used.reserved_usd, limit.usd)} is in flight, lost or abandoned. "
         "Raise the limit, choose another model, or have fewer articles."
     )
 

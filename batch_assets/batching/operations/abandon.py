@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ledger import abandonment, known_batches, states, submissions
 from batch_assets.batching.ledger.abandonment import BatchContent
 from batch_assets.batching.ledger.database import Database
@@ -127,7 +127,7 @@ class AbandonWarning:
         if self.content.expected_usd is None:
             cost = "The price of its model in batches is not known."
         else:
-            cost = f"Its request file was expected to cost ${self.content.expected_usd:.4f}."
+            cost = f"Its request file was expected to cost {usd(self.content.expected_usd)}."
         return (
             f"{cost} The budgets reserve its cost until the batch is collected: if the API lists new results of it, a "
             "run collects them."

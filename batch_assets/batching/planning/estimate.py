@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ledger.expected_cost import calibration_for, expected_cost
 from batch_assets.batching.ledger.requests import BudgetRefusal
 from batch_assets.batching.ledger.spending import Budget, used_in_month, used_on_day, why_budget_cannot_be_checked
@@ -21,6 +21,7 @@ from batch_assets.batching.task_day import TaskDay
 
 # Codes of blocked requests in `summaries.error_code`.
 OVER_BUDGET, PRICE_UNKNOWN = "over_budget", "price_unknown"
+NOTHING_SUBMITTED = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,12 @@ class Estimate:
         """Why the run submits nothing, as a code and a sentence for the user; None if the budget allows the day."""
         if not budget.limits(self.day.task) or self.planned_requests == 0:
             return None
-        nothing = "Nothing was submitted. Raise the limit, choose another model, or have fewer articles."
         planned = f"{counted(self.planned_requests, 'request')} of {self.day}"
         if self.total_usd is None or self.planned_usd is None:
             return BudgetRefusal(
                 PRICE_UNKNOWN,
                 f"{planned} would cost an unknown amount: the price of {as_code(self.model)} in batches isn't known, "
-                f"so no budget can be checked. Set the price in `prices` of the task. {nothing}",
+                f"so no budget can be checked. Set the price in `prices` of the task. {NOTHING_SUBMITTED}",
             )
         day_limit, month_limit = budget.max_cost_usd_per_day, budget.max_cost_usd_per_month
         if (day_limit is not None or self.day.task in budget.tasks) and self.unpriced_of_day:
@@ -83,21 +83,25 @@ class Estimate:
             ("BATCH_ASSETS_MAX_COST_USD", day_limit, others),
         ):
             if limit is not None and usd_before + self.total_usd > limit:
-                by_others = f", and ${usd_before:.4f} is of other tasks" if usd_before else ""
+                by_others = f" and {usd(usd_before)} is of other tasks" if usd_before else ""
+                used = f"{usd(self.spent_usd, limit)} is spent{by_others}"
                 return BudgetRefusal(
-                    OVER_BUDGET,
-                    f"{counted(self.requests, 'request')} of {self.day} would bring the day to an estimated "
-                    f"${usd_before + self.total_usd:.4f} (of which ${self.spent_usd:.4f} is spent{by_others}); "
-                    f"{setting} allows ${limit:.4f}. {nothing}",
+                    OVER_BUDGET, self._over_budget(self.requests, used, self.total_usd - self.spent_usd, setting, limit)
                 )
         if month_limit is not None and self.month_usd + self.planned_usd > month_limit:
+            used = f"{usd(self.month_usd, month_limit)} is spent or in flight in the month"
+            setting = "BATCH_ASSETS_MAX_COST_USD_PER_MONTH"
             return BudgetRefusal(
                 OVER_BUDGET,
-                f"{planned} would bring the month to an estimated "
-                f"${self.month_usd + self.planned_usd:.4f} (of which ${self.month_usd:.4f} is spent or in flight); "
-                f"BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows ${month_limit:.4f}. {nothing}",
+                self._over_budget(self.planned_requests, used, self.planned_usd, setting, month_limit),
             )
         return None
+
+    def _over_budget(self, requests: int, used: str, expected_usd: float, setting: str, limit: float) -> str:
+        return (
+            f"The budget check stopped {self.day}: {used}, the expected cost of {counted(requests, 'request')} is "
+            f"{usd(expected_usd, limit)}, and {setting} allows {usd(limit, expected_usd)}. {NOTHING_SUBMITTED}"
+        )
 
 
 def estimate_day(

@@ -343,7 +343,7 @@ def test_the_warning_about_an_ended_batch_names_the_free_way(workspace: Workspac
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("expected_cost_usd = 0.0123", "expected to cost $0.0123"),
+        ("expected_cost_usd = 0.0123", "expected to cost $0.012."),
         ("expected_cost_usd = NULL", "The price of its model in batches is not known."),
         ("api = 'local', expected_cost_usd = 0.0123", "The built-in engine bills nothing."),
     ],
@@ -355,7 +355,7 @@ def test_the_warning_has_the_expected_cost_if_it_is_known(
     workspace.execute(f"UPDATE openai_batch SET {change}")
     shown = str(warning_of(workspace.database, find(workspace, batch_id)))
     assert sentence in shown
-    assert ("$0.0123" in shown) is ("$0.0123" in sentence)
+    assert ("$0.012." in shown) is ("$0.012." in sentence)
 
 
 def test_a_batch_that_no_claim_priced_has_the_price_of_today(workspace: Workspace, api: LocalApi) -> None:

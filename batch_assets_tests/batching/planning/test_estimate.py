@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -177,11 +178,15 @@ def test_the_sentence_says_how_much_and_what_to_do(workspace: Workspace) -> None
     workspace.plan()
     estimate = estimated(workspace)
     sentence = sentence_of(estimate, Budget(0.00001, 1.0))
-    assert sentence.startswith(f"1 request of {DAY} would bring the day to an estimated $0.0000 ")
-    assert "BATCH_ASSETS_MAX_COST_USD allows $0.0000. Nothing was submitted. Raise the limit" in sentence
+    assert sentence.startswith(f"The budget check stopped {DAY}: $0.00 is spent, the expected cost of 1 request is ")
+    assert "BATCH_ASSETS_MAX_COST_USD allows $0.000010. Nothing was submitted. Raise the limit" in sentence
     sentence = sentence_of(estimate, Budget(1.0, 0.00001))
-    assert sentence.startswith(f"1 request of {DAY} would bring the month to an estimated $0.0000 ")
-    assert "BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows $0.0000. Nothing was submitted." in sentence
+    assert sentence.startswith(f"The budget check stopped {DAY}: $0.00 is spent or in flight in the month, ")
+    assert "BATCH_ASSETS_MAX_COST_USD_PER_MONTH allows $0.000010. Nothing was submitted." in sentence
+    assert estimate.total_usd is not None
+    just_below = estimate.total_usd * 0.9999
+    amounts = re.findall(r"\$[\d.]+\d", sentence_of(estimate, Budget(just_below)))
+    assert len(set(amounts)) == len(amounts) == 3  # spent, expected and the limit
 
 
 def test_a_day_without_request_files_costs_nothing(workspace: Workspace) -> None:
