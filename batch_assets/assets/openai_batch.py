@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+import openai as openai_client
 
 from batch_assets.asset_tables import table_metadata
 from batch_assets.assets.day_metadata import batches_metadata
@@ -63,7 +64,7 @@ def batch_spec(declared: DeclaredTask) -> dg.AssetSpec:
 class Submission:
     """What the tasks and days of a run share that submits.
 
-    submitter: raises SubmissionError if the API does not answer, and dagster.Failure if there is none.
+    submitter: raises SubmissionError if the API does not answer, or the local Batch API that stands in does not run.
     preparation: of `submit_day`. known: by task, the days as the run found them.
     begun: the days that the run has begun to submit, and that have no event of this run.
     """
@@ -88,7 +89,7 @@ def submission(run: DayRun, tasks: Sequence[TaskRun]) -> Iterator[Submission]:
         def connect() -> Submitter:
             return make_submitter(
                 run.warehouse.tables,
-                stack.enter_context(run.openai.get_client(run.context)),
+                stack.enter_context(_client(run)),
                 run.warehouse.files,
                 run.context.run.run_id,
                 limits=run.tasks.limits,
@@ -115,6 +116,17 @@ def submission(run: DayRun, tasks: Sequence[TaskRun]) -> Iterator[Submission]:
                     run.origin(submitter().api.name),
                     [task.on(day) for task in tasks for day in run.days],
                 )
+
+
+@contextmanager
+def _client(run: DayRun) -> Iterator[openai_client.OpenAI]:
+    """Raises SubmissionError if there is no API: the sensor tries again, since the user may start it at any time."""
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(run.openai.get_client(run.context))
+        except dg.Failure as failure:
+            raise SubmissionError(f"{failure.description} The sensor tries again by itself.") from failure
+        yield client
 
 
 def submit(shared: Submission, task: TaskRun, day: str, refusal: BudgetRefusal | None) -> None:

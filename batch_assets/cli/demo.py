@@ -34,10 +34,11 @@ def demo(day: str | None, task: str, yes: bool) -> None:
 
 
 def _check_that_the_api_answers(settings: Settings) -> None:
-    """A run tries for ten minutes to reach an API. The user at the terminal is told at once."""
+    """The user at the terminal is told at once. A run would end with an error, and the sensor would try again later."""
     import openai
 
     from batch_assets.batching.provider.batches import error_message
+    from batch_assets.batching.provider.connection import WHAT_TO_START, refused_address
     from batch_assets.batching.safety.outside_text import as_message
     from batch_assets.local_api.serving.keys import NO_KEY
 
@@ -46,6 +47,8 @@ def _check_that_the_api_answers(settings: Settings) -> None:
         with client:
             client.batches.list(limit=1)
     except openai.OpenAIError as error:
+        if address := refused_address(error):
+            raise click.ClickException(f"Nothing listens at {address}. {WHAT_TO_START}") from error
         raise click.ClickException(
             f"The API at {as_message(str(client.base_url))} does not answer as it should: {error_message(error)}"
         ) from error

@@ -41,6 +41,8 @@ def test_a_day_is_planned_and_waits_while_the_api_is_down(project: Project, limi
     project.max_cost_usd = limit
     project.openai = api_at(CLOSED)
     assert not project.materialize_from(LOCATION).is_success
+    [day] = read_days(project.instance)
+    assert str(day.error).startswith("Nothing listens at http://127.0.0.1:9. Start the server there")
     project.max_cost_usd = None
     the_day_waits_and_goes_on(project)
 
@@ -68,8 +70,11 @@ def test_a_day_is_planned_while_the_local_api_is_started_again(project: Project)
         raise dg.Failure("The local Batch API isn't running.")
 
     project.openai = BatchApi(not_running, is_stand_in=True)  # type: ignore[arg-type]
-    project.materialize_from(LOCATION)
-    assert project.rows("SELECT state, count(*) FROM openai_batch GROUP BY state") == [("planned", 1)]
+    assert not project.materialize_from(LOCATION).is_success
+    [day] = read_days(project.instance)
+    assert str(day.error) == "The local Batch API isn't running. The sensor tries again by itself."
+    project.is_stand_in = True
+    the_day_waits_and_goes_on(project)
 
 
 @pytest.mark.parametrize("pause_minutes", [-60, 60])

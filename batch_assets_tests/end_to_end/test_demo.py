@@ -104,7 +104,7 @@ def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
         (["demo"], {"BATCH_ASSETS_SOURCE": "/nowhere/*.csv"}, "there is no file"),
         (["cancel", "1999-01-01"], {}, "There is no day"),
         (["adopt", "batch_unknown"], {}, "knows no batch batch_unknown"),
-        (["demo", "--yes"], {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "does not answer"),
+        (["demo", "--yes"], {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "Nothing listens at http://127.0.0.1:9."),
     ],
 )
 def test_a_command_that_cannot_run_prints_one_sentence(

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 from openai.types import Batch
 
+from batch_assets.batching.provider.connection import why_no_connection
 from batch_assets.batching.safety.outside_text import as_message
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -161,6 +162,8 @@ def retrieve_batch(client: openai.OpenAI, batch_id: str) -> RemoteBatch:
 
 def error_message(error: Exception) -> str:
     """The API's own message or, without one, that of the error; on one line, without secrets."""
+    if isinstance(error, openai.APIConnectionError):
+        return as_message(why_no_connection(error))
     with suppress(AttributeError, TypeError):
         body = error.body  # type: ignore[attr-defined]
         if isinstance(body, dict) and body.get("message"):

@@ -10,6 +10,7 @@ from batch_assets.batching.ledger.outcomes import CANCELLED_BY_USER
 from batch_assets.batching.ledger.owners import is_cancelled, is_claimed_by
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import UNREADABLE_ERRORS, RemoteBatch, error_message, read_batch
+from batch_assets.batching.provider.connection import refused_address
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.submission.errors import (
     CreationFailure,
@@ -48,6 +49,8 @@ def create(submitter: Submitter, submission: Submission, *, was_begun: bool) -> 
         failure = creation_failure(error)
 
         if failure is CreationFailure.ANSWER_LOST:
+            if refused_address(error):  # the POST was not sent, and a search would find no server either
+                raise unreachable_error(f"create a batch for {submission.path.name}", error) from error
             logger.warning("No answer to the creation of a batch (%s); searching for it.", error_message(error))
             if isinstance(error, openai.RateLimitError):
                 time.sleep(timing.rate_limit_seconds * 2**lost_answers)

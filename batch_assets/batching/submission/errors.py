@@ -8,6 +8,7 @@ import openai
 from batch_assets.batching.ledger.outcomes import RETRYABLE_CLIENT_ERRORS, Outcome, Scope, outcome_of
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
+from batch_assets.batching.provider.connection import WHAT_TO_START, refused_address
 
 
 class SubmissionError(Exception):
@@ -80,6 +81,12 @@ def refused_error(what: str, submission: Submission, error: openai.APIStatusErro
 
 
 def unreachable_error(what: str, error: Exception) -> SubmissionError:
+    """The API did not do this. If nothing listens at its address, the sentence says what to start."""
+    if address := refused_address(error):
+        return SubmissionError(
+            f"Nothing listens at {address}. {WHAT_TO_START} What was submitted is in the ledger. The sensor tries "
+            "again by itself; materialize `openai_batch` to try at once."
+        )
     return SubmissionError(
         f"OpenAI did not {what}: {error_message(error)}. What was submitted is in the ledger. Materialize "
         "`openai_batch` again when the API answers: the run goes on from there."

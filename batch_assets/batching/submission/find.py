@@ -7,8 +7,11 @@ import openai
 
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import RemoteBatch, error_message, list_batches
+from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.submission.errors import SubmissionError
 from batch_assets.batching.timing import Timing
+
+logger = logger_without_secrets(__name__)
 
 # Keys of a batch's metadata. No other attempt, day, database or account has the same claim token.
 WAREHOUSE_ID_KEY, SUBMISSION_ID_KEY, CLAIM_TOKEN_KEY = "warehouse_id", "submission_id", "claim_token"
@@ -27,7 +30,12 @@ def find_batch(
     beginning to some hours before the claim. Raises SubmissionError if the API does not return the list: then the
     batch may exist, and the run must not create another one.
     """
-    for pause_seconds in timing.find_batch_pauses_seconds:
+    for number, pause_seconds in enumerate(timing.find_batch_pauses_seconds, start=1):
+        if number > 1:
+            logger.info(
+                "The list has no batch of %s; search %s of %s in %.0f s.",
+                *(submission.path.name, number, len(timing.find_batch_pauses_seconds), pause_seconds),
+            )
         time.sleep(pause_seconds)
         try:
             found = _search(client, submission, warehouse_id, always_read)

@@ -12,6 +12,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.outcomes import Scope
 from batch_assets.batching.ledger.submissions import Submission
 from batch_assets.batching.provider.batches import error_message
+from batch_assets.batching.provider.connection import refused_address
 from batch_assets.batching.safety.clean_errors import logger_without_secrets
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.batching.submission.errors import (
@@ -50,8 +51,12 @@ def upload(submitter: Submitter, submission: Submission, *, may_exist: bool, no_
             if is_refusal(error):
                 record_refusal(database, submission, error, no_batch_can_exist=no_batch_can_exist)
                 raise refused_error("take the file", submission, error) from error
-            if attempt + 1 == MAX_UPLOADS:
+            if attempt + 1 == MAX_UPLOADS or refused_address(error):
                 raise unreachable_error(f"take the file of {submission.path.name}", error) from error
+            logger.warning(
+                "Upload %s of %s of %s failed (%s); the run tries again.",
+                *(attempt + 1, MAX_UPLOADS, submission.path.name, error_message(error)),
+            )
             is_rate_limited = isinstance(error, openai.RateLimitError)
         may_exist = True
         time.sleep(timing.rate_limit_seconds * 2**attempt if is_rate_limited else timing.upload_retry_seconds)
