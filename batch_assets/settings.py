@@ -12,6 +12,7 @@ from pathlib import Path
 
 from batch_assets.batching.ingest.errors import SourceError
 from batch_assets.batching.ingest.source import parse_columns
+from batch_assets.batching.safety.notification_urls import read_urls
 from batch_assets.local_api.storage.private import make_private_folder
 
 # Everything that any version put into a data folder: a folder with nothing else counts as ours.
@@ -43,6 +44,7 @@ class Settings:
     has_remote_api: bool  # OPENAI_API_KEY or OPENAI_BASE_URL is set; otherwise the local Batch API stands in
     days_per_run: int = 30  # of a backfill, and of the sensor's runs
     columns: Mapping[str, str] = field(default_factory=dict)  # the source's name of each of our columns
+    notify: tuple[str, ...] = field(default=(), repr=False)  # apprise URLs, with secrets
 
     def default_day(self, source: str) -> str:
         """The day that a command takes if the user names none: yesterday for a bundled source, which has all days.
@@ -90,7 +92,15 @@ def read_settings() -> Settings:
         has_remote_api=has_remote_api,
         days_per_run=_number("BATCH_ASSETS_DAYS_PER_RUN", 30),
         columns=_columns("BATCH_ASSETS_COLUMNS"),
+        notify=_urls("BATCH_ASSETS_NOTIFY"),
     )
+
+
+def _urls(name: str) -> tuple[str, ...]:
+    try:
+        return read_urls(_text(name, ""))
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
 
 
 def _columns(name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from batch_assets.cli.demo import demo
 from batch_assets.cli.dev import dev
 from batch_assets.cli.doctor import doctor
 from batch_assets.cli.move_api import move_api
+from batch_assets.cli.notify import notify
 from batch_assets.cli.prune import prune
 from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
@@ -36,7 +37,7 @@ def main() -> None:
 for command in (
     *(demo, dev, serve),
     *(status, costs, try_requests, compare),
-    *(cancel, abandon, retry, adopt, move_api, doctor, prune),
+    *(cancel, abandon, retry, adopt, move_api, notify, doctor, prune),
 ):
     main.add_command(command)
 

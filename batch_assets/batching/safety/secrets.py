@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
+from batch_assets.batching.safety.notification_urls import secrets_of_url
+
 HIDDEN = "…"
 # The one list of variables whose values are secrets. Their names may be shown.
 SECRET_VARIABLES = (
@@ -42,6 +44,7 @@ URL_VARIABLES = (
     "AZURE_STORAGE_CONNECTION_STRING",
     *(name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper, upper.lower())),
 )
+NOTIFICATION_VARIABLE = "BATCH_ASSETS_NOTIFY"  # URLs that white space separates
 MIN_SECRET_LENGTH = 8  # ordinary words would contain a shorter value
 LONG_VALUE_LENGTH = 16  # a value in a query of at least this length counts as a secret, whatever its name
 
@@ -76,7 +79,7 @@ def without_secrets(text: str, *settings: str) -> str:
     `settings` are URLs or connection strings: their passwords, tokens and signatures are removed, too. In a URL, the
     user info and each value of the query are replaced. Never raises. A second call changes nothing more.
     """
-    known = [_known_pattern(_environment()), _known_pattern(((), settings)) if settings else None]
+    known = [_known_pattern(_environment()), _known_pattern(((), settings, "")) if settings else None]
     for _ in range(8):
         cleaned = _replace_once(text, [pattern for pattern in known if pattern])
         if cleaned == text:
@@ -157,16 +160,18 @@ def _hidden(value: str) -> str:
     return HIDDEN + value[len(value.rstrip(PUNCTUATION)) :]
 
 
-def _environment() -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _environment() -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Secrets, URLs with secrets, and the URLs of notifications."""
     values, urls = ([os.environ.get(name, "").strip() for name in names] for names in (SECRET_VARIABLES, URL_VARIABLES))
-    return tuple(filter(None, values)), tuple(filter(None, urls))
+    return tuple(filter(None, values)), tuple(filter(None, urls)), os.environ.get(NOTIFICATION_VARIABLE, "")
 
 
 @lru_cache(maxsize=16)
-def _known_pattern(known: tuple[tuple[str, ...], tuple[str, ...]]) -> re.Pattern[str] | None:
+def _known_pattern(known: tuple[tuple[str, ...], tuple[str, ...], str]) -> re.Pattern[str] | None:
     """A pattern of these secrets, and of those in these URLs, with the longest spelling first."""
-    values, urls = known
+    values, urls, notify = known
     secrets = {*values, *(secret for url in urls for secret in _secrets_of(url))}
+    secrets.update(secret for url in notify.split() for secret in secrets_of_url(url))
     spellings = {spelling for secret in secrets if len(secret) >= MIN_SECRET_LENGTH for spelling in _spellings(secret)}
     longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
     return re.compile("|".join(map(_escaped, longest_first)), re.IGNORECASE) if spellings else None
