@@ -8,6 +8,7 @@ from batch_assets.assets.results import make_results
 from batch_assets.assets.submission import make_submit_days
 from batch_assets.freshness import freshness_checks, freshness_sensor
 from batch_assets.jobs import cancel_job, submit_job
+from batch_assets.notifications.sensor import build_notifications
 from batch_assets.resources import WAREHOUSE, our_resources
 from batch_assets.schedules import nightly_schedule
 from batch_assets.sensors import build_sensor
@@ -31,10 +32,12 @@ def build_batch_definitions(
 
 
 def definitions_of_all(tasks: TaskSet, settings: Settings) -> dg.Definitions:
-    """What all tasks have together, once: the sensor that polls, and the freshness of their results."""
+    """What all tasks have together, once: the sensor that polls, the one that sends messages, and the freshness of their results."""
     fresh = freshness_checks(tasks.tasks)
-    return dg.Definitions(
-        asset_checks=fresh, sensors=[build_sensor(tasks, settings.poll_seconds), freshness_sensor(fresh)]
+    sensors = [build_sensor(tasks, settings.poll_seconds), freshness_sensor(fresh)]
+    return dg.Definitions.merge(
+        dg.Definitions(asset_checks=fresh, sensors=sensors),
+        build_notifications(tasks, settings.notify, settings.poll_seconds),
     )
 
 

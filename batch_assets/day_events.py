@@ -8,6 +8,7 @@ other.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import dagster as dg
@@ -16,7 +17,10 @@ import dagster as dg
 BATCH_IDS, DEFERRED_FILES, NEXT_ATTEMPT_AT = "batch_ids", "deferred_files", "next_attempt_at"
 REQUESTS_PENDING, REQUESTS_BLOCKED, ERROR = "requests_pending", "requests_blocked", "error"
 REQUESTS_IN_FLIGHT = "requests_in_flight"
-CODE_LOCATION, WAREHOUSE_ID, API = "code_location", "warehouse_id", "api"
+ARTICLES, ANSWERED, FAILED = "dagster/partition_row_count", "answered", "failed"
+COST_USD, SIMULATED_COST_USD = "cost_usd", "simulated_cost_usd"
+CAUSE = "cause"  # of `error`: a Cause
+CODE_LOCATION, WAREHOUSE_ID, API, BACKFILL = "code_location", "warehouse_id", "api", "backfill"
 NAMES_OF_THE_FIRST_VERSION = {
     DEFERRED_FILES: "waiting_shards",
     NEXT_ATTEMPT_AT: "look_again_at",
@@ -25,29 +29,50 @@ NAMES_OF_THE_FIRST_VERSION = {
 DEDUP_TAG = "batch_assets/dedup_key"  # of the sensor's runs: which steps of which days they are
 LOOK_BACK_TAG = "batch_assets/look_back"  # of a run that reads a day again, for late articles
 DEFAULT_LOCATION = "batch_assets"  # as in workspace.yaml; also for runs in the process of `demo`
+BACKFILL_TAG = "dagster/backfill"  # of a run: the backfill that it is of
 EVENTS_AT_ONCE = 50  # of a day, which several code locations may materialize
+
+
+class Cause(StrEnum):
+    """Why a day waits."""
+
+    BUDGET = "budget"  # a budget does not allow it, or its price is not known
+    ACCOUNT = "account"  # billing, quota, key, access, model
+    REFUSED = "refused"  # OpenAI refuses its request file, and will refuse it again
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an event is from. `warehouse_id` and `api` are None if an earlier version did not record them."""
+    """Where an event is from. `warehouse_id` and `api` are None if an earlier version did not record them.
+
+    backfill: the id of the backfill that submitted the day, also of a later run of the sensor; None if none did.
+    """
 
     location: str
     warehouse_id: str | None = None
     api: str | None = None
+    backfill: str | None = None
 
     def is_of_other_warehouse(self, warehouse_id: str | None) -> bool:
         """Whether another database recorded the event. One of an earlier version may be of any."""
         return self.warehouse_id not in (None, warehouse_id)
 
     def as_metadata(self) -> dict[str, str]:
-        metadata = {CODE_LOCATION: self.location, WAREHOUSE_ID: self.warehouse_id, API: self.api}
+        metadata = {
+            CODE_LOCATION: self.location,
+            WAREHOUSE_ID: self.warehouse_id,
+            API: self.api,
+            BACKFILL: self.backfill,
+        }
         return {name: value for name, value in metadata.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class DayEvent:
-    """The fields of a materialization that the sensor and the runs use."""
+    """The fields of a materialization that the sensors and the runs use.
+
+    articles to simulated_cost_usd: of results; None if they are not known.
+    """
 
     day: str
     storage_id: int
@@ -60,6 +85,12 @@ class DayEvent:
     requests_blocked: int = 0
     requests_in_flight: int = 0
     error: str | None = None
+    cause: str | None = None
+    articles: int | None = None
+    answered: int | None = None
+    failed: int | None = None
+    cost_usd: float | None = None
+    simulated_cost_usd: float | None = None
 
 
 def location_of_run(run: dg.DagsterRun) -> str:
@@ -88,6 +119,12 @@ def submission_metadata(
         **next_attempt_metadata(next_attempt_at),
         **origin.as_metadata(),
     }
+
+
+def error_metadata(error: str | None, cause: Cause | None) -> dict[str, str]:
+    """Why the day waits."""
+    found = {ERROR: error, CAUSE: cause}
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def next_attempt_metadata(next_attempt_at: datetime | None) -> dict[str, Any]:
@@ -139,6 +176,15 @@ def newest_events(
     return {day: event for day, event in found.items() if event is not None}
 
 
+def events_before(instance: dg.DagsterInstance, key: dg.AssetKey, event: DayEvent) -> list[DayEvent]:
+    """The last materializations of the same day by the same code location before this one, the newest first."""
+    records_filter = dg.AssetRecordsFilter(
+        asset_key=key, asset_partitions=[event.day], before_storage_id=event.storage_id
+    )
+    page = instance.fetch_materializations(records_filter, limit=EVENTS_AT_ONCE)
+    return [found for found in _events(page.records) if found.origin.location == event.origin.location]
+
+
 def _events(records: Sequence[dg.EventLogRecord]) -> Iterator[DayEvent]:
     for record in records:
         event = record.asset_materialization
@@ -153,7 +199,10 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
         storage_id,
         datetime.fromtimestamp(timestamp, UTC),
         Origin(
-            _value(metadata, CODE_LOCATION) or DEFAULT_LOCATION, _value(metadata, WAREHOUSE_ID), _value(metadata, API)
+            _value(metadata, CODE_LOCATION) or DEFAULT_LOCATION,
+            _value(metadata, WAREHOUSE_ID),
+            _value(metadata, API),
+            _value(metadata, BACKFILL),
         ),
         batch_ids=tuple(_value(metadata, BATCH_IDS) or ()),
         deferred_files=_value(metadata, DEFERRED_FILES) or 0,
@@ -162,6 +211,12 @@ def _event(day: str, storage_id: int, timestamp: float, metadata: Mapping[str, d
         requests_blocked=_value(metadata, REQUESTS_BLOCKED) or 0,
         requests_in_flight=_value(metadata, REQUESTS_IN_FLIGHT) or 0,
         error=_value(metadata, ERROR),
+        cause=_value(metadata, CAUSE),
+        articles=_value(metadata, ARTICLES),
+        answered=_value(metadata, ANSWERED),
+        failed=_value(metadata, FAILED),
+        cost_usd=_value(metadata, COST_USD),
+        simulated_cost_usd=_value(metadata, SIMULATED_COST_USD),
     )
 
 

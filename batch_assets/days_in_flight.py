@@ -13,7 +13,7 @@ from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.batches import RemoteBatch, error_message
 from batch_assets.batching.provider.polling import poll_batches
 from batch_assets.batching.timing import Timing
-from batch_assets.batching.waiting import late_sentences, missing_sentences, why_waits
+from batch_assets.batching.waiting import late_batches, missing_batches, why_waits
 from batch_assets.days import read_days
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
@@ -44,9 +44,10 @@ def waiting_days(instance: dg.DagsterInstance, tasks: TaskSet, settings: Setting
     days = [day for name, keys in tasks.keys.items() for day in read_days(instance, task=name, keys=keys)]
     polled, problem = _poll(days, settings)
     now, timing = datetime.now(UTC), Timing()
-    problems = {**late_sentences(days, polled, {}, now, timing), **missing_sentences(days, polled)}
+    problems = {**late_batches(days, polled, {}, now, timing), **missing_batches(days, polled)}
     found = []
     for day in sorted(days, key=lambda day: (day.day, day.task)):
+        problem_of_day = problems.get(day.label)
         progress = day.progress(polled) if day.is_in_flight else None
         found.append(
             WaitingDay(
@@ -56,7 +57,7 @@ def waiting_days(instance: dg.DagsterInstance, tasks: TaskSet, settings: Setting
                 day.at.astimezone(UTC).replace(tzinfo=None),
                 None if progress is None else progress.done,
                 None if progress is None else progress.total,
-                problems.get(day.label),
+                None if problem_of_day is None else problem_of_day.sentence,
             )
         )
     return found, problem

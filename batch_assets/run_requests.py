@@ -15,7 +15,7 @@ from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Step
 from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.batching.timing import Timing
-from batch_assets.batching.waiting import clock
+from batch_assets.batching.waiting import Problem, clock
 from batch_assets.day_events import DEDUP_TAG, location_of_run
 from batch_assets.run_keys import NextRun, RunNumbers
 from batch_assets.run_ranges import DueRun, in_ranges
@@ -64,7 +64,7 @@ class RequestedRuns:
     requests: list[dg.RunRequest]
     days: set[str]
     waiting: dict[str, str]
-    failing: dict[str, str]
+    failing: dict[str, Problem]
     numbers: RunNumbers
 
 
@@ -125,7 +125,7 @@ def request_runs(
     requests: list[dg.RunRequest] = []
     running: set[str] = set()
     waiting: dict[str, str] = {}
-    failing: dict[str, str] = {}
+    failing: dict[str, Problem] = {}
     for next_run in next_runs:
         attempts, assets = earlier.of(next_run), _assets(next_run, tasks)
         if earlier.is_in_progress(next_run):
@@ -136,7 +136,8 @@ def request_runs(
                 continue
             attempts = {day: _since_success(runs) for day, runs in attempts.items()}
         next_at = max((_next_attempt_at(runs, now, timing) for runs in attempts.values() if runs), default=now)
-        failing.update(_failing(assets, attempts, next_at, now, timing))
+        facts = dict(zip(attempts, next_run.day_keys, strict=True))
+        failing.update(_failing(assets, attempts, facts, next_at, now, timing))
         if now < next_at:
             waiting.update({day: _waits_until(assets, runs, next_at, now) for day, runs in attempts.items()})
         else:
@@ -244,20 +245,27 @@ def _waits_until(assets: str, runs: Sequence[dg.RunRecord], next_at: datetime, n
 
 
 def _failing(
-    assets: str, attempts: Mapping[str, Sequence[dg.RunRecord]], next_at: datetime, now: datetime, timing: Timing
-) -> dict[str, str]:
-    """day → a sentence, for each day whose runs failed too often."""
-    sentences: dict[str, str] = {}
+    assets: str,
+    attempts: Mapping[str, Sequence[dg.RunRecord]],
+    day_keys: Mapping[str, str],
+    next_at: datetime,
+    now: datetime,
+    timing: Timing,
+) -> dict[str, Problem]:
+    """day → the problem, for each day whose runs failed too often."""
+    problems: dict[str, Problem] = {}
     next_attempt = f"at {clock(next_at, now)}" if next_at > now else "now"
     for day, runs in attempts.items():
         failures = _failures(runs)
         if len(failures) >= timing.max_run_attempts:
-            sentences[day] = (
+            problems[day] = Problem(
+                "runs_failed",
+                day_keys[day],
                 f"{day}: {counted(len(failures), 'run')} of {assets} failed, the last is "
                 f"{failures[0].dagster_run.run_id}. Read its error, fix the cause, and materialize {assets} of the "
-                f"day, or wait: the next attempt is {next_attempt}."
+                f"day, or wait: the next attempt is {next_attempt}.",
             )
-    return sentences
+    return problems
 
 
 def _assets(next_run: NextRun, tasks: Mapping[str, TaskRuns]) -> str:

@@ -33,11 +33,12 @@ class ShownDay:
 
 @dataclass(frozen=True)
 class TaskCursor:
-    """What the sensor remembers of a task."""
+    """What the sensor remembers of a task. problems: day → a hash of the problem that was observed last."""
 
     numbers: RunNumbers
     days: Mapping[str, ShownDay] = field(default_factory=dict)
     collected: CollectedDays = field(default_factory=CollectedDays)
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def read_cursor(text: str | None, now: datetime) -> Cursor:
                 RunNumbers(**of_task["numbers"]),
                 {day: ShownDay(*values) for day, values in of_task["days"].items()},
                 CollectedDays(of_task["collected"]["read_up_to"], tuple(of_task["collected"]["pending"])),
+                dict(of_task.get("problems", {})),
             )
             for task, of_task in of_tasks.items()
         }
@@ -87,6 +89,7 @@ def write_cursor(cursor: Cursor) -> str:
                 day: [seen.shown, seen.state, seen.moved_at, seen.checked_at] for day, seen in of_task.days.items()
             },
             "collected": asdict(of_task.collected),
+            "problems": dict(of_task.problems),
         }
         for task, of_task in cursor.tasks.items()
     }

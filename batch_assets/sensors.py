@@ -19,8 +19,9 @@ from batch_assets.batching.provider.batches import RemoteBatch, error_message
 from batch_assets.batching.provider.polling import PollCursor, PollResult, poll_batches
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.timing import Timing
-from batch_assets.batching.waiting import late_sentences, missing_sentences, quoted, summary, why_waits
+from batch_assets.batching.waiting import Problem, late_batches, missing_batches, quoted, summary, why_waits
 from batch_assets.day_events import location_of_sensor
+from batch_assets.day_problems import observe_problems
 from batch_assets.day_progress import days_to_check_again, observe
 from batch_assets.days import DaysRead, read_new_days
 from batch_assets.resources import BatchApi
@@ -148,9 +149,12 @@ def _result(
         observations += seen
         requests += requested.requests
         elsewhere |= at_other_api
-        problems |= {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
+        of_task = {**_problems(here, polled.batches, shown, now, timing), **requested.failing}
+        problems |= {label: problem.sentence for label, problem in of_task.items()}
+        seen, known = observe_problems(declared.keys.results, location, tick.read.days, of_task, tick.cursor.problems)
+        observations += seen
         waiting |= _waiting(here, polled.batches, requested, now, timing)
-        cursors[declared.name] = TaskCursor(requested.numbers, shown, tick.read.collected)
+        cursors[declared.name] = TaskCursor(requested.numbers, shown, tick.read.collected, known)
     for sentence in islice(problems.values(), WARNINGS_PER_TICK):
         context.log.warning(sentence)
     if requests:
@@ -229,11 +233,11 @@ def _problems(
     shown: Mapping[str, ShownDay],
     now: datetime,
     timing: Timing,
-) -> dict[str, str]:
-    """day → a sentence, for each day with a batch that is missing, late or stuck."""
+) -> dict[str, Problem]:
+    """day → the problem, for each day with a batch that is missing, late or stuck."""
     unmoved_since = {day.label: shown[day.day].unmoved_since for day in days if day.day in shown}
-    late = late_sentences(days, polled, unmoved_since, now, timing)
-    return {**late, **missing_sentences(days, polled)}
+    late = late_batches(days, polled, unmoved_since, now, timing)
+    return {**late, **missing_batches(days, polled)}
 
 
 def _waiting(

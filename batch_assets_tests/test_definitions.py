@@ -69,6 +69,14 @@ def test_what_spends_money_by_itself_is_off_and_what_collects_is_on() -> None:
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
+def test_the_sensor_of_messages_is_there_and_on_if_there_are_urls(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {sensor.name for sensor in defs().get_repository_def().sensor_defs}
+    monkeypatch.setenv("BATCH_ASSETS_NOTIFY", "json://127.0.0.1/")
+    with_urls = {sensor.name: sensor for sensor in defs().get_repository_def().sensor_defs}
+    assert set(with_urls) == {*names, "notifications"}
+    assert with_urls["notifications"].default_status is dg.DefaultSensorStatus.RUNNING
+
+
 def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:
     job = defs().resolve_job_def("submit_batches")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
@@ -151,6 +159,7 @@ def test_dagster_gets_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"https://feeds.example/{{partition}}.jsonl?sig={SECRET}")
     monkeypatch.setenv("BATCH_ASSETS_DUCKDB", f"md:ours?motherduck_token={SECRET}")
+    monkeypatch.setenv("BATCH_ASSETS_NOTIFY", f"slack://{SECRET}/{SECRET}/{SECRET}")
     resources = all_resources(read_settings())
     shown = dg.serialize_value(RepositorySnap.from_def(defs().get_repository_def()))
     assert SECRET not in shown

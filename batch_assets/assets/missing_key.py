@@ -6,7 +6,7 @@ import dagster as dg
 
 from batch_assets.assets.day_run import TaskRun
 from batch_assets.assets.unfinished_days import report_unfinished
-from batch_assets.day_events import DEFERRED_FILES, ERROR, newest_event
+from batch_assets.day_events import DEFERRED_FILES, Cause, error_metadata, newest_event
 from batch_assets.runless_events import report_of_submission
 
 PAUSE_WITHOUT_KEY = timedelta(hours=1)
@@ -24,7 +24,10 @@ def stop_until_there_is_a_key(task: TaskRun, day: str) -> None:
         newest = newest_event(run.instance, key, day, run.location)
         # the API of its batches, if it has any: the sensor must not look for them at the stand-in
         api_of_batches = newest.origin.api if newest is not None and newest.batch_ids else None
-        waiting: dict[str, str | int] = {DEFERRED_FILES: 1, ERROR: failure.description or ""}
+        waiting: dict[str, str | int] = {
+            DEFERRED_FILES: 1,
+            **error_metadata(failure.description or "", Cause.ACCOUNT),
+        }
         report_unfinished(
             run,
             report_of_submission(

@@ -31,7 +31,7 @@ from batch_assets.batching.submission.errors import RunStoppedError, SubmissionE
 from batch_assets.batching.submission.submit import Preparation, Submitted, submit_day
 from batch_assets.batching.submission.submitter import Submitter, make_submitter
 from batch_assets.batching.task_day import TaskDay
-from batch_assets.day_events import DEDUP_TAG, ERROR, Origin, submission_metadata
+from batch_assets.day_events import BACKFILL_TAG, DEDUP_TAG, Cause, Origin, error_metadata, submission_metadata
 from batch_assets.resources import IDENTIFY_SECONDS, Warehouse
 from batch_assets.runless_events import announce_days_without_event
 from batch_assets.same_warehouse import stop_if_of_another_warehouse, unknown_batches
@@ -156,7 +156,7 @@ def submit(shared: Submission, task: TaskRun, day: str, refusal: BudgetRefusal |
         waiting = counted(submitted.deferred, "request file")
         cause = error or "OpenAI's limits have no capacity."
         task.info(day, f"{waiting} deferred: {as_message(cause)} The sensor requests another run.")
-    origin = Origin(run.location, known.warehouse_id, submitter.api.name)
+    origin = _origin(shared, task, day)
     with run.warehouse.tables.reading() as connection:
         batches = batches_of_days(connection, day, day, task.task.name)
     metadata = {**_metadata(origin, submitted, error), **batches_metadata(batches)}
@@ -189,10 +189,10 @@ def _reported_to_sensor(shared: Submission, task: TaskRun, day: str) -> Iterator
         pause = PAUSE_AFTER_A_REFUSAL if error.is_final else _pause_of_an_outage(shared, task, day)
         if not error.is_final:
             shared.outage.count(error)
-        _report(shared, task, day, pause, str(error))
+        _report(shared, task, day, pause, str(error), _cause_of(error))
         raise dg.Failure(str(error), allow_retries=False) from error
     except OverBudgetError as error:  # the sensor names the day, and collects batches of an earlier run
-        _report(shared, task, day, PAUSE_WHILE_OVER_BUDGET, str(error))
+        _report(shared, task, day, PAUSE_WHILE_OVER_BUDGET, str(error), Cause.BUDGET)
         raise dg.Failure(str(error), allow_retries=False) from None
     except RunStoppedError:
         raise  # `_terminated` reports the day
@@ -204,14 +204,26 @@ def _reported_to_sensor(shared: Submission, task: TaskRun, day: str) -> Iterator
         raise
 
 
-def _report(shared: Submission, task: TaskRun, day: str, pause: timedelta, reason: str) -> None:
-    report_to_sensor(task, _origin(shared, task), day, pause, reason)
+def _report(
+    shared: Submission, task: TaskRun, day: str, pause: timedelta, reason: str, cause: Cause | None = None
+) -> None:
+    report_to_sensor(task, _origin(shared, task, day), day, pause, reason, cause)
     shared.begun.pop(task.on(day), None)
 
 
-def _origin(shared: Submission, task: TaskRun) -> Origin:
+def _cause_of(error: SubmissionError) -> Cause | None:
+    if error.is_of_account:
+        return Cause.ACCOUNT
+    return Cause.REFUSED if error.is_final else None
+
+
+def _origin(shared: Submission, task: TaskRun, day: str) -> Origin:
+    """Where the event of the day is from. The sensor's runs go on with the backfill that the day's last event names."""
+    known, tags = shared.known[task.task.name](), shared.run.context.run.tags
     api = shared.submitter().api.name if shared.submitter.has_succeeded else None
-    return Origin(shared.run.location, shared.known[task.task.name]().warehouse_id, api)
+    before = known.events.get(day) if DEDUP_TAG in tags else None
+    backfill = tags.get(BACKFILL_TAG) or (None if before is None else before.origin.backfill)
+    return Origin(shared.run.location, known.warehouse_id, api, backfill)
 
 
 def _pause_of_an_outage(shared: Submission, task: TaskRun, day: str) -> timedelta:
@@ -261,7 +273,8 @@ def _metadata(origin: Origin, submitted: Submitted, error: str | None) -> dict[s
             submitted.deferred,
             None if next_attempt is None else next_attempt.replace(tzinfo=UTC),
         ),
-        **({} if error is None else {ERROR: as_message(error)}),
+        # `error` is that of the account, if there is one
+        **error_metadata(None if error is None else as_message(error), None if error is None else Cause.ACCOUNT),
         "batches": len(submitted.batch_ids),
         "batches_created": submitted.created,
         "batches_adopted": submitted.adopted,

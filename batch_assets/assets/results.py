@@ -39,11 +39,12 @@ from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.checks import ARTICLES, USAGE, articles_check, check_articles, check_usage, usage_check
 from batch_assets.day_events import (
-    ERROR,
     REQUESTS_BLOCKED,
     REQUESTS_IN_FLIGHT,
     REQUESTS_PENDING,
+    Cause,
     Origin,
+    error_metadata,
     next_attempt_metadata,
 )
 from batch_assets.figure_checks import RESULTS_CHECKS, results_checks
@@ -218,7 +219,10 @@ def _metadata(
         REQUESTS_PENDING: figures.pending + collected.in_pause,
         REQUESTS_BLOCKED: collected.blocked.get(BlockedBy.FILE, 0),
         REQUESTS_IN_FLIGHT: collected.requests_in_files or len(collected.fetched.still_running),
-        **({} if report.blocked_by is None else {ERROR: as_message(report.blocked_by)}),
+        **error_metadata(
+            None if report.blocked_by is None else as_message(report.blocked_by),
+            Cause.ACCOUNT if collected.blocked.get(BlockedBy.ACCOUNT) else None,
+        ),
         **next_attempt_metadata(None if next_attempt_at is None else next_attempt_at.replace(tzinfo=UTC)),
         "answered_by": ", ".join(report.apis),
         **origin.as_metadata(),

@@ -17,7 +17,7 @@ from batch_assets.assets.day_run import DayRun, TaskRun
 from batch_assets.batching.ledger.database import DatabaseBusyError
 from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.submission.errors import SubmissionError
-from batch_assets.day_events import ERROR, DayEvent, Origin, newest_event, submission_metadata
+from batch_assets.day_events import Cause, DayEvent, Origin, error_metadata, newest_event, submission_metadata
 from batch_assets.runless_events import report_of_submission
 
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=10)
@@ -53,7 +53,9 @@ def next_pause(event: DayEvent | None) -> timedelta:
     return min(max(2 * (event.next_attempt_at - event.at), FIRST_PAUSE), LONGEST_PAUSE)
 
 
-def report_to_sensor(task: TaskRun, origin: Origin, day: str, pause: timedelta, reason: str) -> None:
+def report_to_sensor(
+    task: TaskRun, origin: Origin, day: str, pause: timedelta, reason: str, cause: Cause | None = None
+) -> None:
     """Report an unfinished submission: the sensor collects its batches, and requests a run for the rest.
 
     If the tables cannot be read, the event repeats the batches of the newest one. The next run finds the others.
@@ -62,14 +64,20 @@ def report_to_sensor(task: TaskRun, origin: Origin, day: str, pause: timedelta, 
     next_attempt_at = datetime.now(UTC) + pause
     try:
         event = report_of_submission(
-            key, run.warehouse.tables, run.warehouse.files, origin, task.on(day), next_attempt_at, error=reason
+            key,
+            run.warehouse.tables,
+            run.warehouse.files,
+            origin,
+            task.on(day),
+            next_attempt_at,
+            **error_metadata(reason, cause),
         )
     except (DatabaseBusyError, duckdb.Error, OSError) as error:
         task.warning(day, f"The tables cannot be read: {error_message(error)}")
         newest = newest_event(run.instance, key, day, origin.location)
         batch_ids = () if newest is None else newest.batch_ids
         metadata = submission_metadata(origin, batch_ids, deferred_files=1, next_attempt_at=next_attempt_at)
-        event = dg.AssetMaterialization(key, partition=day, metadata={**metadata, ERROR: reason})
+        event = dg.AssetMaterialization(key, partition=day, metadata={**metadata, **error_metadata(reason, cause)})
     report_unfinished(run, event)
 
 

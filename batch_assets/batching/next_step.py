@@ -64,7 +64,7 @@ class Day:
     @property
     def arguments(self) -> str:
         """What a command is told to mean this day of this task."""
-        return self.day if self.task == FIRST_TASK else f"{self.day} --task {self.task}"
+        return TaskDay(self.task, self.day).arguments
 
     @property
     def is_in_flight(self) -> bool:

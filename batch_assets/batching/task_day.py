@@ -19,3 +19,8 @@ class TaskDay(NamedTuple):
     def label(self) -> str:
         """The day, and which task it is of unless it is of `summaries`: for a sentence."""
         return self.day if self.task == FIRST_TASK else f"{self.day} of {self.task}"
+
+    @property
+    def arguments(self) -> str:
+        """What a command is told to mean this day of this task."""
+        return self.day if self.task == FIRST_TASK else f"{self.day} --task {self.task}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.next_step import Day, next_round_at
@@ -13,6 +14,18 @@ from batch_assets.batching.timing import Timing
 SUMMARY_CHARACTERS = 600
 QUOTED_CHARACTERS = 200  # of a message of another program
 STUCK_STATUSES = ("finalizing", "cancelling")
+
+
+class Problem(NamedTuple):
+    """What the user should know about a day.
+
+    kind: `batch_missing`, `batch_late` or `runs_failed`. fact: what it is about, a batch or a step of the day; the same
+    problem has the same kind and fact in each tick.
+    """
+
+    kind: str
+    fact: str
+    sentence: str
 
 
 def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing: Timing) -> str:
@@ -38,32 +51,34 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     return f"{progress.ended:,} of {of_all} ended, {requests}, {since}"
 
 
-def missing_sentences(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) -> dict[str, str]:
-    """day → a sentence, for each day with a batch that the API does not find with the present key."""
-    sentences: dict[str, str] = {}
+def missing_batches(days: Iterable[Day], polled: Mapping[str, RemoteBatch]) -> dict[str, Problem]:
+    """day → the problem, for each day with a batch that the API does not find with the present key."""
+    problems: dict[str, Problem] = {}
     for day in days:
         missing = [batch_id for batch_id in day.batch_ids if batch_id in polled and polled[batch_id].status == MISSING]
         if missing:
             others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-            sentences[day.label] = (
+            problems[day.label] = Problem(
+                "batch_missing",
+                missing[0],
                 f"The API does not find {quoted(missing[0])}{others} of {day.label} with the present key. Which "
-                "organization and project does OPENAI_API_KEY belong to? No run sends its requests again."
+                "organization and project does OPENAI_API_KEY belong to? No run sends its requests again.",
             )
-    return sentences
+    return problems
 
 
-def late_sentences(
+def late_batches(
     days: Iterable[Day],
     polled: Mapping[str, RemoteBatch],
     unmoved_since: Mapping[str, datetime],
     now: datetime,
     timing: Timing,
-) -> dict[str, str]:
-    """day → a sentence, for each day with a batch that is late, or that is ending for long.
+) -> dict[str, Problem]:
+    """day → the problem, for each day with a batch that is late, or that is ending for long.
 
     `unmoved_since`: since when no batch of the day has changed.
     """
-    sentences: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
     for day in days:
         unmoved = now - unmoved_since.get(day.label, now)
         late = [
@@ -77,11 +92,13 @@ def late_sentences(
             status = (
                 f"`{batch.status}`" if batch.status in STATUSES else f"in an unknown status, `{quoted(batch.status)}`"
             )
-            sentences[day.label] = (
+            problems[day.label] = Problem(
+                "batch_late",
+                batch_id,
                 f"{quoted(batch_id)}{others} of {day.label}, created {duration(age)} ago, is {status}. To cancel: `"
-                f"batch-assets cancel {day.arguments}`. To give it up: `{abandon_command(batch_id)}`."
+                f"batch-assets cancel {day.arguments}`. To give it up: `{abandon_command(batch_id)}`.",
             )
-    return sentences
+    return problems
 
 
 def _age(batch: RemoteBatch, day: Day, now: datetime) -> timedelta:

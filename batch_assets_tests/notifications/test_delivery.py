@@ -1,12 +1,13 @@
 """`batch-assets notify --test`, and what of a URL is never shown."""
 
+import ast
 import logging
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import batch_assets
 from batch_assets.batching.safety.secrets import without_secrets
 from batch_assets.cli.main import main
 from batch_assets.notifications.delivery import Message, send
@@ -18,7 +19,7 @@ SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#general"
 
 def test_the_command_says_that_each_url_accepted_the_message(endpoint: Endpoint) -> None:
     done = CliRunner().invoke(main, ["notify", "--test"])
-    assert (done.exit_code, done.output) == (0, "1. json://…: accepted\n")
+    assert (done.exit_code, done.output) == (0, "json://… (URL 1): accepted\n")
     assert ["a test message" in text for text in endpoint.texts] == [True]
 
 
@@ -30,12 +31,16 @@ def test_the_command_names_the_urls_that_refuse_without_their_secrets(
     done = CliRunner().invoke(main, ["notify", "--test"])
     assert done.exit_code == 1
     accepted, not_known, not_there = done.output.splitlines()
-    assert accepted == "1. json://…: accepted"
-    assert not_known.startswith("2. slak://…: not accepted: apprise does not know such a URL")
-    assert not_there.startswith("3. json://…: not accepted: A Connection error occurred")
+    assert accepted == "json://… (URL 1): accepted"
+    assert not_known.startswith("slak://… (URL 2): not accepted: apprise does not know such a URL")
+    assert not_there.startswith("json://… (URL 3): not accepted: A Connection error occurred")
     assert TOKEN not in done.output
     endpoint.status = 500
-    assert CliRunner().invoke(main, ["notify", "--test"]).output.startswith("1. json://…: not accepted: Failed to send")
+    assert (
+        CliRunner()
+        .invoke(main, ["notify", "--test"])
+        .output.startswith("json://… (URL 1): not accepted: Failed to send")
+    )
 
 
 def test_the_command_without_urls_says_which_variable_has_them() -> None:
@@ -93,5 +98,8 @@ def test_a_message_has_no_markup_of_a_chat(endpoint: Endpoint) -> None:
 
 
 def test_apprise_is_imported_only_when_a_message_is_sent() -> None:
-    code = "import sys, batch_assets.cli.main, batch_assets.definitions; sys.exit('apprise' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    package = Path(batch_assets.__file__).parent
+    importing = [path for path in package.rglob("*.py") if "import apprise" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in importing] == ["delivery.py"]
+    at_the_top = ast.parse(importing[0].read_text(encoding="utf-8")).body
+    assert "apprise" not in {name.name for node in at_the_top if isinstance(node, ast.Import) for name in node.names}

@@ -61,7 +61,7 @@ def request_runs(
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """The run requests, and the sentences about days whose runs failed too often."""
     requested = run_requests.request_runs(instance, DEFAULT_LOCATION, next_runs, now, TIMING, RunNumbers(since=1))
-    return requested.requests, list(requested.failing.values())
+    return requested.requests, [problem.sentence for problem in requested.failing.values()]
 
 
 def ready_day(instance: dg.DagsterInstance) -> NextRun:

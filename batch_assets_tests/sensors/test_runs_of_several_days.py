@@ -98,7 +98,7 @@ def test_the_failures_of_a_day_count_in_every_set_of_days(instance: dg.DagsterIn
     requested = run_requests.request_runs(instance, DEFAULT_LOCATION, [pair], later, TIMING, numbers)
     assert not requested.requests
     assert list(requested.failing) == [DAYS[1]]
-    assert requested.failing[DAYS[1]].startswith(f"{DAYS[1]}: {MAX_ATTEMPTS} runs of")
+    assert requested.failing[DAYS[1]].sentence.startswith(f"{DAYS[1]}: {MAX_ATTEMPTS} runs of")
 
 
 def test_a_set_of_days_is_numbered_from_the_highest_number_ever_used(instance: dg.DagsterInstance) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.batches import RemoteBatch
-from batch_assets.batching.waiting import late_sentences
+from batch_assets.batching.waiting import late_batches
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, still_running
 from batch_assets_tests.first_task import openai_batch
 from batch_assets_tests.local_api_client import LocalApi
@@ -146,13 +146,13 @@ def test_a_batch_that_is_late_or_stuck_is_named_with_its_age_and_the_commands(
 def test_a_hostile_batch_id_is_no_command(instance: dg.DagsterInstance) -> None:
     day = Day(DAY, 1, datetime.now(UTC), batch_ids=("x`; rm -rf ~ #\n",))
     seen = {day.batch_ids[0]: RemoteBatch(day.batch_ids[0], "in_progress")}
-    [sentence] = late_sentences([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
-    assert "batch-assets abandon 'x" in sentence
-    assert "\n" not in sentence
+    [late] = late_batches([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
+    assert "batch-assets abandon 'x" in late.sentence
+    assert "\n" not in late.sentence
 
 
 def test_a_batch_id_with_a_leading_dash_is_no_option_of_the_command() -> None:
     seen = {"-x": RemoteBatch("-x", "in_progress")}
     day = Day(DAY, 1, datetime.now(UTC), batch_ids=("-x",))
-    [sentence] = late_sentences([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
-    assert "`batch-assets abandon -- -x`" in sentence
+    [late] = late_batches([day], seen, {}, datetime.now(UTC) + timedelta(days=2), TIMING).values()
+    assert "`batch-assets abandon -- -x`" in late.sentence

@@ -26,8 +26,8 @@ def read_urls(text: str) -> tuple[str, ...]:
 
 
 def name_of_url(url: str, number: int) -> str:
-    """The URL in a sentence: its place, and its scheme, which is no secret."""
-    return f"{number}. {url.partition('://')[0].lower()}://…"
+    """The URL in a sentence: its scheme, which is no secret, and its place in the variable."""
+    return f"{url.partition('://')[0].lower()}://… (URL {number})"
 
 
 def secrets_of_url(url: str) -> Iterator[str]:

@@ -14,12 +14,13 @@ from batch_assets.batching.provider.connection import WHAT_TO_START, refused_add
 class SubmissionError(Exception):
     """The run could not submit a request file now; the message says why. A later run continues.
 
-    `is_final`: OpenAI refused the request file, and will refuse it again.
+    `is_final`: OpenAI refused the request file, and will refuse it again. `is_of_account`: until the user has removed
+    the cause in the account.
     """
 
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
+    def __init__(self, message: str, *, is_final: bool = False, is_of_account: bool = False) -> None:
         super().__init__(message)
-        self.is_final = is_final
+        self.is_final, self.is_of_account = is_final, is_of_account
 
 
 class RunStoppedError(Exception):
@@ -76,6 +77,7 @@ def refused_error(what: str, submission: Submission, error: openai.APIStatusErro
         return SubmissionError(
             f"{refusal} {outcome.remedy} The sensor tries again by itself; materialize `openai_batch` to try at once.",
             is_final=True,
+            is_of_account=True,
         )
     return SubmissionError(f"{refusal} Fix the cause, then materialize `openai_batch` again.", is_final=True)
 
