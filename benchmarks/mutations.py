@@ -406,6 +406,34 @@ GUARDS = (
         "    if False:",
         "batch_assets_tests/cli/test_terminal.py::test_an_error_of_a_disk_or_a_database_is_one_sentence",
     ),
+    Guard(
+        "messages: the tokens of their URLs are secrets",
+        "batch_assets/batching/safety/secrets.py",
+        "for url in notify.split()",
+        "for url in ()",
+        "batch_assets_tests/notifications/test_delivery.py::test_each_token_of_a_url_is_removed_from_any_text",
+    ),
+    Guard(
+        "messages: the logs of apprise and urllib3 are cleaned",
+        "batch_assets/notifications/delivery.py",
+        "        logger_without_secrets(name)",
+        "        pass",
+        "batch_assets_tests/notifications/test_delivery.py::test_no_log_of_apprise_or_urllib3_has_the_token",
+    ),
+    Guard(
+        "messages: no mention, link or style of a chat",
+        "batch_assets/notifications/delivery.py",
+        ".translate(HARMLESS)",
+        "",
+        "batch_assets_tests/notifications/test_delivery.py::test_a_message_has_no_markup_of_a_chat",
+    ),
+    Guard(
+        "messages: an error of an API has no secret",
+        "batch_assets/notifications/delivery.py",
+        "return without_secrets(printable(text, lines=True))",
+        "return printable(text, lines=True)",
+        "batch_assets_tests/notifications/test_delivery.py::test_a_message_has_no_secret_of_the_environment",
+    ),
 )
 
 

@@ -41,7 +41,7 @@ class Memory:
 
     number: of the record; the cursor has that of the record that it continues.
     read_up_to: the storage id up to which all events are handled. handled: the ids of the others, and of the last ones
-        before it: an event may become visible late.
+        before it: an event may become visible late. waiting: the ids of news for the next message.
     unsent: messages that a URL has not accepted yet.
     account, account_days: the error of the account that a message has named, and the days that wait for its end: task
         and day → storage id of its event.
@@ -51,6 +51,7 @@ class Memory:
     number: int = 0
     read_up_to: int = 0
     handled: frozenset[int] = frozenset()
+    waiting: frozenset[int] = frozenset()
     unsent: tuple[Unsent, ...] = ()
     account: str | None = None
     account_days: Mapping[str, int] = field(default_factory=dict)
@@ -92,7 +93,8 @@ def record(instance: dg.DagsterInstance, location: str, memory: Memory, text: st
 
 def as_text(memory: Memory) -> str:
     """For the cursor and the record."""
-    return json.dumps({**asdict(memory), "handled": sorted(memory.handled)}, separators=(",", ":"), ensure_ascii=False)
+    ids = {"handled": sorted(memory.handled), "waiting": sorted(memory.waiting)}
+    return json.dumps({**asdict(memory), **ids}, separators=(",", ":"), ensure_ascii=False)
 
 
 def _newest_record(instance: dg.DagsterInstance, location: str) -> Memory | None:
@@ -119,6 +121,7 @@ def _read(text: str | None) -> Memory | None:
             Unsent(**{**one, "message": Message(**one["message"]), "names": tuple(one["names"])})
             for one in saved["unsent"]
         )
-        return Memory(**{**saved, "handled": frozenset(saved["handled"]), "unsent": unsent})
+        ids = {name: frozenset(saved[name]) for name in ("handled", "waiting")}
+        return Memory(**{**saved, **ids, "unsent": unsent})
     except (ValueError, TypeError, KeyError):
         return None

@@ -27,12 +27,12 @@ Event = TypeVar("Event", DayEvent, ProblemEvent)
 
 
 class Kind(StrEnum):
-    """What a message is about."""
+    """What a message is about, the most urgent first."""
 
-    DONE = "done"
+    ACCOUNT = "account"
     PROBLEM = "problem"  # a day needs the user
     BUDGET = "budget"
-    ACCOUNT = "account"
+    DONE = "done"
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ class _TaskReader:
         events = read_events(self.instance, self.keys.openai_batch, [submitted[day] for day in days])
         return {event.day: event.origin.backfill for event in events}
 
+    def _before(self, key: dg.AssetKey, event: DayEvent) -> list[DayEvent]:
+        """The earlier events of the day; none if an earlier tick has found that this one is news."""
+        is_waiting = event.storage_id in self.memory.waiting
+        return [] if is_waiting else events_before(self.instance, key, event)
+
     def _is_known(self, before: Iterable[Event], is_same: Callable[[Event], bool]) -> bool:
         """Whether an earlier tick knew the same fact. before: the earlier events of the day, the newest first."""
         same = takewhile(is_same, before)
@@ -160,7 +165,7 @@ class _TaskReader:
         day = TaskDay(self.task, event.day)
         if event.requests_in_flight or (event.requests_pending and event.cause != Cause.ACCOUNT):
             return None
-        before = events_before(self.instance, self.keys.results, event)
+        before = self._before(self.keys.results, event)
         if event.requests_pending:
             return self._of_account(event, before)
         if self._is_known(before, lambda earlier: _outcome(earlier) == _outcome(event)):
@@ -178,7 +183,7 @@ class _TaskReader:
     def _of_submission(self, event: DayEvent) -> News | None:
         if event.cause is None:
             return None
-        before = events_before(self.instance, self.keys.openai_batch, event)
+        before = self._before(self.keys.openai_batch, event)
         if event.cause == Cause.ACCOUNT:
             return self._of_account(event, before)
         if self._is_known(before, lambda earlier: earlier.cause == event.cause):

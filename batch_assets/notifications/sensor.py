@@ -37,7 +37,7 @@ PAUSE = timedelta(minutes=10)  # between two messages of a kind: days that finis
 LONGEST_WAIT = timedelta(hours=6)  # of a day that is done, for the other days of its backfill
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)  # until a URL gets a message again
 GIVEN_UP_AFTER = timedelta(days=1)
-MOST_UNSENT = 50
+MOST_UNSENT = 50  # the oldest are given up first
 
 
 def build_notifications(tasks: TaskSet, urls: tuple[str, ...], minimum_interval_seconds: int) -> dg.Definitions:
@@ -89,7 +89,7 @@ def tick(
             sending.send(kind, news)
     left = [*held, *reading.unread]
     newest = min(left) - 1 if left else reading.newest
-    memory = sending.memory.after(frozenset(reading.handled), newest)
+    memory = replace(sending.memory.after(frozenset(reading.handled), newest), waiting=frozenset(held))
     return dg.SensorResult(skip_reason=sending.summary(len(held)), cursor=as_text(memory))
 
 
@@ -134,7 +134,8 @@ def _held(
 
 
 def _was_sent_just_now(memory: Memory, kind: Kind, now: datetime) -> bool:
-    return now.timestamp() < memory.sent_at.get(kind, 0) + PAUSE.total_seconds()
+    # not in the future: the clock may have been wrong
+    return 0 <= now.timestamp() - memory.sent_at.get(kind, 0) < PAUSE.total_seconds()
 
 
 @dataclass
@@ -169,7 +170,7 @@ class _Sending:
     def send_again(self) -> None:
         """Send what is due again, and record what has changed."""
         for unsent in self.memory.unsent:
-            if unsent.next_at > self.now.timestamp():
+            if 0 < unsent.next_at - self.now.timestamp() <= LONGEST_PAUSE.total_seconds():
                 continue
             left = self._attempt(unsent)
             if left == unsent:
@@ -209,10 +210,12 @@ class _Sending:
         notes = [f"{counted(self.sent, 'message')} sent."] if self.sent else []
         notes += [f"{name} did not accept a message: {reason}." for name, reason in self.failures.items()]
         notes += self.notes
-        if self.memory.unsent:
-            due = datetime.fromtimestamp(min(one.next_at for one in self.memory.unsent), UTC)
-            attempt = f"the next attempt is at {clock(due, self.now)}" if due > self.now else "the next tick sends them"
-            notes.append(f"{counted(len(self.memory.unsent), 'message')} not sent yet: {attempt}.")
+        for name in self.urls:
+            unsent = [one for one in self.memory.unsent if name in one.names]
+            if unsent:
+                due = datetime.fromtimestamp(min(one.next_at for one in unsent), UTC)
+                attempt = f"at {clock(due, self.now)}" if due > self.now else "in the next tick"
+                notes.append(f"{name} has not accepted {counted(len(unsent), 'message')} yet; next attempt {attempt}.")
         if held:
             notes.append(f"{counted(held, 'event')} for the next message.")
         return " ".join(notes) or "Nothing is new."

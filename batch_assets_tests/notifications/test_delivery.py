@@ -97,6 +97,13 @@ def test_a_message_has_no_markup_of_a_chat(endpoint: Endpoint) -> None:
     assert not set("<>@[]\u202e\x1b") & set(text)
 
 
+def test_a_message_has_no_secret_of_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-of-the-user-0123456789")
+    body = f"It refuses sk-a-key-of-the-user-0123456789.\nIt knows {TOKEN}."
+    assert send(endpoint.url, Message("A title", body)) is None
+    assert endpoint.texts == ["A title\nIt refuses ….\nIt knows …."]
+
+
 def test_apprise_is_imported_only_when_a_message_is_sent() -> None:
     package = Path(batch_assets.__file__).parent
     importing = [path for path in package.rglob("*.py") if "import apprise" in path.read_text(encoding="utf-8")]

@@ -18,14 +18,13 @@ from batch_assets.notifications import sensor
 from batch_assets.notifications.memory import MESSAGES
 from batch_assets.notifications.news import Kind, News
 from batch_assets.notifications.texts import message_of
-from batch_assets.task_set import TaskSet
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
 from batch_assets_tests.first_task import TASKS, openai_batch, summaries
 from batch_assets_tests.leaks import kept_by_dagster
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.notifications.endpoint import TOKEN, Endpoint
 from batch_assets_tests.project import DAY, Project, api_at, generated_articles, write_articles
-from batch_assets_tests.sensors.support import collected, submitted
+from batch_assets_tests.sensors.support import MAX_ATTEMPTS, a_run, collected, ready_day, submitted
 from batch_assets_tests.sensors.support import tick as tick_of_batches
 
 DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
@@ -39,13 +38,12 @@ class Messages:
     def __init__(self, instance: dg.DagsterInstance, endpoint: Endpoint) -> None:
         self.instance, self.endpoint = instance, endpoint
         self.cursor: str | None = None
-        self.tasks: TaskSet = TASKS
+        self.urls = (endpoint.url,)
 
     def tick(self, **later: float) -> str:
         """The skip reason of a tick so much later."""
         now = datetime.now(UTC) + timedelta(**later)
-        urls = (self.endpoint.url,)
-        result = sensor.tick(self.instance, "batch_assets", self.cursor, self.tasks.keys, urls, now)
+        result = sensor.tick(self.instance, "batch_assets", self.cursor, TASKS.keys, self.urls, now)
         self.cursor = result.cursor
         assert isinstance(result.skip_reason, dg.SkipReason)
         return result.skip_reason.skip_message or ""
@@ -157,7 +155,7 @@ def test_an_error_of_the_account_is_reported_once_for_all_days_and_without_secre
         project.materialize(day="2026-01-08")
         messages.cursor = None
         assert messages.new(hours=1) == []
-        project.materialize_days(DAYS[0], DAYS[2])
+        project.materialize()
         assert messages.new(hours=2) == []
     assert "an error of the account, 3 days wait" in text
     assert "You exceeded your current quota" in text
@@ -176,6 +174,22 @@ def test_an_error_of_the_account_is_reported_once_for_all_days_and_without_secre
         [again] = messages.new(hours=4)
     assert "an error of the account, 2026-01-05 waits" in again
     assert TOKEN not in kept_by_dagster(instance)
+
+
+def test_a_file_that_openai_refuses_needs_the_user(
+    tmp_path: Path, local_api: LocalApi, instance: dg.DagsterInstance, messages: Messages
+) -> None:
+    def refuse(call: Call) -> Reply:
+        error = {"error": {"message": "The endpoint is not there.", "code": "invalid_endpoint"}}
+        return Reply.of(error, 400) if call.creates_batch else call.forward()
+
+    source = write_articles(tmp_path / "articles.jsonl", generated_articles(2))
+    with proxy(local_api.url, with_api_name("local", refuse)) as client:
+        project = Project(tmp_path, local_api, instance, source, openai=api_at(str(client.base_url).rstrip("/")))
+        project.materialize()
+    [text] = messages.new()
+    assert text.startswith("batch_assets: 2026-01-05 needs you\n- OpenAI would not create a batch")
+    assert "The endpoint is not there" in text
 
 
 def test_a_backfill_is_one_message_when_its_last_day_is_done(
@@ -231,7 +245,7 @@ def test_a_url_that_does_not_answer_gets_the_message_later_and_once(
     done(instance, DAY)
     reason = messages.tick()
     assert "json://… (URL 1) did not accept a message: Failed to send JSON" in reason
-    assert "1 message not sent yet: the next attempt is at" in reason
+    assert "json://… (URL 1) has not accepted 1 message yet; next attempt at" in reason
     assert TOKEN not in reason
     assert TOKEN not in kept_by_dagster(instance)
     messages.endpoint.status = 200
@@ -241,11 +255,19 @@ def test_a_url_that_does_not_answer_gets_the_message_later_and_once(
     assert messages.new(hours=2) == []
 
 
+def test_a_url_that_fails_repeats_nothing_at_the_others(instance: dg.DagsterInstance, messages: Messages) -> None:
+    messages.urls = ("json://127.0.0.1:9/", *messages.urls)
+    done(instance, DAY)
+    assert len(messages.new()) == 1
+    assert "json://… (URL 1) has not accepted 1 message yet" in messages.tick(hours=1)
+    assert len(messages.endpoint.received) == 1
+
+
 def test_a_url_that_never_answers_is_given_up_after_a_day(instance: dg.DagsterInstance, messages: Messages) -> None:
     messages.endpoint.status = 503
     done(instance, DAY)
     messages.tick()
-    assert "1 message not sent yet" in messages.tick(hours=23)
+    assert "has not accepted 1 message yet" in messages.tick(hours=23)
     assert "Given up after 3 attempts: batch_assets: 2026-01-05 done." in messages.tick(hours=25)
     messages.endpoint.status = 200
     assert messages.new(hours=48) == []
@@ -279,9 +301,13 @@ def test_problems_of_the_other_sensor_are_one_message_and_reported_once(
             instance.report_runless_asset_event(event)
         return result.cursor
 
+    submitted(instance, day="2026-01-08")
+    for _ in range(MAX_ATTEMPTS):
+        a_run(instance, ready_day(instance, "2026-01-08").dedup_key, dg.DagsterRunStatus.FAILURE)
     cursor = tick_and_report(None)
     [text] = messages.new()
-    assert text.startswith("batch_assets: 3 days need you\n- The API does not find batch_2026-01-05 of 2026-01-05")
+    assert "- 2026-01-08: 5 runs of `summaries` failed, the last is" in text
+    assert text.startswith("batch_assets: 4 days need you\n- The API does not find batch_2026-01-05 of 2026-01-05")
     assert "Which organization and project does OPENAI_API_KEY belong to?" in text
     for of_batches in (cursor, None):  # with its memory, and after it was lost
         tick_and_report(of_batches)

@@ -64,9 +64,9 @@ def request_runs(
     return requested.requests, [problem.sentence for problem in requested.failing.values()]
 
 
-def ready_day(instance: dg.DagsterInstance) -> NextRun:
-    """The next step of the only day."""
-    [day] = read_days(instance)
+def ready_day(instance: dg.DagsterInstance, of_day: str = DAY) -> NextRun:
+    """The collection of the day."""
+    [day] = [day for day in read_days(instance) if day.day == of_day]
     return NextRun((day,), Step.COLLECT)
 
 
