@@ -32,7 +32,7 @@ def build_batch_definitions(
 
 
 def definitions_of_all(tasks: TaskSet, settings: Settings) -> dg.Definitions:
-    """What all tasks have together, once: the sensor that polls, the one that sends messages, and the freshness of their results."""
+    """What all tasks have together, once: the sensors that poll and that send messages, the freshness of results."""
     fresh = freshness_checks(tasks.tasks)
     sensors = [build_sensor(tasks, settings.poll_seconds), freshness_sensor(fresh)]
     return dg.Definitions.merge(

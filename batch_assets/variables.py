@@ -68,6 +68,11 @@ PIPELINE = (
         "how many days a run takes at most, in a backfill and of the sensor",
         "30",
     ),
+    Variable(
+        ("BATCH_ASSETS_NOTIFY",),
+        "who gets messages: URLs of apprise for Slack, Discord, mail and others, separated by white space",
+        "none",
+    ),
 )
 PROCESSES = (
     Variable(

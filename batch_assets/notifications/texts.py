@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from itertools import groupby
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.task_day import TaskDay
 from batch_assets.day_events import DayEvent
 from batch_assets.notifications.delivery import Message, clean
@@ -61,9 +61,9 @@ def _numbers(events: Sequence[DayEvent]) -> list[str]:
     simulated = sum(event.simulated_cost_usd or 0.0 for event in known)
     unknown = sum(event.cost_usd is None for event in known)
     if billed or not (simulated or unknown):
-        numbers.append(f"${billed:.4f}")
+        numbers.append(usd(billed))
     if simulated:
-        numbers.append(f"${simulated:.4f} simulated by the built-in engine and not billed")
+        numbers.append(f"{usd(simulated)} simulated by the built-in engine and not billed")
     if unknown:
         numbers.append(f"the cost of {counted(unknown, 'day')} is not known")
     return numbers
