@@ -69,7 +69,7 @@ def _poll(days: Sequence[Day], settings: Settings) -> tuple[Mapping[str, RemoteB
         return {}, ""
     since = min(day.at for day in in_flight).astimezone(UTC).replace(tzinfo=None) - timedelta(days=1)
     try:
-        with _client(settings) as client:
+        with client_of_running_api(settings) as client:
             if client is None:
                 return {}, "The local Batch API does not run: `batch-assets dev` or `serve` starts it."
             polled = poll_batches(
@@ -84,8 +84,8 @@ def _poll(days: Sequence[Day], settings: Settings) -> tuple[Mapping[str, RemoteB
 
 
 @contextmanager
-def _client(settings: Settings) -> Iterator[openai.OpenAI | None]:
-    """A client of the API that the settings name; None if that is the local one, and it does not run."""
+def client_of_running_api(settings: Settings) -> Iterator[openai.OpenAI | None]:
+    """A client of the API that the settings name; None if that is the local one, which does not run. Starts nothing."""
     if settings.has_remote_api:
         with openai.OpenAI(api_key=None if settings.has_key else NO_KEY) as client:
             yield client

@@ -16,6 +16,7 @@ from batch_assets.settings import SettingError, Settings, read_settings
 if TYPE_CHECKING:
     import openai
 
+    from batch_assets.batching.ledger.database import Database
     from batch_assets.task_set import DeclaredTask, TaskSet
 
 
@@ -65,6 +66,16 @@ def find_task(tasks: "TaskSet", name: str) -> "DeclaredTask":
     return declared
 
 
+def existing_database(settings: Settings) -> "Database":
+    """The database. Raises click.ClickException if it is a file that does not exist: to read it would create it."""
+    from batch_assets.batching.ledger.database import Database
+
+    database = Database(settings.database)
+    if database.is_file and database.file_bytes is None:
+        raise click.ClickException(f"There is no database {settings.database} yet: materialize a day first.")
+    return database
+
+
 @contextmanager
 def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
@@ -91,6 +102,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     from batch_assets.batching.ingest.errors import SourceError
     from batch_assets.batching.ledger.database import DatabaseBusyError
     from batch_assets.batching.operations.abandon import AbandonError
+    from batch_assets.batching.operations.export import ExportError
     from batch_assets.batching.planning.task import TaskError
     from batch_assets.batching.provider.batches import error_message
     from batch_assets.batching.submission.adoption import AdoptionError
@@ -99,8 +111,8 @@ def errors_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except (
-        *(AbandonError, AdoptionError, ComparisonError, DatabaseBusyError, NoDagsterHomeError),
-        *(SourceError, StartError, TaskError),
+        *(AbandonError, AdoptionError, ComparisonError, DatabaseBusyError, ExportError),
+        *(NoDagsterHomeError, SourceError, StartError, TaskError),
     ) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:

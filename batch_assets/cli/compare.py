@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, find_task
+from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, existing_database, find_task
 
 
 @click.command()
@@ -25,16 +25,13 @@ def compare(task_a: str, task_b: str, day: str, limit: int, as_json: bool, html:
     from rich.console import Console
 
     from batch_assets.batching.collection.comparison import compare_day
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.cli.comparison_report import as_json_text, print_comparison
     from batch_assets.project_tasks import read_tasks
 
     check_day(day)
     tasks = read_tasks(settings)
     tables = find_task(tasks, task_a).results, find_task(tasks, task_b).results
-    database = Database(settings.database)
-    if database.is_file and database.file_bytes is None:
-        raise click.ClickException(f"There is no database {settings.database} yet: materialize a day first.")
+    database = existing_database(settings)
     with errors_in_one_sentence(), database.reading() as connection:
         comparison = compare_day(connection, day, tables, limit)
     if html is not None:

@@ -14,6 +14,7 @@ from batch_assets.cli.common import (
     find_task,
     open_client,
 )
+from batch_assets.cli.day_articles import check_stand_in, read_missing_articles
 from batch_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,39 +54,13 @@ def try_requests(task: str, limit: int, day: str | None, as_json: bool, yes: boo
     database = Database(settings.database)
     make_data_folder(settings)
     with errors_in_one_sentence():
-        _check_stand_in(settings, database)
-        _read_missing_articles(database, tasks, declared, day)
+        check_stand_in(settings, database)
+        read_missing_articles(database, tasks, declared, [day])
         with open_client(settings) as client:
             trial = _try(settings, database, client, tasks, declared, day, limit, confirm=not yes)
     (print_json if as_json else print_trial)(Console(), trial)
     if trial.unanswered:
         click.get_current_context().exit(1)
-
-
-def _check_stand_in(settings: Settings, database: "Database") -> None:
-    """No local Batch API stands in for a real API whose key is missing."""
-    from batch_assets.batching.ledger.known_batches import why_no_stand_in
-
-    if not settings.has_remote_api and (why := why_no_stand_in(database)):
-        raise click.ClickException(why)
-
-
-def _read_missing_articles(database: "Database", tasks: "TaskSet", declared: "DeclaredTask", day: str) -> None:
-    """Read the source for the day if `raw_articles` has none of its articles. Raises SourceError."""
-    from batch_assets.batching.collection.day_results import is_pruned_day
-    from batch_assets.batching.ingest.articles import ingest_day
-    from batch_assets.batching.ingest.tables import has_articles
-
-    with database.reading() as connection:
-        is_pruned = is_pruned_day(connection, declared.feed.name, day)
-        is_read = has_articles(connection, declared.feed.name, day)
-    if is_pruned:
-        raise click.ClickException(
-            f"`prune` has deleted the articles of {day}. Materialize `{declared.feed.key.to_user_string()}` of the day "
-            "first."
-        )
-    if not is_read:
-        ingest_day(database, source=tasks.source_of(declared.feed), day=day)
 
 
 def _try(

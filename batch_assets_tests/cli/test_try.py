@@ -15,7 +15,7 @@ from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.planning.plan import plan_day
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.provider.prices import batch_rates
-from batch_assets.cli import common, try_requests
+from batch_assets.cli import common, day_articles
 from batch_assets.cli.main import main
 from batch_assets.task_set import TaskSet
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
@@ -165,4 +165,4 @@ def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("batch_assets.batching.ledger.known_batches.real_apis", lambda _: [OPENAI])
     local = type("Settings", (), {**vars(settings), "has_remote_api": False})
     with pytest.raises(click.ClickException, match="Set the key"):
-        try_requests._check_stand_in(local, database(tmp_path))  # type: ignore[arg-type]
+        day_articles.check_stand_in(local, database(tmp_path))  # type: ignore[arg-type]

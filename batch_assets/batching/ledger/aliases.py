@@ -97,3 +97,8 @@ def move_api(database: Database, old: str, new: str) -> int:
         for table in (*ours, *tasks_with_results(connection)):
             connection.execute(f"UPDATE {table} SET api = ? WHERE api = ?", [new, old])
     return 0 if counted is None else int(counted[0])
+
+
+def create_view_of_names(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the temp view `name_of_request` (new, old): requests that keep the custom_id of an earlier version."""
+    connection.execute("CREATE OR REPLACE TEMP VIEW name_of_request AS SELECT new, old FROM request_alias")

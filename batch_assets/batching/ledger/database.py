@@ -9,7 +9,7 @@ the lock file: if it has the database open, the process tries again until a dead
 import functools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 from filelock import Timeout
 
+from batch_assets.batching.ledger.instances import confined
 from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.schema import read_warehouse_id
 from batch_assets.batching.ledger.turns import opened_in_turn, turn
@@ -85,6 +86,15 @@ class Database:
         with self._process_lock(), self._opened(read_only=self.is_file) as connection:
             yield connection
 
+    @contextmanager
+    def querying(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for SQL of the user: see `instances.confined`. Only for a file. Raises DatabaseBusyError."""
+        if not self._is_up_to_date():
+            with self.writing():
+                pass
+        with self._process_lock(), ExitStack() as stack:
+            yield self._waiting_for_lock(lambda: stack.enter_context(confined(self.path, self.memory_limit)))
+
     def warehouse_id(self) -> str:
         """The identity of the database, which is in the metadata of its batches."""
         with self.reading() as connection:
@@ -119,7 +129,7 @@ class Database:
     @contextmanager
     def _opened(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         with ExitStack() as stack:
-            connection = self._open_waiting_for_lock(stack, read_only=read_only)
+            connection = self._waiting_for_lock(lambda: self._open(stack, read_only=read_only))
             connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             if self.is_file:
                 connection.execute("SET memory_limit = ?", [self.memory_limit])
@@ -128,11 +138,11 @@ class Database:
                     connection.execute("SET threads = ?", [self.threads])
             yield connection
 
-    def _open_waiting_for_lock(self, stack: ExitStack, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _waiting_for_lock(self, open_file: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
         deadline = time.monotonic() + self.lock_timeout_seconds
         while True:
             try:
-                return self._open(stack, read_only=read_only)
+                return open_file()
             except (duckdb.IOException, duckdb.ConnectionException) as error:
                 if not any(phrase in str(error).lower() for phrase in BUSY_PHRASES):
                     raise

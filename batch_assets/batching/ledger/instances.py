@@ -93,6 +93,22 @@ def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
     end(opened)
 
 
+@contextmanager
+def confined(path: str, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for SQL of the user, in an instance of its own: it reads the tables of this file, opens no other
+    file, reaches no network, and changes no setting. Raises what `attach` raises.
+    """
+    with duckdb.connect(":memory:") as instance:
+        instance.execute("SET temp_directory = ?", [f"{path}.tmp"])
+        instance.execute("SET memory_limit = ?", [memory_limit])
+        instance.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        instance.execute("SET python_enable_replacements = false")  # else the name of a table may be a Python variable
+        instance.execute(f"ATTACH ? AS {ATTACHED} (READ_ONLY)", [path])
+        instance.execute(f"USE {ATTACHED}")
+        instance.execute("SET enable_external_access = false; SET lock_configuration = true")
+        yield instance
+
+
 def _detach(instance: duckdb.DuckDBPyConnection) -> bool:
     """Close the file. False if it cannot be written, as on a full disk: the next use reads the rest from its WAL."""
     try:

@@ -9,6 +9,7 @@ import duckdb
 from batch_assets.batching.ledger.aliases import old_names_of_pending
 from batch_assets.batching.ledger.database import Database, rolled_back
 from batch_assets.batching.ledger.expected_cost import FileSize
+from batch_assets.batching.ledger.withdrawal import withdraw_unsent
 from batch_assets.batching.planning.escalation import escalate
 from batch_assets.batching.planning.images import estimated_tokens, find_images
 from batch_assets.batching.planning.pending_requests import (
@@ -16,7 +17,7 @@ from batch_assets.batching.planning.pending_requests import (
     find_requests_to_send,
     replace_names,
 )
-from batch_assets.batching.planning.plan import check_columns
+from batch_assets.batching.planning.plan import REPLANNED, check_columns
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.request_lines import (
     RequestLineBuilder,
@@ -59,13 +60,18 @@ class PendingDay(NamedTuple):
     pending: FileSize
 
 
-def first_pending(database: Database, task: Task, day: str, options: PlanOptions, limit: int) -> PendingDay:
+def first_pending(
+    database: Database, task: Task, day: str, options: PlanOptions, limit: int, *, with_unsent: bool = False
+) -> PendingDay:
     """The first `limit` pending requests in the order of the articles. Changes nothing: the day is not planned.
 
+    with_unsent: also those of the day's request files that no run has sent, as a plan of the day would have them.
     Requests that cannot be sent, for example without their image, are left out. Raises TaskError.
     """
     with database.writing() as connection, rolled_back(connection):
         check_columns(connection, task, options.source, day)
+        if with_unsent:
+            withdraw_unsent(connection, day=task.on(day), message=REPLANNED)
         find_images(connection, task, options.source, day, options.image_folder)
         replace_names(connection, task, day, options)
         escalate(connection, task, options.source, day, options.api, has_images=True)

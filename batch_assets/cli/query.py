@@ -1,0 +1,196 @@
+"""`batch-assets query`: SQL over the tables, which can change nothing and read no other file."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batch_assets.batching.counting import counted
+from batch_assets.batching.safety.formulas import without_formula
+from batch_assets.batching.safety.outside_text import as_shown
+from batch_assets.batching.safety.secrets import without_known_secrets
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database
+from batch_assets.cli.day_range import json_option
+from batch_assets.cli.terminal import wide_console
+
+if TYPE_CHECKING:
+    import duckdb
+    from rich.console import Console
+
+FETCH_ROWS = 1000
+IN_MEMORY_BYTES = 16_000_000  # of a result; the rest is in a temporary file
+MIN_COLUMN_CHARACTERS = 12  # a terminal that has fewer for each column shows a row as lines
+NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
+
+
+@click.command()
+@click.argument("sql")
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="The most rows to print; 0: all."
+)
+def query(sql: str, as_json: bool, as_csv: bool, limit: int) -> None:
+    """Print what one SQL statement reads from the tables: `SELECT …`, `FROM …`, `DESCRIBE …`.
+
+    It cannot change a table, read a file or open a connection. It waits for a run that writes.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    settings = checked_settings()
+    database = existing_database(settings)
+    if not database.is_file:
+        raise click.ClickException("`query` reads a database file. For another database, use its own shell.")
+    with errors_in_one_sentence(), SpooledTemporaryFile(IN_MEMORY_BYTES, "w+", encoding="utf-8") as spool:
+        # the result is printed after the database is closed: a pipe may be read slowly, and runs would wait for it
+        with database.querying() as connection:
+            result = _Result(connection, sql, limit)
+            rows: list[tuple[Any, ...]] = []
+            if as_json:
+                _write_json(result, spool)
+            elif as_csv:
+                _write_csv(result, spool)
+            else:
+                rows = list(result.rows())
+        spool.seek(0)
+        for block in iter(lambda: spool.read(1 << 20), ""):
+            click.echo(block, nl=False)
+    if not (as_json or as_csv):
+        _print_table(wide_console(), result, rows)
+    if result.is_cut:
+        click.echo(f"The first {counted(limit, 'row')}: `--limit` prints more, `--limit 0` all.", err=True)
+
+
+class _Result:
+    """The rows of one statement. Raises click.ClickException with DuckDB's words; click.Abort after Ctrl-C.
+
+    is_cut: whether there are more rows than the limit; known after the last one.
+    """
+
+    def __init__(self, connection: "duckdb.DuckDBPyConnection", sql: str, limit: int) -> None:
+        self.limit, self.is_cut = limit, False
+        with _errors_of_sql():
+            statements = connection.extract_statements(sql)
+            if len(statements) != 1:
+                raise click.ClickException(f"`query` runs one statement; this text has {len(statements)}.")
+            self._found = connection.execute(statements[0])
+            description = self._found.description or []
+        self.names = _distinct([str(column[0]) for column in description])
+        self.types = [str(column[1]) for column in description]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        left = self.limit or math.inf
+        with _errors_of_sql():
+            while block := self._found.fetchmany(FETCH_ROWS):
+                for row in block:
+                    if left <= 0:
+                        self.is_cut = True
+                        return
+                    left -= 1
+                    yield row
+
+
+@contextmanager
+def _errors_of_sql() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise click.ClickException(f"DuckDB says: {error}") from None
+    except RuntimeError as error:
+        if "interrupted" in str(error).lower():  # DuckDB's answer to Ctrl-C
+            raise click.Abort from None
+        raise
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that came before: JSON has each once."""
+    found: list[str] = []
+    for name in names:
+        number, distinct = 1, name
+        while distinct in found:
+            distinct, number = f"{name}_{number}", number + 1
+        found.append(distinct)
+    return found
+
+
+def _write_json(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
+    """An object with columns (name, type), rows as objects, and is_cut."""
+    columns = [{"name": name, "type": kind} for name, kind in zip(result.names, result.types, strict=True)]
+    file.write(f'{{"columns": {_as_json(columns)}, "rows": [')
+    for number, row in enumerate(result.rows()):
+        file.write(",\n" if number else "\n")
+        file.write(_as_json(dict(zip(result.names, map(_plain, row), strict=True))))
+    file.write(f'\n], "is_cut": {json.dumps(result.is_cut)}}}\n')
+
+
+def _write_csv(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([without_formula(as_shown(name)) for name in result.names])
+    for row in result.rows():
+        writer.writerow([_csv_cell(value) for value in row])
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, str):
+        return without_formula(as_shown(value, lines=True))
+    return "" if value is None else _shown(value)
+
+
+def _print_table(console: "Console", result: _Result, rows: Sequence[tuple[Any, ...]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [Text(as_shown(name)) for name in result.names]
+    if console.is_terminal and console.width < MIN_COLUMN_CHARACTERS * len(names):
+        for number, row in enumerate(rows, start=1):
+            console.rule(f"{number:,}", style="dim")
+            for name, value in zip(names, row, strict=True):
+                console.print(Text.assemble((name.plain, "bold"), ": ", _cell(value)), soft_wrap=True)
+        return
+    table = Table()
+    for name, kind in zip(names, result.types, strict=True):
+        is_number = any(part in kind for part in NUMBERS) and "[" not in kind
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    console.print(table)
+
+
+def _cell(value: object) -> Any:
+    from rich.text import Text
+
+    return Text("NULL", style="dim") if value is None else Text(as_shown(_shown(value), lines=True))
+
+
+def _shown(value: object) -> str:
+    """A value in one cell; nested ones as JSON."""
+    plain = _plain(value)
+    if isinstance(plain, str):
+        return plain
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def _as_json(value: object) -> str:
+    return without_known_secrets(json.dumps(value))
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: times in ISO 8601, bytes as hexadecimal digits, exact decimals as text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
