@@ -99,6 +99,7 @@ def errors_in_one_sentence() -> Iterator[None]:
     import openai
 
     from batch_assets.batching.collection.comparison import ComparisonError
+    from batch_assets.batching.collection.given_files import ReloadError
     from batch_assets.batching.ingest.errors import SourceError
     from batch_assets.batching.ledger.database import DatabaseBusyError
     from batch_assets.batching.operations.abandon import AbandonError
@@ -112,7 +113,7 @@ def errors_in_one_sentence() -> Iterator[None]:
         yield
     except (
         *(AbandonError, AdoptionError, ComparisonError, DatabaseBusyError, ExportError),
-        *(NoDagsterHomeError, SourceError, StartError, TaskError),
+        *(NoDagsterHomeError, ReloadError, SourceError, StartError, TaskError),
     ) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:

@@ -13,12 +13,14 @@ from batch_assets.cli.costs import costs
 from batch_assets.cli.demo import demo
 from batch_assets.cli.dev import dev
 from batch_assets.cli.doctor import doctor
+from batch_assets.cli.errors import errors
 from batch_assets.cli.estimate import estimate
 from batch_assets.cli.export import export
 from batch_assets.cli.move_api import move_api
 from batch_assets.cli.notify import notify
 from batch_assets.cli.prune import prune
 from batch_assets.cli.query import query
+from batch_assets.cli.reload import reload
 from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
 from batch_assets.cli.status import status
@@ -39,8 +41,8 @@ def main() -> None:
 
 for command in (
     *(demo, dev, serve),
-    *(status, costs, estimate, try_requests, compare, query, export),
-    *(cancel, abandon, retry, adopt, move_api, notify, doctor, prune),
+    *(status, costs, estimate, errors, try_requests, compare, query, export),
+    *(cancel, abandon, retry, reload, adopt, move_api, notify, doctor, prune),
 ):
     main.add_command(command)
 

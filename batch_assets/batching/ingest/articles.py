@@ -24,7 +24,7 @@ from batch_assets.batching.ingest.tables import Ingested, ReadRows, record_rows_
 from batch_assets.batching.ingest.unchanged import check_unchanged
 from batch_assets.batching.ledger.database import Database
 
-__all__ = ["Ingested", "ReadSource", "Source", "SourceError", "ingest_day", "read_source"]
+__all__ = ["Ingested", "ReadSource", "Source", "SourceError", "ingest_day", "preview_day", "read_source"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,17 @@ def ingest_day(database: Database, *, source: Source | str, day: str, keep_if_em
     source = Source(source) if isinstance(source, str) else source
     with _scratch_folder() as scratch:
         return ReadSource(database, source, frozenset([day]), scratch).replace_day(day, keep_if_empty=keep_if_empty)
+
+
+def preview_day(database: Database, source: Source, day: str) -> Ingested:
+    """What `ingest_day` would find. Changes nothing. Raises SourceError."""
+    with _scratch_folder() as scratch:
+        rows = _read_rows(database, source, [day], scratch)
+    _check_malformed_share(source, rows)
+    return Ingested(
+        rows.checked.articles.get(day, 0), rows.checked.reasons.get(day, {}), rows.staged.undated,
+        len(rows.staged.names), rows.staged.malformed,
+    )  # fmt: skip
 
 
 @contextmanager

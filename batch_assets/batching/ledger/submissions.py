@@ -1,6 +1,6 @@
 """Reads submissions from the ledger: each is a request file, with the batch that a run creates from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -155,6 +155,17 @@ def awaited_batch_ids(database: Database, day: TaskDay, data_folder: Path) -> li
 def by_id(database: Database, submission_id: str, data_folder: Path) -> Submission | None:
     """The submission with this id; None if the ledger does not know it."""
     return next(iter(_submissions(database, data_folder, "submission_id = $id", {"id": submission_id})), None)
+
+
+def of_ids(database: Database, submission_ids: Sequence[str], data_folder: Path) -> list[Submission]:
+    """The submissions with these ids; oldest first."""
+    condition = "list_contains($wanted, submission_id)"
+    return _submissions(database, data_folder, condition, {"wanted": list(submission_ids)})
+
+
+def of_batch_id(database: Database, batch_id: str, data_folder: Path) -> list[Submission]:
+    """The submissions that have this batch: several servers give one id to two of them."""
+    return _submissions(database, data_folder, "batch_id = $batch_id", {"batch_id": batch_id})
 
 
 def by_batch(database: Database, batch: RemoteBatch, data_folder: Path) -> Submission | None:

@@ -49,3 +49,14 @@ def is_up_to_date(connection: duckdb.DuckDBPyConnection, migrations: Mapping[str
     except duckdb.CatalogException:
         return False
     return {name for (name,) in rows} >= migrations.keys()
+
+
+def migrations_of(connection: duckdb.DuckDBPyConnection) -> set[str] | None:
+    """The names of the migrations that were applied to the database; None: it has no tables of ours, or very old ones.
+
+    Changes nothing.
+    """
+    try:
+        return {name for (name,) in connection.execute("SELECT name FROM schema_version").fetchall()}
+    except duckdb.CatalogException:
+        return None

@@ -1,7 +1,7 @@
 """Writes the results of days to a file: the rows of a task's table, or examples for OpenAI's fine-tuning.
 
 DuckDB writes the file: no text becomes an object of Python. A file is written under another name first, and then
-renamed, so whoever reads the file finds all of it or the earlier one.
+renamed: a program that reads it finds all of it, or the earlier one.
 """
 
 import tempfile
@@ -44,10 +44,15 @@ COPY_OPTIONS = {
     Format.FINETUNE: "FORMAT json",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # of CSV and JSON lines, by the name of the file
-OF_DAYS = "WHERE partition_date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE) {answered}"
-COUNT_ROWS = f"SELECT count(*), count(*) FILTER (api = '{BUILT_IN_ENGINE}') FROM {{table}} {OF_DAYS}"
-ROWS = f"SELECT {{columns}} FROM {{table}} {OF_DAYS} ORDER BY partition_date, article_id"
-# One row for each distinct request: equal articles share it. `is_asked`: the article's present text is what was asked.
+COUNT_ROWS = """
+    SELECT count(*), count(*) FILTER (api = $built_in_engine)
+    FROM {table} WHERE partition_date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE) {answered}
+"""
+ROWS = """
+    SELECT {columns} FROM {table} WHERE partition_date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE) {answered}
+    ORDER BY partition_date, article_id
+"""
+# One row for each distinct request: equal articles share it.
 FIND_EXAMPLES = """
     INSERT INTO example
     SELECT
@@ -151,7 +156,9 @@ def _write(
             return _write_examples(connection, task, planned, partial, options, source, nothing)
         names = {"table": quoted(task), "answered": "AND status = 'answered'" if answered_only else ""}
         of_days = {"first": days[0], "last": days[-1]}
-        number, simulated = connection.execute(COUNT_ROWS.format(**names), of_days).fetchall()[0]
+        number, simulated = connection.execute(
+            COUNT_ROWS.format(**names), {**of_days, "built_in_engine": BUILT_IN_ENGINE}
+        ).fetchall()[0]
         if not number:
             raise nothing
         columns = "*" if form is not Format.CSV else ", ".join(_csv_columns(connection, task))

@@ -1,0 +1,186 @@
+"""What has no answer on a day, and why: articles by status and code, lines in quarantine, and rows that are no article.
+
+A row of the result table is as the last run of the task has written it; an article that was submitted since is in
+flight.
+"""
+
+import shlex
+from dataclasses import dataclass
+from datetime import date
+from typing import NamedTuple
+
+import duckdb
+
+from batch_assets.batching.ledger.outcomes import outcome_of
+from batch_assets.batching.ledger.result_tables import tasks_with_results
+from batch_assets.batching.ledger.states import OPEN, UNSENT, RequestState
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
+
+ARTICLE_IDS = 10  # of a group
+
+UNANSWERED = """
+    WITH sent AS (
+        SELECT DISTINCT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
+        WHERE list_contains($sent_states, state)
+    ),
+    planned AS (
+        SELECT article_id, custom_id FROM batch_request WHERE task = $task AND partition_date = $day
+    ),
+    result AS ({results}),
+    article AS (
+        SELECT
+            article_id, coalesce(planned.custom_id, result.custom_id) AS custom_id,
+            coalesce(planned.custom_id IS NOT DISTINCT FROM result.custom_id, false) AS is_same,
+            CASE
+                WHEN is_same AND status = 'answered' THEN 'answered'
+                WHEN sent.custom_id IS NOT NULL THEN 'in_flight'
+                ELSE coalesce(status, 'pending')
+            END AS now,
+            now = status AS is_as_written, CASE WHEN is_as_written THEN error_code END AS code,
+            CASE WHEN is_as_written THEN error_message END AS message
+        FROM planned FULL JOIN result USING (article_id)
+        LEFT JOIN sent ON sent.custom_id = coalesce(planned.custom_id, result.custom_id)
+    ),
+    failure AS (
+        SELECT custom_id, arg_max(http_status, failed_at) AS http_status
+        FROM failed_request SEMI JOIN article USING (custom_id) GROUP BY custom_id
+    )
+    SELECT
+        now, code, count(*), mode(message), count(DISTINCT message), mode(http_status),
+        list(article_id ORDER BY article_id)[:$ids]
+    FROM article LEFT JOIN failure USING (custom_id)
+    WHERE now <> 'answered' GROUP BY now, code ORDER BY count(*) DESC, now, code
+"""
+RESULTS = """
+    SELECT article_id, custom_id, status, error_code, error_message FROM "{task}" WHERE partition_date = $day
+"""
+NO_RESULTS = """
+    SELECT
+        NULL::VARCHAR AS article_id, NULL::VARCHAR AS custom_id, NULL::VARCHAR AS status, NULL::VARCHAR AS error_code,
+        NULL::VARCHAR AS error_message
+    WHERE false
+"""
+QUARANTINED = """
+    SELECT batch_id, path, reason, count(*), min(line_number) FROM quarantined_line
+    WHERE batch_id IN (SELECT batch_id FROM openai_batch WHERE task = $task AND partition_date = $day)
+    GROUP BY ALL ORDER BY ALL
+"""
+REJECTED = """
+    SELECT
+        reason, partition_date IS NOT NULL AS is_of_day, count(*), any_value(message),
+        arg_min(source_file, source_row), min(source_row)
+    FROM rejected_article WHERE source = $source AND (partition_date = $day OR partition_date IS NULL)
+    GROUP BY reason, is_of_day ORDER BY is_of_day DESC, reason
+"""
+# What to do about an article that has no failure of its own; `docs/operations.md` has all of it.
+NEXT_STEPS = {
+    RequestState.IN_FLIGHT: "Its batch runs: `batch-assets status` says what it waits for.",
+    RequestState.PENDING: "The sensor starts a run that sends it. At once: materialize `batch_request_file` and "
+    "`openai_batch`.",
+    RequestState.CANCELLED: "The user cancelled it. To send it: materialize `batch_request_file` and `openai_batch`.",
+    RequestState.BLOCKED: "A process asks it outside of a batch now. After 15 minutes, the sensor starts a run that "
+    "sends it.",
+}
+OF_BUDGET = {
+    "over_budget": "Raise the limit, and materialize `openai_batch`; or `batch-assets cancel DAY`.",
+    "price_unknown": "Set the price in `prices` of the task, and materialize `openai_batch`.",
+}
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """The articles of one status and code. message: the most frequent one of `messages`, how many there are.
+
+    article_ids: the first ones. what_to_do: with the command.
+    """
+
+    status: str
+    code: str | None
+    articles: int
+    message: str | None
+    messages: int
+    article_ids: list[str]
+    what_to_do: str
+
+
+class QuarantinedLines(NamedTuple):
+    """Lines of a result file in quarantine, by reason. first_line: from 1; 0: the file as a whole."""
+
+    batch_id: str
+    path: str
+    reason: str
+    lines: int
+    first_line: int
+
+
+class RejectedRows(NamedTuple):
+    """Rows of the source that are no article. is_of_day: they belong to the day; others belong to none.
+
+    first_file, first_row: where the first one is, if that is known.
+    """
+
+    reason: str
+    is_of_day: bool
+    rows: int
+    message: str | None
+    first_file: str | None
+    first_row: int | None
+
+
+@dataclass(frozen=True)
+class DayErrors:
+    """All of it, the largest groups first."""
+
+    articles: list[ErrorGroup]
+    quarantined: list[QuarantinedLines]
+    rejected: list[RejectedRows]
+
+
+def errors_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay, source: str) -> DayErrors:
+    """What the task has no answer for on the day. source: whose articles it reads."""
+    has_table = day.task in tasks_with_results(connection)
+    results = RESULTS.format(task=day.task) if has_table else NO_RESULTS
+    of_day = {"task": day.task, "day": date.fromisoformat(day.day)}
+    sent = [state for state in OPEN if state not in UNSENT]
+    groups = connection.execute(
+        UNANSWERED.format(results=results), {**of_day, "sent_states": sent, "ids": ARTICLE_IDS}
+    ).fetchall()
+    quarantined = connection.execute(QUARANTINED, of_day).fetchall()
+    rejected = connection.execute(REJECTED, {"source": source, "day": of_day["day"]}).fetchall()
+    return DayErrors(
+        [_group(day, *row) for row in groups],
+        [QuarantinedLines(*row) for row in quarantined],
+        [RejectedRows(*row) for row in rejected],
+    )
+
+
+def _group(
+    day: TaskDay,
+    status: str,
+    code: str | None,
+    articles: int,
+    message: str | None,
+    messages: int,
+    http_status: int | None,
+    article_ids: list[str],
+) -> ErrorGroup:
+    what_to_do = _what_to_do(day, RequestState(status), code, message, http_status)
+    return ErrorGroup(status, code, articles, message, messages, article_ids, what_to_do)
+
+
+def _what_to_do(
+    day: TaskDay, status: RequestState, code: str | None, message: str | None, http_status: int | None
+) -> str:
+    retry = f"`batch-assets retry {day.day}{'' if day.task == FIRST_TASK else f' --task {day.task}'}"
+    if code in OF_BUDGET:
+        return OF_BUDGET[code].replace("DAY", day.day)
+    if status not in (RequestState.FAILED, RequestState.BLOCKED) or code is None:
+        return NEXT_STEPS.get(status, f"{retry}` sends it again.")
+    remedy = outcome_of(code, message, http_status).remedy.replace("`batch-assets retry DAY`", f"{retry}`")
+    if "batch-assets retry" in remedy:
+        return remedy
+    if status is RequestState.BLOCKED:
+        return f"{remedy} Then {retry}`, or wait for the end of the pause."
+    if "plan the day again" in remedy:
+        return remedy
+    return f"{remedy} It was the last round: {retry} --code {shlex.quote(code)}` sends it again."
