@@ -4,9 +4,11 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import dagster as dg
@@ -15,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from batch_assets.asset_keys import TaskKeys
 from batch_assets.batching.collection.report import DayReport, day_report
 from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.ledger.day_figures import figures_of_collected_day
 from batch_assets.batching.safety.outside_text import as_message, printable
+from batch_assets.batching.task_day import TaskDay
+from batch_assets.checks import BUDGET
 from batch_assets.cli.local_daemon import Sensor, failure_message, is_done, materialize, open_instance
 from batch_assets.cli.terminal import as_rich_text
 from batch_assets.settings import Settings
@@ -28,7 +31,37 @@ from batch_assets.task_set import DeclaredTask
 
 POLL_SECONDS = 0.5  # between two evaluations of the sensor
 REMOTE_POLL_SECONDS = 15.0
+SECONDS_UNTIL_TOLD = 5.0  # what a day waits for, if nothing changes
 MAX_ROWS = 50
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What a run of this process did. metadata: of each asset that it materialized."""
+
+    metadata: Mapping[dg.AssetKey, Metadata]
+    is_over_budget: bool
+
+
+@dataclass(frozen=True)
+class DemoDay:
+    """A day of a task, and the terminal that shows what happens to it."""
+
+    instance: dg.DagsterInstance
+    settings: Settings
+    declared: DeclaredTask
+    day: str
+    console: Console
+
+    @property
+    def of_task(self) -> TaskDay:
+        return self.declared.task.on(self.day)
+
+    @property
+    def command(self) -> str:
+        return f"batch-assets demo --day {self.of_task.arguments}"
 
 
 def run_day(
@@ -43,18 +76,38 @@ def run_day(
     warnings.filterwarnings("ignore", module="dagster")
     os.environ["BATCH_ASSETS_DAYS_PER_RUN"] = "1"  # the sensor requests no run of this day together with others
     with open_instance(dagster_home) as instance:
+        demo = DemoDay(instance, settings, declared, day, console)
         console.print(Text.assemble((day, "bold"), " from ", _shown_source(declared)))
         console.print(Text(f"sent to {'the local Batch API at ' + api_url if api_url else api_name()}\n"))
-        _materialize(instance, [declared.feed.key, keys.batch_request_file], day, console)
-        if api_url is None and confirm:
-            _confirm_cost(instance, keys)
-        _materialize(instance, [keys.openai_batch], day, console)
+        run = _materialize(demo, [declared.feed.key, keys.batch_request_file])
+        plan = run.metadata[keys.batch_request_file]
+        if nothing := why_nothing_to_send(day, settings.first_day, plan):
+            console.print(Text(nothing))
+            _materialize(demo, [keys.results])
+        else:
+            if api_url is None and confirm and not run.is_over_budget:
+                _confirm_cost(plan)
+            _materialize(demo, [keys.openai_batch])
         with _progress_bar(console) as progress_bar:
-            _follow_sensor(instance, settings, declared, day, progress_bar, console)
+            _follow_sensor(demo, progress_bar)
     with Database(settings.database).reading() as connection:
         figures = figures_of_collected_day(connection, declared.task.on(day))
         report = day_report(connection, declared.results, figures, preview_rows=MAX_ROWS)
     _print_report(console, report, settings, declared.name)
+
+
+def why_nothing_to_send(day: str, first_day: str, plan: Metadata) -> str | None:
+    """The sentence, if the API has nothing to do for the day; None if requests wait or are in flight."""
+    if not plan["articles"]:
+        return (
+            f"The source has no article for {day}. Name a day that it has: `batch-assets demo --day YYYY-MM-DD`; "
+            f"the first day is BATCH_ASSETS_START_DATE ({first_day})."
+        )
+    requests, answered, failed = plan["requests"], plan["requests_answered"], plan["requests_failed"]
+    if answered + failed < requests:
+        return None
+    others = f", {failed:,} failed" if failed else ""
+    return f"{answered:,} of {requests:,} already answered{others}, nothing sent."
 
 
 def _shown_source(declared: DeclaredTask) -> str:
@@ -68,74 +121,91 @@ def api_name() -> str:
     return re.split("[/?#]", url.rpartition("://")[2].rpartition("@")[2])[0] or "OpenAI"
 
 
-def _materialize(
-    instance: dg.DagsterInstance,
-    assets: Iterable[dg.AssetKey],
-    day: str,
-    console: Console,
-    request: dg.RunRequest | None = None,
-) -> None:
-    """Materialize the assets, and print their names. Raises click.ClickException with the reasons of a failure."""
+def _materialize(demo: DemoDay, assets: Collection[dg.AssetKey], request: dg.RunRequest | None = None) -> Materialized:
+    """Materialize the assets, and print their names.
+
+    Raises click.ClickException with the reasons of a failure, and the command to run next.
+    """
     names = ", ".join(key.to_user_string() for key in assets)
-    with console.status(Text(f"materializing {printable(names)}")):
+    with demo.console.status(Text(f"materializing {printable(names)}")):
         result = materialize(
-            instance,
+            demo.instance,
             assets,
-            day,
+            demo.day,
             tags=request.tags if request else None,
             run_config=request.run_config if request else None,
         )
+    made = {
+        event.asset_key: {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
     if not result.success:
-        raise click.ClickException(f"{names} failed. {failure_message(result)}\nRun {result.run_id} has all its logs.")
-    for event in result.get_asset_materialization_events():
-        name = event.asset_key.to_user_string() if event.asset_key else ""
-        console.print(Text.assemble(("✓", "green"), " ", printable(name)))
-        undated = event.step_materialization_data.materialization.metadata.get("undated_rows")
-        if undated is not None and undated.value:
-            rows = counted(int(str(undated.value)), "row")
-            console.print(Text(f"  {rows} of the source without a day: see `published_at`", "yellow"))
+        order = [demo.declared.feed.key, *demo.declared.keys]
+        broken = next((key for key in order if key in assets and key not in made), order[-1])
+        raise click.ClickException(
+            f"{demo.day}: {printable(broken.to_user_string())} failed. {failure_message(result)}\n"
+            f"Next:    {demo.command}\n"
+            f"The log: batch-assets dev, run {result.run_id}"
+        )
+    for key, metadata in made.items():
+        demo.console.print(Text.assemble(("✓", "green"), " ", printable(key.to_user_string())))
+        if undated := metadata.get("undated_rows"):
+            rows = counted(int(str(undated)), "row")
+            demo.console.print(Text(f"  {rows} of the source without a day: see `published_at`", "yellow"))
+    checks = result.get_asset_check_evaluations()
+    return Materialized(made, any(check.check_name == BUDGET and not check.passed for check in checks))
 
 
-def _confirm_cost(instance: dg.DagsterInstance, keys: TaskKeys) -> None:
+def _confirm_cost(plan: Metadata) -> None:
     """Print what the day will cost, and ask the user whether to go on. Raises click.Abort."""
-    event = instance.get_latest_materialization_event(keys.batch_request_file)
-    planned = event.asset_materialization.metadata if event and event.asset_materialization else {}
-    requests = planned["requests_in_new_files"].value if "requests_in_new_files" in planned else 0
+    requests, most = plan["requests_in_new_files"], plan.get("max_cost_usd")
     if not requests:
         return
-    most = planned.get("max_cost_usd")
-    cost = "an unknown amount" if most is None else f"at most {usd(float(str(most.value)))}"
-    model = printable(str(planned["model"].value))
+    cost = "an unknown amount" if most is None else f"at most {usd(most)}"
     question = (
-        f"{counted(int(str(requests)), 'request')} to {model} will cost {cost} (estimated). Send to {api_name()}?"
+        f"{counted(requests, 'request')} to {printable(str(plan['model']))} will cost {cost} (estimated). "
+        f"Send to {api_name()}?"
     )
     click.confirm(question, abort=True)
 
 
-def _follow_sensor(
-    instance: dg.DagsterInstance,
-    settings: Settings,
-    declared: DeclaredTask,
-    day: str,
-    progress_bar: "ProgressBar",
-    console: Console,
-) -> None:
-    """Evaluate the sensor, and execute the runs that it requests, until the day is done."""
-    sensor = Sensor(instance, settings)
-    while not is_done(instance, day, declared.name, declared.keys):
-        requests, observations = sensor.tick()
-        for observation in observations:
-            if observation.partition == day and observation.asset_key == declared.keys.openai_batch:
-                progress_bar.show(observation)
-        requests_of_day = [
-            request
-            for request in requests
-            if request.partition_key == day and set(request.asset_selection or ()) <= set(declared.keys)
-        ]
-        for request in requests_of_day:
-            _materialize(instance, request.asset_selection or [], day, console, request)
-        if not requests_of_day:
-            time.sleep(REMOTE_POLL_SECONDS if settings.has_remote_api else POLL_SECONDS)
+def _follow_sensor(demo: DemoDay, progress_bar: "ProgressBar") -> None:
+    """Evaluate the sensor, and execute the runs that it requests, until the day is done. Raises click.ClickException.
+
+    It prints what the day waits for if that has not changed for some seconds.
+    """
+    keys = demo.declared.keys
+    sensor = Sensor(demo.instance, demo.settings)
+    waits_for, since, is_printed = "", time.monotonic(), False
+    try:
+        while not is_done(demo.instance, demo.day, demo.declared.name, keys):
+            requests, observations = sensor.tick()
+            for observation in observations:
+                if observation.partition == demo.day and observation.asset_key == keys.openai_batch:
+                    progress_bar.show(observation)
+            requests_of_day = [
+                request
+                for request in requests
+                if request.partition_key == demo.day and set(request.asset_selection or ()) <= set(keys)
+            ]
+            for request in requests_of_day:
+                _materialize(demo, list(request.asset_selection or ()), request)
+            if requests_of_day:
+                continue
+            if sensor.waits_for != waits_for:
+                waits_for, since, is_printed = sensor.waits_for or "", time.monotonic(), False
+            elif waits_for and not is_printed and time.monotonic() - since >= SECONDS_UNTIL_TOLD:
+                demo.console.print(Text(as_message(waits_for), "yellow"))
+                is_printed = True
+            time.sleep(REMOTE_POLL_SECONDS if demo.settings.has_remote_api else POLL_SECONDS)
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"{demo.day}: the command no longer waits, and its batches are not cancelled.\n"
+            f"Next:    {demo.command}, or batch-assets cancel {demo.of_task.arguments}"
+        ) from None
 
 
 class ProgressBar:
@@ -184,8 +254,10 @@ def _print_report(console: Console, report: DayReport, settings: Settings, task:
     cost = "unknown" if spent.cost_usd is None else usd(spent.cost_usd)
     simulated = f", and at OpenAI's batch prices {usd(spent.simulated_cost_usd)} simulated by the built-in engine"
     billed = cost + (simulated if spent.simulated_cost_usd else "")
+    unanswered = spent.failed + spent.blocked
+    again = f" To send what failed again: batch-assets retry {TaskDay(task, report.day).arguments}"
     for line in (
-        f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.",
+        f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.{again if unanswered else ''}",
         f"Answered by {', '.join(report.apis) or 'nothing yet'}.",
         f"{spent.input_tokens:,} input and {spent.output_tokens:,} output tokens. Billed: {billed}.",
         "",

@@ -4,6 +4,7 @@ For `batch-assets demo` and for tests. The runs are in the persistent instance, 
 them. So each has the tag PROCESS_TAG, and the next process marks the runs of a killed process as failed.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -67,7 +68,10 @@ def failure_message(result: dg.ExecuteInProcessResult) -> str:
 
 
 class Sensor:
-    """The real sensor, evaluated in this process. It keeps its cursor from one tick to the next."""
+    """The real sensor, evaluated in this process. It keeps its cursor from one tick to the next.
+
+    waits_for: what the last tick waits for, in sentences; None if it requested a run.
+    """
 
     def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
         self._instance = instance
@@ -75,14 +79,16 @@ class Sensor:
         self._sensor = self._definitions.resolve_sensor_def(SENSOR)
         self._resources = {OPENAI: openai_resource(settings)}
         self._cursor: str | None = None
+        self.waits_for: str | None = None
 
     def tick(self) -> tuple[Sequence[dg.RunRequest], list[dg.AssetObservation]]:
         """Evaluate the sensor: the runs that it requests, and the observations, which are reported to the instance."""
         with dg.build_sensor_context(
             instance=self._instance, cursor=self._cursor, resources=self._resources, definitions=self._definitions
         ) as context:
+            context.log.setLevel(logging.CRITICAL)  # Dagster would print it between the lines of the command
             tick = self._sensor.evaluate_tick(context)
-        self._cursor = tick.cursor
+        self._cursor, self.waits_for = tick.cursor, tick.skip_message
         for event in tick.asset_events:
             self._instance.report_runless_asset_event(event)
         return tick.run_requests or [], [event for event in tick.asset_events if isinstance(event, dg.AssetObservation)]

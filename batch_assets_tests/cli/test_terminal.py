@@ -234,7 +234,6 @@ def test_the_demo_prints_its_source_without_secrets(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("BATCH_ASSETS_SOURCE", f"http://me:{PASSWORD}@127.0.0.1:9/a.parquet?sig={PASSWORD}")
     monkeypatch.setattr("batch_assets.cli.dagster_home.home.local_api", lambda _: nullcontext("http://127.0.0.1:9/v1"))
-    monkeypatch.setattr("batch_assets.cli.demo.check_day", lambda day: day)
     monkeypatch.setenv("COLUMNS", "300")
     done = CliRunner().invoke(main, ["demo"])
     assert "from http://…@127.0.0.1:9/a.parquet?sig=…" in done.stdout

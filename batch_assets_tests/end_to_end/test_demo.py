@@ -47,6 +47,9 @@ def test_the_demo_summarizes_its_day_and_a_second_one_sends_no_request(
 
     second = run_command(tmp_path, *DEMO)
     assert second.returncode == 0, second.stdout + second.stderr
+    assert "9 of 9 already answered, nothing sent." in second.stdout
+    assert "openai_batch" not in second.stdout
+    assert second.stderr == ""
     assert summaries_in(tmp_path) == rows
     assert batches_made(tmp_path) == 1
     table = [line for line in first.stdout.splitlines() if "│" in line]
@@ -104,6 +107,7 @@ def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
         (["demo"], {"BATCH_ASSETS_SOURCE": "/nowhere/*.csv"}, "there is no file"),
         (["cancel", "1999-01-01"], {}, "There is no day"),
         (["adopt", "batch_unknown"], {}, "knows no batch batch_unknown"),
+        ([*DEMO], {"BATCH_ASSETS_MAX_COST_USD": "0.0001"}, "The budget check stopped 2026-01-05: $0.00 is spent, the"),
         (["demo", "--yes"], {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "Nothing listens at http://127.0.0.1:9."),
     ],
 )

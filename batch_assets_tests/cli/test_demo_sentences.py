@@ -1,0 +1,46 @@
+"""What `batch-assets demo` says if there is nothing to send, and if a step fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from batch_assets.cli import demo_day
+from batch_assets.cli.demo import demo
+
+pytestmark = pytest.mark.server  # commands that load Dagster
+
+DAY, FIRST_DAY = "2026-02-03", "2026-02-01"
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({"requests": 9, "requests_answered": 9}, "9 of 9 already answered, nothing sent."),
+        ({"requests": 9, "requests_answered": 8, "requests_failed": 1}, "8 of 9 already answered, 1 failed, nothing "),
+        ({"requests": 9, "requests_answered": 8}, None),  # one waits
+        ({"articles": 0}, f"The source has no article for {DAY}. Name a day that it has: `batch-assets demo --day"),
+    ],
+)
+def test_a_day_with_nothing_to_send_is_told_why(counts: dict[str, int], sentence: str | None) -> None:
+    plan: dict[str, Any] = {"articles": 9, "requests": 0, "requests_answered": 0, "requests_failed": 0, **counts}
+    said = demo_day.why_nothing_to_send(DAY, FIRST_DAY, plan)
+    assert (said is None) if sentence is None else (said or "").startswith(sentence)
+
+
+def test_a_failure_names_the_day_the_step_and_the_command_to_run_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"DATA_DIR": str(tmp_path / "data"), "MAX_COST_USD": "0.0001", "DAYS_PER_RUN": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"BATCH_ASSETS_{name}", value)
+    monkeypatch.setenv("DAGSTER_HOME", "")  # the command sets it
+    with pytest.raises(click.ClickException) as raised:
+        demo.main(["--day", "2026-01-05", "--task", "keywords"], standalone_mode=False)
+    first, following, log = raised.value.message.splitlines()
+    assert first.startswith("2026-01-05: keywords/openai_batch failed. The budget check stopped 2026-01-05: ")
+    assert following == "Next:    batch-assets demo --day 2026-01-05 --task keywords"
+    assert log.startswith("The log: batch-assets dev, run ")
