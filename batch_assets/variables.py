@@ -37,7 +37,11 @@ PIPELINE = (
         "the source's names of our columns: `body=content published_at=date`",
         "our names",
     ),
-    Variable(("BATCH_ASSETS_START_DATE",), "the first day", "the sample's: `2026-01-05`"),
+    Variable(
+        ("BATCH_ASSETS_START_DATE",),
+        "the first day; `demo` and `try` take it by default, and yesterday for the bundled sample",
+        "the sample's: `2026-01-05`",
+    ),
     Variable(("BATCH_ASSETS_MODEL",), "the model", "`gpt-6-luna`"),
     Variable(
         ("BATCH_ASSETS_MAX_COST_USD",),
