@@ -15,7 +15,6 @@ from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.spending import unattributed_batches
 from batch_assets.batching.planning.estimate import Estimate, estimate_day
 from batch_assets.batching.provider.identity import ApiIdentity
-from batch_assets.resources import Warehouse
 from batch_assets.task_set import DeclaredTask
 
 BUDGET, ARTICLES, USAGE = "day_is_within_budget", "every_article_is_accounted_for", "usage_adds_up"
@@ -87,15 +86,14 @@ def evaluation_of_day(
 
 
 def check_budget(
-    warehouse: Warehouse, declared: DeclaredTask, limits: Limits, api: ApiIdentity, day: str
+    connection: duckdb.DuckDBPyConnection, declared: DeclaredTask, limits: Limits, api: ApiIdentity, day: str
 ) -> tuple[dg.AssetCheckEvaluation, Estimate | None]:
     """Evaluate `day_is_within_budget`; with the estimate, if the API is known."""
     asset = declared.keys.batch_request_file
     if api.is_assumed:  # its prices may differ
         answer = "The API does not answer; `openai_batch` checks the budgets when it does."
         return evaluation_of_day(asset, BUDGET, day, passed=True, description=answer, metadata={}), None
-    with warehouse.tables.reading() as connection:
-        estimate = estimate_day(connection, declared.task.on(day), api=api.name, own_prices=limits.own_prices)
+    estimate = estimate_day(connection, declared.task.on(day), api=api.name, own_prices=limits.own_prices)
     budget = limits.budget
     figures: dict[str, float | None] = {
         "spent_usd": estimate.spent_usd,

@@ -5,11 +5,13 @@ the tables.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import dagster as dg
 import duckdb
 
 from batch_assets.batching.counting import counted
+from batch_assets.batching.ingest.tables import Ingested
 from batch_assets.batching.ledger.batch_figures import BatchFigures
 from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.batching.ledger.submissions import unsent_files
@@ -62,36 +64,59 @@ def results_checks(declared: DeclaredTask) -> list[dg.AssetCheckSpec]:
     return [daily_check(name, declared, declared.keys.results, text) for name, text in descriptions.items()]
 
 
-def check_articles_of_source(
-    connection: duckdb.DuckDBPyConnection, feed: Feed, day: str
-) -> dict[str, dg.AssetCheckEvaluation]:
-    """Evaluate the checks of the articles, by name."""
-    row = connection.execute(ROWS_OF_DAY, {"source": feed.name, "day": day}).fetchone()
+class RowsOfDay(NamedTuple):
+    """How many articles the day has, and how many of its rows are none, and why."""
+
+    articles: int
+    unusable: int
+    duplicates: int
+    older_versions: int
+
+
+def rows_of_day(connection: duckdb.DuckDBPyConnection, source: str, day: str) -> RowsOfDay:
+    row = connection.execute(ROWS_OF_DAY, {"source": source, "day": day}).fetchone()
     assert row is not None  # an aggregate without GROUP BY has one row
-    articles, unusable, duplicates, older_versions = row
-    share = unusable / (articles + unusable) if articles + unusable else 0.0
-    if not articles:
-        usable = "The source has no article for the day."
+    return RowsOfDay(*row)
+
+
+def rows_of_ingested(ingested: Ingested) -> RowsOfDay:
+    duplicates, older = (ingested.rejected.get(reason, 0) for reason in ("duplicate_id", "older_version"))
+    articles = ingested.articles_before if ingested.is_kept else ingested.articles
+    return RowsOfDay(articles, sum(ingested.rejected.values()) - duplicates - older, duplicates, older)
+
+
+def check_usable(feed: Feed, rows: RowsOfDay, day: str) -> dg.AssetCheckEvaluation:
+    all_rows = rows.articles + rows.unusable
+    share = rows.unusable / all_rows if all_rows else 0.0
+    if rows.articles:
+        description = f"{counted(rows.unusable, 'row')} of the day cannot be an article: {share:.0%} of its rows."
     else:
-        usable = f"{counted(unusable, 'row')} of the day cannot be an article: {share:.0%} of its rows."
-    return {
-        USABLE: _warning(
-            feed.key,
-            USABLE,
-            day,
-            passed=articles > 0 and share <= MAX_UNUSABLE_SHARE,
-            description=usable,
-            metadata={"articles": articles, "unusable_rows": unusable, "unusable_share": round(share, 4)},
-        ),
-        UNIQUE: _warning(
-            feed.key,
-            UNIQUE,
-            day,
-            passed=not duplicates,
-            description=f"{counted(duplicates, 'row')} with an id that another row of the day has.",
-            metadata={"duplicate_rows": duplicates, "older_versions": older_versions},
-        ),
-    }
+        description = "The source has no article for the day."
+    return _warning(
+        feed.key,
+        USABLE,
+        day,
+        passed=rows.articles > 0 and share <= MAX_UNUSABLE_SHARE,
+        description=description,
+        metadata={"articles": rows.articles, "unusable_rows": rows.unusable, "unusable_share": round(share, 4)},
+    )
+
+
+def check_unique(feed: Feed, rows: RowsOfDay, day: str) -> dg.AssetCheckEvaluation:
+    return _warning(
+        feed.key,
+        UNIQUE,
+        day,
+        passed=not rows.duplicates,
+        description=f"{counted(rows.duplicates, 'row')} with an id that another row of the day has.",
+        metadata={"duplicate_rows": rows.duplicates, "older_versions": rows.older_versions},
+    )
+
+
+ARTICLES_CHECKS: Mapping[str, Callable[[Feed, RowsOfDay, str], dg.AssetCheckEvaluation]] = {
+    USABLE: check_usable,
+    UNIQUE: check_unique,
+}
 
 
 def check_limits(

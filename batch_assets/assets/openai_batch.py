@@ -65,13 +65,15 @@ class Submission:
     """What the tasks and days of a run share that submits.
 
     submitter: raises SubmissionError if the API does not answer, or the local Batch API that stands in does not run.
-    preparation: of `submit_day`. known: by task, the days as the run found them.
+    preparation: of `submit_day`. end_pauses: of all days, after an error of the account.
+    known: by task, the days as the run found them.
     begun: the days that the run has begun to submit, and that have no event of this run.
     """
 
     run: DayRun
     submitter: Once[Submitter]
     preparation: Once[Preparation]
+    end_pauses: Once[None]
     known: Mapping[str, Once[KnownDays]]
     outage: Outage = field(default_factory=Outage)
     begun: dict[TaskDay, TaskRun] = field(default_factory=dict)
@@ -100,8 +102,10 @@ def submission(run: DayRun, tasks: Sequence[TaskRun]) -> Iterator[Submission]:
 
         submitter = Once(connect)
         preparation = Once(lambda: Preparation(submitter(), _is_run_alive(run.instance)))
+        of_tasks = [task.on(day) for task in tasks for day in run.days]
+        end_pauses = Once(lambda: end_account_pauses(run.warehouse.tables, of_tasks))
         known = {task.task.name: Once(partial(known_days, task)) for task in tasks}
-        shared = Submission(run, submitter, preparation, known)
+        shared = Submission(run, submitter, preparation, end_pauses, known)
         try:
             yield shared
         except dg.DagsterExecutionInterruptedError:
@@ -114,7 +118,7 @@ def submission(run: DayRun, tasks: Sequence[TaskRun]) -> Iterator[Submission]:
                     run.warehouse.tables,
                     run.warehouse.files,
                     run.origin(submitter().api.name),
-                    [task.on(day) for task in tasks for day in run.days],
+                    of_tasks,
                 )
 
 
@@ -144,7 +148,7 @@ def submit(shared: Submission, task: TaskRun, day: str, refusal: BudgetRefusal |
         stop_until_there_is_a_key(task, day)
         _recover_unknown_batches(shared, task, submitter, day)
         if DEDUP_TAG not in run.context.run.tags:  # the user's run tries at once; the sensor's runs wait
-            end_account_pauses(run.warehouse.tables, of_task)
+            shared.end_pauses()
         refusal = refusal or why_over_budget(run.warehouse, task.limits, of_task, submitter.api.name)
         submitted = submit_day(submitter, of_task, only_begun=refusal is not None, preparation=shared.preparation())
         shared.outage.is_over()

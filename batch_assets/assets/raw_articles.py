@@ -34,7 +34,7 @@ def articles_spec(declared: DeclaredTask) -> dg.AssetSpec:
     )
 
 
-def ingest(run: DayRun, articles: Once[ReadSource], feed: Feed, day: str) -> None:
+def ingest(run: DayRun, articles: Once[ReadSource], feed: Feed, day: str) -> Ingested:
     """Replace the day's articles. The run reads its source once, for the first day. Raises dagster.Failure."""
     looks_back = LOOK_BACK_TAG in run.context.run.tags
     of_tasks = [declared.task.on(day) for declared in run.tasks.reading(feed)]
@@ -51,6 +51,7 @@ def ingest(run: DayRun, articles: Once[ReadSource], feed: Feed, day: str) -> Non
     for warning in _warnings(ingested, feed.source, day):
         run.warning(day, warning)
     run.report(dg.AssetMaterialization(feed.key, partition=day, metadata=_metadata(ingested, feed.source)))
+    return ingested
 
 
 def _warnings(ingested: Ingested, article_source: ArticleSource, day: str) -> list[str]:

@@ -15,18 +15,21 @@ from batch_assets.assets.day_run import DayRun, TaskRun, for_each_task, on_each_
 from batch_assets.assets.missing_key import stop_until_there_is_a_key
 from batch_assets.assets.openai_batch import batch_spec, submission, submit
 from batch_assets.assets.raw_articles import articles_spec, ingest
-from batch_assets.batching.ingest.articles import read_source
+from batch_assets.batching.ingest.articles import Ingested, read_source
 from batch_assets.batching.once import Once
+from batch_assets.batching.planning.estimate import Estimate
 from batch_assets.batching.safety.clean_errors import without_secrets_in_errors
 from batch_assets.checks import BUDGET, budget_check, check_budget
 from batch_assets.figure_checks import (
+    ARTICLES_CHECKS,
     UNIQUE,
     USABLE,
     WITHIN_LIMITS,
     articles_checks,
-    check_articles_of_source,
     check_limits,
     request_file_checks,
+    rows_of_day,
+    rows_of_ingested,
 )
 from batch_assets.resources import WAREHOUSE
 from batch_assets.task_set import Feed, TaskSet
@@ -65,14 +68,37 @@ def make_submit_days(tasks: TaskSet, feed: Feed, *, with_articles: bool = True) 
     )(submit_days)
 
 
-def _check_articles(run: DayRun, feed: Feed, day: str) -> None:
-    if not any(run.checks(feed.key, name) for name in (USABLE, UNIQUE)):
+def _check_articles(run: DayRun, feed: Feed, day: str, ingested: Ingested | None) -> None:
+    """Evaluate the checks of the articles. A run that has not read them counts those of the tables."""
+    names = [name for name in (USABLE, UNIQUE) if run.checks(feed.key, name)]
+    if not names:
         return
+    if ingested is None:
+        with run.warehouse.tables.reading() as connection:
+            rows = rows_of_day(connection, feed.name, day)
+    else:
+        rows = rows_of_ingested(ingested)
+    for name in names:
+        run.report(ARTICLES_CHECKS[name](feed, rows, day))
+
+
+def _check_request_files(task: TaskRun, day: str) -> Estimate | None:
+    """Evaluate the checks of the request files; the estimate of the day, if the run has checked the budget."""
+    run, key = task.run, task.keys.batch_request_file
+    names = [name for name in (WITHIN_LIMITS, BUDGET) if run.checks(key, name)]
+    if not names:
+        return None
+    api, estimate = run.api(), None
     with run.warehouse.tables.reading() as connection:
-        evaluations = check_articles_of_source(connection, feed, day)
-    for name, evaluation in evaluations.items():
-        if run.checks(feed.key, name):
-            run.report(evaluation)
+        evaluations = []
+        if WITHIN_LIMITS in names:
+            evaluations.append(check_limits(connection, task.declared, task.limits.max_enqueued_tokens, day))
+        if BUDGET in names:
+            evaluation, estimate = check_budget(connection, task.declared, task.limits, api, day)
+            evaluations.append(evaluation)
+    for evaluation in evaluations:
+        run.report(evaluation)
+    return estimate
 
 
 def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[TaskRun]) -> None:
@@ -82,25 +108,18 @@ def _submit(run: DayRun, config: RequestFileConfig, feed: Feed, tasks: Sequence[
         shared = stack.enter_context(submission(run, tasks))
 
         def one_task(task: TaskRun, day: str) -> None:
-            declared, estimate = task.declared, None
+            declared = task.declared
             if run.makes(declared.keys.batch_request_file):
                 stop_until_there_is_a_key(task, day)
                 write_request_files(task, config, day)
-            if run.checks(declared.keys.batch_request_file, WITHIN_LIMITS):
-                with run.warehouse.tables.reading() as connection:
-                    within = check_limits(connection, declared, task.limits.max_enqueued_tokens, day)
-                run.report(within)
-            if run.checks(declared.keys.batch_request_file, BUDGET):
-                evaluation, estimate = check_budget(run.warehouse, declared, task.limits, run.api(), day)
-                run.report(evaluation)
+            estimate = _check_request_files(task, day)
             if run.makes(declared.keys.openai_batch):
                 budget = task.limits.budget
                 submit(shared, task, day, None if estimate is None else estimate.why_not_within(budget))
 
         def one_day(day: str) -> None:
-            if run.makes(feed.key):
-                ingest(run, articles, feed, day)
-            _check_articles(run, feed, day)
+            ingested = ingest(run, articles, feed, day) if run.makes(feed.key) else None
+            _check_articles(run, feed, day, ingested)
             for_each_task(tasks, lambda task: one_task(task, day))
 
         errors = on_each_day(run, one_day)

@@ -1,5 +1,6 @@
 """Requests that failed for good, or whose results are missing, are pending again, since the user wants it."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import duckdb
@@ -56,10 +57,11 @@ def supersede_failures(
     return int(failed)
 
 
-def end_account_pauses(database: Database, day: TaskDay) -> None:
-    """Let a run send at once the day's request files that wait after an account error."""
+def end_account_pauses(database: Database, days: Iterable[TaskDay]) -> None:
+    """Let a run send at once the request files of these days that wait after an account error."""
     with database.writing() as connection:
-        _end_pauses_of_files(connection, day, only=Scope.ACCOUNT)
+        for day in days:
+            _end_pauses_of_files(connection, day, only=Scope.ACCOUNT)
 
 
 def retry_day(database: Database, day: TaskDay, rules: RequestStateRules, code: str | None = None) -> Retried:

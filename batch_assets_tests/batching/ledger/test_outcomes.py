@@ -162,7 +162,7 @@ def test_an_account_error_at_the_creation_is_refused_once_and_names_the_remedy(
             assert abs(now_utc() + pause - not_before) < timedelta(seconds=60)
             assert workspace.submit(client, run_id="too early").deferred == 1
             assert workspace.collect(client).blocked == {"submission": 1}
-            end_account_pauses(workspace.database, of(DAY))
+            end_account_pauses(workspace.database, [of(DAY)])
     assert outcome_of(code, "No.", status).scope is Scope.ACCOUNT
     assert len(posts) == attempts
     [(shown, said)] = workspace.rows("SELECT error_code, error_message FROM summaries WHERE status = 'blocked'")

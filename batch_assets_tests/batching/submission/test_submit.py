@@ -334,7 +334,7 @@ def test_an_upload_that_is_refused_for_the_account_is_deferred(
         planned.submit(client)
     assert ledger(planned, "state, deferred_by, refusal_code") == [("deferred", "account", code)]
     assert planned.submit(api.client, run_id="early").deferred == 1
-    end_account_pauses(planned.database, of(DAY))
+    end_account_pauses(planned.database, [of(DAY)])
     assert planned.submit(api.client, run_id="later").created == 1
 
 
