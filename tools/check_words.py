@@ -49,12 +49,12 @@ def main() -> int:
 
 
 def checked_files() -> Iterator[str]:
-    """The Python and Markdown files of the project. No git: the check also works in a copy that is no checkout."""
+    """The files of the project with sentences. No git: the check also works in a copy that is no checkout."""
     for folder, folders, files in os.walk(ROOT):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_SOURCE)
         for name in sorted(files):
             path = Path(folder, name).relative_to(ROOT).as_posix()
-            if name.endswith((".py", ".md")) and not path.startswith(NOT_CHECKED):
+            if name.endswith((".py", ".md", ".yaml", ".toml", ".html", ".sql")) and not path.startswith(NOT_CHECKED):
                 yield path
 
 

@@ -82,7 +82,7 @@ def run_day(
         run = _materialize(demo, [declared.feed.key, keys.batch_request_file])
         plan = run.metadata[keys.batch_request_file]
         if nothing := why_nothing_to_send(day, settings.first_day, plan):
-            console.print(Text(nothing))
+            console.print(Text(nothing), soft_wrap=True)
             _materialize(demo, [keys.results])
         else:
             if api_url is None and confirm and not run.is_over_budget:
@@ -100,8 +100,8 @@ def why_nothing_to_send(day: str, first_day: str, plan: Metadata) -> str | None:
     """The sentence, if the API has nothing to do for the day; None if requests wait or are in flight."""
     if not plan["articles"]:
         return (
-            f"The source has no article for {day}. Name a day that it has: `batch-assets demo --day YYYY-MM-DD`; "
-            f"the first day is BATCH_ASSETS_START_DATE ({first_day})."
+            f"The source has no article for {day}. Name a day that it has with --day, from BATCH_ASSETS_START_DATE "
+            f"({first_day}) on."
         )
     requests, answered, failed = plan["requests"], plan["requests_answered"], plan["requests_failed"]
     if answered + failed < requests:
@@ -247,17 +247,17 @@ def _print_report(console: Console, report: DayReport, settings: Settings, task:
         answer = as_rich_text(text)
         summary = answer if status == "answered" else Text.assemble((status, "red"), ": ", answer)
         table.add_row(as_rich_text(title or article_id), summary)
-    console.print(table)
+    if report.preview:
+        console.print(table)
     counts = ", ".join(f"{count} {status}" for status, count in report.figures.by_status.items()) or "none"
     set_aside = f"{counted(report.rejected, 'row')} of the source {'was' if report.rejected == 1 else 'were'}"
     spent = report.figures
     cost = "unknown" if spent.cost_usd is None else usd(spent.cost_usd)
     simulated = f", and at OpenAI's batch prices {usd(spent.simulated_cost_usd)} simulated by the built-in engine"
     billed = cost + (simulated if spent.simulated_cost_usd else "")
-    unanswered = spent.failed + spent.blocked
-    again = f" To send what failed again: batch-assets retry {TaskDay(task, report.day).arguments}"
     for line in (
-        f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.{again if unanswered else ''}",
+        f"{counted(spent.articles, 'article')}: {counts}. {set_aside} set aside.",
+        *_next_commands(report, task),
         f"Answered by {', '.join(report.apis) or 'nothing yet'}.",
         f"{spent.input_tokens:,} input and {spent.output_tokens:,} output tokens. Billed: {billed}.",
         "",
@@ -265,3 +265,12 @@ def _print_report(console: Console, report: DayReport, settings: Settings, task:
         "The runs:    make dev, or batch-assets dev",
     ):
         console.print(Text(line), soft_wrap=True)
+
+
+def _next_commands(report: DayReport, task: str) -> Iterator[str]:
+    """How to send what has no answer again."""
+    day = TaskDay(task, report.day).arguments
+    if report.figures.by_status.keys() & {"failed", "blocked"}:
+        yield f"To send what failed again: batch-assets retry {day}"
+    if "cancelled" in report.figures.by_status:
+        yield f"To send what was cancelled: batch-assets demo --day {day}"

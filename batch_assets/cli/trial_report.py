@@ -158,8 +158,9 @@ def _notes(trial: Trial) -> list[str]:
     """What is not in the table."""
     notes = []
     if not trial.asked:
-        counts = ", ".join(f"{count} {state}" for state, count in trial.counts.items()) or "none"
-        notes.append(f"No request of {trial.day} is pending. Requests: {counts}.")
+        counts = ", ".join(f"{count} {state}" for state, count in trial.counts.items())
+        none = f"The source has no article for {trial.day}. Name a day that it has with --day."
+        notes.append(f"No request of {trial.day} is pending. Requests: {counts}." if counts else none)
     if trial.not_asked:
         notes.append(f"{counted(trial.not_asked, 'request')} not asked, since the API refused the last one.")
     lost = sum(one.lost for one in trial.asked) + len(trial.settled.lost)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from rich.console import Console
 
+from batch_assets.batching.collection.report import DayReport
+from batch_assets.batching.ledger.spending import DaySpending
 from batch_assets.cli import demo_day
 from batch_assets.cli.demo import demo
+from batch_assets.settings import read_settings
 
 pytestmark = pytest.mark.server  # commands that load Dagster
 
@@ -22,13 +27,21 @@ DAY, FIRST_DAY = "2026-02-03", "2026-02-01"
         ({"requests": 9, "requests_answered": 9}, "9 of 9 already answered, nothing sent."),
         ({"requests": 9, "requests_answered": 8, "requests_failed": 1}, "8 of 9 already answered, 1 failed, nothing "),
         ({"requests": 9, "requests_answered": 8}, None),  # one waits
-        ({"articles": 0}, f"The source has no article for {DAY}. Name a day that it has: `batch-assets demo --day"),
+        ({"articles": 0}, f"The source has no article for {DAY}. Name a day that it has with --day, from "),
     ],
 )
 def test_a_day_with_nothing_to_send_is_told_why(counts: dict[str, int], sentence: str | None) -> None:
     plan: dict[str, Any] = {"articles": 9, "requests": 0, "requests_answered": 0, "requests_failed": 0, **counts}
     said = demo_day.why_nothing_to_send(DAY, FIRST_DAY, plan)
     assert (said is None) if sentence is None else (said or "").startswith(sentence)
+
+
+def test_the_report_names_the_command_for_what_has_no_answer() -> None:
+    report = DayReport(DAY, 5, {"answered": 1, "failed": 2, "cancelled": 2}, 0, DaySpending(), [], [])
+    output = io.StringIO()
+    demo_day._print_report(Console(file=output, width=100), report, read_settings(), "keywords")
+    assert f"batch-assets retry {DAY} --task keywords\n" in output.getvalue()
+    assert f"batch-assets demo --day {DAY} --task keywords\n" in output.getvalue()
 
 
 def test_a_failure_names_the_day_the_step_and_the_command_to_run_next(

@@ -156,7 +156,7 @@ def test_texts_of_others_have_no_effect_on_the_terminal(
 def test_mistakes_are_sentences(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "There is no day '1999-01-01'" in run("--day", "1999-01-01").output
     missing = run(articles=[])
-    assert (missing.exit_code, "No request of" in missing.output) == (0, True)
+    assert (missing.exit_code, "The source has no article for" in missing.output) == (0, True)
     (tmp_path / "articles.jsonl").unlink()
     assert "articles.jsonl" in run("--day", "2026-01-06").output
     with pytest.raises(click.ClickException, match="There is no task other"):
