@@ -129,7 +129,7 @@ def _client(run: DayRun) -> Iterator[openai_client.OpenAI]:
         try:
             client = stack.enter_context(run.openai.get_client(run.context))
         except dg.Failure as failure:
-            raise SubmissionError(f"{failure.description} The sensor tries again by itself.") from failure
+            raise SubmissionError(f"{failure.description or failure} The sensor tries again by itself.") from failure
         yield client
 
 

@@ -26,4 +26,4 @@ SELECT
     first_at + INTERVAL 1 DAY * (days - days % 5) AS published_at,
     filename
 FROM sample
-WHERE first_at::DATE - DATE '2026-01-05' = days % 5;
+WHERE days >= 0 AND first_at::DATE - DATE '2026-01-05' = days % 5;

@@ -48,6 +48,10 @@ def test_a_later_day_has_the_articles_of_a_day_of_the_file_with_other_texts(work
         assert {moved_at - first_at for [first_at], [moved_at] in pairs} == {timedelta(days=later)}
 
 
+def test_there_are_no_articles_before_the_first_day(workspace: Workspace) -> None:
+    assert read(workspace, SAMPLE, day=day_of(-5)).articles == 0
+
+
 def test_each_day_has_the_pictures_and_a_text_is_never_the_same_on_two_days(workspace: Workspace) -> None:
     pictures = SAMPLE.with_name("pictures.sql")
     days = [day_of(number) for number in (0, 1, 5, 10, 100)]
