@@ -51,7 +51,7 @@ ScriptDirectory.from_config = migrations_of  # type: ignore[method-assign]
 DATABASE_FIXTURES = {"workspace", "new_database", "database", "batch", "connection", "outcomes"}
 DATABASE_FOLDER = "ingest"
 # Fixtures that start a local Batch API, and what modules call that start one, or another process.
-SERVER_FIXTURES = {"local_api", "shared_server", "shared_api"}
+SERVER_FIXTURES = {"local_api", "shared_server", "shared_api", "finished_day"}
 STARTS_A_PROCESS = ("serving(", "server_process(", "subprocess", "multiprocessing")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_assets.batching.counting import usd
 from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, find_task, task_option
 from batch_assets.cli.day_articles import check_stand_in, known_api, read_missing_articles
 from batch_assets.cli.day_range import as_json_text, day_range, days_between, json_option
@@ -156,7 +157,7 @@ def _cells(cost: "Cost") -> list[str]:
 
 
 def _usd(amount: float | None) -> str:
-    return "unknown" if amount is None else f"${amount:.4f}"
+    return "unknown" if amount is None else usd(amount)
 
 
 def _notes(

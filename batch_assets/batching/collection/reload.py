@@ -132,24 +132,27 @@ def _batch_of(database: Database, data_folder: Path, path: Path, facts: FileFact
             is_named = bool(ids)
             ids = ids or reloading.submissions_with(connection, facts.custom_ids)
         candidates = submissions.of_ids(database, ids, data_folder)
-    fitting, reasons = [], []
+    fitting: list[tuple[int, Submission]] = []
+    reasons = []
     for submission in candidates:
-        requests = _requests_of(database, submission)
-        if not (facts.custom_ids & requests if is_named else facts.custom_ids <= requests):
+        common = len(facts.custom_ids & _requests_of(database, submission))
+        if not common or not (is_named or 2 * common > len(facts.custom_ids)):
             reasons.append(f"{submission.batch_id} has other requests")
             continue
         with database.reading() as connection:
             why_not = facts.why_not_of(submission, *reloading.time_of_batch(connection, submission))
         if why_not is None:
-            fitting.append(submission)
+            fitting.append((common, submission))
         else:
             reasons.append(why_not)
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
+    most = max((common for common, _ in fitting), default=0)
+    best = [submission for common, submission in fitting if common == most]
+    if len(best) == 1:
+        return best[0]
+    if not best:
         why = "; ".join(reasons[:3]) or "the ledger knows no batch with its requests"
         raise ReloadError(f"{path.name} is of no batch of this database: {why}. Nothing was changed.")
-    names = ", ".join(f"{one.batch_id} ({one.api})" for one in fitting)
+    names = ", ".join(f"{one.batch_id} ({one.api})" for one in best)
     raise ReloadError(f"{path.name} may be of several batches: {names}. Name the batch with --batch.")
 
 

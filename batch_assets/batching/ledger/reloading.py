@@ -39,8 +39,9 @@ KNOWN_REQUESTS = """
     UNION SELECT custom_id FROM failed_request WHERE batch_id = $batch_id
     UNION SELECT custom_id FROM batch_request WHERE task = $task AND partition_date = CAST($day AS DATE)
 """
-# The usage of the lines beyond what is recorded for the batch, by kind: a line that was recorded adds nothing. Tokens
-# that the batch reported beyond its lines are recorded as unattributed: the lines that were missing then have them.
+# The usage of the lines beyond what is recorded for the batch, by kind: a line that was recorded adds nothing, and the
+# files may be a part of all files. Tokens that the batch reported beyond its lines are recorded as unattributed: the
+# lines that were missing then have them, so these are subtracted.
 RECORD_MORE = """
     INSERT INTO spending (
         batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, billed_requests,
@@ -48,43 +49,40 @@ RECORD_MORE = """
         cost_usd, simulated_cost_usd, recorded_at
     )
     WITH of_batch AS (SELECT * FROM spending WHERE submission_id = $id AND batch_id = $batch_id),
-    recorded AS (
-        SELECT
-            kind, sum(input_tokens) AS input, sum(cached_input_tokens) AS cached, sum(output_tokens) AS output,
-            sum(reasoning_tokens) AS reasoning
-        FROM of_batch GROUP BY kind
+    usage AS (
+        SELECT kind, input_tokens, cached_input_tokens, output_tokens, reasoning_tokens FROM billed_line
+        UNION ALL
+        SELECT kind, -input_tokens, -cached_input_tokens, -output_tokens, -reasoning_tokens FROM of_batch
     ),
-    of_lines AS (
+    of_kind AS (
         SELECT
-            kind, sum(input_tokens) AS input, sum(cached_input_tokens) AS cached, sum(output_tokens) AS output,
-            sum(reasoning_tokens) AS reasoning
-        FROM billed_line WHERE kind <> 'unattributed' GROUP BY kind
-    ),
-    beyond AS (
-        SELECT
-            sum(greatest(of_lines.input - coalesce(recorded.input, 0), 0)) AS input,
-            sum(greatest(of_lines.cached - coalesce(recorded.cached, 0), 0)) AS cached,
-            sum(greatest(of_lines.output - coalesce(recorded.output, 0), 0)) AS output,
-            sum(greatest(of_lines.reasoning - coalesce(recorded.reasoning, 0), 0)) AS reasoning
-        FROM of_lines LEFT JOIN recorded USING (kind)
+            CASE WHEN kind = 'unattributed' THEN -1e15 ELSE 0 END AS least_tokens,
+            greatest(coalesce(sum(input_tokens), 0), least_tokens) AS input,
+            greatest(coalesce(sum(cached_input_tokens), 0), least_tokens) AS cached,
+            greatest(coalesce(sum(output_tokens), 0), least_tokens) AS output,
+            greatest(coalesce(sum(reasoning_tokens), 0), least_tokens) AS reasoning
+        FROM usage GROUP BY kind
     ),
     more AS (
         SELECT
-            greatest(coalesce(beyond.input, 0) - coalesce(attributed.input, 0), 0)::BIGINT AS more_input,
-            least(greatest(coalesce(beyond.cached, 0) - coalesce(attributed.cached, 0), 0), more_input)::BIGINT
-                AS more_cached,
-            greatest(coalesce(beyond.output, 0) - coalesce(attributed.output, 0), 0)::BIGINT AS more_output,
-            least(greatest(coalesce(beyond.reasoning, 0) - coalesce(attributed.reasoning, 0), 0), more_output)::BIGINT
-                AS more_reasoning,
+            greatest(sum(input), 0)::BIGINT AS more_input,
+            least(greatest(sum(cached), 0), more_input)::BIGINT AS more_cached,
+            greatest(sum(output), 0)::BIGINT AS more_output,
+            least(greatest(sum(reasoning), 0), more_output)::BIGINT AS more_reasoning
+        FROM of_kind
+    ),
+    priced AS (
+        SELECT
+            more.*,
             (more_input - more_cached) * input_usd + more_cached * cached_input_usd + more_output * output_usd AS cost
-        FROM beyond LEFT JOIN (FROM recorded WHERE kind = 'unattributed') AS attributed ON true, ended_batch
-    )
+        FROM more, ended_batch WHERE more_input + more_output > 0
+    ),
+    first AS (SELECT * FROM of_batch ORDER BY recorded_at, kind LIMIT 1)
     SELECT
-        $batch_id, $id, any_value(partition_date), any_value(task), 'answered', any_value(api), any_value(model),
-        min(submitted_at), $answers, $answers, 0, more_input, more_cached, 0, more_output, more_reasoning,
+        $batch_id, $id, partition_date, task, 'answered', api, model, submitted_at, $answers, $answers, 0, more_input,
+        more_cached, 0, more_output, more_reasoning,
         CASE WHEN NOT $is_simulated THEN cost END, CASE WHEN $is_simulated THEN cost END, $now
-    FROM of_batch, more WHERE more_input + more_output > 0
-    GROUP BY more_input, more_cached, more_output, more_reasoning, cost
+    FROM first, priced
 """
 DAYS_OF_ANSWERS = """
     SELECT DISTINCT task, partition_date::VARCHAR AS day FROM batch_request SEMI JOIN reloaded_answer USING (custom_id)

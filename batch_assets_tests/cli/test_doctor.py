@@ -1,0 +1,91 @@
+"""`batch-assets doctor` finds what keeps a run from working, says what to do, and changes nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_assets_tests.batching.conftest import Call, Reply, proxy
+from batch_assets_tests.cli.conftest import KEY, Finished, has_no_effect, run
+from batch_assets_tests.local_api_client import LocalApi
+
+
+def checks(*, exit_code: int) -> dict[str, list[dict[str, Any]]]:
+    done = run("doctor", "--json")
+    assert done.exit_code == exit_code, done.output
+    report = json.loads(done.stdout)
+    assert report["is_ok"] == (exit_code == 0)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for check in report["checks"]:
+        found.setdefault(check["name"], []).append(check)
+    return found
+
+
+def test_all_is_well(own_copy: Finished, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", local_api.url)
+    before = own_copy.database.path, Path(own_copy.database.path).read_bytes()
+    found = checks(exit_code=0)
+    assert set(found) == {
+        "versions", "settings", "data folder", "disk", "database", "api", "models", "source", "dagster", "local api",
+    }  # fmt: skip
+    [database] = found["database"]
+    assert own_copy.rows("SELECT id FROM warehouse")[0][0] in database["message"]
+    assert "accepts the key" in found["api"][0]["message"]
+    assert (before[0], Path(before[0]).read_bytes()) == before
+    done = run("doctor")
+    assert "✓ database:" in done.stdout
+    assert has_no_effect(done.stdout)
+
+
+def test_each_failure_is_named_and_stops_no_other_check(
+    own_copy: Finished, local_api: LocalApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(call: Call) -> Reply:
+        return Reply.of({"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}, 401)
+
+    own_copy.execute("DELETE FROM schema_version WHERE name = (SELECT max(name) FROM schema_version)")
+    own_copy.execute("INSERT INTO schema_version (name, applied_at) VALUES ('of a later version', now())")
+    before = own_copy.data.stat().st_mode
+    own_copy.data.chmod(0o755)
+    Path(own_copy.source).rename(tmp_path / "moved.jsonl")
+    try:
+        with proxy(local_api.url, refuse) as client:
+            monkeypatch.setenv("OPENAI_BASE_URL", str(client.base_url))
+            found = checks(exit_code=1)
+    finally:
+        (tmp_path / "moved.jsonl").rename(own_copy.source)
+        own_copy.data.chmod(before)
+    assert {name for name in found if found[name][0]["status"] == "failed"} == {"api", "source"}
+    assert "refuses the key" in found["api"][0]["message"]
+    assert KEY not in json.dumps(found)
+    assert found["data folder"][0]["what_to_do"] == f"chmod 700 {own_copy.data}"
+    messages = " ".join(check["message"] for check in found["database"])
+    assert "a later version" in messages
+    assert own_copy.rows("SELECT count(*) FROM schema_version WHERE name = 'of a later version'") == [(1,)]
+    assert "price of gpt-6-luna" in found["models"][0]["message"]
+
+
+def test_the_process_that_has_the_database_is_named(own_copy: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    program = "import duckdb, sys; opened = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, own_copy.database.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        [database] = checks(exit_code=1)["database"]
+        shell.communicate("")
+    assert f"PID {shell.pid}" in database["message"]
+    assert database["status"] == "warning"
+
+
+def test_a_wrong_setting_is_a_failed_check(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_MAX_COST_USD", "much")
+    [setting] = checks(exit_code=1)["settings"]
+    assert "BATCH_ASSETS_MAX_COST_USD is 'much'" in setting["message"]
