@@ -12,6 +12,7 @@ import batch_assets
 from batch_assets.batching.ledger.outcomes import INVALID_REQUEST, OTHER_FAILURE, OUTCOMES
 from batch_assets.batching.ledger.schema import TABLES
 from batch_assets.batching.ledger.states import MOVES, RequestState, State
+from batch_assets.cli.main import main
 from batch_assets_tests.project import Project
 
 ROOT = Path(batch_assets.__file__).parent.parent
@@ -79,6 +80,10 @@ def test_the_page_of_tables_names_every_table_and_no_other() -> None:
     tables, _, _ = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8").partition("`summaries.status` is one of")
     named = set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE))
     assert named == set(TABLES)
+
+
+def test_the_page_of_commands_names_every_command_and_no_other() -> None:
+    assert set(rows_of("docs/commands.md", "All commands")) == set(main.commands)
 
 
 def rows_of(page: str, heading: str) -> dict[str, list[str]]:

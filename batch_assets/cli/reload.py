@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     nargs=-1,
     required=True,
     metavar="RESULT_FILE…",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
 )
 @click.option("--batch", "batch_id", metavar="ID", help="The batch of the files.  [default: found by name or requests]")
 @json_option
@@ -29,6 +29,9 @@ def reload(files: tuple[Path, ...], batch_id: str | None, as_json: bool) -> None
     Nothing is bought, and no answer is replaced or taken away. Give both files of a batch together.
     """
     settings = checked_settings()
+    for path in files:
+        if not path.is_file():
+            raise click.ClickException(f"There is no file {path}.")
     from batch_assets.batching.collection.reload import reload_files
     from batch_assets.project_tasks import read_tasks
 

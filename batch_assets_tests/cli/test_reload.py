@@ -125,6 +125,7 @@ def test_a_file_of_another_api_or_batch_is_refused(own_copy: Finished, tmp_path:
         assert contents(own_copy) == before
         return done.stderr
 
+    assert "There is no file" in refused(tmp_path / "none.jsonl")
     page = tmp_path / "page.jsonl"
     page.write_text("<html>Sign in</html>")
     assert "is not a file of JSON lines" in refused(page)

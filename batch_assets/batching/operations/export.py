@@ -54,7 +54,7 @@ ROWS = """
 """
 # One row for each distinct request: equal articles share it.
 FIND_EXAMPLES = """
-    INSERT INTO example
+    INSERT INTO example (partition_date, custom_id, step, status, api, finish_reason, article_id)
     SELECT
         CAST({day} AS DATE), custom_id, any_value(step), any_value(result.status), any_value(result.api),
         any_value(result.finish_reason), min(result.article_id)
@@ -71,7 +71,7 @@ CREATE_EXAMPLES = """
     );
 """
 FILL_EXAMPLES = """
-    INSERT INTO fine_tuning
+    INSERT INTO fine_tuning (partition_date, article_id, messages)
     SELECT partition_date, article_id, [
         {{'role': 'system', 'content': CAST(? AS VARCHAR)}},
         {{'role': 'user', 'content': {message}}},
