@@ -20,9 +20,9 @@ from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
 from batch_assets.batching.task_day import TaskDay
 
 # The status in the result table counts, unless a later plan has the request in an open submission. A day without
-# results yet has the state of its requests.
-ARTICLES = """
-    WITH open_request AS (
+# results yet has the state of its requests. Also `reasons.py` reads these articles.
+ARTICLE = """
+    open_request AS (
         SELECT custom_id, bool_or(list_contains($sent_states, state)) AS is_sent
         FROM in_flight_request JOIN openai_batch USING (submission_id)
         WHERE list_contains($open_states, state) GROUP BY custom_id
@@ -44,11 +44,14 @@ ARTICLES = """
                 WHEN completion.custom_id IS NOT NULL THEN 'answered'
                 ELSE 'pending'
             END AS status,
-            result.finish_reason, completion.batch_id AS answered_by
+            result.finish_reason, result.error_code, completion.batch_id AS answered_by
         FROM planned FULL JOIN result USING (task, partition_date, article_id)
         LEFT JOIN open_request ON open_request.custom_id = planned.custom_id
         LEFT JOIN completion ON completion.custom_id = coalesce(planned.custom_id, result.custom_id)
     )
+"""
+ARTICLES = f"""
+    WITH {ARTICLE}
     SELECT
         task, partition_date,
         count(*) AS articles,
@@ -142,6 +145,15 @@ UNFINISHED = """
         UNION ALL SELECT partition_date FROM day_plan ANTI JOIN result_row USING (task, partition_date)
     )
 """
+LAST_DAYS = """
+    SELECT min(partition_date), max(partition_date) FROM (
+        SELECT partition_date FROM batch_request
+        UNION SELECT partition_date FROM result_row
+        UNION SELECT partition_date FROM spending
+        UNION SELECT partition_date FROM openai_batch WHERE batch_id IS NOT NULL
+        ORDER BY partition_date DESC LIMIT $count
+    )
+"""
 
 
 @dataclass(frozen=True)
@@ -219,14 +231,25 @@ def figures_of_days(
     A day that no run has planned has none.
     """
     create_view_of_results(connection)
-    parameters = {
+    parameters = {**parameters_of_articles(first, last), "task": task}
+    return [DayFigures(*row) for row in connection.execute(FIGURES, parameters).fetchall()]
+
+
+def parameters_of_articles(first: str, last: str) -> dict[str, object]:
+    """The parameters of a statement with `ARTICLE`."""
+    return {
         "first": date.fromisoformat(first),
         "last": date.fromisoformat(last),
-        "task": task,
         "open_states": list(OPEN),
         "sent_states": [state for state in OPEN if state not in UNSENT],
     }
-    return [DayFigures(*row) for row in connection.execute(FIGURES, parameters).fetchall()]
+
+
+def last_days(connection: duckdb.DuckDBPyConnection, count: int) -> tuple[str, str] | None:
+    """The first and the last of the last `count` days that have figures; None if no day has any."""
+    create_view_of_results(connection)
+    row = connection.execute(LAST_DAYS, {"count": count}).fetchone()
+    return None if row is None or row[0] is None else (row[0].isoformat(), row[1].isoformat())
 
 
 def figures_of_collected_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DayFigures:

@@ -272,6 +272,8 @@ def _quoted(text: str) -> str:
 IS_RETRYABLE = _case(lambda outcome: str(outcome.is_retryable).lower())
 # 'request', 'batch', 'account', 'task' or 'file'.
 SCOPE = _case(lambda outcome: _quoted(outcome.scope))
+# What the user can do about a failure.
+REMEDY = _case(lambda outcome: _quoted(outcome.remedy))
 # What the user can do about an error of the account or of the task; NULL for any other failure.
 SHARED_REMEDY = _case(
     lambda outcome: _quoted(outcome.remedy) if outcome.scope in (Scope.ACCOUNT, Scope.TASK) else "NULL"
