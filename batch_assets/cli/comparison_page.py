@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from batch_assets.batching.collection.comparison import ComparedArticle, Comparison, Side
-from batch_assets.batching.safety.outside_text import as_shown
 from batch_assets.cli.comparison_report import notes, shown_value, status_of, sums
+from batch_assets.pages.render import render
 
 TEMPLATE = Path(__file__).with_name("comparison.html")
 
 
 def page_of(comparison: Comparison) -> str:
     """The page. The template escapes every text of others, and the page's policy forbids scripts and the network."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["shown"] = lambda text: as_shown(str(text), lines=True)
     totals = [sums(one) for one in comparison.totals]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         day=comparison.day,
         tasks=comparison.tasks,
         sums=[(name, [one[name] for one in totals]) for name in totals[0]],
