@@ -16,7 +16,10 @@ from batch_assets.batching.safety.notification_urls import read_urls
 from batch_assets.local_api.storage.private import make_private_folder
 
 # Everything that any version put into a data folder: a folder with nothing else counts as ours.
-DATA_FOLDER_HOLDS = ("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home")
+DATA_FOLDER_HOLDS = (
+    *("batch_assets.duckdb*", "requests", "results", "local_api", "dagster_home"),
+    *("report.html", ".report.html.*"),
+)
 SAMPLE = Path(__file__).parent / "sample" / "articles.sql"
 SAMPLE_FIRST_DAY = "2026-01-05"
 DEFAULT_MODEL = "gpt-6-luna"

@@ -63,6 +63,7 @@ def main() -> None:
         with running_dev(data, log, source) as group_url, open_page(browser, group_url) as page:
             materialize_ten_days(page, group_url, pictures)
         take_local_api(browser, Path(temporary) / "local_api", pictures)
+        picture_of_report(browser, data, pictures)
         IMAGES.mkdir(exist_ok=True)
         for picture in sorted(pictures.iterdir()):
             shutil.copy(picture, IMAGES)
@@ -103,8 +104,7 @@ def slow_batch_api(folder: Path) -> Iterator[None]:
 @contextmanager
 def running_dev(data: Path, log: Path, source: Path | None = None) -> Iterator[str]:
     """`batch-assets dev`, which runs inside the `with`; yields the address that it prints when it is ready."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
-    environment |= {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
+    environment = environment_of(data)
     if source is not None:
         environment["BATCH_ASSETS_SOURCE"] = str(source)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -131,6 +131,12 @@ def running_dev(data: Path, log: Path, source: Path | None = None) -> Iterator[s
         dev.send_signal(signal.SIGINT)  # as Ctrl-C does
         dev.wait(WAIT_SECONDS)
         time.sleep(2)  # Dagster's code server ends a moment later, and uses the folder until then
+
+
+def environment_of(data: Path) -> dict[str, str]:
+    """That of our commands, without the key and the settings of the user."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
+    return environment | {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
 
 
 @contextmanager
@@ -304,6 +310,18 @@ def picture_of_summaries(page: Page, pictures: Path) -> None:
     expect(preview).to_be_visible()
     take(page, pictures / "summaries_partition.png")
     take(preview, pictures / "summaries_preview.png")
+
+
+def picture_of_report(browser: str, data: Path, pictures: Path) -> None:
+    """The upper part of the report about the ten days."""
+    file = data / "report.html"
+    command = [sys.executable, "-m", "batch_assets.cli.main", "report", "--out", str(file)]
+    subprocess.run(command, env=environment_of(data), check=True)
+    with open_page(browser, file.as_uri()) as page:
+        page.set_viewport_size({"width": 1100, "height": 560})
+        page.goto(file.as_uri())
+        expect(page.get_by_role("img", name="Cost per day")).to_be_visible()
+        take(page, pictures / "report.png")
 
 
 def open_graph(page: Page, group_url: str) -> None:

@@ -21,6 +21,7 @@ from batch_assets.cli.notify import notify
 from batch_assets.cli.prune import prune
 from batch_assets.cli.query import query
 from batch_assets.cli.reload import reload
+from batch_assets.cli.report import report
 from batch_assets.cli.retry import retry
 from batch_assets.cli.serve import serve
 from batch_assets.cli.status import status
@@ -41,7 +42,7 @@ def main() -> None:
 
 for command in (
     *(demo, dev, serve),
-    *(status, costs, estimate, errors, try_requests, compare, query, export),
+    *(status, costs, report, estimate, errors, try_requests, compare, query, export),
     *(cancel, abandon, retry, reload, adopt, move_api, notify, doctor, prune),
 ):
     main.add_command(command)
