@@ -6,7 +6,9 @@ from typing import NamedTuple
 import dagster as dg
 
 GROUP = "articles"
+REPORT_GROUP = "report"
 RAW_ARTICLES = dg.AssetKey("raw_articles")
+BATCH_REPORT = dg.AssetKey("batch_report")
 
 
 class TaskKeys(NamedTuple):

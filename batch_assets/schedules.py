@@ -1,4 +1,4 @@
-"""The schedule of a task that submits every night, after the user has switched it on."""
+"""The schedules, which do nothing until the user switches them on: one for each task, and that of the report."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -6,6 +6,7 @@ from datetime import datetime
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from batch_assets.asset_keys import BATCH_REPORT
 from batch_assets.day_events import LOOK_BACK_TAG, newest_storage_ids
 from batch_assets.jobs import named_after
 from batch_assets.run_requests import TaskRuns
@@ -31,6 +32,18 @@ def nightly_schedule(declared: DeclaredTask, job: UnresolvedAssetJobDefinition) 
         yield from requests_of_night(context.instance, declared, context.scheduled_execution_time)
 
     return daily_submission
+
+
+def report_schedule() -> dg.ScheduleDefinition:
+    """Writes the report every morning. Off: a project starts no run that its user has not asked for."""
+    return dg.ScheduleDefinition(
+        name="daily_batch_report",
+        target=dg.AssetSelection.assets(BATCH_REPORT),
+        cron_schedule="0 6 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Writes the report about the last 30 days.",
+    )
 
 
 def requests_of_night(instance: dg.DagsterInstance, declared: DeclaredTask, night: datetime) -> Iterator[dg.RunRequest]:

@@ -52,19 +52,19 @@ def test_each_check_has_the_days_of_its_asset() -> None:
 
 def test_each_task_has_its_assets_and_shares_the_articles() -> None:
     keys = {spec.key.to_user_string(): spec.group_name for spec in defs().resolve_all_asset_specs()}
-    of_summaries = dict.fromkeys(["raw_articles", "batch_request_file", "openai_batch", "summaries"], "articles")
+    of_summaries = dict.fromkeys(ASSET_KEYS, "articles")
     of_others = {
         f"{task}/{asset}": task
         for task in ("keywords", "captions")
         for asset in ("batch_request_file", "openai_batch", task)
     }
-    assert keys == {**of_summaries, **of_others, "captions/raw_articles": "captions"}
+    assert keys == {**of_summaries, **of_others, "captions/raw_articles": "captions", "batch_report": "report"}
 
 
 def test_what_spends_money_by_itself_is_off_and_what_collects_is_on() -> None:
     definitions = defs()
-    schedule = definitions.resolve_schedule_def("daily_submission")
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    for name in ("daily_submission", "daily_batch_report"):
+        assert definitions.resolve_schedule_def(name).default_status is dg.DefaultScheduleStatus.STOPPED
     sensor = definitions.resolve_sensor_def("openai_batch_sensor")
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
@@ -108,6 +108,7 @@ BATCHING_STEPS = tuple(
     ("folder", "forbidden"),
     [
         ("batching", ("dagster", "batch_assets.local_api", "batch_assets.assets", "batch_assets.resources")),
+        ("report", ("dagster", "batch_assets.local_api", "batch_assets.assets", "batch_assets.cli")),
         ("local_api", ("dagster", "duckdb", "openai", "batch_assets.batching", "batch_assets.assets")),
         *((f"batching/{base}", BATCHING_STEPS) for base in ("ledger", "provider", "safety")),
         *(
@@ -214,10 +215,10 @@ def test_whatever_dagster_runs_raises_errors_without_secrets() -> None:
     """Dagster stores what they raise: each of our assets, checks, ops and sensors bears the decorator."""
     definitions = defs()
     functions = [
-        *(definitions.resolve_assets_def(key).op.compute_fn.decorated_fn for key in ASSET_KEYS),  # type: ignore[union-attr]
+        *(definitions.resolve_assets_def(key).op.compute_fn.decorated_fn for key in (*ASSET_KEYS, "batch_report")),  # type: ignore[union-attr]
         cancel_batches.get_node_named("cancel_batches_of_day").definition.compute_fn.decorated_fn,  # type: ignore[attr-defined]
         openai_batch_sensor._raw_fn,
     ]
-    assert len(functions) == 6
+    assert len(functions) == 7
     for function in functions:
         assert function.__code__.co_filename == clean_errors.__file__, function.__name__

@@ -45,6 +45,7 @@ def test_two_tasks_share_the_articles_and_one_sensor(host: ProjectFolder) -> Non
     definitions = host.load()
     assert host.asset_names() == {
         "raw_articles",
+        "batch_report",
         *(f"{task}/{name}" for task in ("topics", "mood") for name in ("batch_request_file", "openai_batch", task)),
     }
     assert [sensor.name for sensor in definitions.sensors or []] == [
