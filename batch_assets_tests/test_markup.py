@@ -75,7 +75,7 @@ def test_no_outside_text_is_where_the_ui_renders_markdown(hostile: Project) -> N
 
 def test_the_preview_shows_the_texts_as_they_are(hostile: Project) -> None:
     preview = hostile.metadata(summaries)["preview"]
-    cells = [str(cell) for record in preview.records for cell in record.data.values()]
+    cells = [str(record.data[name]) for record in preview.records for name in ("article", "answer")]
     assert len(cells) == 2 * len(TEXTS)
     for text in TEXTS:
         assert any(" ".join(text.split())[:200] in cell for cell in cells), text

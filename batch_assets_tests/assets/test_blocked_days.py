@@ -10,6 +10,7 @@ from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import why_waits
+from batch_assets.checks import BUDGET
 from batch_assets.cli.local_daemon import is_done
 from batch_assets.resources import BatchApi
 from batch_assets_tests.batching.conftest import Call, Reply, proxy, with_api_name
@@ -71,7 +72,8 @@ def test_a_check_without_a_submission_asks_the_sensor_for_nothing(project: Proje
     project.prices, project.max_cost_usd = PRICES, 0.0
     with serving(project.folder / "instant_api", engine="instant") as project.api:
         planned = project.materialize([raw_articles, batch_request_file])
-        assert [check.passed for check in planned.get_asset_check_evaluations()] == [False]
+        failed = [check.check_name for check in planned.get_asset_check_evaluations() if not check.passed]
+        assert failed == [BUDGET]
         assert project.days_seen_from("batch_assets") == []
 
 

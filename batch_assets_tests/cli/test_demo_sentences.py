@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from batch_assets.batching.collection.report import DayReport
-from batch_assets.batching.ledger.spending import DaySpending
+from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.cli import demo_day
 from batch_assets.cli.demo import demo
 from batch_assets.settings import read_settings
@@ -37,7 +37,8 @@ def test_a_day_with_nothing_to_send_is_told_why(counts: dict[str, int], sentence
 
 
 def test_the_report_names_the_command_for_what_has_no_answer() -> None:
-    report = DayReport(DAY, 5, {"answered": 1, "failed": 2, "cancelled": 2}, 0, DaySpending(), [], [])
+    figures = DayFigures("keywords", DAY, articles=5, answered=1, failed=2, cancelled=2)
+    report = DayReport(DAY, figures, 0, [], [])
     output = io.StringIO()
     demo_day._print_report(Console(file=output, width=100), report, read_settings(), "keywords")
     assert f"batch-assets retry {DAY} --task keywords\n" in output.getvalue()
