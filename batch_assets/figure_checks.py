@@ -16,7 +16,7 @@ from batch_assets.batching.ledger.batch_figures import BatchFigures
 from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.batching.ledger.submissions import unsent_files
 from batch_assets.batching.planning.shards import FileLimits
-from batch_assets.checks import daily_check, evaluation_of_day
+from batch_assets.checks import ARTICLES, BUDGET, USAGE, daily_check, evaluation_of_day
 from batch_assets.task_set import DeclaredTask, Feed
 
 USABLE, UNIQUE = "articles_are_usable", "ids_are_unique"
@@ -240,6 +240,9 @@ RESULTS_CHECKS: Mapping[str, Callable[[DeclaredTask, DayFigures, Sequence[BatchF
     NOT_CUT: check_not_cut,
     COST: check_cost,
 }
+
+CHECKS_OF_REQUEST_FILES = (BUDGET, WITHIN_LIMITS)
+CHECKS_OF_RESULTS = (ARTICLES, USAGE, *RESULTS_CHECKS)
 
 
 def _warning(

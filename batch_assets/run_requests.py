@@ -17,6 +17,7 @@ from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import Problem, clock
 from batch_assets.day_events import DEDUP_TAG, location_of_run
+from batch_assets.figure_checks import CHECKS_OF_REQUEST_FILES, CHECKS_OF_RESULTS
 from batch_assets.run_keys import NextRun, RunNumbers
 from batch_assets.run_ranges import DueRun, in_ranges
 
@@ -47,6 +48,16 @@ class TaskRuns:
             Step.SUBMIT: [self.keys.openai_batch],
             Step.NEXT_ROUND: [self.keys.batch_request_file, self.keys.openai_batch],
         }.get(step, [self.keys.results])
+
+    def checks(self, step: Step) -> list[dg.AssetCheckKey]:
+        """The checks that this run evaluates: those of the same steps. Dagster would skip any other check of these
+        assets, for example of freshness, and a skipped check loses the result that it had.
+        """
+        names = {
+            self.keys.batch_request_file: CHECKS_OF_REQUEST_FILES,
+            self.keys.results: CHECKS_OF_RESULTS,
+        }
+        return [dg.AssetCheckKey(asset, name) for asset in self.assets(step) for name in names.get(asset, ())]
 
     @property
     def config_without_user(self) -> dict[str, Any]:
@@ -280,6 +291,7 @@ def _run_request(next_run: NextRun, numbers: RunNumbers, task: TaskRuns) -> dg.R
         run_key=numbers.run_key(next_run),
         partition_key=None if is_range else first,
         asset_selection=task.assets(next_run.step),
+        asset_check_keys=task.checks(next_run.step),
         tags={
             DEDUP_TAG: next_run.dedup_key,
             PRIORITY_TAG: str(PRIORITY_OF[next_run.step]),

@@ -4,42 +4,38 @@
 not work as the docs say, it ends with an error and changes no picture.
 """
 
-import json
-import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from playwright.sync_api import FilePayload, FloatRect, Locator, Page, expect, sync_playwright
-
-from batch_assets.local_api.serving.discovery import page_url
-from batch_assets.local_api.serving.server import serve
+from picture_steps import (
+    CLICK_SECONDS,
+    WAIT_SECONDS,
+    events,
+    find_browser,
+    open_graph,
+    open_page,
+    running_dev,
+    settle,
+    slow_batch_api,
+    take,
+    wait_until,
+)
+from pictures_of_days import picture_of_stale_day, pictures_of_days
+from pictures_of_pages import pictures_of_report, take_local_api
+from playwright.sync_api import FloatRect, Page, expect
 
 IMAGES = Path(__file__).parent / "images"
 DAY = "2026-01-05"
 SHOWN_DAYS = "[2026-01-05...2026-01-09]"
-TEN_DAYS = tuple(f"2026-01-{number:02d}" for number in range(5, 15))
+YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+TEN_DAYS = tuple((YESTERDAY - timedelta(days=number)).isoformat() for number in range(9, -1, -1))
 UPSTREAM = ("raw_articles", "batch_request_file", "openai_batch")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-BATCH_SECONDS = 30.0  # long enough for its progress to be seen
-CLICK_SECONDS = 30.0
-WAIT_SECONDS = 240.0
-
-Found = TypeVar("Found")
 
 
 def main() -> None:
@@ -53,114 +49,25 @@ def main() -> None:
         api = slow_batch_api(data / "local_api")
         with api, running_dev(data, log) as group_url, open_page(browser, group_url) as page:
             materialize(page, group_url, pictures)
-            wait_until(lambda: events(page, "summaries"), WAIT_SECONDS, "the sensor has not materialized `summaries`")
+            wait_until(
+                lambda: events(page, "summaries", DAY), WAIT_SECONDS, "the sensor has not materialized `summaries`"
+            )
             picture_of_graph(page, group_url, pictures)
             picture_of_sensor(page, pictures)
             picture_of_progress(page, pictures)
             picture_of_summaries(page, pictures)
-        data, source = Path(temporary) / "ten_days", Path(temporary) / "ten_days.jsonl"
-        write_ten_days(source)
-        with running_dev(data, log, source) as group_url, open_page(browser, group_url) as page:
+        data = Path(temporary) / "ten_days"
+        with running_dev(data, log) as group_url, open_page(browser, group_url) as page:
             materialize_ten_days(page, group_url, pictures)
+            pictures_of_days(page, TEN_DAYS, pictures)
+        with running_dev(data, log, MODEL="gpt-4.1-nano") as group_url, open_page(browser, group_url) as page:
+            picture_of_stale_day(page, TEN_DAYS, pictures)
         take_local_api(browser, Path(temporary) / "local_api", pictures)
-        picture_of_report(browser, data, pictures)
+        pictures_of_report(browser, data, pictures)
         IMAGES.mkdir(exist_ok=True)
         for picture in sorted(pictures.iterdir()):
             shutil.copy(picture, IMAGES)
             print(f"{IMAGES / picture.name}  {picture.stat().st_size / 1000:.0f} kB")
-
-
-# The processes
-
-
-def find_browser() -> str:
-    named = os.environ.get("CHROMIUM")
-    wanted = (named,) if named else BROWSERS
-    for candidate in wanted:
-        if found := shutil.which(candidate):
-            return found
-    sys.exit(
-        f"The pictures need a browser, and there is no {' or '.join(wanted)} that can be run. Install Chromium "
-        "(Debian: apt install chromium), or put the path of one into the variable CHROMIUM."
-    )
-
-
-@contextmanager
-def slow_batch_api(folder: Path) -> Iterator[None]:
-    """A slow local Batch API of a data folder, which `batch-assets dev` of that folder uses."""
-    ready, stop = threading.Event(), threading.Event()
-    options = {"batch_seconds": BATCH_SECONDS, "ready": lambda _url: ready.set(), "stop": stop}
-    server = threading.Thread(target=serve, args=(folder,), kwargs=options, daemon=True)
-    server.start()
-    try:
-        if not ready.wait(WAIT_SECONDS):
-            sys.exit("The local Batch API did not start; its output is above.")
-        yield
-    finally:
-        stop.set()
-        server.join()
-
-
-@contextmanager
-def running_dev(data: Path, log: Path, source: Path | None = None) -> Iterator[str]:
-    """`batch-assets dev`, which runs inside the `with`; yields the address that it prints when it is ready."""
-    environment = environment_of(data)
-    if source is not None:
-        environment["BATCH_ASSETS_SOURCE"] = str(source)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "batch_assets.cli.main", "dev", "--port", str(port)]
-    started = time.monotonic()
-    with log.open("wb") as output:
-        dev = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-
-    def address() -> str | None:
-        if dev.poll() is not None:
-            sys.exit(f"`batch-assets dev` ended with exit code {dev.returncode}.")
-        found = re.search(r"^Ready: (http\S+)$", log.read_text(), re.MULTILINE)
-        return found and found.group(1)
-
-    try:
-        url = wait_until(address, WAIT_SECONDS, "`batch-assets dev` is not ready")
-        print(f"`batch-assets dev` was ready after {time.monotonic() - started:.0f} s")
-        yield url
-    except BaseException:
-        print(f"The end of the output of `batch-assets dev`:\n{log.read_text()[-3000:]}", file=sys.stderr)
-        raise
-    finally:
-        dev.send_signal(signal.SIGINT)  # as Ctrl-C does
-        dev.wait(WAIT_SECONDS)
-        time.sleep(2)  # Dagster's code server ends a moment later, and uses the folder until then
-
-
-def environment_of(data: Path) -> dict[str, str]:
-    """That of our commands, without the key and the settings of the user."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "DAGSTER_"))}
-    return environment | {"BATCH_ASSETS_DATA_DIR": str(data), "BATCH_ASSETS_POLL_SECONDS": "4"}
-
-
-@contextmanager
-def open_page(browser: str, base_url: str) -> Iterator[Page]:
-    """A page in a new profile. Raises AssertionError at the end if the UI reported an error meanwhile."""
-    errors: list[str] = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=BROWSER_FLAGS)
-        try:
-            page = chromium.new_page(base_url=base_url, color_scheme="light", device_scale_factor=1.25, locale="en-GB")
-            page.set_default_timeout(CLICK_SECONDS * 1000)
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.on(
-                "response",
-                lambda answer: errors.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None,
-            )
-            yield page
-        finally:
-            chromium.close()
-    assert not errors, f"The UI reported errors: {errors}"
-
-
-# What a reader does and sees
 
 
 def materialize(page: Page, group_url: str, pictures: Path) -> None:
@@ -185,21 +92,6 @@ def materialize(page: Page, group_url: str, pictures: Path) -> None:
     take(dialog, pictures / "materialize.png")
     launch.click()
     expect(page.get_by_text("Launched run")).to_be_visible()
-
-
-def write_ten_days(source: Path) -> None:
-    """Five articles on each of ten days."""
-    articles = [
-        {
-            "id": f"{day}-{number}",
-            "title": f"Report {number} of {day}",
-            "body": f"The harbour of town {number} reopened on {day}. It had been closed for a week.",
-            "published_at": f"{day}T08:00:00Z",
-        }
-        for day in TEN_DAYS
-        for number in range(5)
-    ]
-    source.write_text("".join(json.dumps(article) + "\n" for article in articles), encoding="utf-8")
 
 
 def materialize_ten_days(page: Page, group_url: str, pictures: Path) -> None:
@@ -245,41 +137,9 @@ def materialized_days(page: Page) -> set[str]:
     return {event["partition"] for event in answer.json()["data"]["assetNodeOrError"]["assetMaterializations"]}
 
 
-def take_local_api(browser: str, folder: Path, pictures: Path) -> None:
-    """Upload a file on the web page of a local Batch API, and create a batch of it."""
-    with slow_batch_api(folder):
-        address = page_url(folder, with_token=True)
-        assert address is not None, "the local Batch API has no web page"
-        with open_page(browser, address) as page:
-            picture_of_local_api(page, address, pictures)
-
-
-def picture_of_local_api(page: Page, address: str, pictures: Path) -> None:
-    """A batch of which more than half is executed, with two failures."""
-    page.set_viewport_size({"width": 1100, "height": 760})
-    page.goto(address)
-    page.get_by_role("link", name="Upload a file").click()
-    content = "".join(json.dumps(line) + "\n" for line in request_lines(60))
-    file = FilePayload(name="articles-2026-01-05.jsonl", mimeType="application/jsonl", buffer=content.encode())
-    page.get_by_label("A JSONL file").set_input_files(file)
-    page.get_by_role("button", name="Upload").click()
-    page.get_by_role("button", name="Create batch").click()
-    expect(page.locator("#state")).to_contain_text(re.compile(r"[34]\d of 60, 2 failed"), timeout=WAIT_SECONDS * 1000)
-    page.screenshot(path=pictures / "local_batch_api.png", full_page=True)
-
-
-def request_lines(count: int) -> Iterator[dict[str, Any]]:
-    """Lines of a request file. Every seventeenth has no messages, and fails."""
-    for number in range(count):
-        text = f"The harbour of town {number} reopened. It had been closed for a week."
-        messages = [] if number % 17 == 16 else [{"role": "user", "content": text}]
-        body = {"model": "gpt-6-luna", "messages": messages}
-        yield {"custom_id": f"article-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-
-
 def picture_of_graph(page: Page, group_url: str, pictures: Path) -> None:
     open_graph(page, group_url)
-    expect(page.get_by_text("1 / 1 Passed")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"\d / 7 Passed"))).to_be_visible()
     expect(page.get_by_text(re.compile(r" ago$"))).to_have_count(4)
     nodes = FloatRect(x=120, y=273, width=1225, height=225)  # where the four are in a window of this size
     page.screenshot(path=pictures / "asset_graph.png", clip=nodes)
@@ -294,7 +154,7 @@ def picture_of_sensor(page: Page, pictures: Path) -> None:
 
 def picture_of_progress(page: Page, pictures: Path) -> None:
     """The events of `openai_batch`, with one from the middle of the batch selected."""
-    shown = [event for event in events(page, "openai_batch") if event["description"]]
+    shown = [event for event in events(page, "openai_batch", DAY) if event["description"]]
     assert len(shown) > 2, f"The sensor showed little progress: {shown}"
     halfway = shown[len(shown) // 2]
     page.set_viewport_size({"width": 1100, "height": 620})
@@ -310,59 +170,6 @@ def picture_of_summaries(page: Page, pictures: Path) -> None:
     expect(preview).to_be_visible()
     take(page, pictures / "summaries_partition.png")
     take(preview, pictures / "summaries_preview.png")
-
-
-def picture_of_report(browser: str, data: Path, pictures: Path) -> None:
-    """The upper part of the report about the ten days."""
-    file = data / "report.html"
-    command = [sys.executable, "-m", "batch_assets.cli.main", "report", "--out", str(file)]
-    subprocess.run(command, env=environment_of(data), check=True)
-    with open_page(browser, file.as_uri()) as page:
-        page.set_viewport_size({"width": 1100, "height": 560})
-        page.goto(file.as_uri())
-        expect(page.get_by_role("img", name="Cost per day")).to_be_visible()
-        take(page, pictures / "report.png")
-
-
-def open_graph(page: Page, group_url: str) -> None:
-    page.set_viewport_size({"width": 1400, "height": 640})
-    page.goto(group_url)
-    expect(page.get_by_text("summaries", exact=True)).to_be_visible()
-    settle(page)
-
-
-def take(what: Page | Locator, file: Path) -> None:
-    settle(what if isinstance(what, Page) else what.page)
-    what.screenshot(path=file)
-
-
-def settle(page: Page) -> None:
-    """Wait until the page is drawn."""
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1500)  # charts and live status are drawn after the last answer
-
-
-def events(page: Page, asset: str) -> list[dict[str, Any]]:
-    """The day's materializations and observations of an asset, oldest first."""
-    query = """query Events($asset: [String!]!, $days: [String!]!) {
-        assetNodeOrError(assetKey: {path: $asset}) { ... on AssetNode {
-            assetMaterializations(partitions: $days) { timestamp description }
-            assetObservations(partitions: $days) { timestamp description }
-    } } }"""
-    answer = page.request.post("/graphql", data={"query": query, "variables": {"asset": [asset], "days": [DAY]}})
-    node = answer.json()["data"]["assetNodeOrError"]
-    found = [*node["assetMaterializations"], *node["assetObservations"]]
-    return sorted(found, key=lambda event: float(event["timestamp"]))
-
-
-def wait_until(condition: Callable[[], Found | None], seconds: float, otherwise: str) -> Found:
-    """Wait for a true value of `condition`, and return it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.5)
-    sys.exit(f"After {seconds:.0f} s, {otherwise}.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import pytest
 from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
 from batch_assets import figure_checks
-from batch_assets_tests.first_task import RESULTS, openai_batch, raw_articles, summaries
+from batch_assets.batching.next_step import Step
+from batch_assets.run_requests import TaskRuns
+from batch_assets_tests.first_task import DECLARED, RESULTS, TASKS, assets_of, openai_batch, raw_articles, summaries
 from batch_assets_tests.project import DAY, EVERYTHING, Project, write_articles
 
 pytestmark = pytest.mark.end_to_end
@@ -108,3 +110,12 @@ def test_each_asset_has_a_description_columns_with_comments_and_a_lineage() -> N
     lineage = specs[summaries.key].metadata["dagster/column_lineage"].deps_by_column
     assert {dep.column_name for dep in lineage["summary"]} >= {"body"}
     assert [dep.asset_key for dep in lineage["title"]] == [raw_articles.key]
+
+
+def test_runs_of_the_sensor_evaluate_all_checks_of_their_steps_and_no_other() -> None:
+    """A check of another step, such as that of freshness, would be skipped, and would lose its result."""
+    runs, [submission, results] = TaskRuns(DECLARED.keys, DECLARED.feed.step), assets_of(TASKS)
+    assert set(runs.checks(Step.COLLECT)) == set(results.check_keys)
+    of_articles = {dg.AssetCheckKey(raw_articles.key, name) for name in figure_checks.ARTICLES_CHECKS}
+    assert set(runs.checks(Step.NEXT_ROUND)) | of_articles == set(submission.check_keys)
+    assert runs.checks(Step.SUBMIT) == []
