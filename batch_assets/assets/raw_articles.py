@@ -28,6 +28,8 @@ def articles_spec(declared: DeclaredTask) -> dg.AssetSpec:
         "`rejected_article`, with the file, the line and the reason.",
         partitions_def=declared.partitions_def,
         group_name=GROUP if declared.feed.key == RAW_ARTICLES else declared.group_name,
+        owners=list(declared.owners),
+        tags=declared.tags,
         kinds={"duckdb"},
         metadata=table_metadata("raw_articles"),
         skippable=True,  # of a run of many days, the days that failed are not materialized

@@ -104,6 +104,8 @@ def test_each_asset_has_a_description_columns_with_comments_and_a_lineage() -> N
     for asset in EVERYTHING:
         spec = specs[asset.key]
         assert spec.description
+        assert (list(spec.owners), spec.tags["domain"], spec.group_name) == (["team:data"], "news", "articles")
+        assert spec.kinds
         schema = spec.metadata["dagster/column_schema"]
         assert any(column.description for column in schema.columns)
         assert spec.metadata["dagster/storage_kind"] == "duckdb"
