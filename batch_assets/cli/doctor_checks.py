@@ -17,6 +17,7 @@ import openai
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.articles import preview_day
+from batch_assets.batching.ingest.source import Kind
 from batch_assets.batching.ledger.database import BUSY_PHRASES, Database, is_url
 from batch_assets.batching.ledger.known_batches import why_no_stand_in
 from batch_assets.batching.ledger.migrations import MIGRATIONS
@@ -26,6 +27,7 @@ from batch_assets.batching.provider.batches import error_message
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ORGANIZATION, api_name, normalized_url
 from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import batch_rates
+from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.days_in_flight import client_of_running_api
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.settings import SettingError, Settings, read_settings
@@ -63,7 +65,7 @@ def run_checks() -> Iterator[Check]:
     try:
         settings = read_settings()
     except SettingError as error:
-        yield Check("settings", Status.FAILED, str(error), "The other checks need the settings.")
+        yield Check("settings", Status.FAILED, as_message(str(error)), "The other checks need the settings.")
         return
     yield Check("settings", Status.OK, f"data folder {settings.data_folder}, model {settings.model}")
     checks: dict[str, Callable[[Settings], Iterator[Finding]]] = {
@@ -97,8 +99,8 @@ def _run(name: str, check: Callable[[Settings], Iterator[Finding]], settings: Se
             found.append((Status.WARNING, f"the check did not end within {CHECK_SECONDS} s", None))
         else:
             found.append((Status.FAILED, str(error) or type(error).__name__, None))
-    for status, message, what_to_do in found:
-        yield Check(name, status, message, what_to_do)
+    for status, message, what_to_do in found:  # DuckDB and the API repeat what they were given
+        yield Check(name, status, as_message(message, settings.database, settings.source), what_to_do)
 
 
 @contextmanager
@@ -146,8 +148,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     if is_url(settings.database):
-        with Database(settings.database).reading() as connection:
-            yield Status.OK, f"warehouse id {read_warehouse_id(connection)}", None
+        with duckdb.connect(settings.database) as connection:
+            yield from _tables("the database", "", connection)
         return
     path = Path(settings.database)
     if not path.exists():
@@ -166,28 +168,27 @@ def _database(settings: Settings) -> Iterator[Finding]:
         )
         return
     with connection:
-        yield from _tables(path, connection)
+        yield from _tables(str(path), f", {path.stat().st_size / 1e6:,.1f} MB", connection)
 
 
-def _tables(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+def _tables(name: str, size: str, connection: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     applied = migrations_of(connection)
-    pending = [name for name in MIGRATIONS if name not in (applied or ())]
+    pending = [migration for migration in MIGRATIONS if migration not in (applied or ())]
     later = sorted((applied or set()) - MIGRATIONS.keys())
     if later:
         yield (
             Status.WARNING,
-            f"a later version of batch_assets has changed {path} ({', '.join(later)})",
+            f"a later version of batch_assets has changed {name} ({', '.join(later)})",
             "Use that version.",
         )
     if pending:
         yield (
             Status.WARNING,
-            f"{counted(len(pending), 'migration')} to be applied: {', '.join(pending)}",
+            f"{counted(len(pending), 'migration')} of {name} to be applied: {', '.join(pending)}",
             "The next run or command applies them. Copy the file before, if an earlier version uses it, too.",
         )
     if applied is not None:
-        size = f"{path.stat().st_size / 1e6:,.1f} MB"
-        yield Status.OK, f"{path}, {size}, warehouse id {read_warehouse_id(connection)}", None
+        yield Status.OK, f"{name}{size}, warehouse id {read_warehouse_id(connection)}", None
 
 
 def _api(settings: Settings) -> Iterator[Finding]:
@@ -268,7 +269,11 @@ def _source(settings: Settings) -> Iterator[Finding]:
         if day is None:
             yield Status.WARNING, f"{name} has no day yet: BATCH_ASSETS_START_DATE is {settings.first_day}", None
             continue
-        rows = preview_day(_quick(settings), tasks.source_of(feed), day)
+        source = tasks.source_of(feed)
+        if source.kind is Kind.TABLE and not _can_be_read(settings):
+            yield Status.WARNING, f"{name} is a table of the database, which cannot be read now", None
+            continue
+        rows = preview_day(_quick(settings), source, day)
         status = Status.OK if rows.articles else Status.WARNING
         rejected = sum(rows.rejected.values())
         rest = f", and {counted(rejected, 'row')} that is no article" if rejected else ""
@@ -327,5 +332,11 @@ def _quick(settings: Settings) -> Database:
 
 
 def _can_be_read(settings: Settings) -> bool:
-    """Whether there is a database: a check must not create it."""
-    return not is_url(settings.database) and Path(settings.database).exists()
+    """Whether there is a database file with today's tables, and no process has it: a check must not migrate it."""
+    if is_url(settings.database) or not Path(settings.database).exists():
+        return False
+    try:
+        with duckdb.connect(settings.database, read_only=True) as connection:
+            return (migrations_of(connection) or set()) >= MIGRATIONS.keys()
+    except duckdb.Error:
+        return False

@@ -1,6 +1,8 @@
 """`batch-assets query`: SQL over the tables, which can change nothing and read no other file."""
 
 import csv
+import io
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -56,7 +58,7 @@ def query(sql: str, as_json: bool, as_csv: bool, limit: int) -> None:
             elif as_csv:
                 _write_csv(result, spool)
             else:
-                rows = list(result.rows())
+                rows = [row for block in result.blocks() for row in block]
         spool.seek(0)
         for block in iter(lambda: spool.read(1 << 20), ""):
             click.echo(block, nl=False)
@@ -83,16 +85,15 @@ class _Result:
         self.names = _distinct([str(column[0]) for column in description])
         self.types = [str(column[1]) for column in description]
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
+    def blocks(self) -> Iterator[list[tuple[Any, ...]]]:
         left = self.limit or math.inf
         with _errors_of_sql():
             while block := self._found.fetchmany(FETCH_ROWS):
-                for row in block:
-                    if left <= 0:
-                        self.is_cut = True
-                        return
-                    left -= 1
-                    yield row
+                self.is_cut = len(block) > left
+                yield block[: int(left)] if self.is_cut else block
+                left -= len(block)
+                if self.is_cut:
+                    return
 
 
 @contextmanager
@@ -123,24 +124,28 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _write_json(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
     """An object with columns (name, type), rows as objects, and is_cut."""
     columns = [{"name": name, "type": kind} for name, kind in zip(result.names, result.types, strict=True)]
-    file.write(f'{{"columns": {_as_json(columns)}, "rows": [')
-    for number, row in enumerate(result.rows()):
-        file.write(",\n" if number else "\n")
-        file.write(_as_json(dict(zip(result.names, map(_plain, row), strict=True))))
+    file.write(f'{{"columns": {without_known_secrets(json.dumps(columns))}, "rows": [')
+    before = "\n"
+    for block in result.blocks():
+        rows = (json.dumps(dict(zip(result.names, map(_plain, row), strict=True))) for row in block)
+        file.write(before + without_known_secrets(",\n".join(rows)))
+        before = ",\n"
     file.write(f'\n], "is_cut": {json.dumps(result.is_cut)}}}\n')
 
 
 def _write_csv(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([without_formula(as_shown(name)) for name in result.names])
-    for row in result.rows():
-        writer.writerow([_csv_cell(value) for value in row])
+    for block in itertools.chain([[result.names]], result.blocks()):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_csv_cell(value) for value in row] for row in block)
+        file.write(as_shown(text.getvalue(), lines=True))
 
 
 def _csv_cell(value: object) -> object:
-    if isinstance(value, str):
-        return without_formula(as_shown(value, lines=True))
-    return "" if value is None else _shown(value)
+    """`as_shown` follows, which may take away characters before one that begins a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = _shown(value)
+    return text if text[:1].isalnum() else without_formula(as_shown(text, lines=True))
 
 
 def _print_table(console: "Console", result: _Result, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -175,10 +180,6 @@ def _shown(value: object) -> str:
     if isinstance(plain, str):
         return plain
     return json.dumps(plain, ensure_ascii=False)
-
-
-def _as_json(value: object) -> str:
-    return without_known_secrets(json.dumps(value))
 
 
 def _plain(value: Any) -> Any:

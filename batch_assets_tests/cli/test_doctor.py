@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets_tests.batching.conftest import Call, Reply, proxy
 from batch_assets_tests.cli.conftest import KEY, Finished, has_no_effect, run
 from batch_assets_tests.local_api_client import LocalApi
@@ -22,6 +24,12 @@ def checks(*, exit_code: int) -> dict[str, list[dict[str, Any]]]:
     for check in report["checks"]:
         found.setdefault(check["name"], []).append(check)
     return found
+
+
+def names_of_migrations(day: Finished) -> list[Any]:
+    """Without a migration, which `Database` may begin with."""
+    with duckdb.connect(day.database.path, read_only=True) as connection:
+        return connection.execute("SELECT name FROM schema_version ORDER BY name").fetchall()
 
 
 def test_all_is_well(own_copy: Finished, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +54,10 @@ def test_each_failure_is_named_and_stops_no_other_check(
     def refuse(call: Call) -> Reply:
         return Reply.of({"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}}, 401)
 
-    own_copy.execute("DELETE FROM schema_version WHERE name = (SELECT max(name) FROM schema_version)")
-    own_copy.execute("INSERT INTO schema_version (name, applied_at) VALUES ('of a later version', now())")
+    own_copy.execute(
+        f"UPDATE schema_version SET name = 'of a later version' WHERE name = '{next(reversed(MIGRATIONS))}'"
+    )
+    applied = names_of_migrations(own_copy)
     before = own_copy.data.stat().st_mode
     own_copy.data.chmod(0o755)
     Path(own_copy.source).rename(tmp_path / "moved.jsonl")
@@ -64,7 +74,8 @@ def test_each_failure_is_named_and_stops_no_other_check(
     assert found["data folder"][0]["what_to_do"] == f"chmod 700 {own_copy.data}"
     messages = " ".join(check["message"] for check in found["database"])
     assert "a later version" in messages
-    assert own_copy.rows("SELECT count(*) FROM schema_version WHERE name = 'of a later version'") == [(1,)]
+    assert "1 migration of" in messages
+    assert names_of_migrations(own_copy) == applied
     assert "price of gpt-6-luna" in found["models"][0]["message"]
 
 
@@ -83,6 +94,18 @@ def test_the_process_that_has_the_database_is_named(own_copy: Finished, monkeypa
         shell.communicate("")
     assert f"PID {shell.pid}" in database["message"]
     assert database["status"] == "warning"
+
+
+def test_a_database_that_cannot_be_opened_is_named_without_its_password(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("BATCH_ASSETS_DUCKDB", "postgres://me:pass-word-of-mine@db.example/ours?token=pass-word-of-mine")
+    for option in ([], ["--json"]):
+        done = run("doctor", *option)
+        assert done.exit_code == 1
+        assert "pass-word-of-mine" not in done.output
+    assert json.loads(done.stdout)["checks"][4]["status"] == "failed"
 
 
 def test_a_wrong_setting_is_a_failed_check(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ def test_rows_are_printed_as_a_table_as_json_and_as_csv(finished: Finished) -> N
     assert (row["title"], row["list"], row["cost_1"], report["is_cut"]) == (FORMULA, [1, 2], None, False)
     [_, cells] = csv.reader(io.StringIO(run("query", sql, "--csv").stdout))
     assert cells == [f"'{FORMULA}", "a9", "1.5", "[1, 2]", ""]
+    hidden = csv.reader(io.StringIO(run("query", f"SELECT chr(8203) || '{FORMULA}', -1", "--csv").stdout))
+    assert list(hidden)[1] == [f"'{FORMULA}", "-1"]
 
 
 def test_texts_of_others_have_no_effect(finished: Finished) -> None:
@@ -78,13 +80,16 @@ def test_a_pipe_gets_no_colours_and_ctrl_c_ends_a_long_query(finished: Finished)
     command = [sys.executable, "-m", "batch_assets.cli.main", "query"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     endless = "SELECT count(*) FROM range(100000000) AS a, range(1000000) AS b WHERE hash(a.range) > hash(b.range)"
-    process = subprocess.Popen([*command, endless], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     done = subprocess.run([*command, "SELECT NULL AS n"], env=environment, capture_output=True, timeout=60)
     assert b"NULL" in done.stdout
     assert b"\x1b" not in done.stdout
-    timer = threading.Timer(2, process.send_signal, [signal.SIGINT])
-    timer.start()
-    _, errors = process.communicate(timeout=60)
+    with subprocess.Popen([*command, endless], env=environment, stderr=subprocess.PIPE) as process:
+        timer = threading.Timer(3, process.send_signal, [signal.SIGINT])
+        timer.start()
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors.strip()) == (1, b"Aborted!")
 
 

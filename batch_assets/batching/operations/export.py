@@ -48,9 +48,9 @@ COUNT_ROWS = """
     SELECT count(*), count(*) FILTER (api = $built_in_engine)
     FROM {table} WHERE partition_date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE) {answered}
 """
+# In any order: a CSV or JSON file of a million texts in their order needs more memory than `memory_limit`.
 ROWS = """
     SELECT {columns} FROM {table} WHERE partition_date BETWEEN CAST($first AS DATE) AND CAST($last AS DATE) {answered}
-    ORDER BY partition_date, article_id
 """
 # One row for each distinct request: equal articles share it.
 FIND_EXAMPLES = """
@@ -66,13 +66,11 @@ CREATE_EXAMPLES = """
         partition_date DATE, custom_id VARCHAR, step INTEGER, status VARCHAR, api VARCHAR, finish_reason VARCHAR,
         article_id VARCHAR
     );
-    CREATE OR REPLACE TEMP TABLE fine_tuning (
-        partition_date DATE, article_id VARCHAR, messages STRUCT(role VARCHAR, content VARCHAR)[]
-    );
+    CREATE OR REPLACE TEMP TABLE fine_tuning (messages STRUCT(role VARCHAR, content VARCHAR)[]);
 """
 FILL_EXAMPLES = """
-    INSERT INTO fine_tuning (partition_date, article_id, messages)
-    SELECT partition_date, article_id, [
+    INSERT INTO fine_tuning (messages)
+    SELECT [
         {{'role': 'system', 'content': CAST(? AS VARCHAR)}},
         {{'role': 'user', 'content': {message}}},
         {{'role': 'assistant', 'content': text}}
@@ -218,8 +216,7 @@ def _write_examples(
     }
     if not examples:
         raise ExportError(f"None of {counted(requests, 'request')} is an example: {left_out_text(left_out)}.")
-    statement = "SELECT messages FROM fine_tuning ORDER BY partition_date, article_id"
-    _copy(connection, statement, partial, options, {})
+    _copy(connection, "SELECT messages FROM fine_tuning", partial, options, {})
     return Exported(examples, simulated, {reason: number for reason, number in left_out.items() if number})
 
 
@@ -244,4 +241,8 @@ def _copy(
     connection: duckdb.DuckDBPyConnection, statement: str, path: Path, options: str, parameters: dict[str, str]
 ) -> None:
     target = str(path).replace("'", "''")
-    connection.execute(f"COPY ({statement}) TO '{target}' ({options})", parameters)
+    connection.execute("SET preserve_insertion_order = false")
+    try:
+        connection.execute(f"COPY ({statement}) TO '{target}' ({options})", parameters)
+    finally:  # the instance is used again
+        connection.execute("RESET preserve_insertion_order")
