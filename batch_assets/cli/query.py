@@ -134,7 +134,8 @@ def _write_json(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
 
 
 def _write_csv(result: _Result, file: "SpooledTemporaryFile[str]") -> None:
-    for block in itertools.chain([[result.names]], result.blocks()):
+    header: Sequence[Sequence[object]] = [result.names]
+    for block in itertools.chain([header], result.blocks()):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([_csv_cell(value) for value in row] for row in block)
         file.write(as_shown(text.getvalue(), lines=True))
