@@ -38,7 +38,7 @@ NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
     "--limit", type=click.IntRange(min=0), default=1000, show_default=True, help="The most rows to print; 0: all."
 )
 def query(sql: str, as_json: bool, as_csv: bool, limit: int) -> None:
-    """Print what one SQL statement reads from the tables: `SELECT …`, `FROM …`, `DESCRIBE …`.
+    """Print what one SQL statement reads from the tables: `SELECT …`, `FROM …`, `WITH …`, `DESCRIBE …`.
 
     It cannot change a table, read a file or open a connection. It waits for a run that writes.
     """
@@ -75,11 +75,16 @@ class _Result:
     """
 
     def __init__(self, connection: "duckdb.DuckDBPyConnection", sql: str, limit: int) -> None:
+        import duckdb
+
         self.limit, self.is_cut = limit, False
         with _errors_of_sql():
             statements = connection.extract_statements(sql)
             if len(statements) != 1:
                 raise click.ClickException(f"`query` runs one statement; this text has {len(statements)}.")
+            # the connection may write the file of the database, as COPY does: see `instances.confined`
+            if statements[0].type is not duckdb.StatementType.SELECT:
+                raise click.ClickException("`query` only reads: SELECT …, FROM …, WITH …, DESCRIBE … or SHOW TABLES.")
             self._found = connection.execute(statements[0])
             description = self._found.description or []
         self.names = _distinct([str(column[0]) for column in description])

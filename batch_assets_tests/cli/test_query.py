@@ -48,6 +48,15 @@ def test_texts_of_others_have_no_effect(finished: Finished) -> None:
         "FROM '{folder}/articles.jsonl'",
         "ATTACH '{folder}/other.duckdb' AS other",
         "COPY summaries TO '{folder}/stolen.csv'",
+        "COPY (SELECT 1) TO '{database}' (USE_TMP_FILE false)",
+        "COPY (SELECT 1) TO '{database}.wal'",
+        "COPY (PIVOT summaries ON status USING count(*)) TO '{database}' (USE_TMP_FILE false)",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{database}' (USE_TMP_FILE false)",
+        "PREPARE written AS COPY (SELECT 1) TO '{database}' (USE_TMP_FILE false)",
+        "EXPORT DATABASE '{database}.tmp'",
+        "ATTACH '{database}.tmp/other.duckdb' AS other",
+        "FROM enable_logging('QueryLog', storage := 'file', storage_path := '{database}.tmp')",
+        "CALL enable_logging('QueryLog', storage := 'file', storage_path := '{database}.tmp')",
         "INSTALL httpfs",
         "LOAD httpfs",
         "SET enable_external_access = true",
@@ -58,11 +67,12 @@ def test_texts_of_others_have_no_effect(finished: Finished) -> None:
     ],
 )
 def test_it_changes_nothing_and_reads_no_other_file(finished: Finished, sql: str) -> None:
-    before = {path: path.stat().st_mtime_ns for path in finished.data.rglob("*.duckdb")}
-    done = run("query", sql.format(folder=finished.data.parent))
+    [database] = finished.data.glob("*.duckdb")
+    before = {path: path.stat().st_mtime_ns for path in finished.data.rglob("*.duckdb*")}
+    done = run("query", sql.format(folder=finished.data.parent, database=database))
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: ")
-    assert {path: path.stat().st_mtime_ns for path in finished.data.parent.rglob("*.duckdb")} == before
+    assert {path: path.stat().st_mtime_ns for path in finished.data.rglob("*.duckdb*")} == before
     assert not (finished.data.parent / "stolen.csv").exists()
     assert finished.rows("SELECT count(*) FROM summaries") == [(10,)]  # and later connections are as before
 

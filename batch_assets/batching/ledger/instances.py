@@ -95,8 +95,11 @@ def attached(path: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnectio
 
 @contextmanager
 def confined(path: str, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for SQL of the user, in an instance of its own: it reads the tables of this file, opens no other
-    file, reaches no network, and changes no setting. Raises what `attach` raises.
+    """A connection for a SELECT of the user, in an instance of its own: it reads the tables of this file, opens no file
+    outside of its folder for temporary files, reaches no network, and changes no setting. Raises what `attach` raises.
+
+    Execute nothing but SELECT: DuckDB allows every access to the path of an attached file, read-only or not, so that
+    `COPY … TO` overwrites it.
     """
     with duckdb.connect(":memory:") as instance:
         instance.execute("SET temp_directory = ?", [f"{path}.tmp"])
