@@ -12,7 +12,7 @@ import duckdb
 from batch_assets.batching.collection.day_results import ResultTable, is_pruned_day
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.claims import Limits
-from batch_assets.batching.ledger.spending import unattributed_batches
+from batch_assets.batching.ledger.day_spending import unattributed_batches
 from batch_assets.batching.planning.estimate import Estimate, estimate_day
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.task_set import DeclaredTask

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from batch_assets.batching.ledger.claims import Limits
-from batch_assets.batching.ledger.spending import Budget, spending_of_day
+from batch_assets.batching.ledger.day_spending import spending_of_day
+from batch_assets.batching.ledger.spending import Budget
 from batch_assets.batching.operations.cancel import cancel_day
 from batch_assets.batching.planning.estimate import estimate_day
 from batch_assets.batching.planning.task import Task, TaskError

@@ -6,12 +6,13 @@ from datetime import date, datetime
 import duckdb
 
 from batch_assets.batching.ledger.database import parsed
+from batch_assets.batching.ledger.day_spending import IS_UNPRICED
 
-BATCHES = """
+BATCHES = f"""
     WITH cost AS (
         SELECT
             submission_id, batch_id, sum(cost_usd) AS cost_usd, sum(simulated_cost_usd) AS simulated_cost_usd,
-            bool_or(cost_usd IS NULL AND simulated_cost_usd IS NULL) AS is_unpriced
+            bool_or({IS_UNPRICED}) AS is_unpriced
         FROM spending WHERE partition_date BETWEEN $first AND $last GROUP BY ALL
     )
     SELECT

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import duckdb
 
+from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
-from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
 
 
 class CostGroup(StrEnum):
@@ -31,16 +31,14 @@ EXPRESSION = {
     CostGroup.KIND: f"CASE WHEN starts_with(batch_id, '{CALL_PREFIX}') THEN 'synchronous ' ELSE '' END || kind",
     CostGroup.API: "coalesce(api, 'unknown')",
 }
-COSTS = """
+COSTS = f"""
     SELECT
-        {groups},
+        {{groups}},
         sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
         sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
         coalesce(sum(cost_usd), 0), coalesce(sum(simulated_cost_usd), 0),
-        coalesce(sum(cost_usd) FILTER (NOT starts_with(batch_id, '{call_prefix}')), 0) * {more},
-        coalesce(sum(input_tokens + output_tokens)
-            FILTER (cost_usd IS NULL AND simulated_cost_usd IS NULL), 0)::BIGINT
-    FROM spending
+        coalesce(sum(saving_usd), 0), coalesce(sum(input_tokens + output_tokens) FILTER (is_unpriced), 0)::BIGINT
+    FROM {COUNTED_SPENDING}
     WHERE partition_date BETWEEN $first AND $last AND ($task IS NULL OR task = $task)
     GROUP BY ALL ORDER BY ALL
 """
@@ -50,7 +48,8 @@ COSTS = """
 class Cost:
     """What was billed for a group. cost_usd: what is known; unpriced_tokens: those whose price is not known.
 
-    simulated_cost_usd: of the built-in engine, which bills nothing. saving_usd: of what was billed in batches, against
+    simulated_cost_usd: of the built-in engine, which bills nothing; on a day that a model has answered, it does not
+    count, and neither do its requests and tokens. saving_usd: of what was billed in batches, against
     the standard price.
     """
 
@@ -75,11 +74,7 @@ def costs(
     task: str | None = None,
 ) -> list[Cost]:
     """What was billed for the days from `first` to `last`, of this task or of all, by these groups, in their order."""
-    statement = COSTS.format(
-        groups=", ".join(EXPRESSION[group] for group in by),
-        call_prefix=CALL_PREFIX,
-        more=STANDARD_PER_BATCH_PRICE - 1,
-    )
+    statement = COSTS.format(groups=", ".join(EXPRESSION[group] for group in by))
     parameters = {"first": date.fromisoformat(first), "last": date.fromisoformat(last), "task": task}
     rows = connection.execute(statement, parameters).fetchall()
     return [Cost(tuple(row[: len(by)]), *row[len(by) :]) for row in rows]

@@ -11,12 +11,9 @@ from typing import Any
 import duckdb
 
 from batch_assets.batching.ledger.database import parsed
+from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING, spending_of_day
 from batch_assets.batching.ledger.result_tables import create_view_of_results
-from batch_assets.batching.ledger.spending import spending_of_day
 from batch_assets.batching.ledger.states import OPEN, UNSENT, RequestState
-from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
-from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
-from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
 from batch_assets.batching.task_day import TaskDay
 
 # The status in the result table counts, unless a later plan has the request in an open submission. A day without
@@ -32,22 +29,33 @@ ARTICLE = """
         WHERE partition_date BETWEEN $first AND $last
     ),
     result AS (SELECT * FROM result_row WHERE partition_date BETWEEN $first AND $last),
-    article AS (
+    joined AS (
         SELECT
             task, partition_date, article_id, coalesce(planned.custom_id, result.custom_id) AS custom_id,
             planned.custom_id IS NULL OR planned.custom_id IS NOT DISTINCT FROM result.custom_id AS is_same,
-            CASE
-                WHEN is_same AND result.status = 'answered' THEN 'answered'
-                WHEN is_sent THEN 'in_flight'
-                WHEN is_same AND result.status <> 'in_flight' THEN result.status
-                WHEN is_sent IS NOT NULL THEN 'in_flight'
-                WHEN completion.custom_id IS NOT NULL THEN 'answered'
-                ELSE 'pending'
-            END AS status,
-            result.finish_reason, result.error_code, completion.batch_id AS answered_by
+            status, finish_reason, error_code, batch_id, is_sent
         FROM planned FULL JOIN result USING (task, partition_date, article_id)
         LEFT JOIN open_request ON open_request.custom_id = planned.custom_id
-        LEFT JOIN completion ON completion.custom_id = coalesce(planned.custom_id, result.custom_id)
+    ),
+    -- the table of all answers is large: the results of a finished day say which batch has answered
+    bought AS (
+        SELECT custom_id, batch_id AS answered_by FROM completion SEMI JOIN (
+            SELECT custom_id FROM joined WHERE NOT is_same OR status IS NULL OR status = 'in_flight'
+        ) USING (custom_id)
+    ),
+    article AS (
+        SELECT
+            joined.* EXCLUDE (status, batch_id, is_sent),
+            CASE
+                WHEN is_same AND status = 'answered' THEN 'answered'
+                WHEN is_sent THEN 'in_flight'
+                WHEN is_same AND status <> 'in_flight' THEN status
+                WHEN is_sent IS NOT NULL THEN 'in_flight'
+                WHEN answered_by IS NOT NULL THEN 'answered'
+                ELSE 'pending'
+            END AS status,
+            coalesce(answered_by, batch_id) AS answered_by
+        FROM joined LEFT JOIN bought USING (custom_id)
     )
 """
 ARTICLES = f"""
@@ -71,27 +79,16 @@ ARTICLES = f"""
         count(*) FILTER (status = 'answered' AND finish_reason = 'length') AS cut
     FROM article GROUP BY task, partition_date
 """
-# Those of the built-in engine count only if no model has answered on the day, as in `spending_of_day`.
 SPENT = f"""
-    WITH of_days AS (SELECT * FROM spending WHERE partition_date BETWEEN $first AND $last),
-    counted AS (
-        SELECT * FROM of_days
-        WHERE api IS DISTINCT FROM '{BUILT_IN_ENGINE}' OR (task, partition_date) NOT IN (
-            SELECT (task, partition_date) FROM of_days WHERE api IS DISTINCT FROM '{BUILT_IN_ENGINE}'
-        )
-    )
     SELECT
         task, partition_date,
         sum(input_tokens)::BIGINT AS input_tokens, sum(cached_input_tokens)::BIGINT AS cached_input_tokens,
         sum(cache_write_tokens)::BIGINT AS cache_write_tokens, sum(output_tokens)::BIGINT AS output_tokens,
         sum(reasoning_tokens)::BIGINT AS reasoning_tokens,
-        CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
-            THEN coalesce(sum(cost_usd), 0) END AS cost_usd,
+        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(cost_usd), 0) END AS cost_usd,
         coalesce(sum(simulated_cost_usd), 0) AS simulated_cost_usd,
-        -- a synchronous call has the standard price
-        coalesce(sum(cost_usd) FILTER (NOT starts_with(batch_id, '{CALL_PREFIX}')), 0)
-            * {STANDARD_PER_BATCH_PRICE - 1} AS saving_usd
-    FROM counted GROUP BY task, partition_date
+        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(saving_usd), 0) END AS saving_usd
+    FROM {COUNTED_SPENDING} WHERE partition_date BETWEEN $first AND $last GROUP BY task, partition_date
 """
 TIMES = """
     SELECT
@@ -118,7 +115,7 @@ FIGURES = f"""
         coalesce(input_tokens, 0), coalesce(cached_input_tokens, 0), coalesce(cache_write_tokens, 0),
         coalesce(output_tokens, 0), coalesce(reasoning_tokens, 0),
         CASE WHEN input_tokens IS NULL THEN 0.0 ELSE cost_usd END, coalesce(simulated_cost_usd, 0.0),
-        CASE WHEN input_tokens IS NULL THEN 0.0 WHEN cost_usd IS NOT NULL THEN saving_usd END,
+        CASE WHEN input_tokens IS NULL THEN 0.0 ELSE saving_usd END,
         coalesce(batches, 0), coalesce(batches_running, 0), submitted_at, ended_at,
         seconds_queued, seconds_running, seconds_at_api
     FROM of_articles FULL JOIN of_spending USING (task, partition_date)

@@ -19,7 +19,6 @@ from batch_assets.batching.counting import usd
 from batch_assets.batching.ledger.expected_cost import FileSize, expected_cost
 from batch_assets.batching.ledger.states import RESERVED
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX, CallState
-from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE, ModelPrice, batch_rates
 from batch_assets.batching.provider.token_costs import cost_usd
 from batch_assets.batching.safety.outside_text import as_code
@@ -273,77 +272,3 @@ def _cost_of_unpriced(spent: _Spent, api: str, own_prices: tuple[ModelPrice, ...
     if in_batches is None or not spent.is_synchronous:
         return in_batches
     return in_batches * STANDARD_PER_BATCH_PRICE
-
-
-@dataclass(frozen=True)
-class DaySpending:
-    """What all batches of a task's day billed.
-
-    Requests and tokens are those of models. Those of the built-in engine count only if no model has answered on the
-    day.
-    cost_usd: None if the price of a model is not known.
-    simulated_cost_usd: of the built-in engine, which bills nothing.
-    saving_usd: of batches, against the standard price; None like `cost_usd`. A synchronous call has the standard price.
-    unattributed_tokens: billed tokens that belong to no request: usage that batches report beyond their lines, and
-        lines beside the one that counts for a request.
-    """
-
-    requests: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    unattributed_tokens: int = 0
-    cost_usd: float | None = 0.0
-    simulated_cost_usd: float = 0.0
-    saving_usd: float | None = 0.0
-
-
-def spending_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DaySpending:
-    """The sum of the day's rows of `spending`."""
-    row = connection.execute(
-        """
-        SELECT
-            sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
-            sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
-            coalesce(sum(input_tokens + output_tokens) FILTER (kind = 'unattributed'), 0)::BIGINT,
-            CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
-                THEN coalesce(sum(cost_usd), 0) END,
-            coalesce(sum(simulated_cost_usd), 0),
-            CASE WHEN bool_and(cost_usd IS NOT NULL OR simulated_cost_usd IS NOT NULL)
-                THEN coalesce(sum(cost_usd) FILTER (NOT starts_with(batch_id, $call)), 0) * $saved END
-        FROM spending WHERE task = $task AND partition_date = CAST($day AS DATE)
-            AND (api IS DISTINCT FROM $built_in_engine OR NOT EXISTS (
-                FROM spending
-                WHERE task = $task AND partition_date = CAST($day AS DATE) AND api IS DISTINCT FROM $built_in_engine
-            ))
-        """,
-        {
-            **day._asdict(),
-            "built_in_engine": BUILT_IN_ENGINE,
-            "call": CALL_PREFIX,
-            "saved": STANDARD_PER_BATCH_PRICE - 1,
-        },
-    ).fetchone()
-    return DaySpending() if row is None or row[0] is None else DaySpending(*row)
-
-
-class UnattributedTokens(NamedTuple):
-    """The tokens that a batch billed beyond the lines that count for its requests."""
-
-    batch_id: str
-    input_tokens: int
-    output_tokens: int
-
-
-def unattributed_batches(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> list[UnattributedTokens]:
-    """The batches of the day that billed more than the lines that count for their requests."""
-    rows = connection.execute(
-        """
-        SELECT batch_id, input_tokens, output_tokens FROM spending
-        WHERE kind = 'unattributed' AND task = $task AND partition_date = CAST($day AS DATE) ORDER BY batch_id
-        """,
-        day._asdict(),
-    ).fetchall()
-    return [UnattributedTokens(*row) for row in rows]

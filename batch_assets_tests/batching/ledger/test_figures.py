@@ -15,7 +15,8 @@ from batch_assets.batching.ledger.day_figures import (
     total,
     unfinished_range,
 )
-from batch_assets.batching.ledger.spending import spending_of_day
+from batch_assets.batching.ledger.day_spending import spending_of_day
+from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 from batch_assets.batching.planning.task import Task
 from batch_assets_tests.batching.conftest import API, DAY, NEXT_DAY, TASK, Workspace
 from batch_assets_tests.local_api_client import LocalApi
@@ -137,3 +138,55 @@ def test_the_batches_of_a_day_have_the_attempts_that_failed_as_a_whole(workspace
     assert (earlier.batch_id, earlier.state, earlier.status) == ("batch_of_before", "requeued", "failed")
     assert (earlier.message, earlier.cost_usd) == ("token_limit_exceeded: Full.", None)
     assert last.batch_id == first_id
+
+
+BILL = """
+    INSERT INTO spending (
+        batch_id, submission_id, partition_date, task, kind, api, model, submitted_at, requests, input_tokens,
+        cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd, simulated_cost_usd,
+        recorded_at
+    )
+    VALUES ($batch, 's', $day, 'summaries', $kind, $api, 'a model', now(), 1, $tokens, 0, 0, $tokens, 0, $usd,
+        $simulated, now())
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "at", "tokens", "usd", "simulated"),
+    [
+        ("failed", "batch_later", API, 0, None, None),  # expired, at an unknown price
+        ("answered", f"{CALL_PREFIX}1", API, 100, 0.5, None),
+        ("answered", "batch_of_demo", "local", 100, None, 0.25),
+        ("unattributed", "batch_later", API, 100, 0.125, None),
+        ("answered", "batch_later", API, 100, None, None),
+    ],
+)
+def test_figures_costs_and_spending_count_the_same_rows(
+    workspace: Workspace, api: LocalApi, kind: str, batch: str, at: str, tokens: int, usd: float, simulated: float
+) -> None:
+    workspace.ingest(workspace.texts("ab"))
+    workspace.whole_day(api)
+    row = {"kind": kind, "batch": batch, "api": at, "tokens": tokens, "usd": usd, "simulated": simulated, "day": DAY}
+    workspace.execute(BILL, row)
+    [day] = figures(workspace)
+    with workspace.database.reading() as connection:
+        assert figures_of_collected_day(connection, of(DAY)) == day
+        spent = spending_of_day(connection, of(DAY))
+    [cost] = costs_by(workspace, CostGroup.DAY, CostGroup.TASK)
+    assert cost.requests == spent.requests
+    for name in ("input_tokens", "output_tokens", "simulated_cost_usd"):
+        assert getattr(day, name) == getattr(cost, name) == getattr(spent, name), name
+    if usd is None and at != "local" and tokens:
+        assert (day.cost_usd, day.saving_usd, spent.cost_usd, cost.unpriced_tokens) == (None, None, None, 2 * tokens)
+    else:
+        assert day.cost_usd == cost.cost_usd == spent.cost_usd
+        assert day.saving_usd == cost.saving_usd == spent.saving_usd
+        assert cost.unpriced_tokens == 0
+
+
+def test_a_pruned_day_has_the_figures_that_it_had(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("ab"))
+    workspace.whole_day(api)
+    before = figures(workspace)
+    workspace.execute("DELETE FROM batch_request; DELETE FROM completion; DELETE FROM raw_articles")
+    assert figures(workspace) == before

@@ -21,11 +21,10 @@ import pytest
 from batch_assets.batching.counting import usd
 from batch_assets.batching.ledger.claims import Limits
 from batch_assets.batching.ledger.database import Database
+from batch_assets.batching.ledger.day_spending import spending_of_day, unattributed_batches
 from batch_assets.batching.ledger.spending import (
     Budget,
     UsedBudget,
-    spending_of_day,
-    unattributed_batches,
     used_in_month,
     used_on_day,
 )
