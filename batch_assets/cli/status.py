@@ -12,16 +12,19 @@ from batch_assets.cli.terminal import wide_console
 from batch_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import duckdb
+
     from batch_assets.batching.ledger.day_figures import DayFigures
     from batch_assets.days_in_flight import WaitingDay
 
 FINISHED_DAYS = 7
+ALL_DAYS = ("0001-01-01", "9999-12-31")
 
 
 @click.command()
 @click.argument("days", required=False, metavar="[DAY[..DAY]]")
 @click.option("--task", metavar="NAME", help="Only this task.  [default: all]")
-@click.option("--watch", is_flag=True, help="Show it again and again, until no day is in flight or you press Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until no shown day waits or you press Ctrl-C.")
 @click.option(
     "--every", type=click.FloatRange(min=1), default=5.0, show_default=True, metavar="SECONDS", help="With --watch."
 )
@@ -47,38 +50,54 @@ def status(days: str | None, task: str | None, watch: bool, every: float, as_jso
             while True:
                 found = read_status(settings, between, task)
                 click.echo(as_json_text(found)) if as_json else console.print(status_table(found))
-                if not _is_in_flight(found):
+                if not _is_waiting(found):
                     return
                 time.sleep(every)
         found = read_status(settings, between, task)
         with Live(status_table(found), console=console, auto_refresh=False) as live:
-            while _is_in_flight(found):
+            while _is_waiting(found):
                 time.sleep(every)
                 found = read_status(settings, between, task)
                 live.update(status_table(found), refresh=True)
 
 
-def _is_in_flight(found: dict[str, Any]) -> bool:
+def _is_waiting(found: dict[str, Any]) -> bool:
     return any(not day["is_finished"] for day in found["days"])
 
 
 def read_status(settings: Settings, between: tuple[str, str] | None, task: str | None) -> dict[str, Any]:
     """What the command shows, as plain values; `days` in the order of day and task. Raises DatabaseBusyError."""
     from batch_assets.batching.ledger.database import Database
-    from batch_assets.batching.ledger.day_figures import figures_of_days
+    from batch_assets.batching.ledger.day_figures import DayFigures
 
     now = datetime.now(UTC).replace(tzinfo=None)
     database = Database(settings.database)
+    first, last = between or ALL_DAYS
+    waiting, problem = _waiting(settings)
+    of_day = {(day.task, day.day): day for day in waiting if task in (None, day.task) and first <= day.day <= last}
     figures: list[DayFigures] = []
     if not database.is_file or database.file_bytes is not None:
         with database.reading() as connection:
-            figures = figures_of_days(connection, *(between or ("0001-01-01", "9999-12-31")), task)
-    waiting, problem = _waiting(settings)
-    of_day = {(day.task, day.day): day for day in waiting}
+            figures = _figures(connection, between, task, [day for _, day in of_day])
+    known = {(day.task, day.day) for day in figures}
+    figures += [DayFigures(*key) for key in of_day if key not in known]  # no run could plan it yet
+    waits = [day for day in figures if not day.is_finished or (day.task, day.day) in of_day]
     finished = [day for day in figures if day.is_finished and (day.task, day.day) not in of_day]
-    shown = finished if between else _newest(finished)
-    days = [day for day in figures if day in shown or not day.is_finished or (day.task, day.day) in of_day]
+    days = sorted([*waits, *(finished if between else _newest(finished))], key=lambda day: (day.day, day.task))
     return {"at": now, "api_problem": problem or None, "days": [_day(day, of_day, now) for day in days]}
+
+
+def _figures(
+    connection: "duckdb.DuckDBPyConnection", between: tuple[str, str] | None, task: str | None, waiting: list[str]
+) -> "list[DayFigures]":
+    """Those of the days that the user asked for; by default only of those that may be shown."""
+    from batch_assets.batching.ledger.day_figures import figures_of_days, last_days, unfinished_days
+
+    if between:
+        return figures_of_days(connection, *between, task)
+    waits = {*waiting, *unfinished_days(connection)}
+    only = sorted(waits | {*last_days(connection, FINISHED_DAYS + len(waits), task)})
+    return figures_of_days(connection, only[0], only[-1], task, only=only) if only else []
 
 
 def _newest(finished: "list[DayFigures]") -> "list[DayFigures]":

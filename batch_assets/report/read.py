@@ -7,7 +7,7 @@ import duckdb
 
 from batch_assets.batching.ledger.batch_figures import BatchFigures, batches_of_days
 from batch_assets.batching.ledger.costs import Cost, CostGroup, costs
-from batch_assets.batching.ledger.day_figures import DayFigures, figures_of_days, last_days, unfinished_range
+from batch_assets.batching.ledger.day_figures import DayFigures, figures_of_days, last_days, unfinished_days
 from batch_assets.batching.ledger.reasons import Reason, reasons_of_days
 
 DEFAULT_DAYS = 30
@@ -51,9 +51,11 @@ class Report:
 
 def read_report(connection: duckdb.DuckDBPyConnection, asked: tuple[str, str] | None, written_at: datetime) -> Report:
     """The figures of the days that the user asks for; by default of the last 30 days that have figures."""
-    of_days = asked or last_days(connection, DEFAULT_DAYS)
+    last = () if asked else last_days(connection, DEFAULT_DAYS)
+    of_days = asked or ((last[0], last[-1]) if last else None)
     if of_days is None:
         return Report(asked, written_at, [], [], [], [], [], None)
+    unfinished = unfinished_days(connection)
     return Report(
         asked,
         written_at,
@@ -62,5 +64,5 @@ def read_report(connection: duckdb.DuckDBPyConnection, asked: tuple[str, str] | 
         costs_by_model=costs(connection, *of_days, (CostGroup.TASK, CostGroup.MODEL)),
         batches=batches_of_days(connection, *of_days),
         reasons=reasons_of_days(connection, *of_days),
-        unfinished=unfinished_range(connection),
+        unfinished=(unfinished[0], unfinished[-1]) if unfinished else None,
     )

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
+from batch_assets.day_events import Cause, Origin, error_metadata, submission_metadata
 from batch_assets.settings import read_settings
 from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.project import DAY, Project, generated_articles, write_articles
@@ -69,3 +70,14 @@ def test_no_escape_reaches_a_pipe_and_a_wrong_range_is_wrong_usage(project: Proj
     for days in ("yesterday", "2026-01-09..2026-01-05"):
         done = CliRunner().invoke(main, ["costs", days])
         assert (done.exit_code, "2026-01-05" in done.output or "ends before" in done.output) == (2, True)
+
+
+def test_a_day_that_no_run_could_plan_is_shown_with_what_it_waits_for(project: Project) -> None:
+    waiting = submission_metadata(Origin("batch_assets"), [], deferred_files=1, next_attempt_at=None)
+    metadata = {**waiting, **error_metadata("No key is set.", Cause.ACCOUNT)}
+    project.instance.report_runless_asset_event(dg.AssetMaterialization("openai_batch", None, metadata, DAY))
+    [day] = as_json("status")["days"]
+    assert (day["day"], day["articles"], day["is_finished"]) == (DAY, 0, False)
+    assert day["waits_for"]
+    assert DAY in run("status")
+    assert as_json("status", "2026-01-09")["days"] == as_json("status", "--task", "keywords")["days"] == []

@@ -1,8 +1,4 @@
-"""What has no answer on a day, and why: articles by status and code, lines in quarantine, and rows that are no article.
-
-A row of the result table is as the last run of the task has written it; an article that was submitted since is in
-flight.
-"""
+"""What has no answer on a day, and why: articles by status and code, lines in quarantine, and rows that are none."""
 
 import shlex
 from dataclasses import dataclass
@@ -11,54 +7,27 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.ledger.day_figures import ARTICLE, parameters_of_articles
 from batch_assets.batching.ledger.outcomes import outcome_of
-from batch_assets.batching.ledger.result_tables import tasks_with_results
-from batch_assets.batching.ledger.states import OPEN, UNSENT, RequestState
+from batch_assets.batching.ledger.result_tables import create_view_of_results
+from batch_assets.batching.ledger.states import RequestState
 from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 
 ARTICLE_IDS = 10  # of a group
 
-UNANSWERED = """
-    WITH sent AS (
-        SELECT DISTINCT custom_id FROM in_flight_request JOIN openai_batch USING (submission_id)
-        WHERE list_contains($sent_states, state)
-    ),
-    planned AS (
-        SELECT article_id, custom_id FROM batch_request WHERE task = $task AND partition_date = $day
-    ),
-    result AS ({results}),
-    article AS (
-        SELECT
-            article_id, coalesce(planned.custom_id, result.custom_id) AS custom_id,
-            coalesce(planned.custom_id IS NOT DISTINCT FROM result.custom_id, false) AS is_same,
-            CASE
-                WHEN is_same AND status = 'answered' THEN 'answered'
-                WHEN sent.custom_id IS NOT NULL THEN 'in_flight'
-                ELSE coalesce(status, 'pending')
-            END AS now,
-            now = status AS is_as_written, CASE WHEN is_as_written THEN error_code END AS code,
-            CASE WHEN is_as_written THEN error_message END AS message
-        FROM planned FULL JOIN result USING (article_id)
-        LEFT JOIN sent ON sent.custom_id = coalesce(planned.custom_id, result.custom_id)
-    ),
+# The articles are those that `figures_of_days` counts.
+UNANSWERED = f"""
+    WITH {ARTICLE},
+    unanswered AS (FROM article WHERE task = $task AND status <> 'answered'),
     failure AS (
-        SELECT custom_id, arg_max(http_status, failed_at) AS http_status
-        FROM failed_request SEMI JOIN article USING (custom_id) GROUP BY custom_id
+        SELECT custom_id, code AS error_code, arg_max(http_status, failed_at) AS http_status
+        FROM failed_request WHERE custom_id IN (SELECT custom_id FROM unanswered) GROUP BY custom_id, code
     )
     SELECT
-        now, code, count(*), mode(message), count(DISTINCT message), mode(http_status),
-        list(article_id ORDER BY article_id)[:$ids]
-    FROM article LEFT JOIN failure USING (custom_id)
-    WHERE now <> 'answered' GROUP BY now, code ORDER BY count(*) DESC, now, code
-"""
-RESULTS = """
-    SELECT article_id, custom_id, status, error_code, error_message FROM "{task}" WHERE partition_date = $day
-"""
-NO_RESULTS = """
-    SELECT
-        NULL::VARCHAR AS article_id, NULL::VARCHAR AS custom_id, NULL::VARCHAR AS status, NULL::VARCHAR AS error_code,
-        NULL::VARCHAR AS error_message
-    WHERE false
+        status, error_code, count(*), mode(error_message), count(DISTINCT error_message), mode(http_status),
+        min(article_id, {ARTICLE_IDS})
+    FROM unanswered LEFT JOIN failure USING (custom_id, error_code)
+    GROUP BY status, error_code ORDER BY count(*) DESC, status, error_code
 """
 QUARANTINED = """
     SELECT batch_id, path, reason, count(*), min(line_number) FROM quarantined_line
@@ -138,13 +107,10 @@ class DayErrors:
 
 def errors_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay, source: str) -> DayErrors:
     """What the task has no answer for on the day. source: whose articles it reads."""
-    has_table = day.task in tasks_with_results(connection)
-    results = RESULTS.format(task=day.task) if has_table else NO_RESULTS
+    create_view_of_results(connection)
     of_day = {"task": day.task, "day": date.fromisoformat(day.day)}
-    sent = [state for state in OPEN if state not in UNSENT]
-    groups = connection.execute(
-        UNANSWERED.format(results=results), {**of_day, "sent_states": sent, "ids": ARTICLE_IDS}
-    ).fetchall()
+    of_articles = {**parameters_of_articles(day.day, day.day), "task": day.task}
+    groups = connection.execute(UNANSWERED, of_articles).fetchall()
     quarantined = connection.execute(QUARANTINED, of_day).fetchall()
     rejected = connection.execute(REJECTED, {"source": source, "day": of_day["day"]}).fetchall()
     return DayErrors(

@@ -27,33 +27,41 @@ ARTICLE = """
     planned AS (
         SELECT task, partition_date, article_id, custom_id FROM batch_request
         WHERE partition_date BETWEEN $first AND $last
+            AND ($only::DATE[] IS NULL OR list_contains($only::DATE[], partition_date))
     ),
-    result AS (SELECT * FROM result_row WHERE partition_date BETWEEN $first AND $last),
+    result AS (
+        SELECT * FROM result_row
+        WHERE partition_date BETWEEN $first AND $last
+            AND ($only::DATE[] IS NULL OR list_contains($only::DATE[], partition_date))
+    ),
     joined AS (
         SELECT
             task, partition_date, article_id, coalesce(planned.custom_id, result.custom_id) AS custom_id,
             planned.custom_id IS NULL OR planned.custom_id IS NOT DISTINCT FROM result.custom_id AS is_same,
-            status, finish_reason, error_code, batch_id, is_sent
+            status AS was, finish_reason, error_code, error_message, batch_id, is_sent
         FROM planned FULL JOIN result USING (task, partition_date, article_id)
         LEFT JOIN open_request ON open_request.custom_id = planned.custom_id
     ),
     -- the table of all answers is large: the results of a finished day say which batch has answered
     bought AS (
         SELECT custom_id, batch_id AS answered_by FROM completion SEMI JOIN (
-            SELECT custom_id FROM joined WHERE NOT is_same OR status IS NULL OR status = 'in_flight'
+            SELECT custom_id FROM joined WHERE NOT is_same OR was IS NULL OR was = 'in_flight'
         ) USING (custom_id)
     ),
     article AS (
         SELECT
-            joined.* EXCLUDE (status, batch_id, is_sent),
+            task, partition_date, article_id, custom_id, finish_reason,
             CASE
-                WHEN is_same AND status = 'answered' THEN 'answered'
+                WHEN is_same AND was = 'answered' THEN 'answered'
                 WHEN is_sent THEN 'in_flight'
-                WHEN is_same AND status <> 'in_flight' THEN status
+                WHEN is_same AND was <> 'in_flight' THEN was
                 WHEN is_sent IS NOT NULL THEN 'in_flight'
                 WHEN answered_by IS NOT NULL THEN 'answered'
                 ELSE 'pending'
             END AS status,
+            is_same AND status = was AS is_as_written,
+            CASE WHEN is_as_written THEN error_code END AS error_code,
+            CASE WHEN is_as_written THEN error_message END AS error_message,
             coalesce(answered_by, batch_id) AS answered_by
         FROM joined LEFT JOIN bought USING (custom_id)
     )
@@ -120,7 +128,8 @@ FIGURES = f"""
         seconds_queued, seconds_running, seconds_at_api
     FROM of_articles FULL JOIN of_spending USING (task, partition_date)
     FULL JOIN of_batches USING (task, partition_date)
-    WHERE $task IS NULL OR task = $task
+    WHERE ($task IS NULL OR task = $task)
+        AND ($only::DATE[] IS NULL OR list_contains($only::DATE[], partition_date))
     ORDER BY partition_date, task
 """
 # The same for a day that a run has just collected, in four small statements: a run of many days waits for each.
@@ -136,20 +145,20 @@ COLLECTED = """
     FROM {table} WHERE partition_date = $day
 """
 UNFINISHED = """
-    SELECT min(partition_date), max(partition_date) FROM (
-        SELECT partition_date FROM result_row WHERE status IN ('in_flight', 'pending', 'blocked')
-        UNION ALL SELECT partition_date FROM openai_batch WHERE list_contains($open_states, state)
-        UNION ALL SELECT partition_date FROM day_plan ANTI JOIN result_row USING (task, partition_date)
-    )
+    SELECT partition_date FROM result_row WHERE status IN ('in_flight', 'pending', 'blocked')
+    UNION SELECT partition_date FROM openai_batch WHERE list_contains($open_states, state)
+    UNION SELECT partition_date FROM day_plan ANTI JOIN result_row USING (task, partition_date)
+    ORDER BY partition_date
 """
 LAST_DAYS = """
-    SELECT min(partition_date), max(partition_date) FROM (
-        SELECT partition_date FROM batch_request
-        UNION SELECT partition_date FROM result_row
-        UNION SELECT partition_date FROM spending
-        UNION SELECT partition_date FROM openai_batch WHERE batch_id IS NOT NULL
+    FROM (
+        SELECT partition_date FROM batch_request WHERE $task IS NULL OR task = $task
+        UNION SELECT partition_date FROM result_row WHERE $task IS NULL OR task = $task
+        UNION SELECT partition_date FROM spending WHERE $task IS NULL OR task = $task
+        UNION SELECT partition_date FROM openai_batch WHERE batch_id IS NOT NULL AND ($task IS NULL OR task = $task)
         ORDER BY partition_date DESC LIMIT $count
     )
+    ORDER BY partition_date
 """
 
 
@@ -221,32 +230,44 @@ COLUMNS = tuple(column.name for column in fields(DayFigures))
 
 
 def figures_of_days(
-    connection: duckdb.DuckDBPyConnection, first: str, last: str, task: str | None = None
+    connection: duckdb.DuckDBPyConnection,
+    first: str,
+    last: str,
+    task: str | None = None,
+    *,
+    only: Sequence[str] | None = None,
 ) -> list[DayFigures]:
     """The figures of the days from `first` to `last`, of this task or of all, in the order of day and task.
 
-    A day that no run has planned has none.
+    only: of these days only; the others cost no time. A day that no run has planned has no figures.
     """
     create_view_of_results(connection)
-    parameters = {**parameters_of_articles(first, last), "task": task}
+    parameters = {**parameters_of_articles(first, last, only), "task": task}
     return [DayFigures(*row) for row in connection.execute(FIGURES, parameters).fetchall()]
 
 
-def parameters_of_articles(first: str, last: str) -> dict[str, object]:
+def parameters_of_articles(first: str, last: str, only: Sequence[str] | None = None) -> dict[str, object]:
     """The parameters of a statement with `ARTICLE`."""
     return {
         "first": date.fromisoformat(first),
         "last": date.fromisoformat(last),
+        "only": None if only is None else [date.fromisoformat(day) for day in only],
         "open_states": list(OPEN),
         "sent_states": [state for state in OPEN if state not in UNSENT],
     }
 
 
-def last_days(connection: duckdb.DuckDBPyConnection, count: int) -> tuple[str, str] | None:
-    """The first and the last of the last `count` days that have figures; None if no day has any."""
+def last_days(connection: duckdb.DuckDBPyConnection, count: int, task: str | None = None) -> list[str]:
+    """The last `count` days that have figures, of this task or of all, the earliest first."""
     create_view_of_results(connection)
-    row = connection.execute(LAST_DAYS, {"count": count}).fetchone()
-    return None if row is None or row[0] is None else (row[0].isoformat(), row[1].isoformat())
+    rows = connection.execute(LAST_DAYS, {"count": count, "task": task}).fetchall()
+    return [day.isoformat() for (day,) in rows]
+
+
+def unfinished_days(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The days of which an article waits, or a batch runs, the earliest first."""
+    create_view_of_results(connection)
+    return [day.isoformat() for (day,) in connection.execute(UNFINISHED, {"open_states": list(OPEN)}).fetchall()]
 
 
 def figures_of_collected_day(connection: duckdb.DuckDBPyConnection, day: TaskDay) -> DayFigures:
@@ -265,13 +286,6 @@ def figures_of_collected_day(connection: duckdb.DuckDBPyConnection, day: TaskDay
         *times,
     )
     return DayFigures(*row)
-
-
-def unfinished_range(connection: duckdb.DuckDBPyConnection) -> tuple[str, str] | None:
-    """The first and the last day of which an article waits, or a batch runs; None if there is none."""
-    create_view_of_results(connection)
-    row = connection.execute(UNFINISHED, {"open_states": list(OPEN)}).fetchone()
-    return None if row is None or row[0] is None else (row[0].isoformat(), row[1].isoformat())
 
 
 def total(figures: Sequence[DayFigures]) -> dict[str, float | None]:

@@ -70,11 +70,11 @@ def tasks_with_results(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 def create_view_of_results(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the temp view `result_row` of all result tables: task, partition_date, article_id, custom_id, status,
-    error_code, finish_reason, batch_id.
+    error_code, error_message, finish_reason, batch_id.
     """
     rows = " UNION ALL ".join(
-        f"SELECT '{task}' AS task, partition_date, article_id, custom_id, status, error_code, finish_reason, "
-        f'batch_id FROM "{task}"'
+        f"SELECT '{task}' AS task, partition_date, article_id, custom_id, status, error_code, error_message, "
+        f'finish_reason, batch_id FROM "{task}"'
         for task in tasks_with_results(connection)
     )
     connection.execute(f"CREATE OR REPLACE TEMP VIEW result_row AS {rows}")

@@ -8,12 +8,13 @@ import pytest
 
 from batch_assets.batching.ledger.batch_figures import BatchFigures, batches_of_days
 from batch_assets.batching.ledger.costs import Cost, CostGroup, costs
+from batch_assets.batching.ledger.day_errors import errors_of_day
 from batch_assets.batching.ledger.day_figures import (
     DayFigures,
     figures_of_collected_day,
     figures_of_days,
     total,
-    unfinished_range,
+    unfinished_days,
 )
 from batch_assets.batching.ledger.day_spending import spending_of_day
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
@@ -57,13 +58,13 @@ def test_a_day_is_in_flight_until_its_results_are_loaded_and_then_as_its_table_s
     [submitted] = figures(workspace)
     assert (statuses(submitted), submitted.batches, submitted.batches_running) == ({"in_flight": 3}, 1, 1)
     with workspace.database.reading() as connection:
-        assert unfinished_range(connection) == (DAY, DAY)
+        assert unfinished_days(connection) == [DAY]
     api.wait(batch_id)
     workspace.collect(api.client)
     [done] = figures(workspace)
     with workspace.database.reading() as connection:
         spent = spending_of_day(connection, of(DAY))
-        assert unfinished_range(connection) is None
+        assert unfinished_days(connection) == []
     with workspace.database.reading() as connection:
         assert figures_of_collected_day(connection, of(DAY)) == done
     assert statuses(done) == workspace.statuses() == {"answered": 3}
@@ -190,3 +191,17 @@ def test_a_pruned_day_has_the_figures_that_it_had(workspace: Workspace, api: Loc
     before = figures(workspace)
     workspace.execute("DELETE FROM batch_request; DELETE FROM completion; DELETE FROM raw_articles")
     assert figures(workspace) == before
+
+
+def test_errors_and_figures_name_the_same_state_of_each_article(workspace: Workspace, api: LocalApi) -> None:
+    workspace.ingest(workspace.texts("a"))
+    workspace.whole_day(api)
+    workspace.ingest(workspace.texts("abc"), day=NEXT_DAY)
+    workspace.plan(day=NEXT_DAY)  # planned and not sent; the answer of `a` is here already
+    for _ in range(2):
+        with workspace.database.reading() as connection:
+            [day] = figures_of_days(connection, DAY, NEXT_DAY, only=[NEXT_DAY])
+            groups = errors_of_day(connection, of(NEXT_DAY), "raw_articles").articles
+        assert (day.day, statuses(day)) == (NEXT_DAY, {"answered": 1, "in_flight": 2})
+        assert [(group.status, group.articles, group.article_ids) for group in groups] == [("in_flight", 2, ["b", "c"])]
+        workspace.submit(api.client, day=NEXT_DAY)

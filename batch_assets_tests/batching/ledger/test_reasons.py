@@ -45,8 +45,8 @@ def test_the_failed_and_blocked_articles_of_the_figures_have_their_reasons(works
     workspace.collect(api.client, day=NEXT_DAY, refusal=BudgetRefusal("over_budget", "Over the limit."))
     with workspace.database.reading() as connection:
         failed_day, blocked_day = figures_of_days(connection, DAY, NEXT_DAY)
-        assert last_days(connection, 1) == (NEXT_DAY, NEXT_DAY)
-        assert last_days(connection, 30) == (DAY, NEXT_DAY)
+        assert last_days(connection, 1) == [NEXT_DAY]
+        assert last_days(connection, 30) == [DAY, NEXT_DAY]
     of_failed = [reason for reason in reasons(workspace) if reason.day == DAY]
     assert sum(reason.articles for reason in of_failed) == failed_day.failed == 2
     assert {(reason.status, reason.code, reason.message, reason.remedy) for reason in of_failed} == {
@@ -59,5 +59,5 @@ def test_the_failed_and_blocked_articles_of_the_figures_have_their_reasons(works
 
 def test_an_empty_database_has_no_days(workspace: Workspace) -> None:
     with workspace.database.reading() as connection:
-        assert last_days(connection, 30) is None
+        assert last_days(connection, 30) == []
     assert reasons(workspace) == []
