@@ -54,7 +54,7 @@ def request_file_checks(declared: DeclaredTask) -> list[dg.AssetCheckSpec]:
 
 def results_checks(declared: DeclaredTask) -> list[dg.AssetCheckSpec]:
     descriptions = {
-        COMPLETED: "Each batch of the day's last round completed: none failed, expired, was cancelled or was lost.",
+        COMPLETED: "Each batch of the day's last plan completed: none failed, expired, was cancelled or was lost.",
         ANSWERED: "Each article of the day has an answer.\n\n`batch-assets errors DAY` shows the others, and what to "
         "do.",
         NOT_CUT: "No answer ended at the limit on its output tokens.\n\nWith a higher `max_output_tokens`, the next "
@@ -153,10 +153,11 @@ def check_limits(
 def check_completed(
     declared: DeclaredTask, figures: DayFigures, batches: Sequence[BatchFigures]
 ) -> dg.AssetCheckEvaluation:
-    last_round = max((batch.round for batch in batches), default=0)
-    of_round = [batch for batch in batches if batch.round == last_round and batch.state != "requeued"]
+    # not the highest round: a changed prompt begins with the first one again
+    last_plan = max((batch.plan for batch in batches), default=0)
+    of_plan = [batch for batch in batches if batch.plan == last_plan and batch.state != "requeued"]
     outcomes: dict[str, int] = {}
-    for batch in of_round:
+    for batch in of_plan:
         outcome = batch.state if batch.state in ("lost", "abandoned", "missing") else batch.status or "unknown"
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
     others = {outcome: number for outcome, number in outcomes.items() if outcome != "completed"}
@@ -165,12 +166,12 @@ def check_completed(
         COMPLETED,
         figures.day,
         passed=not others,
-        description=f"{counted(sum(others.values()), 'batch', 'batches')} of {len(of_round):,} did not complete.",
+        description=f"{counted(sum(others.values()), 'batch', 'batches')} of {len(of_plan):,} did not complete.",
         metadata={
-            "batches": len(of_round),
-            "rounds": last_round,
+            "batches": len(of_plan),
+            "rounds": max((batch.round for batch in of_plan), default=0),
             "outcomes": dg.MetadataValue.json(outcomes),
-            "requests_without_answer": sum(batch.requests_failed or 0 for batch in of_round),
+            "requests_without_answer": sum(batch.requests_failed or 0 for batch in of_plan),
         },
     )
 

@@ -97,6 +97,23 @@ def test_the_checks_of_results_find_cut_answers_missing_ones_and_costs_above_the
         assert found.partition == DAY
 
 
+def test_batches_of_an_earlier_prompt_do_not_fail_the_check_of_the_last_plan(project: Project) -> None:
+    """The earlier prompt needed a second round, which expired; the present one needed one."""
+    assert project.materialize().success
+    assert project.finish().success
+    with project.database.writing() as connection:
+        for table in ("openai_batch", "batch_request_file"):
+            connection.execute(f"INSERT INTO {table} SELECT * REPLACE ('of before' AS submission_id) FROM {table}")
+        connection.execute("""
+            UPDATE openai_batch SET status = 'expired', round = 2, batch_id = 'batch_of_before'
+            WHERE submission_id = 'of before';
+            UPDATE openai_batch SET plan = plan + 2 WHERE submission_id <> 'of before'
+        """)
+    specs = figure_checks.results_checks(project.tasks.tasks[0])
+    found = project.check(next(spec for spec in specs if spec.name == figure_checks.COMPLETED))
+    assert (found.passed, found.metadata["batches"].value, found.metadata["rounds"].value) == (True, 1, 1)
+
+
 def test_each_asset_has_a_description_columns_with_comments_and_a_lineage() -> None:
     from batch_assets.definitions import defs
 

@@ -63,4 +63,4 @@ def batch_of(day: str, task: str, text: str) -> BatchFigures:
     """An hour in the queue, and an hour in progress."""
     times = (BEGAN, BEGAN + timedelta(hours=1), BEGAN + timedelta(hours=2))
     of_requests, costs = (9, 9, 0), (None, None, None, None)
-    return BatchFigures(task, day, text, text, text, "collected", text, 1, 0, *times, *of_requests, *costs, text)
+    return BatchFigures(task, day, text, text, text, "collected", text, 1, 1, 0, *times, *of_requests, *costs, text)

@@ -16,8 +16,8 @@ BATCHES = f"""
         FROM spending WHERE partition_date BETWEEN $first AND $last GROUP BY ALL
     )
     SELECT
-        batch.task, batch.partition_date::VARCHAR, batch.batch_id, api, file.model, state, status, batch.round,
-        file.step, submitted_at, in_progress_at, ended_at, coalesce(requests_total, file.requests),
+        batch.task, batch.partition_date::VARCHAR, batch.batch_id, api, file.model, state, status, batch.plan,
+        batch.round, file.step, submitted_at, in_progress_at, ended_at, coalesce(requests_total, file.requests),
         requests_completed, requests_failed, CASE WHEN NOT is_unpriced THEN cost_usd END, simulated_cost_usd,
         expected_cost_usd, max_cost_usd, message,
         batch.submission_id, earlier_batch_ids
@@ -38,6 +38,7 @@ EARLIER = """
 class BatchFigures:
     """A batch as the ledger knows it. Times are UTC without zone; a figure that the API did not return is None.
 
+    plan: counts those of the day; 0: an adopted batch.
     state: of its submission; `requeued` of an attempt that failed as a whole and was sent again. status: of the API.
     cost_usd: None if it is not collected yet or the price is not known. expected_cost_usd:
     when it was submitted; max_cost_usd: an upper estimate of its request file. message: the API's last one about it.
@@ -50,6 +51,7 @@ class BatchFigures:
     model: str
     state: str
     status: str | None
+    plan: int
     round: int
     step: int
     submitted_at: datetime | None
