@@ -73,8 +73,8 @@ def test_the_sensor_of_messages_is_there_and_on_if_there_are_urls(monkeypatch: p
     names = {sensor.name for sensor in defs().get_repository_def().sensor_defs}
     monkeypatch.setenv("BATCH_ASSETS_NOTIFY", "json://127.0.0.1/")
     with_urls = {sensor.name: sensor for sensor in defs().get_repository_def().sensor_defs}
-    assert set(with_urls) == {*names, "notifications"}
-    assert with_urls["notifications"].default_status is dg.DefaultSensorStatus.RUNNING
+    assert set(with_urls) == {*names, "batch_assets_notifications"}
+    assert with_urls["batch_assets_notifications"].default_status is dg.DefaultSensorStatus.RUNNING
 
 
 def test_the_job_for_backfills_leaves_summaries_to_the_sensor() -> None:

@@ -285,6 +285,7 @@ def _dagster(settings: Settings) -> Iterator[Finding]:
     from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
     from batch_assets.cli.dagster_home.home import NoDagsterHomeError, find_dagster_home
+    from batch_assets.sensors import SENSOR
 
     try:
         home = find_dagster_home(settings)
@@ -306,6 +307,8 @@ def _dagster(settings: Settings) -> Iterator[Finding]:
         else:
             yield Status.OK, f"the daemon was seen {age:,} s ago", None
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+            if state.instigator_name != SENSOR:
+                continue  # no other sensor collects
             if state.status is InstigatorStatus.STOPPED:
                 yield (
                     Status.WARNING,

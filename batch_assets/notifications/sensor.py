@@ -1,4 +1,4 @@
-"""The sensor `notifications`: sends each message once, and what a URL did not accept again later.
+"""The sensor of messages: sends each message once, and what a URL did not accept again later.
 
 A message is sent first and recorded then. So a process that is killed in between sends it once more: a second message
 does less harm than none.
@@ -31,7 +31,7 @@ from batch_assets.notifications.news import (
 from batch_assets.notifications.texts import message_of
 from batch_assets.task_set import TaskSet
 
-SENSOR = "notifications"
+SENSOR = "batch_assets_notifications"  # a project of the user may have `notifications`
 TICK_SECONDS = 30.0  # after them, a tick begins no message. Dagster ends a tick after 60 s
 PAUSE = timedelta(minutes=10)  # between two messages of a kind: days that finish one after the other share one
 LONGEST_WAIT = timedelta(hours=6)  # of a day that is done, for the other days of its backfill
@@ -57,7 +57,7 @@ def build_notifications(tasks: TaskSet, urls: tuple[str, ...], minimum_interval_
 
     messages = dg.AssetSpec(
         MESSAGES,
-        description="The messages that the sensor `notifications` has sent, as observations.",
+        description="The messages that the sensor `batch_assets_notifications` has sent, as observations.",
         group_name="messages",
     )
     return dg.Definitions(assets=[messages], sensors=[notifications])
