@@ -1,6 +1,7 @@
 """What Dagster shows of the tables of our assets: their columns with comments, and from which columns these come."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -75,8 +76,6 @@ def _from(declared: DeclaredTask, columns: Iterable[str]) -> list[dg.TableColumn
 
 def uri_metadata(database_path: str | None) -> Mapping[str, dg.MetadataValue]:
     """Where the table is; nothing for a database that is no file: its URL may have a token."""
-    from pathlib import Path
-
     if database_path is None:
         return {}
     return {"dagster/uri": dg.MetadataValue.text(Path(database_path).as_uri())}

@@ -1,22 +1,20 @@
 """The days that wait, as the sensor sees them: what each waits for, and how far its batches are."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import openai
 
+from batch_assets.api_client import client_of_running_api
 from batch_assets.batching.next_step import Day
 from batch_assets.batching.provider.batches import RemoteBatch, error_message
 from batch_assets.batching.provider.polling import poll_batches
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import late_batches, missing_batches, why_waits
 from batch_assets.days import read_days
-from batch_assets.local_api.serving.discovery import running_url
-from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 from batch_assets.settings import Settings
 from batch_assets.task_set import TaskSet
 
@@ -81,18 +79,3 @@ def _poll(days: Sequence[Day], settings: Settings) -> tuple[Mapping[str, RemoteB
             return polled.batches, ""
     except openai.OpenAIError as error:
         return {}, f"The API could not be asked: {error_message(error)}"
-
-
-@contextmanager
-def client_of_running_api(settings: Settings) -> Iterator[openai.OpenAI | None]:
-    """A client of the API that the settings name; None if that is the local one, which does not run. Starts nothing."""
-    if settings.has_remote_api:
-        with openai.OpenAI(api_key=None if settings.has_key else NO_KEY) as client:
-            yield client
-        return
-    url = running_url(settings.local_api_folder)
-    if url is None:
-        yield None
-        return
-    with openai.OpenAI(api_key=local_api_key(settings.local_api_folder), base_url=url) as client:
-        yield client

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import dagster as dg
 import duckdb
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.ingest.tables import Ingested
 from batch_assets.batching.ledger.batch_figures import BatchFigures
 from batch_assets.batching.ledger.day_figures import DayFigures
@@ -206,13 +206,14 @@ def check_not_cut(
 def check_cost(declared: DeclaredTask, figures: DayFigures, batches: Sequence[BatchFigures]) -> dg.AssetCheckEvaluation:
     """Evaluate `cost_is_within_estimate`: by what the collected batches cost, or would have cost."""
     costs = [(batch, _usd(batch)) for batch in batches if batch.state == "collected"]
-    priced = [(batch, usd) for batch, usd in costs if usd is not None and batch.max_cost_usd is not None]
-    cost = sum(usd for _, usd in priced)
+    priced = [(batch, amount) for batch, amount in costs if amount is not None and batch.max_cost_usd is not None]
+    cost = sum(amount for _, amount in priced)
     highest = sum(batch.max_cost_usd or 0.0 for batch, _ in priced)
     expected = [batch.expected_cost_usd for batch, _ in priced if batch.expected_cost_usd is not None]
     unknown = len(costs) - len(priced)
     is_within = cost <= highest * (1 + 1e-9)
-    description = f"The batches cost ${cost:.6f}; the estimate before they were sent was at most ${highest:.6f}."
+    estimate = usd(highest, cost)
+    description = f"The batches cost {usd(cost, highest)}; the estimate before they were sent was at most {estimate}."
     if is_within:
         description = f"The cost of {counted(unknown, 'batch', 'batches')} is not known." if unknown else ""
     return evaluation_of_day(

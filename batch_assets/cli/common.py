@@ -79,18 +79,11 @@ def existing_database(settings: Settings) -> "Database":
 @contextmanager
 def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
-    import openai
-
+    from batch_assets.api_client import client_at
     from batch_assets.cli.dagster_home.home import local_api
-    from batch_assets.local_api.serving.keys import NO_KEY, local_api_key
 
-    with local_api(settings) as url:
-        if url is not None:
-            client = openai.OpenAI(api_key=local_api_key(settings.local_api_folder), base_url=url)
-        else:  # the client itself reads OPENAI_BASE_URL, and the key if there is one
-            client = openai.OpenAI(api_key=None if settings.has_key else NO_KEY)
-        with client:
-            yield client
+    with local_api(settings) as url, client_at(settings, url) as client:
+        yield client
 
 
 @contextmanager

@@ -57,7 +57,11 @@ def _as_object(by: tuple[str, ...], cost: "Cost") -> dict[str, Any]:
 
 
 def _total(found: "list[Cost]") -> dict[str, Any]:
-    names = [name for name in vars(found[0]) if name != "group"] if found else []
+    from dataclasses import fields
+
+    from batch_assets.batching.ledger.costs import Cost
+
+    names = [field.name for field in fields(Cost) if field.name != "group"]
     return {name: sum(getattr(cost, name) for cost in found) for name in names}
 
 

@@ -50,8 +50,8 @@ def known_api(settings: Settings, database: "Database") -> "ApiIdentity":
     """The API that the settings name, by one short call; if it does not answer, by its address. Starts nothing."""
     import openai
 
+    from batch_assets.api_client import client_of_running_api
     from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ApiIdentity, identify, normalized_url
-    from batch_assets.days_in_flight import client_of_running_api
 
     with client_of_running_api(settings) as client:
         if client is None:

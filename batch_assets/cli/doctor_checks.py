@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import openai
 
+from batch_assets.api_client import client_of_running_api
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.articles import preview_day
 from batch_assets.batching.ingest.source import Kind
@@ -28,7 +29,6 @@ from batch_assets.batching.provider.identity import BUILT_IN_ENGINE, ORGANIZATIO
 from batch_assets.batching.provider.model_options import OPENAI_API
 from batch_assets.batching.provider.prices import batch_rates
 from batch_assets.batching.safety.outside_text import as_message
-from batch_assets.days_in_flight import client_of_running_api
 from batch_assets.local_api.serving.discovery import running_url
 from batch_assets.settings import SettingError, Settings, read_settings
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database
 from batch_assets.cli.day_range import as_json_text, day_range, json_option
 
 
@@ -26,16 +26,13 @@ def report(days: str | None, out: Path | None, as_json: bool) -> None:
         raise click.UsageError("--json and --out exclude each other.")
     asked = None if days is None else day_range(days)
     settings = checked_settings()
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.provider.batches import now_utc
     from batch_assets.report.as_json import as_dict
     from batch_assets.report.page import page_of
     from batch_assets.report.read import read_report
     from batch_assets.report.write import FILE_NAME, write_page
 
-    database = Database(settings.database)
-    if database.is_file and database.file_bytes is None:
-        raise click.ClickException(f"There is no database {settings.database} yet: materialize a day first.")
+    database = existing_database(settings)
     with errors_in_one_sentence(), database.reading() as connection:
         found = read_report(connection, asked, now_utc())
     if as_json:

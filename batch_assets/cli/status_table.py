@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batch_assets.batching.counting import counted
+from batch_assets.batching.counting import counted, usd
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.cli.terminal import as_rich_text
 
@@ -73,8 +73,8 @@ def _cost(day: dict[str, Any]) -> str:
     if day["cost_usd"] is None:
         return "unknown"
     if day["simulated_cost_usd"]:
-        return f"${day['simulated_cost_usd']:.6f} simulated"
-    return f"${day['cost_usd']:.6f}"
+        return f"{usd(day['simulated_cost_usd'])} simulated"
+    return usd(day["cost_usd"])
 
 
 def _waits(day: dict[str, Any]) -> Text:

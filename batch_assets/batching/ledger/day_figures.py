@@ -4,7 +4,7 @@ Everything that shows numbers of a day reads them here: the metadata of the asse
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -216,17 +216,9 @@ class DayFigures:
         return {str(state): number for state in RequestState if (number := getattr(self, state))}
 
     @property
-    def reasoning_share(self) -> float:
-        """The share of the output tokens that are reasoning tokens, 0 … 1."""
-        return self.reasoning_tokens / self.output_tokens if self.output_tokens else 0.0
-
-    @property
     def cut_share(self) -> float:
         """The share of the answers that are cut, 0 … 1."""
         return self.cut / self.answered if self.answered else 0.0
-
-
-COLUMNS = tuple(column.name for column in fields(DayFigures))
 
 
 def figures_of_days(
@@ -286,12 +278,3 @@ def figures_of_collected_day(connection: duckdb.DuckDBPyConnection, day: TaskDay
         *times,
     )
     return DayFigures(*row)
-
-
-def total(figures: Sequence[DayFigures]) -> dict[str, float | None]:
-    """The sums of articles, requests, tokens and USD; of USD None if one is not known."""
-    sums: dict[str, float | None] = {}
-    for name in COLUMNS[2:20]:
-        values = [getattr(day, name) for day in figures]
-        sums[name] = None if None in values else sum(values)
-    return sums
