@@ -55,11 +55,14 @@ def read_report(connection: duckdb.DuckDBPyConnection, asked: tuple[str, str] | 
     of_days = asked or ((last[0], last[-1]) if last else None)
     if of_days is None:
         return Report(asked, written_at, [], [], [], [], [], None)
+    days = figures_of_days(connection, *of_days)
+    if days:  # a day without figures may have an attempt that failed, and has no place in the charts
+        of_days = (days[0].day, days[-1].day)
     unfinished = unfinished_days(connection)
     return Report(
         asked,
         written_at,
-        days=figures_of_days(connection, *of_days),
+        days,
         costs_by_day=costs(connection, *of_days, (CostGroup.DAY, CostGroup.TASK)),
         costs_by_model=costs(connection, *of_days, (CostGroup.TASK, CostGroup.MODEL)),
         batches=batches_of_days(connection, *of_days),

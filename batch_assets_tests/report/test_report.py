@@ -120,6 +120,24 @@ def test_a_range_has_only_its_days_and_says_that_others_wait(history: Workspace)
     assert json.loads(as_json_text(as_dict(none)))["articles"] == 0
 
 
+def test_a_day_of_which_only_a_failed_attempt_is_left_has_no_place_in_the_charts(history: Workspace) -> None:
+    """Its request file was withdrawn, and its articles are gone: it has no figures."""
+    for table, columns in (
+        ("openai_batch", ", 'withdrawn' AS state, NULL AS batch_id, ['batch_of_before'] AS earlier_batch_ids"),
+        ("batch_request_file", ""),
+    ):
+        values = f"'left' AS submission_id, DATE '2026-11-02' AS partition_date{columns}"
+        history.execute(f"INSERT INTO {table} SELECT * REPLACE ({values}) FROM {table} LIMIT 1")
+    try:
+        with history.database.reading() as connection:
+            found = read_report(connection, ("2026-11-01", "2026-11-30"), NOW)
+    finally:
+        for table in ("openai_batch", "batch_request_file"):
+            history.execute(f"DELETE FROM {table} WHERE submission_id = 'left'")
+    assert "Batches from" in page_of(found)
+    assert "2026-11-02" not in {batch.day for batch in found.batches}
+
+
 def test_an_empty_history_is_a_sentence() -> None:
     empty = Report(None, NOW, [], [], [], [], [], None)
     assert any("No day has figures yet." in text for text in Page(page_of(empty)).texts)
