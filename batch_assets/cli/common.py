@@ -4,8 +4,10 @@ The heavy imports are inside the functions. So `--help` is fast, and the setting
 definitions read the settings too, and would answer a wrong one with a stack trace.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -76,6 +78,24 @@ def existing_database(settings: Settings) -> "Database":
     return database
 
 
+def target_file(out: Path) -> Path:
+    """The absolute path of a file to write. Raises click.ClickException if a command cannot write it.
+
+    A device or a pipe is refused: the finished file would take its place.
+    """
+    from batch_assets.batching.safety.outside_text import printable
+
+    target = out.expanduser().absolute()
+    if target.exists() and not target.is_file():
+        raise click.ClickException(f"{printable(str(out))} is no ordinary file: name another one.")
+    folder = printable(str(target.parent))
+    if not target.parent.is_dir():
+        raise click.ClickException(f"There is no folder {folder}: create it, or name a file in another one.")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise click.ClickException(f"The folder {folder} cannot be written: name a file in another one.")
+    return target
+
+
 @contextmanager
 def open_client(settings: Settings) -> Iterator["openai.OpenAI"]:
     """A client of the API that the settings name. The local Batch API runs for as long as the `with` if it is that."""
@@ -98,7 +118,6 @@ def errors_in_one_sentence() -> Iterator[None]:
     from batch_assets.batching.operations.abandon import AbandonError
     from batch_assets.batching.operations.export import ExportError
     from batch_assets.batching.planning.task import TaskError
-    from batch_assets.batching.provider.batches import error_message
     from batch_assets.batching.submission.adoption import AdoptionError
     from batch_assets.cli.dagster_home.home import NoDagsterHomeError, StartError
 
@@ -110,4 +129,19 @@ def errors_in_one_sentence() -> Iterator[None]:
     ) as error:
         raise click.ClickException(str(error)) from error
     except openai.OpenAIError as error:
-        raise click.ClickException(f"OpenAI says: {error_message(error)}") from error
+        raise click.ClickException(_sentence_of_api(error)) from error
+
+
+def _sentence_of_api(error: "openai.OpenAIError") -> str:
+    """What the API says; without an answer of it, why there is none, and what to do."""
+    import openai
+
+    from batch_assets.batching.provider.batches import error_message
+    from batch_assets.batching.provider.connection import WHAT_TO_START, refused_address
+
+    if not isinstance(error, openai.APIConnectionError):
+        return f"The API says: {error_message(error)}"
+    if address := refused_address(error):
+        return f"Nothing listens at {address}. {WHAT_TO_START}"
+    reason = error_message(error)
+    return f"The API did not answer: {reason}. Check OPENAI_BASE_URL, the network and the proxy, and try again."

@@ -6,7 +6,14 @@ import click
 
 from batch_assets.batching.counting import counted
 from batch_assets.batching.safety.outside_text import printable
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database, find_task, task_option
+from batch_assets.cli.common import (
+    checked_settings,
+    errors_in_one_sentence,
+    existing_database,
+    find_task,
+    target_file,
+    task_option,
+)
 from batch_assets.cli.day_range import as_json_text, day_range, days_between, json_option
 
 MIN_EXAMPLES = 10  # https://developers.openai.com/api/docs/guides/supervised-fine-tuning
@@ -34,7 +41,7 @@ def export(days: str, form: str, out: Path, task: str, answered_only: bool, forc
     from batch_assets.project_tasks import read_tasks
 
     declared = find_task(read_tasks(settings), task)
-    database, target = existing_database(settings), out.expanduser().absolute()
+    database, target = existing_database(settings), target_file(out)
     shown = printable(str(out))
     if target.exists() and not force:
         raise click.ClickException(f"{shown} exists. Add --force to replace it, or name another file.")

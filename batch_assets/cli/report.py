@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database, target_file
 from batch_assets.cli.day_range import as_json_text, day_range, json_option
 
 
@@ -38,6 +38,6 @@ def report(days: str | None, out: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(as_json_text(as_dict(found)))
         return
-    path = out or settings.data_folder / FILE_NAME
+    path = target_file(out or settings.data_folder / FILE_NAME)
     write_page(path, page_of(found))
     click.echo(f"{path} has the report.")

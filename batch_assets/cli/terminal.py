@@ -95,7 +95,7 @@ def _sentence(error: Exception) -> str | None:
         ((DagsterError,), "Dagster reported an error"),
         ((yaml.YAMLError,), "`dagster.yaml` could not be read"),
         ((httpx2.InvalidURL,), "the address in OPENAI_BASE_URL is not valid"),
-        ((OSError,), "a file or folder could not be used"),
+        ((OSError, EOFError), "a file or folder could not be used"),  # click would answer an EOFError with "Aborted!"
     ):
         if isinstance(error, kinds):
             reason = error.orig if isinstance(error, DBAPIError) and error.orig else error

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import duckdb
@@ -65,3 +66,16 @@ def test_an_existing_file_stays_unless_the_user_wants_it_replaced(finished: Fini
     assert run("export", DAY, "--format", "csv", "--out", str(out), "--force").exit_code == 0
     assert out.read_text().startswith("partition_date,")
     assert run("export", "2026-01-09..2026-01-05", "--format", "csv", "--out", str(out)).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("export", DAY, "--format", "csv", "--force"), ("report",)])
+def test_a_file_that_cannot_be_written_is_named_and_a_pipe_stays_a_pipe(
+    finished: Finished, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for out, what in (("pipe", "is no ordinary file"), ("missing/file", "There is no folder")):
+        done = run(*command, "--out", str(tmp_path / out))
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert what in done.stderr
+        assert str(tmp_path / out).removesuffix("/file") in done.stderr
+    assert (tmp_path / "pipe").is_fifo()

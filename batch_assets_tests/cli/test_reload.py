@@ -141,3 +141,12 @@ def test_a_file_of_another_api_or_batch_is_refused(own_copy: Finished, tmp_path:
     old.write_text(json.dumps(lines[9]))
     assert "ran at another time" in refused(old, "--batch", own_copy.batch_id)
     assert "The ledger knows no batch batch_none" in refused(own_copy.result, "--batch", "batch_none")
+
+
+def test_a_cut_gzip_file_is_refused_in_a_sentence(own_copy: Finished, tmp_path: Path) -> None:
+    before, cut = contents(own_copy), tmp_path / "cut_output.jsonl.gz"
+    cut.write_bytes(gzip.compress(own_copy.result.read_bytes())[:-20])
+    done = run("reload", str(cut), "--batch", own_copy.batch_id)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "cut_output.jsonl.gz is not a whole gzip file" in done.stderr
+    assert contents(own_copy) == before

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,13 +93,19 @@ def facts_of(paths: Sequence[Path]) -> FileFacts:
 
 @contextmanager
 def unpacked(paths: Sequence[Path]) -> Iterator[dict[Path, Path]]:
-    """The given path → a path of the plain file: `prune` compresses result files."""
+    """The given path → a path of the plain file: `prune` compresses result files.
+
+    Raises ReloadError for a file that is not gzip, or was cut: which of its lines are missing is not known.
+    """
     with TemporaryDirectory(prefix="batch_assets_") as folder:
         plain = {}
         for number, path in enumerate(paths):
             plain[path] = path
             if path.suffix == ".gz":
                 plain[path] = Path(folder) / f"{number}.jsonl"
-                with gzip.open(path, "rb") as packed, plain[path].open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+                try:
+                    with gzip.open(path, "rb") as packed, plain[path].open("wb") as file:
+                        shutil.copyfileobj(packed, file)
+                except (EOFError, gzip.BadGzipFile, zlib.error):
+                    raise ReloadError(f"{path.name} is not a whole gzip file. Download or copy it again.") from None
         yield plain

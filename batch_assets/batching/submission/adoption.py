@@ -87,7 +87,9 @@ def adopt_batch(database: Database, client: openai.OpenAI, *, batch_id: str, dat
     api = identify(client, database.warehouse_id())
     batch = retrieve_batch(client, batch_id)
     if batch.status == MISSING or batch.input_file_id is None:
-        raise AdoptionError(f"OpenAI knows no batch {batch_id} with a request file.")
+        raise AdoptionError(
+            f"The API knows no batch {batch_id} with a request file. Check the id, and the key that created it."
+        )
     of_a_run = submissions.by_batch(database, batch, data_folder)
     if of_a_run is not None and of_a_run.plan != ADOPTED_PLAN:
         raise AdoptionError(

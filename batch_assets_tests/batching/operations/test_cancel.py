@@ -583,7 +583,7 @@ def test_a_foreign_batch_is_not_adopted(workspace: Workspace, api: LocalApi, con
 
 
 def test_a_batch_that_openai_does_not_know_is_not_adopted(workspace: Workspace, api: LocalApi) -> None:
-    with pytest.raises(AdoptionError, match="OpenAI knows no batch batch_none"):
+    with pytest.raises(AdoptionError, match="The API knows no batch batch_none"):
         adopt(workspace, api.client, "batch_none")
 
 
