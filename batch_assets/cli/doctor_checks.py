@@ -19,7 +19,7 @@ from batch_assets.api_client import client_of_running_api
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ingest.articles import preview_day
 from batch_assets.batching.ingest.source import Kind
-from batch_assets.batching.ledger.database import BUSY_PHRASES, Database, is_url
+from batch_assets.batching.ledger.database import BUSY_PHRASES, Database, DatabaseBusyError, is_url
 from batch_assets.batching.ledger.known_batches import why_no_stand_in
 from batch_assets.batching.ledger.migrations import MIGRATIONS
 from batch_assets.batching.ledger.schema import read_warehouse_id
@@ -94,6 +94,8 @@ def _run(name: str, check: Callable[[Settings], Iterator[Finding]], settings: Se
     try:
         with _alarm(stop):
             found.extend(check(settings))
+    except DatabaseBusyError:  # a run would wait for it; the check of the database says who has it open
+        found.append((Status.WARNING, "left out in part, since another process has the database open", None))
     except Exception as error:
         if is_late:
             found.append((Status.WARNING, f"the check did not end within {CHECK_SECONDS} s", None))
@@ -276,7 +278,7 @@ def _source(settings: Settings) -> Iterator[Finding]:
         rows = preview_day(_quick(settings), source, day)
         status = Status.OK if rows.articles else Status.WARNING
         rejected = sum(rows.rejected.values())
-        rest = f", and {counted(rejected, 'row')} that is no article" if rejected else ""
+        rest = f", and {counted(rejected, 'row that is', 'rows that are')} no article" if rejected else ""
         yield status, f"{name} has {counted(rows.articles, 'article')} of {day}{rest}", None
 
 
