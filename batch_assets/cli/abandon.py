@@ -2,7 +2,7 @@
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database
 
 
 @click.command()
@@ -16,7 +16,6 @@ def abandon(batch_id: str, yes: bool) -> None:
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.operations.abandon import abandon_batch, find_submission, warning_of
     from batch_assets.batching.safety.outside_text import as_message
     from batch_assets.cli.dagster_home.home import make_dagster_home
@@ -24,7 +23,7 @@ def abandon(batch_id: str, yes: bool) -> None:
     from batch_assets.project_tasks import read_tasks
     from batch_assets.runless_events import announce_abandoned_batch
 
-    database, data_folder = Database(settings.database), settings.data_folder
+    database, data_folder = existing_database(settings), settings.data_folder
     with errors_in_one_sentence():
         dagster_home = make_dagster_home(settings)
         submission = find_submission(database, batch_id, data_folder)

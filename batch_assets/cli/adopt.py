@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence, open_client
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database, open_client
 
 
 @click.command()
@@ -14,7 +14,6 @@ def adopt(batch_id: str) -> None:
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.provider.identity import identify
     from batch_assets.batching.safety.outside_text import printable
     from batch_assets.batching.submission.adoption import adopt_batch
@@ -23,7 +22,7 @@ def adopt(batch_id: str) -> None:
     from batch_assets.project_tasks import keys_of, read_tasks
     from batch_assets.runless_events import report_of_submission
 
-    database, data_folder = Database(settings.database), settings.data_folder
+    database, data_folder = existing_database(settings), settings.data_folder
     with errors_in_one_sentence():
         with open_client(settings) as client:
             days = adopt_batch(database, client, batch_id=batch_id, data_folder=data_folder)

@@ -1,10 +1,11 @@
 """`batch-assets costs`: what was billed, by day, month, task, model, kind or API."""
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, find_task
 from batch_assets.cli.day_range import as_json_text, day_range, json_option
 from batch_assets.cli.terminal import wide_console
 
@@ -37,12 +38,15 @@ def costs(days: str | None, by: tuple[str, ...], task: str | None, as_json: bool
     from batch_assets.batching.ledger.costs import CostGroup
     from batch_assets.batching.ledger.costs import costs as read_costs
     from batch_assets.batching.ledger.database import Database
+    from batch_assets.project_tasks import read_tasks
 
     groups = tuple(CostGroup(name) for name in by)
     database, found = Database(settings.database), []
     if not database.is_file or database.file_bytes is not None:
         with errors_in_one_sentence(), database.reading() as connection:
             found = read_costs(connection, first, last, groups, task)
+    if not found and task is not None:
+        find_task(read_tasks(settings), task)  # a misspelt name; a task that `defs/` no longer has may have costs
     if as_json:
         click.echo(as_json_text({"costs": [_as_object(by, cost) for cost in found], "total": _total(found)}))
     elif not found:
@@ -57,8 +61,6 @@ def _as_object(by: tuple[str, ...], cost: "Cost") -> dict[str, Any]:
 
 
 def _total(found: "list[Cost]") -> dict[str, Any]:
-    from dataclasses import fields
-
     from batch_assets.batching.ledger.costs import Cost
 
     names = [field.name for field in fields(Cost) if field.name != "group"]

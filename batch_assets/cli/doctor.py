@@ -2,7 +2,7 @@
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database
 from batch_assets.cli.day_range import as_json_text, json_option
 
 
@@ -40,10 +40,9 @@ def doctor(new_warehouse_id: bool, as_json: bool) -> None:
 
 def _give_new_identity() -> None:
     settings = checked_settings()
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.ledger.schema import create_warehouse_id
 
-    with errors_in_one_sentence(), Database(settings.database).writing() as connection:
+    with errors_in_one_sentence(), existing_database(settings).writing() as connection:
         create_warehouse_id(connection)
     click.echo(
         "The database has a new identity. Batches that are in flight belong to the database that it was copied from."

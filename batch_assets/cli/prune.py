@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_assets.batching.counting import counted
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence, open_client
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, existing_database, open_client
 from batch_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ def _prune(settings: Settings, policy: "RetentionPolicy", *, runs: bool, delete:
 
     runs: of Dagster, too. Raises DatabaseBusyError, NoDagsterHomeError, OpenAIError, click.ClickException.
     """
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.operations import prune as operation
     from batch_assets.batching.operations.remote_deletion import delete_remote_files
 
-    database, today = Database(settings.database), datetime.now(UTC).date()
+    database, today = existing_database(settings), datetime.now(UTC).date()
     found = operation.plan_pruning(database, data_folder=settings.data_folder, policy=policy, today=today)
     lines_of_runs = _prune_runs(settings, policy, today, delete=False) if runs else []
     if not found.lines and not lines_of_runs:

@@ -5,7 +5,15 @@ from datetime import UTC, datetime
 import click
 
 from batch_assets.batching.counting import counted
-from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, open_client, task_option
+from batch_assets.cli.common import (
+    check_day,
+    checked_settings,
+    errors_in_one_sentence,
+    existing_database,
+    find_task,
+    open_client,
+    task_option,
+)
 
 
 @click.command()
@@ -20,7 +28,6 @@ def retry(day: str, code: str | None, task: str) -> None:
     settings = checked_settings()
     import dagster as dg
 
-    from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.ledger.requests import RequestStateRules
     from batch_assets.batching.ledger.retries import retry_day
     from batch_assets.batching.planning.plan import planned_task
@@ -32,12 +39,14 @@ def retry(day: str, code: str | None, task: str) -> None:
     from batch_assets.runless_events import report_of_submission
 
     check_day(day)
-    of_task, keys = TaskDay(task, day), keys_of(read_tasks(settings), task)
+    tasks, of_task = read_tasks(settings), TaskDay(task, day)
+    keys = keys_of(tasks, task)
     label = of_task.label
-    database = Database(settings.database)
+    database = existing_database(settings)
     with errors_in_one_sentence():
         planned = planned_task(database, of_task)
         if planned is None:
+            find_task(tasks, task)  # a misspelt name; a task that `defs/` no longer has may have a plan
             raise click.ClickException(f"{label} has no plan: materialize `batch_request_file` first.")
         with open_client(settings) as client:
             api = identify(client, database.warehouse_id())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_assets.cli.common import checked_settings, errors_in_one_sentence
+from batch_assets.cli.common import checked_settings, errors_in_one_sentence, find_task
 from batch_assets.cli.day_range import as_json_text, day_range, json_option
 from batch_assets.cli.terminal import wide_console
 from batch_assets.settings import Settings
@@ -66,9 +66,13 @@ def _is_waiting(found: dict[str, Any]) -> bool:
 
 
 def read_status(settings: Settings, between: tuple[str, str] | None, task: str | None) -> dict[str, Any]:
-    """What the command shows, as plain values; `days` in the order of day and task. Raises DatabaseBusyError."""
+    """What the command shows, as plain values; `days` in the order of day and task.
+
+    Raises DatabaseBusyError, and click.ClickException if there is no such task.
+    """
     from batch_assets.batching.ledger.database import Database
     from batch_assets.batching.ledger.day_figures import DayFigures
+    from batch_assets.project_tasks import read_tasks
 
     now = datetime.now(UTC).replace(tzinfo=None)
     database = Database(settings.database)
@@ -84,6 +88,8 @@ def read_status(settings: Settings, between: tuple[str, str] | None, task: str |
     waits = [day for day in figures if not day.is_finished or (day.task, day.day) in of_day]
     finished = [day for day in figures if day.is_finished and (day.task, day.day) not in of_day]
     days = sorted([*waits, *(finished if between else _newest(finished))], key=lambda day: (day.day, day.task))
+    if not days and task is not None:
+        find_task(read_tasks(settings), task)  # a misspelt name; a task that `defs/` no longer has may have days
     return {"at": now, "api_problem": problem or None, "days": [_day(day, of_day, now) for day in days]}
 
 

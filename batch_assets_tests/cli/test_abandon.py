@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
+from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.timing import Timing
 from batch_assets.cli.dagster_home.home import make_dagster_home
@@ -240,6 +241,7 @@ def test_a_batch_that_is_collected_is_not_abandoned(project: Project) -> None:
     "batch_id", ["batch_none", "../../escaped", "/etc/passwd", "\x1b[2Jbatch", "a\nb", "\u202ebatch"]
 )
 def test_an_unknown_id_is_printed_without_effect(batch_id: str) -> None:
+    Database(read_settings().database).warehouse_id()  # creates it
     assert "The ledger knows no batch" in sentence_of(run(batch_id, "--yes"))
 
 

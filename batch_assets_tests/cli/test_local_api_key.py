@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
+from batch_assets.batching.ledger.database import Database
 from batch_assets.cli.dagster_home.home import local_api, make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.resources import OPENAI, openai_resource
@@ -44,6 +45,7 @@ def test_the_assets_send_the_key_in_the_folder(settings: Settings, closed_api: L
 
 
 def test_the_commands_send_the_key_in_the_folder(settings: Settings, closed_api: LocalApi) -> None:
+    Database(settings.database).warehouse_id()  # creates it
     done = CliRunner().invoke(main, ["adopt", "batch_none"])
     assert done.exit_code == 1
     assert "knows no batch batch_none" in done.output

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
+from batch_assets.batching.ledger.database import Database
 from batch_assets.cli import prune as command
 from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
@@ -84,6 +85,7 @@ def test_runs_of_days_whose_articles_are_deleted_with_them_are_deleted(done: Pro
 def test_without_a_dagster_home_nothing_is_created_or_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_home: str
 ) -> None:
+    Database(read_settings().database).warehouse_id()  # creates it
     expected = tmp_path / dagster_home if dagster_home else read_settings().dagster_home
     monkeypatch.setenv("DAGSTER_HOME", str(expected) if dagster_home else "")
     for arguments in (["--runs"], ["--runs", "--yes"]):

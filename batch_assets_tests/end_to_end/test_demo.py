@@ -106,7 +106,7 @@ def test_the_demo_reads_the_users_own_articles(tmp_path: Path) -> None:
         (["demo"], {"BATCH_ASSETS_POLL_SECONDS": "soon"}, "BATCH_ASSETS_POLL_SECONDS is 'soon'"),
         (["demo"], {"BATCH_ASSETS_SOURCE": "/nowhere/*.csv"}, "there is no file"),
         (["cancel", "1999-01-01"], {}, "There is no day"),
-        (["adopt", "batch_unknown"], {}, "knows no batch batch_unknown"),
+        (["adopt", "batch_unknown"], {}, "There is no database"),
         ([*DEMO], {"BATCH_ASSETS_MAX_COST_USD": "0.0001"}, "The budget check stopped 2026-01-05: $0.00 is spent, the"),
         (["demo", "--yes"], {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "Nothing listens at http://127.0.0.1:9."),
     ],
