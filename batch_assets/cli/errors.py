@@ -55,6 +55,7 @@ def _as_object(task: str, day: str, found: "DayErrors", groups: "list[ErrorGroup
     return {
         "task": task,
         "day": day,
+        "is_planned": found.is_planned,
         "articles": groups,
         "quarantined_lines": [] if code else [lines._asdict() for lines in found.quarantined],
         "rejected_rows": [] if code else [rows._asdict() for rows in found.rejected],
@@ -69,6 +70,9 @@ def _print(task: str, day: str, found: "DayErrors", groups: "list[ErrorGroup]", 
     console = wide_console()
     if groups:
         console.print(_table(task, day, groups))
+    elif not found.is_planned:
+        text = f"{day} was not planned yet for {task}: materialize `batch_request_file`."
+        console.print(Text(text), soft_wrap=True)
     else:
         with_code = "" if code is None else f" with the code {as_shown(code)}"
         console.print(Text(f"No article of {day} is without an answer of {task}{with_code}."), soft_wrap=True)
@@ -81,10 +85,10 @@ def _print(task: str, day: str, found: "DayErrors", groups: "list[ErrorGroup]", 
         text = f"In quarantine: {what} of {lines.path or 'a file that the API no longer has'}: {lines.reason}"
         console.print(Text(as_message(text)), soft_wrap=True)
     for rows in found.rejected:
-        whose = f"of {day}" if rows.is_of_day else "that belong to no day"
+        whose = f"of {day}" if rows.is_of_day else "of no day"
         where = f" The first: {rows.first_file}, row {rows.first_row}." if rows.first_file and rows.first_row else ""
         message = f" ({rows.message})" if rows.message else ""
-        text = f"No article: {counted(rows.rows, 'row')} of the source {whose}: {rows.reason}{message}.{where}"
+        text = f"No article: {counted(rows.rows, 'row')} of the source, {whose}: {rows.reason}{message}.{where}"
         console.print(Text(as_message(text)), soft_wrap=True)
     if found.quarantined or found.rejected:
         console.print("`quarantined_line` and `rejected_article` have them.", soft_wrap=True, highlight=False)

@@ -36,7 +36,9 @@ def test_texts_of_others_have_no_effect_on_the_terminal(finished: Finished) -> N
 def test_one_code_and_a_day_without_errors(finished: Finished) -> None:
     [group] = json.loads(run("errors", DAY, "--code", "server_error", "--json").stdout)["articles"]
     assert (group["code"], group["articles"]) == ("server_error", 1)
-    assert f"No article of {NEXT_DAY} is without an answer" in run("errors", NEXT_DAY).stdout
+    assert f"{NEXT_DAY} was not planned yet for summaries" in run("errors", NEXT_DAY).stdout
+    assert json.loads(run("errors", NEXT_DAY, "--json").stdout)["is_planned"] is False
+    assert f"No article of {DAY} is without an answer" in run("errors", DAY, "--code", "of_none").stdout
     assert "There is no task other" in run("errors", DAY, "--task", "other").stderr
 
 

@@ -98,11 +98,12 @@ class RejectedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class DayErrors:
-    """All of it, the largest groups first."""
+    """All of it, the largest groups first. is_planned: False if no run has planned the day for the task."""
 
     articles: list[ErrorGroup]
     quarantined: list[QuarantinedLines]
     rejected: list[RejectedRows]
+    is_planned: bool
 
 
 def errors_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay, source: str) -> DayErrors:
@@ -113,10 +114,12 @@ def errors_of_day(connection: duckdb.DuckDBPyConnection, day: TaskDay, source: s
     groups = connection.execute(UNANSWERED, of_articles).fetchall()
     quarantined = connection.execute(QUARANTINED, of_day).fetchall()
     rejected = connection.execute(REJECTED, {"source": source, "day": of_day["day"]}).fetchall()
+    plans = connection.execute("FROM day_plan WHERE task = $task AND partition_date = $day", of_day).fetchall()
     return DayErrors(
         [_group(day, *row) for row in groups],
         [QuarantinedLines(*row) for row in quarantined],
         [RejectedRows(*row) for row in rejected],
+        is_planned=bool(plans or groups),
     )
 
 
