@@ -16,7 +16,7 @@ GROUPS = ("day", "month", "task", "model", "kind", "api")
 ALL_DAYS = ("0001-01-01", "9999-12-31")
 
 
-@click.command()
+@click.command(epilog="\b\nExample: batch-assets costs 2026-01-01..2026-01-31 --by month --by task")
 @click.argument("days", required=False, metavar="[DAY[..DAY]]")
 @click.option(
     "--by",

@@ -35,7 +35,7 @@ class ModelEstimate:
     why_not_allowed: str | None
 
 
-@click.command()
+@click.command(epilog="\b\nExample: batch-assets estimate 2026-01-05..2026-01-09 --model gpt-6-sol")
 @click.argument("days", metavar="DAY[..DAY]")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Also with this model; may be repeated.")
 @task_option

@@ -19,7 +19,7 @@ from batch_assets.cli.day_range import as_json_text, day_range, days_between, js
 MIN_EXAMPLES = 10  # https://developers.openai.com/api/docs/guides/supervised-fine-tuning
 
 
-@click.command()
+@click.command(epilog="\b\nExample: batch-assets export 2026-01-01..2026-01-31 --format csv --out january.csv")
 @click.argument("days", metavar="DAY[..DAY]")
 @click.option(
     "--format", "form", type=click.Choice(["parquet", "csv", "jsonl", "finetune"]), required=True,

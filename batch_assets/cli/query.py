@@ -30,7 +30,7 @@ MIN_COLUMN_CHARACTERS = 12  # a terminal that has fewer for each column shows a 
 NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
 
 
-@click.command()
+@click.command(epilog='\b\nExample: batch-assets query "SELECT status, count(*) FROM summaries GROUP BY ALL"')
 @click.argument("sql")
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batch_assets.batching.collection.reload import Reloaded
 
 
-@click.command()
+@click.command(epilog="\b\nExample: batch-assets reload batch_67f0_output.jsonl batch_67f0_error.jsonl")
 @click.argument(
     "files",
     nargs=-1,
