@@ -43,7 +43,7 @@ _HEADERS = {
 }
 
 
-def create_page(api: Api, access: PageAccess) -> Starlette:
+def create_page(api: Api, access: PageAccess) -> ASGIApp:
     """The application for all paths below `access.PREFIX`. It checks access itself."""
     pages = [*batch_pages.ROUTES, *file_pages.ROUTES]
     app = Starlette(
@@ -52,13 +52,12 @@ def create_page(api: Api, access: PageAccess) -> Starlette:
             Mount("/static", StaticFiles(directory=_STATIC)),
             Mount("/{folder}", routes=pages, middleware=[Middleware(SessionMiddleware, access=access)]),
         ],
-        middleware=[Middleware(_HeadersMiddleware)],
         exception_handlers=_ERROR_HANDLERS,
     )
     app.router.redirect_slashes = False
     app.state.api = api
     app.state.access = access
-    return app
+    return _HeadersMiddleware(app)  # outside of the application, whose page of an unexpected error has them, too
 
 
 class _HeadersMiddleware:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from starlette.types import Message
 
+from batch_assets.local_api.http.handlers import Api
+from batch_assets.local_api.page.access import PageAccess
+from batch_assets.local_api.page.app import create_page
 from batch_assets.local_api.serving.discovery import page_url
 from batch_assets.local_api.serving.keys import local_api_key
+from batch_assets.local_api.settings import Settings
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.local_api.page.visitor import Visitor, sign_in, signed_in, token_of
 from batch_assets_tests.local_api.support import http_request, jsonl, lines_of
@@ -157,6 +164,25 @@ def test_each_response_forbids_frames_foreign_code_and_caches(visitor: Visitor) 
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"
         assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cache-control"] in ("no-store", "no-cache")
+
+
+def test_the_page_of_an_unexpected_error_has_the_same_headers(tmp_path: Path) -> None:
+    access = PageAccess(())
+    page = create_page(cast(Api, SimpleNamespace(settings=Settings(tmp_path))), access)  # a server without a store
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    path = f"/{access.folder}/batches"
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    with pytest.raises(AttributeError):
+        asyncio.run(page(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500
+    assert {"content-security-policy", "x-frame-options"} <= {name.decode() for name, _ in sent[0]["headers"]}
 
 
 def test_a_new_start_of_the_server_ends_all_sessions_and_addresses(tmp_path: Path) -> None:
