@@ -10,7 +10,7 @@ from typing import NamedTuple
 import dagster as dg
 import duckdb
 
-from batch_assets.batching.counting import counted, usd
+from batch_assets.batching.counting import USD_DECIMALS, counted, usd
 from batch_assets.batching.ingest.tables import Ingested
 from batch_assets.batching.ledger.batch_figures import BatchFigures
 from batch_assets.batching.ledger.day_figures import DayFigures
@@ -224,9 +224,9 @@ def check_cost(declared: DeclaredTask, figures: DayFigures, batches: Sequence[Ba
         description=description or None,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "cost_usd": round(cost, 6),
-            "estimated_at_most_usd": round(highest, 6),
-            **({"expected_usd": round(sum(expected), 6)} if expected else {}),
+            "cost_usd": round(cost, USD_DECIMALS),
+            "estimated_at_most_usd": round(highest, USD_DECIMALS),
+            **({"expected_usd": round(sum(expected), USD_DECIMALS)} if expected else {}),
             "batches_of_unknown_cost": unknown,
         },
     )

@@ -51,8 +51,8 @@ def make_report(tasks: TaskSet) -> dg.AssetsDefinition:
 def _totals(report: Report) -> dict[str, Any]:
     """Numbers only, which Dagster plots over time. No cost and no saving if a price is not known."""
     articles, money = articles_of(report.days), money_of(report.costs_by_model)
-    costs = {"cost_usd": round(money.billed, 6), "saving_usd": round(money.saving, 6)} if money.is_known else {}
-    simulated = {"simulated_cost_usd": round(money.simulated, 6)} if money.simulated else {}
+    costs = {"cost_usd": money.billed, "saving_usd": money.saving} if money.is_known else {}
+    simulated = {"simulated_cost_usd": money.simulated} if money.simulated else {}
     return {
         "days": report.number_of_days,
         "articles": articles["articles"],

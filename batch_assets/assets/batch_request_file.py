@@ -7,6 +7,7 @@ from pydantic import Field
 
 from batch_assets.asset_tables import request_lineage, table_metadata
 from batch_assets.assets.day_run import TaskRun
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.planning.plan import Plan, is_planned, is_planned_by, plan_day, planned_task
 from batch_assets.batching.planning.plan_options import PlanOptions
 from batch_assets.batching.planning.task import Task, TaskError
@@ -107,7 +108,7 @@ def _metadata(plan: Plan, task: Task) -> dict[str, Any]:
         dg.TableRecord({"file": shard.path.name, "requests": shard.requests, "bytes": shard.bytes})
         for shard in plan.shards
     ]
-    cost = {} if plan.max_cost_usd is None else {"max_cost_usd": round(plan.max_cost_usd, 6)}
+    cost = {} if plan.max_cost_usd is None else {"max_cost_usd": round(plan.max_cost_usd, USD_DECIMALS)}
     return {
         "articles": plan.articles,
         "requests": sum(plan.requests.values()),

@@ -74,7 +74,7 @@ def costs_metadata(figures: DayFigures) -> dict[str, float]:
         "saving_usd": figures.saving_usd,
         "simulated_cost_usd": figures.simulated_cost_usd or None,
     }
-    return {name: round(usd, 6) for name, usd in amounts.items() if usd is not None}
+    return {name: usd for name, usd in amounts.items() if usd is not None}
 
 
 def batches_metadata(batches: Sequence[BatchFigures]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from math import floor, isclose, log10
 
+USD_DECIMALS = 12  # of a sum: one of binary fractions has a wrong digit at its end, such as 4.764999999999999e-05
+
 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """`1 batch`, `1,000 batches`: the number with the singular or the plural, by default the singular with an s."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.cli.common import checked_settings, errors_in_one_sentence, find_task
 from batch_assets.cli.day_range import as_json_text, day_range, json_option
 from batch_assets.cli.terminal import wide_console
@@ -64,7 +65,7 @@ def _total(found: "list[Cost]") -> dict[str, Any]:
     from batch_assets.batching.ledger.costs import Cost
 
     names = [field.name for field in fields(Cost) if field.name != "group"]
-    return {name: sum(getattr(cost, name) for cost in found) for name in names}
+    return {name: round(sum(getattr(cost, name) for cost in found), USD_DECIMALS) for name in names}
 
 
 def _table(by: tuple[str, ...], found: "list[Cost]") -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.costs import Cost
 from batch_assets.batching.ledger.day_errors import NEXT_STEPS, OF_BUDGET
 from batch_assets.batching.ledger.day_figures import DayFigures
@@ -46,9 +47,9 @@ class Money(NamedTuple):
 def money_of(costs: Iterable[Cost]) -> Money:
     rows = list(costs)
     return Money(
-        sum(cost.cost_usd for cost in rows),
-        sum(cost.simulated_cost_usd for cost in rows),
-        sum(cost.saving_usd for cost in rows),
+        round(sum(cost.cost_usd for cost in rows), USD_DECIMALS),
+        round(sum(cost.simulated_cost_usd for cost in rows), USD_DECIMALS),
+        round(sum(cost.saving_usd for cost in rows), USD_DECIMALS),
         sum(cost.unpriced_tokens for cost in rows),
     )
 

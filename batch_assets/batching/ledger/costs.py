@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import duckdb
 
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 
@@ -36,8 +37,10 @@ COSTS = f"""
         {{groups}},
         sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
         sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
-        coalesce(sum(cost_usd), 0), coalesce(sum(simulated_cost_usd), 0),
-        coalesce(sum(saving_usd), 0), coalesce(sum(input_tokens + output_tokens) FILTER (is_unpriced), 0)::BIGINT
+        round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}),
+        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}),
+        round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}),
+        coalesce(sum(input_tokens + output_tokens) FILTER (is_unpriced), 0)::BIGINT
     FROM {COUNTED_SPENDING}
     WHERE partition_date BETWEEN $first AND $last AND ($task IS NULL OR task = $task)
     GROUP BY ALL ORDER BY ALL

@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING, spending_of_day
 from batch_assets.batching.ledger.result_tables import create_view_of_results
@@ -93,9 +94,9 @@ SPENT = f"""
         sum(input_tokens)::BIGINT AS input_tokens, sum(cached_input_tokens)::BIGINT AS cached_input_tokens,
         sum(cache_write_tokens)::BIGINT AS cache_write_tokens, sum(output_tokens)::BIGINT AS output_tokens,
         sum(reasoning_tokens)::BIGINT AS reasoning_tokens,
-        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(cost_usd), 0) END AS cost_usd,
-        coalesce(sum(simulated_cost_usd), 0) AS simulated_cost_usd,
-        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(saving_usd), 0) END AS saving_usd
+        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}) END AS cost_usd,
+        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}) AS simulated_cost_usd,
+        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}) END AS saving_usd
     FROM {COUNTED_SPENDING} WHERE partition_date BETWEEN $first AND $last GROUP BY task, partition_date
 """
 TIMES = """

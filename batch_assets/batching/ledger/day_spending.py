@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.provider.prices import STANDARD_PER_BATCH_PRICE
@@ -29,9 +30,9 @@ SPENDING_OF_DAY = f"""
         sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
         sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
         coalesce(sum(input_tokens + output_tokens) FILTER (kind = 'unattributed'), 0)::BIGINT,
-        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(cost_usd), 0) END,
-        coalesce(sum(simulated_cost_usd), 0),
-        CASE WHEN NOT bool_or(is_unpriced) THEN coalesce(sum(saving_usd), 0) END
+        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}) END,
+        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}),
+        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}) END
     FROM {COUNTED_SPENDING} WHERE task = $task AND partition_date = CAST($day AS DATE)
 """
 
