@@ -85,8 +85,9 @@ def _print(task: str, day: str, found: "DayErrors", groups: "list[ErrorGroup]", 
         text = f"In quarantine: {what} of {lines.path or 'a file that the API no longer has'}: {lines.reason}"
         console.print(Text(as_message(text)), soft_wrap=True)
     for rows in found.rejected:
-        whose = f"of {day}" if rows.is_of_day else "of no day"
-        where = f" The first: {rows.first_file}, row {rows.first_row}." if rows.first_file and rows.first_row else ""
+        whose = f"of {day}" if rows.is_of_day else "without a day"
+        place = f"line {rows.first_line}" if rows.first_line else f"row {rows.first_row}" if rows.first_row else None
+        where = f" The first: {rows.first_file}, {place}." if rows.first_file and place else ""
         message = f" ({rows.message})" if rows.message else ""
         text = f"No article: {counted(rows.rows, 'row')} of the source, {whose}: {rows.reason}{message}.{where}"
         console.print(Text(as_message(text)), soft_wrap=True)

@@ -23,6 +23,7 @@ def test_every_article_without_an_answer_is_in_a_group_with_the_command(finished
     assert (lines["batch_id"], lines["lines"]) == (finished.batch_id, 1)
     [rows] = report["rejected_rows"]
     assert (rows["reason"], rows["rows"], rows["is_of_day"]) == ("empty_body", 1, True)
+    assert (rows["first_row"], rows["first_line"]) == (15, 15)
 
 
 def test_texts_of_others_have_no_effect_on_the_terminal(finished: Finished) -> None:

@@ -37,13 +37,15 @@ QUARANTINED = """
 REJECTED = """
     SELECT
         reason, partition_date IS NOT NULL AS is_of_day, count(*), any_value(message),
-        arg_min(source_file, source_row), min(source_row)
+        first(source_file ORDER BY source_file, source_line, source_row),
+        first(source_row ORDER BY source_file, source_line, source_row),
+        first(source_line ORDER BY source_file, source_line, source_row)
     FROM rejected_article WHERE source = $source AND (partition_date = $day OR partition_date IS NULL)
     GROUP BY reason, is_of_day ORDER BY is_of_day DESC, reason
 """
 # What to do about an article that has no failure of its own; `docs/operations.md` has all of it.
 NEXT_STEPS = {
-    RequestState.IN_FLIGHT: "Its batch runs: `batch-assets status` says what it waits for.",
+    RequestState.IN_FLIGHT: "It is in a batch, or in a file to be sent: `batch-assets status` says what it waits for.",
     RequestState.PENDING: "The sensor starts a run that sends it. At once: materialize `batch_request_file` and "
     "`openai_batch`.",
     RequestState.CANCELLED: "The user cancelled it. To send it: materialize `batch_request_file` and `openai_batch`.",
@@ -85,7 +87,7 @@ class QuarantinedLines(NamedTuple):
 class RejectedRows(NamedTuple):
     """Rows of the source that are no article. is_of_day: they belong to the day; others belong to none.
 
-    first_file, first_row: where the first one is, if that is known.
+    first_file, first_row, first_line: where the first one is, if that is known.
     """
 
     reason: str
@@ -94,6 +96,7 @@ class RejectedRows(NamedTuple):
     message: str | None
     first_file: str | None
     first_row: int | None
+    first_line: int | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _what_to_do(
 ) -> str:
     retry = f"`batch-assets retry {day.day}{'' if day.task == FIRST_TASK else f' --task {day.task}'}"
     if code in OF_BUDGET:
-        return OF_BUDGET[code].replace("DAY", day.day)
+        return OF_BUDGET[code].replace("DAY", day.arguments)
     if status not in (RequestState.FAILED, RequestState.BLOCKED) or code is None:
         return NEXT_STEPS.get(status, f"{retry}` sends it again.")
     remedy = outcome_of(code, message, http_status).remedy.replace("`batch-assets retry DAY`", f"{retry}`")
