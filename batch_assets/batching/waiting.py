@@ -13,6 +13,7 @@ from batch_assets.batching.timing import Timing
 
 SUMMARY_CHARACTERS = 600
 QUOTED_CHARACTERS = 200  # of a message of another program
+ERROR_CHARACTERS = 320  # why a run submitted nothing: of a budget, with what to do
 STUCK_STATUSES = ("finalizing", "cancelling")
 
 
@@ -32,7 +33,7 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
     """What the day waits for, how far it is, and since when."""
     since = f"since {clock(day.at, now)}"
     if day.needs_next_round:
-        cause = f" ({quoted(day.error)})" if day.error else ""
+        cause = f" ({quoted(day.error, ERROR_CHARACTERS)})" if day.error else ""
         return f"requests are pending {since}{cause}, next round at {clock(next_round_at(day, timing), now)}"
     if day.blocked:
         return (
@@ -40,7 +41,7 @@ def why_waits(day: Day, polled: Mapping[str, RemoteBatch], now: datetime, timing
             f"retry {day.arguments}` buys them again"
         )
     if day.deferred:
-        cause = quoted(day.error) if day.error else "no capacity"
+        cause = quoted(day.error, ERROR_CHARACTERS) if day.error else "no capacity"
         attempt = f", next attempt at {clock(day.next_attempt_at, now)}" if day.next_attempt_at else ""
         return f"{counted(day.deferred, 'file')} deferred {since} ({cause}){attempt}"
     of_all = counted(len(day.batch_ids), "batch", "batches")
@@ -137,10 +138,10 @@ def _more(days: int) -> str:
     return f" And {counted(days, 'more day')}." if days else ""
 
 
-def quoted(text: str) -> str:
+def quoted(text: str, characters: int = QUOTED_CHARACTERS) -> str:
     """A message or an id of another program, short, on one line and without secrets."""
     clean = as_message(text).strip()
-    return clean if len(clean) <= QUOTED_CHARACTERS else clean[: QUOTED_CHARACTERS - 1] + "…"
+    return clean if len(clean) <= characters else clean[: characters - 1] + "…"
 
 
 def clock(moment: datetime, now: datetime) -> str:

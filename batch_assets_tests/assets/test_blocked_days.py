@@ -55,6 +55,7 @@ def test_a_day_over_its_budget_is_named_and_goes_on_when_the_budget_allows_it(
         assert (day.deferred, day.batch_ids) == (1, ())
         assert words in (day.error or "")
         assert "1 file deferred since" in why_waits(day, {}, now, TIMING)
+        assert f"({day.error})" in why_waits(day, {}, now, TIMING)  # not cut: what to do is at its end
         assert step_at(day, now) is Step.WAIT
         assert step_at(day, now + timedelta(days=1)) is Step.SUBMIT
         assert project.materialize([summaries]).success

@@ -83,7 +83,7 @@ class Estimate:
             ("BATCH_ASSETS_MAX_COST_USD", day_limit, others),
         ):
             if limit is not None and usd_before + self.total_usd > limit:
-                by_others = f" and {usd(usd_before)} is of other tasks" if usd_before else ""
+                by_others = f" by this task and {usd(usd_before)} by other tasks" if usd_before else ""
                 used = f"{usd(self.spent_usd, limit)} is spent{by_others}"
                 return BudgetRefusal(
                     OVER_BUDGET, self._over_budget(self.requests, used, self.total_usd - self.spent_usd, setting, limit)
