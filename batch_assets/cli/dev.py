@@ -40,7 +40,7 @@ def dev(host: str, port: int | None) -> None:
         check_run_launcher(dagster_home)
         _run(settings, dagster_home, ui)
     except KeyboardInterrupt:
-        print_line("\nStopped. OpenAI goes on with submitted batches; the next `dev` collects them.")
+        print_line("\nStopped. The next `dev` collects the batches that are submitted.")
     except StartError as error:
         raise click.ClickException(str(error)) from error
     except AlreadyRunningError:

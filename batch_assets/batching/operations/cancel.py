@@ -19,7 +19,7 @@ from batch_assets.batching.provider.batches import MISSING, RemoteBatch, now_utc
 from batch_assets.batching.provider.elsewhere import is_at_other_api, other_api_message
 from batch_assets.batching.provider.identity import ApiIdentity, identify
 from batch_assets.batching.safety.outside_text import as_message
-from batch_assets.batching.task_day import TaskDay
+from batch_assets.batching.task_day import FIRST_TASK, TaskDay
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Cancelled:
     unknown: submissions whose batch may exist, since a run is submitting them or has ended during that.
     not_found: ids of batches that the API does not find with the present key. They may go on and cost money.
     elsewhere: sentences about batches at another API, which was not asked. They may go on and cost money.
+    task: whose table will have the answers.
     """
 
     stopped: int = 0
@@ -42,6 +43,7 @@ class Cancelled:
     unknown: int = 0
     not_found: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
+    task: str = FIRST_TASK
 
     def __str__(self) -> str:
         sentences = [*self.elsewhere, *self.not_stopped]
@@ -57,9 +59,13 @@ class Cancelled:
             )
         if sentences or self.stopped or self.had_ended or self.withdrawn:
             sentences.append(
-                f"Asked the API to cancel {counted(self.stopped, 'batch', 'batches')}; {self.had_ended} had ended. "
-                f"{counted(self.withdrawn, 'request file')} will not be sent. The answers that exist will be in "
-                "`summaries`. A run sends the other requests after you materialize `batch_request_file` again."
+                f"Asked the API to cancel {counted(self.stopped, 'batch', 'batches')}; {self.had_ended} had ended."
+            )
+            if self.withdrawn:
+                sentences.append(f"{counted(self.withdrawn, 'request file')} will not be sent.")
+            sentences.append(
+                f"The answers that exist will be in `{self.task}`. A run sends the other requests after you "
+                "materialize `batch_request_file` and `openai_batch` again."
             )
         return " ".join(sentences) or "There was nothing to cancel."
 
@@ -75,7 +81,7 @@ def cancel_day(database: Database, client: openai.OpenAI, *, day: TaskDay, data_
     cancelled. Raises openai.OpenAIError; what was cancelled until then stays cancelled.
     """
     stopped = stop_submitting(database, day=day, data_folder=data_folder)
-    report = Cancelled(withdrawn=stopped.withdrawn, unknown=stopped.unknown)
+    report = Cancelled(withdrawn=stopped.withdrawn, unknown=stopped.unknown, task=day.task)
     in_flight = [
         submission for submission in submissions.uncollected(database, day, data_folder) if submission.task_day == day
     ]

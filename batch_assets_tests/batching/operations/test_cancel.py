@@ -102,7 +102,7 @@ def test_deferred_files_are_withdrawn(workspace: Workspace, slow: LocalApi) -> N
     assert (submitted.created, submitted.deferred) == (1, 2)
     done = cancel(workspace, slow.client)
     assert (done.stopped + done.had_ended, done.withdrawn) == (1, 2)
-    assert str(done).endswith("A run sends the other requests after you materialize `batch_request_file` again.")
+    assert str(done).endswith("after you materialize `batch_request_file` and `openai_batch` again.")
     slow.wait(submitted.batch_ids[0])
     workspace.collect(slow.client)
     assert workspace.statuses()["cancelled"] >= 2
@@ -426,6 +426,7 @@ def test_the_batch_of_an_open_claim_is_searched_and_not_created(workspace: Works
     )
     assert cancel(workspace, api.client) == Cancelled(unknown=1)
     assert "1 submission may have a batch" in str(Cancelled(unknown=1))
+    assert "The answers that exist will be in `keywords`." in str(Cancelled(stopped=1, task="keywords"))
     assert workspace.submit(api.client).created == 0
     workspace.collect(api.client)
     assert workspace.statuses() == {"cancelled": 1}
