@@ -75,7 +75,10 @@ class Source:
 
     def _named(self, name: str, index: int | None) -> str:
         if any(word in name for word in _NAMES) and self._capitalised:
-            return self._capitalised[(self.below(100) if index is None else index) % len(self._capitalised)]
+            if index is None:
+                return self._capitalised[self.below(100) % len(self._capitalised)]
+            if index < len(self._capitalised):  # each once in a list
+                return self._capitalised[index]
         if index is not None:
             return self.topic(index)
         if any(word in name for word in _TITLES):

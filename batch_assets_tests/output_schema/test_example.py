@@ -76,6 +76,7 @@ def test_fields_are_filled_by_their_names() -> None:
         language={"type": "string", "enum": ["de", "en", "fr"]},
         topics={"type": "array", "items": {"type": "string"}, "minItems": 3},
         city={"type": "string"},
+        places={"type": "array", "items": {"type": "string"}, "minItems": 3},
         importance={"type": "integer", "minimum": 0, "maximum": 10},
     )
     answer = example_answer(schema, TEXT)
@@ -84,6 +85,8 @@ def test_fields_are_filled_by_their_names() -> None:
     assert answer["language"] == "en"
     assert answer["topics"] == ["insurers", "approves", "council"]
     assert answer["city"] in ("Brask", "Monday")
+    assert set(answer["places"][:2]) == {"Brask", "Monday"}
+    assert len(set(answer["places"])) == 3
     assert 0 <= answer["importance"] <= 10
     assert Example(schema).answer(TEXT, summary=lambda: "The wall is approved.")["summary"] == "The wall is approved."
     assert example_answer(schema, "Another text.") != answer
