@@ -140,5 +140,6 @@ def _check_malformed_share(source: Source, rows: ReadRows) -> None:
         f"{shortened(source.location, MAX_NAME)} could not be read, and the day was not changed: "
         f"{staged.malformed:,} of {counted(staged.total, 'row')} are malformed, and at most "
         f"{source.max_malformed_share:.1%} may be (`max_malformed_share` of `ArticleSource`). "
-        f"{rows.checked.first_malformed} They are in `rejected_article`, with the reason `malformed`."
+        f"{rows.checked.first_malformed} They are in `rejected_article`, with the reason `malformed`. Correct them, or "
+        "raise the share."
     )
