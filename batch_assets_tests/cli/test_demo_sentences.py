@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from rich.console import Console
 
 from batch_assets.batching.collection.report import DayReport
 from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.cli import demo_day
-from batch_assets.cli.demo import demo
 from batch_assets.settings import read_settings
 
 pytestmark = pytest.mark.server  # commands that load Dagster
@@ -45,16 +46,18 @@ def test_the_report_names_the_command_for_what_has_no_answer() -> None:
     assert f"batch-assets demo --day {DAY} --task keywords\n" in output.getvalue()
 
 
-def test_a_failure_names_the_day_the_step_and_the_command_to_run_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    variables = {"DATA_DIR": str(tmp_path / "data"), "MAX_COST_USD": "0.0001", "DAYS_PER_RUN": "1"}
-    for name, value in variables.items():
-        monkeypatch.setenv(f"BATCH_ASSETS_{name}", value)
-    monkeypatch.setenv("DAGSTER_HOME", "")  # the command sets it
-    with pytest.raises(click.ClickException) as raised:
-        demo.main(["--day", "2026-01-05", "--task", "keywords"], standalone_mode=False)
-    first, following, log = raised.value.message.splitlines()
-    assert first.startswith("2026-01-05: keywords/openai_batch failed. The budget check stopped 2026-01-05: ")
+def test_a_failure_names_the_day_the_step_and_the_command_to_run_next(tmp_path: Path) -> None:
+    """In a process of its own: Dagster keeps the definitions that a process has loaded, with their settings."""
+    variables = {"BATCH_ASSETS_DATA_DIR": str(tmp_path / "data"), "BATCH_ASSETS_MAX_COST_USD": "0.0001"}
+    done = subprocess.run(
+        [sys.executable, "-m", "batch_assets.cli.main", "demo", "--day", "2026-01-05", "--task", "keywords"],
+        env={**os.environ, **variables, "DAGSTER_HOME": "", "OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    first, following, log = done.stderr.splitlines()[-3:]
+    assert first.startswith("Error: 2026-01-05: keywords/openai_batch failed. The budget check stopped 2026-01-05: ")
     assert following == "Next:    batch-assets demo --day 2026-01-05 --task keywords"
     assert log.startswith("The log: batch-assets dev, run ")
