@@ -6,6 +6,8 @@ and records the batch (`transitions`, then `batch_transitions`). `billing` recor
 `synchronous_calls` has the requests that are asked outside of batches. `withdrawal` withdraws what has no batch. All of
 them change a state by `change_state`, along the moves of `states`.
 
-For reading: `submissions`, `known_batches`, `files`, and `requests`, which derives the states of a day's requests.
+For reading: `submissions`, `known_batches`, `files`, and `requests`, which derives the states of a day's requests. What
+users see of days is in `day_figures`, `batch_figures`, `day_errors`, `reasons` and `costs`; `day_spending` has the rule
+for which spending counts in all of them.
 `outcomes` says what may be retried. `database` opens the file, `schema` has its tables, `upgrade` applies `migrations`.
 """
