@@ -36,7 +36,7 @@ def test_the_report_is_a_private_page_with_its_totals_as_metadata(project: Proje
     assert found.pop("path") == str(page)
     simulated = found.pop("simulated_cost_usd")
     assert found == {"days": 1, "articles": 20, "answered": 20, "failed": 0, "cost_usd": 0.0, "saving_usd": 0.0}
-    assert project.rows("SELECT round(sum(simulated_cost_usd), 6) FROM spending") == [(simulated,)]
+    assert project.rows("SELECT round(sum(simulated_cost_usd), 12) FROM spending") == [(simulated,)]
     assert f"Batches from {DAY}" in page.read_text(encoding="utf-8")
     assert page.stat().st_mode & 0o777 == 0o600
     assert not list(page.parent.glob(".report*"))
