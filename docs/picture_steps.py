@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,18 @@ BROWSER_FLAGS = (
 BATCH_SECONDS = 30.0  # long enough for its progress to be seen
 CLICK_SECONDS = 30.0
 WAIT_SECONDS = 240.0
+
+ROOT = Path(__file__).parents[1]
+TEMPORARY_FOLDER = re.compile(re.escape(tempfile.gettempdir()) + r"/batch-assets-\w+")
+# Shows a folder of the user in place of those of this machine.
+WITHOUT_PATHS = """folders => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT)
+    while (texts.nextNode()) {
+        for (const folder of folders) {
+            texts.currentNode.data = texts.currentNode.data.replaceAll(folder, '/home/you/batch_assets')
+        }
+    }
+}"""
 
 Found = TypeVar("Found")
 
@@ -128,7 +141,9 @@ def open_graph(page: Page, group_url: str) -> None:
 
 
 def take(what: Page | Locator, file: Path) -> None:
-    settle(what if isinstance(what, Page) else what.page)
+    page = what if isinstance(what, Page) else what.page
+    settle(page)
+    page.evaluate(WITHOUT_PATHS, [str(ROOT), *TEMPORARY_FOLDER.findall(page.content())])
     what.screenshot(path=file)
 
 

@@ -169,6 +169,8 @@ def picture_of_summaries(page: Page, pictures: Path) -> None:
     preview = page.get_by_role("table").filter(has=page.get_by_role("columnheader", name="article", exact=True)).last
     expect(preview).to_be_visible()
     take(page, pictures / "summaries_partition.png")
+    page.set_viewport_size({"width": 1700, "height": 1100})
+    expect(preview).to_be_visible()
     take(preview, pictures / "summaries_preview.png")
 
 
