@@ -27,6 +27,6 @@ def cancel(day: str, task: str) -> None:
     database = existing_database(settings)
     with errors_in_one_sentence(), open_client(settings) as client:
         cancelled = cancel_day(database, client, day=TaskDay(task, day), data_folder=settings.data_folder)
-    if cancelled == Cancelled():
+    if cancelled == Cancelled(task=task):
         find_task(read_tasks(settings), task)  # a misspelt name; a task that `defs/` no longer has may have batches
     click.echo(str(cancelled))

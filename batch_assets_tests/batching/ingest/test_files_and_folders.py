@@ -77,6 +77,9 @@ def test_a_folder_without_rights_is_named(workspace: Workspace) -> None:
     for name in ("open", "closed"):
         write(workspace, f"feeds/{name}/a.jsonl", LINE)
     closed = workspace.folder / "feeds" / "closed"
+    for readable in (closed.parent, closed.with_name("open")):  # whatever the umask of this process is
+        readable.chmod(0o755)
+    (closed.with_name("open") / "a.jsonl").chmod(0o644)
     closed.chmod(0)
     try:
         if os.geteuid() == 0:  # root may open any folder
