@@ -5,6 +5,7 @@ from typing import Any
 
 from duckdb import sqltypes
 
+from batch_assets.batching.sql_text import literal
 from batch_assets.output_schema.columns import JSON, TEXTS, Structure, folded, quoted, type_text
 
 VECTOR: Structure = ["FLOAT"]  # of any length; FLOAT[3] is one of three numbers
@@ -68,8 +69,7 @@ def converted(value: str, given: Structure, wanted: Structure, depth: int = 0) -
             if (known := names.get(folded(name))) is None:
                 fields.append(f"{quoted(name)} := NULL::{type_text(field)}")
             else:
-                literal = known.replace("'", "''")
-                inner = f"struct_extract({value}, '{literal}')"
+                inner = f"struct_extract({value}, {literal(known)})"
                 fields.append(f"{quoted(name)} := {converted(inner, given[known], field, depth)}")
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
     return f"CAST({value} AS {type_text(wanted)})"

@@ -20,6 +20,7 @@ from batch_assets.batching.ledger.result_tables import (
 )
 from batch_assets.batching.ledger.schema import COMPRESSED_TEXT
 from batch_assets.batching.ledger.table_comments import comment_on_table
+from batch_assets.batching.sql_text import literal
 from batch_assets.batching.task_day import FIRST_TASK
 from batch_assets.output_schema.columns import AnswerColumn, Structure, folded, quoted
 
@@ -94,7 +95,7 @@ def typed_answers(columns: Sequence[AnswerColumn], present: Sequence[AnswerColum
     present: the same columns as the table has them, as `prepare_result_table` returns them.
     """
     values = [
-        converted(f"struct_extract(answer, {_literal(column.name)})", column.structure, found.structure)
+        converted(f"struct_extract(answer, {literal(column.name)})", column.structure, found.structure)
         for column, found in zip(columns, present, strict=True)
     ]
     return TypedAnswers(
@@ -151,8 +152,8 @@ def _prepare_column(
         _change_type(connection, table, present, result, before)
         comment = None
     if column.description != comment:
-        literal = "NULL" if column.description is None else _literal(_storable(column.description))
-        connection.execute(f"COMMENT ON COLUMN {quoted(table)}.{quoted(name)} IS {literal}")
+        text = "NULL" if column.description is None else literal(_storable(column.description))
+        connection.execute(f"COMMENT ON COLUMN {quoted(table)}.{quoted(name)} IS {text}")
     return result
 
 
@@ -181,8 +182,3 @@ def _change_type(
 def _storable(text: str) -> str:
     """The text without what no string of SQL can have: half of a surrogate pair, and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
-def _literal(text: str) -> str:
-    """The text as a string of SQL, where no parameter can be."""
-    return "'" + text.replace("'", "''") + "'"

@@ -15,8 +15,9 @@ from batch_assets.batching.ingest.errors import MAX_NAME, shortened
 from batch_assets.batching.ingest.malformed import MAX_RECORDED, Line, find_lines, what_is_wrong
 from batch_assets.batching.ingest.source import Source
 from batch_assets.batching.ingest.stage import Staged
-from batch_assets.batching.ingest.values import literal, staged_rows
+from batch_assets.batching.ingest.values import staged_rows
 from batch_assets.batching.ledger.database import fixed_join_order
+from batch_assets.batching.sql_text import literal
 
 MAX_LINES = 100_000  # rows of the days whose lines are looked for; of the others, the number of the row is known
 

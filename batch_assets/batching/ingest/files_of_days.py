@@ -11,7 +11,8 @@ from pathlib import Path
 import duckdb
 
 from batch_assets.batching.ingest.stage import ROW_GROUP_ROWS
-from batch_assets.batching.ingest.values import literal, staged_rows
+from batch_assets.batching.ingest.values import staged_rows
+from batch_assets.batching.sql_text import literal
 
 MAX_READS = 8  # how often the days together may read a row: to write it again takes as long as to read it ten times
 MIN_FILE_ROWS = 256  # of a smaller file, which may have several days: to write it takes as long as to read 1,000 rows

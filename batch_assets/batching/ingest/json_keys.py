@@ -7,7 +7,8 @@ import duckdb
 from batch_assets.batching.ingest.errors import no_column
 from batch_assets.batching.ingest.files import SourceFile
 from batch_assets.batching.ingest.source import Source
-from batch_assets.batching.ingest.values import has_day_in_path, literal
+from batch_assets.batching.ingest.values import has_day_in_path
+from batch_assets.batching.sql_text import literal
 
 SAMPLED_ROWS = 1_000
 # What APIs call the list of rows in an object around it.

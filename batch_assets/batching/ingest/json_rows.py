@@ -13,10 +13,10 @@ from batch_assets.batching.ingest.values import (
     has_day_in_path,
     is_whole_number,
     json_text,
-    literal,
     numbered,
     time_in_path,
 )
+from batch_assets.batching.sql_text import literal
 
 
 def json_rows(

@@ -10,7 +10,8 @@ import duckdb
 
 from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.source import IS_QUERY, PARTITION, TABLE_PREFIX, Kind, Source
-from batch_assets.batching.ingest.values import literal, quoted
+from batch_assets.batching.ingest.values import quoted
+from batch_assets.batching.sql_text import literal
 
 FORM = "A query begins with SELECT, FROM or WITH, and may use the parameter $day"
 

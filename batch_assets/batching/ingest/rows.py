@@ -20,12 +20,12 @@ from batch_assets.batching.ingest.values import (
     find_columns,
     find_name,
     has_day_in_path,
-    literal,
     numbered,
     quoted,
     time_in_path,
     typed_columns,
 )
+from batch_assets.batching.sql_text import literal
 
 DAY_OF_A_QUERY = (
     "Name the one with the time: BATCH_ASSETS_COLUMNS='published_at=…'. Or make BATCH_ASSETS_SOURCE a query that "

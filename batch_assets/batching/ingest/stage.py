@@ -23,9 +23,10 @@ from batch_assets.batching.ingest.rows import rows_of_files, rows_of_query
 from batch_assets.batching.ingest.source import Kind, Source
 from batch_assets.batching.ingest.times import possible_time, time_of_text
 from batch_assets.batching.ingest.unchanged import State, states_of
-from batch_assets.batching.ingest.values import literal, staged_rows
+from batch_assets.batching.ingest.values import staged_rows
 from batch_assets.batching.ledger.database import Database
 from batch_assets.batching.provider.batches import now_utc
+from batch_assets.batching.sql_text import literal
 
 ROW_GROUP_ROWS = 2048  # of a staged file: each thread that reads it has a group of rows in memory
 FILE_BYTES = "32MB"  # of a staged file, compressed: its rows fit into memory when `pieces` sorts them

@@ -9,8 +9,9 @@ import duckdb
 from batch_assets.batching.ingest.check import Checked
 from batch_assets.batching.ingest.source import Source
 from batch_assets.batching.ingest.stage import Staged
-from batch_assets.batching.ingest.values import literal, staged_rows
+from batch_assets.batching.ingest.values import staged_rows
 from batch_assets.batching.ledger.database import fixed_join_order, parsed, transaction
+from batch_assets.batching.sql_text import literal
 
 PLACE = "source_file, source_row, source_line"
 OF_DAY = "WHERE source = ? AND partition_date = CAST(? AS DATE)"

@@ -6,7 +6,7 @@ is a chain in which each step uses the one before it once or twice: DuckDB needs
 
 from datetime import UTC, datetime, timedelta
 
-from batch_assets.batching.ingest.values import literal
+from batch_assets.batching.sql_text import literal
 
 FIRST_TIME = "1900-01-01"  # earlier times are mistakes: a year of two digits, a default
 CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"

@@ -8,6 +8,7 @@ from batch_assets.batching.ingest.errors import MAX_NAME, SourceError, shortened
 from batch_assets.batching.ingest.files import SourceFile
 from batch_assets.batching.ingest.globbing import escaped
 from batch_assets.batching.ingest.source import ARTICLE_COLUMNS, Source
+from batch_assets.batching.sql_text import literal
 
 PARAGRAPHS = "chr(10) || chr(10)"  # between the texts of a list
 FRACTIONS = re.compile(r"FLOAT|DOUBLE|DECIMAL.*")
@@ -22,11 +23,6 @@ PLAIN = re.compile(
 def quoted(identifier: str) -> str:
     """An identifier of SQL."""
     return '"' + identifier.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A string of SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def staged_rows(paths: Iterable[Path]) -> str:

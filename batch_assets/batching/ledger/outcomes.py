@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from batch_assets.batching.provider.batches import RemoteBatch, RemoteError
+from batch_assets.batching.sql_text import literal
 from batch_assets.batching.task_day import TaskDay
 
 CANCELLED_BY_USER = "cancelled_by_user"  # the code of a request that waits until the user plans its day again
@@ -264,19 +265,15 @@ def _case(value_of: Callable[[Outcome], str]) -> str:
     return f"CASE {whens} ELSE {value_of(OTHER_FAILURE)} END"
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 # Whether a failed request may be sent again. `requests` then applies the limit of rounds.
 IS_RETRYABLE = _case(lambda outcome: str(outcome.is_retryable).lower())
 # 'request', 'batch', 'account', 'task' or 'file'.
-SCOPE = _case(lambda outcome: _quoted(outcome.scope))
+SCOPE = _case(lambda outcome: literal(outcome.scope))
 # What the user can do about a failure.
-REMEDY = _case(lambda outcome: _quoted(outcome.remedy))
+REMEDY = _case(lambda outcome: literal(outcome.remedy))
 # What the user can do about an error of the account or of the task; NULL for any other failure.
 SHARED_REMEDY = _case(
-    lambda outcome: _quoted(outcome.remedy) if outcome.scope in (Scope.ACCOUNT, Scope.TASK) else "NULL"
+    lambda outcome: literal(outcome.remedy) if outcome.scope in (Scope.ACCOUNT, Scope.TASK) else "NULL"
 )
 # An aggregate over the failures of one request: whether those of one outcome are as many as it allows.
 IS_USED_UP = " OR ".join(

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import duckdb
 
+from batch_assets.batching.ledger.schema import TABLES
+from batch_assets.batching.sql_text import literal
+
 DEFINITION = re.compile(r"(?P<name>\w+) (?P<type>.+?)(?: NOT NULL)?(?: DEFAULT .+)?,?")
 
 
@@ -44,8 +47,6 @@ def described(ddl: str) -> DescribedTable:
 @cache
 def described_tables() -> Mapping[str, DescribedTable]:
     """All tables of this version, by name."""
-    from batch_assets.batching.ledger.schema import TABLES
-
     return {name: described(ddl) for name, ddl in TABLES.items()}
 
 
@@ -59,14 +60,10 @@ def comment_on_table(connection: duckdb.DuckDBPyConnection, table: str, describe
         "SELECT column_name FROM duckdb_columns() WHERE database_name = current_database() AND table_name = ?", [table]
     )
     present = {name for (name,) in found.fetchall()}
-    statements = [f'COMMENT ON TABLE "{table}" IS {_literal(comments.comment)}']
+    statements = [f'COMMENT ON TABLE "{table}" IS {literal(comments.comment)}']
     statements += [
-        f'COMMENT ON COLUMN "{table}".{column.name} IS {_literal(column.comment)}'
+        f'COMMENT ON COLUMN "{table}".{column.name} IS {literal(column.comment)}'
         for column in comments.columns
         if column.comment and column.name in present
     ]
     connection.execute(";".join(statements))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -22,6 +22,7 @@ from batch_assets.batching.planning.steps import steps_of
 from batch_assets.batching.planning.task import Task
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.batching.safety.formulas import without_formula_sql
+from batch_assets.batching.sql_text import literal
 from batch_assets.batching.task_day import TaskDay
 from batch_assets.output_schema.columns import quoted
 
@@ -240,9 +241,8 @@ def _check_can_be_tuned(task: Task) -> None:
 def _copy(
     connection: duckdb.DuckDBPyConnection, statement: str, path: Path, options: str, parameters: dict[str, str]
 ) -> None:
-    target = str(path).replace("'", "''")
     connection.execute("SET preserve_insertion_order = false")
     try:
-        connection.execute(f"COPY ({statement}) TO '{target}' ({options})", parameters)
+        connection.execute(f"COPY ({statement}) TO {literal(str(path))} ({options})", parameters)
     finally:  # the instance is used again
         connection.execute("RESET preserve_insertion_order")

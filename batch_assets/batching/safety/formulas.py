@@ -5,6 +5,8 @@ https://owasp.org/www-community/attacks/CSV_Injection: also after a tab or a lin
 
 import re
 
+from batch_assets.batching.sql_text import literal
+
 BEGINS_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 QUOTE = "'"  # a spreadsheet shows a cell that begins with it as text
 _FORMULA = re.compile(BEGINS_FORMULA)
@@ -17,5 +19,5 @@ def without_formula(text: str) -> str:
 
 def without_formula_sql(expression: str) -> str:
     """The same of a text in SQL."""
-    pattern = BEGINS_FORMULA.replace("'", "''")
-    return f"CASE WHEN regexp_matches({expression}, '{pattern}') THEN '''' || {expression} ELSE {expression} END"
+    begins = f"regexp_matches({expression}, {literal(BEGINS_FORMULA)})"
+    return f"CASE WHEN {begins} THEN {literal(QUOTE)} || {expression} ELSE {expression} END"
