@@ -19,7 +19,7 @@ WORDS = re.compile(
 )
 # Separators of words in names: `by_hand` is "by hand".
 SEPARATORS = str.maketrans("_-", "  ")
-NO_SOURCE = ("data", "build", "dist", "__pycache__")
+NO_SOURCE = ("data", "build", "site", "dist", "__pycache__")
 NOT_CHECKED = (
     "tools/check_words.py",
     "batch_assets/sample/",  # articles
