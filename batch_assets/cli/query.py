@@ -5,10 +5,11 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FETCH_ROWS = 1000
 IN_MEMORY_BYTES = 16_000_000  # of a result; the rest is in a temporary file
 MIN_COLUMN_CHARACTERS = 12  # a terminal that has fewer for each column shows a row as lines
+Called = TypeVar("Called")
 NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
 
 
@@ -85,7 +87,8 @@ class _Result:
             # the connection may write the file of the database, as COPY does: see `instances.confined`
             if statements[0].type is not duckdb.StatementType.SELECT:
                 raise click.ClickException("`query` only reads: SELECT …, FROM …, WITH …, DESCRIBE … or SHOW TABLES.")
-            self._found = connection.execute(statements[0])
+            self._connection = connection
+            self._found = self._until_ctrl_c(lambda: connection.execute(statements[0]))
             description = self._found.description or []
         self.names = _distinct([str(column[0]) for column in description])
         self.types = [str(column[1]) for column in description]
@@ -93,12 +96,22 @@ class _Result:
     def blocks(self) -> Iterator[list[tuple[Any, ...]]]:
         left = self.limit or math.inf
         with _errors_of_sql():
-            while block := self._found.fetchmany(FETCH_ROWS):
+            while block := self._until_ctrl_c(lambda: self._found.fetchmany(FETCH_ROWS)):
                 self.is_cut = len(block) > left
                 yield block[: int(left)] if self.is_cut else block
                 left -= len(block)
                 if self.is_cut:
                     return
+
+    def _until_ctrl_c(self, call: Callable[[], Called]) -> Called:
+        """What the call returns. In a thread of its own: DuckDB may look for signals only after minutes."""
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(call)
+            try:
+                return running.result()
+            except KeyboardInterrupt:
+                self._connection.interrupt()
+                raise click.Abort from None
 
 
 @contextmanager
@@ -109,10 +122,6 @@ def _errors_of_sql() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise click.ClickException(f"DuckDB says: {error}") from None
-    except RuntimeError as error:
-        if "interrupted" in str(error).lower():  # DuckDB's answer to Ctrl-C
-            raise click.Abort from None
-        raise
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
