@@ -4,6 +4,7 @@ Each finds something that the user may want to act on; none stops a run. `checks
 the tables.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import duckdb
 
 from batch_assets.batching.counting import USD_DECIMALS, counted, usd
 from batch_assets.batching.ingest.tables import Ingested
-from batch_assets.batching.ledger.batch_figures import BatchFigures
+from batch_assets.batching.ledger.batch_figures import REQUEUED, BatchFigures
 from batch_assets.batching.ledger.day_figures import DayFigures
 from batch_assets.batching.ledger.submissions import unsent_files
 from batch_assets.batching.planning.shards import FileLimits
@@ -155,22 +156,19 @@ def check_completed(
 ) -> dg.AssetCheckEvaluation:
     # not the highest round: a changed prompt begins with the first one again
     last_plan = max((batch.plan for batch in batches), default=0)
-    of_plan = [batch for batch in batches if batch.plan == last_plan and batch.state != "requeued"]
-    outcomes: dict[str, int] = {}
-    for batch in of_plan:
-        outcome = batch.state if batch.state in ("lost", "abandoned", "missing") else batch.status or "unknown"
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    others = {outcome: number for outcome, number in outcomes.items() if outcome != "completed"}
+    of_plan = [batch for batch in batches if batch.plan == last_plan and batch.state != REQUEUED]
+    outcomes = Counter(batch.outcome or "unknown" for batch in of_plan)
+    others = outcomes.total() - outcomes["completed"]
     return _warning(
         declared.keys.results,
         COMPLETED,
         figures.day,
         passed=not others,
-        description=f"{counted(sum(others.values()), 'batch', 'batches')} of {len(of_plan):,} did not complete.",
+        description=f"{counted(others, 'batch', 'batches')} of {len(of_plan):,} did not complete.",
         metadata={
             "batches": len(of_plan),
             "rounds": max((batch.round for batch in of_plan), default=0),
-            "outcomes": dg.MetadataValue.json(outcomes),
+            "outcomes": dg.MetadataValue.json(dict(outcomes)),
             "requests_without_answer": sum(batch.requests_failed or 0 for batch in of_plan),
         },
     )

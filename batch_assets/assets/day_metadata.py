@@ -41,7 +41,6 @@ BATCHES = dg.TableSchema(
         dg.TableColumn("page", "string", "of the batch at OpenAI"),
     ]
 )
-STATES_SHOWN = ("requeued", "lost", "abandoned", "missing")
 MAX_BATCHES = 100  # in the table; `openai_batch` has all of them
 OPENAI_HOSTS = ("api.openai.com", "us.api.openai.com", "eu.api.openai.com")
 PAGE_OF_BATCH = "https://platform.openai.com/batches/"
@@ -98,7 +97,7 @@ def page_of(batch: BatchFigures) -> str | None:
 def _record(batch: BatchFigures) -> dg.TableRecord:
     return dg.TableRecord(
         {
-            "status": printable(_outcome(batch)),
+            "status": printable(batch.outcome or batch.state),
             "requests": batch.requests_total,
             "completed": batch.requests_completed or 0,
             "failed": batch.requests_failed or 0,
@@ -110,11 +109,6 @@ def _record(batch: BatchFigures) -> dg.TableRecord:
             "page": page_of(batch) or "",
         }
     )
-
-
-def _outcome(batch: BatchFigures) -> str:
-    """What became of the batch: as the API says, unless the API no longer has it."""
-    return batch.state if batch.state in STATES_SHOWN else batch.status or batch.state
 
 
 def _cost(batch: BatchFigures) -> str:

@@ -73,7 +73,7 @@ def existing_database(settings: Settings) -> "Database":
     from batch_assets.batching.ledger.database import Database
 
     database = Database(settings.database)
-    if database.is_file and database.file_bytes is None:
+    if not database.exists:
         raise click.ClickException(f"There is no database {settings.database} yet: materialize a day first.")
     return database
 

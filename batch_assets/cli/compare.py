@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from batch_assets.cli.common import check_day, checked_settings, errors_in_one_sentence, existing_database, find_task
+from batch_assets.cli.day_range import as_json_text
 
 
 @click.command()
@@ -25,7 +26,7 @@ def compare(task_a: str, task_b: str, day: str, limit: int, as_json: bool, html:
     from rich.console import Console
 
     from batch_assets.batching.collection.comparison import compare_day
-    from batch_assets.cli.comparison_report import as_json_text, print_comparison
+    from batch_assets.cli.comparison_report import as_object, print_comparison
     from batch_assets.project_tasks import read_tasks
 
     check_day(day)
@@ -40,6 +41,6 @@ def compare(task_a: str, task_b: str, day: str, limit: int, as_json: bool, html:
         html.write_text(page_of(comparison), encoding="utf-8")
         click.echo(f"{html} has the comparison.")
     elif as_json:
-        click.echo(as_json_text(comparison))
+        click.echo(as_json_text(as_object(comparison)))
     else:
         print_comparison(Console(), comparison)

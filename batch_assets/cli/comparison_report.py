@@ -1,6 +1,5 @@
 """What `batch-assets compare` prints: the answers of two tasks side by side, and their sums."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from rich.text import Text
 from batch_assets.batching.collection.comparison import VECTOR, ComparedArticle, Comparison, Side, Totals
 from batch_assets.batching.counting import counted
 from batch_assets.batching.safety.outside_text import printable
-from batch_assets.batching.safety.secrets import without_known_secrets
 from batch_assets.cli.terminal import answer_as_text, as_rich_text
 
 DIFFERS = "≠"
@@ -112,9 +110,9 @@ def notes(comparison: Comparison) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def as_json_text(comparison: Comparison) -> str:
-    """All of it as one JSON object. Its strings are escaped: no character has an effect on a terminal."""
-    report = {
+def as_object(comparison: Comparison) -> dict[str, Any]:
+    """All of it, for JSON."""
+    return {
         "day": comparison.day,
         "tasks": [
             {"task": task, **vars(totals), "usd_per_1000_articles": totals.usd_per_1000_articles}
@@ -135,4 +133,3 @@ def as_json_text(comparison: Comparison) -> str:
             for article in comparison.articles
         ],
     }
-    return without_known_secrets(json.dumps(report, indent=2))

@@ -7,14 +7,13 @@ import click
 
 from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.cli.common import checked_settings, errors_in_one_sentence, find_task
-from batch_assets.cli.day_range import as_json_text, day_range, json_option
+from batch_assets.cli.day_range import ALL_DAYS, as_json_text, day_range, json_option
 from batch_assets.cli.terminal import wide_console
 
 if TYPE_CHECKING:
     from batch_assets.batching.ledger.costs import Cost
 
 GROUPS = ("day", "month", "task", "model", "kind", "api")
-ALL_DAYS = ("0001-01-01", "9999-12-31")
 
 
 @click.command(epilog="\b\nExample: batch-assets costs 2026-01-01..2026-01-31 --by month --by task")
@@ -43,7 +42,7 @@ def costs(days: str | None, by: tuple[str, ...], task: str | None, as_json: bool
 
     groups = tuple(CostGroup(name) for name in by)
     database, found = Database(settings.database), []
-    if not database.is_file or database.file_bytes is not None:
+    if database.exists:
         with errors_in_one_sentence(), database.reading() as connection:
             found = read_costs(connection, first, last, groups, task)
     if not found and task is not None:

@@ -10,6 +10,7 @@ import click
 from batch_assets.batching.safety.secrets import without_known_secrets
 
 SEPARATOR = ".."
+ALL_DAYS = ("0001-01-01", "9999-12-31")  # the first and the last that Python has
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -103,8 +103,8 @@ def _table(task: str, day: str, groups: "list[ErrorGroup]") -> "Table":
 
     count = counted(sum(group.articles for group in groups), "article")
     table = Table(title=Text(f"{count} of {day} without an answer of {task}"), title_justify="left", show_lines=True)
-    for name, justify in (("status", "left"), ("code", "left"), ("articles", "right"), ("why, and what to do", "left")):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for name in ("status", "code", "articles", "why, and what to do"):
+        table.add_column(name, justify="right" if name == "articles" else "left", overflow="fold")
     for group in groups:
         ids = ", ".join(as_shown(article_id) for article_id in group.article_ids[:SHOWN_IDS])
         more = f" and {counted(group.messages - 1, 'other message')}" if group.messages > 1 else ""

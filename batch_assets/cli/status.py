@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batch_assets.cli.common import checked_settings, errors_in_one_sentence, find_task
-from batch_assets.cli.day_range import as_json_text, day_range, json_option
+from batch_assets.cli.day_range import ALL_DAYS, as_json_text, day_range, json_option
 from batch_assets.cli.terminal import wide_console
 from batch_assets.settings import Settings
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from batch_assets.days_in_flight import WaitingDay
 
 FINISHED_DAYS = 7
-ALL_DAYS = ("0001-01-01", "9999-12-31")
 
 
 @click.command()
@@ -42,23 +41,20 @@ def status(days: str | None, task: str | None, watch: bool, every: float, as_jso
 
     console = wide_console()
     with errors_in_one_sentence():
-        if not watch:
-            found = read_status(settings, between, task)
-            click.echo(as_json_text(found)) if as_json else console.print(status_table(found))
-            return
-        if as_json or not console.is_terminal:  # a line of JSON, or a table, for each look
-            while True:
-                found = read_status(settings, between, task)
-                click.echo(as_json_text(found)) if as_json else console.print(status_table(found))
-                if not _is_waiting(found):
-                    return
-                time.sleep(every)
         found = read_status(settings, between, task)
-        with Live(status_table(found), console=console, auto_refresh=False) as live:
-            while _is_waiting(found):
-                time.sleep(every)
-                found = read_status(settings, between, task)
-                live.update(status_table(found), refresh=True)
+        if watch and console.is_terminal and not as_json:
+            with Live(status_table(found), console=console, auto_refresh=False) as live:
+                while _is_waiting(found):
+                    time.sleep(every)
+                    found = read_status(settings, between, task)
+                    live.update(status_table(found), refresh=True)
+            return
+        while True:  # a document of JSON, or a table, for each look
+            click.echo(as_json_text(found)) if as_json else console.print(status_table(found))
+            if not watch or not _is_waiting(found):
+                return
+            time.sleep(every)
+            found = read_status(settings, between, task)
 
 
 def _is_waiting(found: dict[str, Any]) -> bool:
@@ -80,7 +76,7 @@ def read_status(settings: Settings, between: tuple[str, str] | None, task: str |
     waiting, problem = _waiting(settings)
     of_day = {(day.task, day.day): day for day in waiting if task in (None, day.task) and first <= day.day <= last}
     figures: list[DayFigures] = []
-    if not database.is_file or database.file_bytes is not None:
+    if database.exists:
         with database.reading() as connection:
             figures = _figures(connection, between, task, [day for _, day in of_day])
     known = {(day.task, day.day) for day in figures}

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from batch_assets.batching.counting import counted, usd
+from batch_assets.batching.ledger.day_figures import STATUSES
 from batch_assets.batching.safety.outside_text import as_message
 from batch_assets.cli.terminal import as_rich_text
 
 COLORS = {"answered": "green", "in_flight": "cyan", "failed": "red", "blocked": "red", "pending": "yellow"}
-STATUSES = ("answered", "in_flight", "pending", "blocked", "cancelled", "failed")
 BAR_WIDTH = 16
 
 

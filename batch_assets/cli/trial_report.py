@@ -16,10 +16,10 @@ from batch_assets.batching.ledger.expected_cost import FileSize, calibration_for
 from batch_assets.batching.provider.identity import ApiIdentity
 from batch_assets.batching.provider.prices import ModelPrice
 from batch_assets.batching.safety.outside_text import printable
-from batch_assets.batching.safety.secrets import without_known_secrets
 from batch_assets.batching.synchronous.answers import Answer
 from batch_assets.batching.synchronous.ask import Asked, AskResult, Settled
 from batch_assets.batching.synchronous.pending import PendingDay
+from batch_assets.cli.day_range import as_json_text
 from batch_assets.cli.terminal import answer_as_text, as_rich_text
 from batch_assets.task_set import DeclaredTask
 
@@ -231,7 +231,7 @@ def print_json(console: Console, trial: Trial) -> None:
         "whole_day_as_batch": vars(trial.whole_day),
         "left_as_batch": vars(trial.left),
     }
-    click.echo(without_known_secrets(json.dumps(report, indent=2)))  # escaped: no effect on a terminal
+    click.echo(as_json_text(report))
 
 
 def _as_json(trial: Trial, asked: Asked) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from batch_assets.batching.ledger.day_figures import STATUSES
 from batch_assets.report.read import Report
 from batch_assets.report.sums import (
-    STATUSES,
     Money,
     articles_of,
     costs_of_tasks,

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from batch_assets.batching.counting import counted
 from batch_assets.batching.ledger.batch_figures import BatchFigures
 from batch_assets.batching.ledger.costs import Cost
+from batch_assets.batching.ledger.day_figures import STATUSES
 from batch_assets.batching.provider.identity import BUILT_IN_ENGINE
 from batch_assets.report.charts import Chart, Series, stacked_bars
 from batch_assets.report.periods import Periods, periods_of
 from batch_assets.report.read import Report
-from batch_assets.report.sums import STATUSES, Money, code_of, costs_of_tasks, money_of
+from batch_assets.report.sums import Money, code_of, costs_of_tasks, money_of
 from batch_assets.report.texts import duration, unit_of, usd_format, usd_of_step
 from batch_assets.report.waits import slowest_of
 

@@ -7,13 +7,12 @@ from typing import NamedTuple
 from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.costs import Cost
 from batch_assets.batching.ledger.day_errors import NEXT_STEPS, OF_BUDGET
-from batch_assets.batching.ledger.day_figures import DayFigures
+from batch_assets.batching.ledger.day_figures import STATUSES, DayFigures
 from batch_assets.batching.ledger.outcomes import OTHER_FAILURE
 from batch_assets.batching.ledger.reasons import Reason
 from batch_assets.batching.ledger.states import RequestState
 from batch_assets.report.read import Report
 
-STATUSES = ("answered", "in_flight", "pending", "blocked", "cancelled", "failed")
 WAITING = ("in_flight", "pending", "blocked")
 SEND_AGAIN = "`batch-assets retry DAY` sends them again."
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from batch_assets.batching.counting import counted
-from batch_assets.batching.ledger.batch_figures import BatchFigures
+from batch_assets.batching.ledger.batch_figures import REQUEUED, BatchFigures
 from batch_assets.batching.ledger.day_errors import NEXT_STEPS
 from batch_assets.batching.ledger.states import OPEN, RequestState
 from batch_assets.report.read import Report
 from batch_assets.report.sums import code_of, what_to_do
 
 MOST_BATCHES = 10
-REQUEUED = "requeued"  # the state of an attempt that failed as a whole
 
 
 @dataclass(frozen=True)

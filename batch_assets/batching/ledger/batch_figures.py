@@ -7,6 +7,7 @@ import duckdb
 
 from batch_assets.batching.ledger.database import parsed
 from batch_assets.batching.ledger.day_spending import IS_UNPRICED
+from batch_assets.batching.ledger.states import State
 
 BATCHES = f"""
     WITH cost AS (
@@ -32,6 +33,8 @@ EARLIER = """
     SELECT min(moved_at), max(moved_at), arg_max(message, moved_at) FROM submission_event
     WHERE submission_id = $submission_id AND batch_id = $batch_id
 """
+REQUEUED = "requeued"  # the state of an attempt that failed as a whole
+WITHOUT_STATUS = (REQUEUED, State.LOST, State.ABANDONED, State.MISSING)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class BatchFigures:
     max_cost_usd: float | None
     message: str | None
 
+    @property
+    def outcome(self) -> str | None:
+        """What became of the batch: as the API says, unless the API no longer has it, or it was sent again."""
+        return self.state if self.state in WITHOUT_STATUS else self.status
+
 
 def batches_of_days(
     connection: duckdb.DuckDBPyConnection, first: str, last: str, task: str | None = None
@@ -89,7 +97,7 @@ def _earlier_attempt(
     return replace(
         batch,
         batch_id=earlier_id,
-        state="requeued",
+        state=REQUEUED,
         status="failed",
         submitted_at=began_at,
         in_progress_at=None,

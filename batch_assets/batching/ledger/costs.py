@@ -6,8 +6,13 @@ from enum import StrEnum
 
 import duckdb
 
-from batch_assets.batching.counting import USD_DECIMALS
-from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING
+from batch_assets.batching.ledger.day_spending import (
+    COUNTED_SPENDING,
+    KNOWN_COST,
+    KNOWN_SAVING,
+    SIMULATED_COST,
+    TOKENS,
+)
 from batch_assets.batching.ledger.synchronous_calls import CALL_PREFIX
 
 
@@ -35,11 +40,7 @@ EXPRESSION = {
 COSTS = f"""
     SELECT
         {{groups}},
-        sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
-        sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
-        round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}),
-        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}),
-        round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}),
+        sum(requests)::BIGINT, {TOKENS}, {KNOWN_COST}, {SIMULATED_COST}, {KNOWN_SAVING},
         coalesce(sum(input_tokens + output_tokens) FILTER (is_unpriced), 0)::BIGINT
     FROM {COUNTED_SPENDING}
     WHERE partition_date BETWEEN $first AND $last AND ($task IS NULL OR task = $task)

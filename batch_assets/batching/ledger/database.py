@@ -64,6 +64,11 @@ class Database:
         return not is_url(self.path)
 
     @property
+    def exists(self) -> bool:
+        """Whether there is a file to read: without one, `reading` creates it. One that is no file counts as there."""
+        return not self.is_file or Path(self.path).exists()
+
+    @property
     def file_bytes(self) -> int | None:
         """The size of the file; None if it does not exist, or if the database is no file on this machine."""
         return Path(self.path).stat().st_size if self.is_file and Path(self.path).exists() else None

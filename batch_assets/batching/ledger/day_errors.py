@@ -11,7 +11,7 @@ from batch_assets.batching.ledger.day_figures import ARTICLE, parameters_of_arti
 from batch_assets.batching.ledger.outcomes import outcome_of
 from batch_assets.batching.ledger.result_tables import create_view_of_results
 from batch_assets.batching.ledger.states import RequestState
-from batch_assets.batching.task_day import FIRST_TASK, TaskDay
+from batch_assets.batching.task_day import TaskDay
 
 ARTICLE_IDS = 10  # of a group
 
@@ -143,7 +143,7 @@ def _group(
 def _what_to_do(
     day: TaskDay, status: RequestState, code: str | None, message: str | None, http_status: int | None
 ) -> str:
-    retry = f"`batch-assets retry {day.day}{'' if day.task == FIRST_TASK else f' --task {day.task}'}"
+    retry = f"`batch-assets retry {day.arguments}"
     if code in OF_BUDGET:
         return OF_BUDGET[code].replace("DAY", day.arguments)
     if status not in (RequestState.FAILED, RequestState.BLOCKED) or code is None:

@@ -10,9 +10,8 @@ from typing import Any
 
 import duckdb
 
-from batch_assets.batching.counting import USD_DECIMALS
 from batch_assets.batching.ledger.database import parsed
-from batch_assets.batching.ledger.day_spending import COUNTED_SPENDING, spending_of_day
+from batch_assets.batching.ledger.day_spending import AMOUNTS, COUNTED_SPENDING, TOKENS, spending_of_day
 from batch_assets.batching.ledger.result_tables import create_view_of_results
 from batch_assets.batching.ledger.states import OPEN, UNSENT, RequestState
 from batch_assets.batching.task_day import TaskDay
@@ -89,14 +88,7 @@ ARTICLES = f"""
     FROM article GROUP BY task, partition_date
 """
 SPENT = f"""
-    SELECT
-        task, partition_date,
-        sum(input_tokens)::BIGINT AS input_tokens, sum(cached_input_tokens)::BIGINT AS cached_input_tokens,
-        sum(cache_write_tokens)::BIGINT AS cache_write_tokens, sum(output_tokens)::BIGINT AS output_tokens,
-        sum(reasoning_tokens)::BIGINT AS reasoning_tokens,
-        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}) END AS cost_usd,
-        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}) AS simulated_cost_usd,
-        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}) END AS saving_usd
+    SELECT task, partition_date, {TOKENS}, {AMOUNTS}
     FROM {COUNTED_SPENDING} WHERE partition_date BETWEEN $first AND $last GROUP BY task, partition_date
 """
 TIMES = """
@@ -161,6 +153,12 @@ LAST_DAYS = """
     )
     ORDER BY partition_date
 """
+# As users see them: what is done, what waits, what ended otherwise.
+STATUSES = (
+    RequestState.ANSWERED,
+    *(RequestState.IN_FLIGHT, RequestState.PENDING, RequestState.BLOCKED),
+    *(RequestState.CANCELLED, RequestState.FAILED),
+)
 
 
 @dataclass(frozen=True)

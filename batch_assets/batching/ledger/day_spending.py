@@ -25,14 +25,24 @@ COUNTED_SPENDING = f"""(
         SELECT (task, partition_date) FROM spending WHERE api IS DISTINCT FROM '{BUILT_IN_ENGINE}'
     )
 )"""
+# The sums of such rows. The known amounts leave out what has no price; `AMOUNTS` has NULL if there is any.
+TOKENS = """
+    sum(input_tokens)::BIGINT AS input_tokens, sum(cached_input_tokens)::BIGINT AS cached_input_tokens,
+    sum(cache_write_tokens)::BIGINT AS cache_write_tokens, sum(output_tokens)::BIGINT AS output_tokens,
+    sum(reasoning_tokens)::BIGINT AS reasoning_tokens
+"""
+KNOWN_COST, SIMULATED_COST, KNOWN_SAVING = (
+    f"round(coalesce(sum({column}), 0), {USD_DECIMALS})" for column in ("cost_usd", "simulated_cost_usd", "saving_usd")
+)
+AMOUNTS = f"""
+    CASE WHEN NOT bool_or(is_unpriced) THEN {KNOWN_COST} END AS cost_usd,
+    {SIMULATED_COST} AS simulated_cost_usd,
+    CASE WHEN NOT bool_or(is_unpriced) THEN {KNOWN_SAVING} END AS saving_usd
+"""
 SPENDING_OF_DAY = f"""
     SELECT
-        sum(requests)::BIGINT, sum(input_tokens)::BIGINT, sum(cached_input_tokens)::BIGINT,
-        sum(cache_write_tokens)::BIGINT, sum(output_tokens)::BIGINT, sum(reasoning_tokens)::BIGINT,
-        coalesce(sum(input_tokens + output_tokens) FILTER (kind = 'unattributed'), 0)::BIGINT,
-        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(cost_usd), 0), {USD_DECIMALS}) END,
-        round(coalesce(sum(simulated_cost_usd), 0), {USD_DECIMALS}),
-        CASE WHEN NOT bool_or(is_unpriced) THEN round(coalesce(sum(saving_usd), 0), {USD_DECIMALS}) END
+        sum(requests)::BIGINT, {TOKENS},
+        coalesce(sum(input_tokens + output_tokens) FILTER (kind = 'unattributed'), 0)::BIGINT, {AMOUNTS}
     FROM {COUNTED_SPENDING} WHERE task = $task AND partition_date = CAST($day AS DATE)
 """
 
