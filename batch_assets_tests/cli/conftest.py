@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batch_assets.batching.ledger.database import Database
+from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
+from batch_assets.settings import read_settings
 from batch_assets.task_set import TaskSet
 from batch_assets_tests.batching.conftest import changed_lines, proxy
 from batch_assets_tests.batching.synchronous.support import at_openai
 from batch_assets_tests.conftest import serving
 from batch_assets_tests.first_task import first_task
+from batch_assets_tests.local_api_client import LocalApi
 from batch_assets_tests.nasty_texts import ESCAPES, MARKUP
 from batch_assets_tests.project import DAY, Project, api_at, generated_articles, write_articles
 
@@ -125,3 +128,14 @@ def run(*arguments: str) -> Result:
 def has_no_effect(output: str) -> bool:
     """Whether the output has neither a control character nor the key."""
     return not set(output) & set("\x1b\x07\x9b\u202e\x00") and KEY not in output
+
+
+@pytest.fixture
+def project(tmp_path: Path, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A project in the data folder, the Dagster home and at the API that a command uses."""
+    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("OPENAI_BASE_URL", local_api.url)
+    source = write_articles(tmp_path / "articles.jsonl", generated_articles(4))
+    with dg.DagsterInstance.from_config(str(make_dagster_home(read_settings()))) as instance:
+        yield Project(tmp_path, local_api, instance, source)

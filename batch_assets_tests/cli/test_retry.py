@@ -1,37 +1,20 @@
 """`batch-assets retry` ends what keeps a day from going on, and the sensor learns of it."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
-import dagster as dg
 import pytest
 from click.testing import CliRunner
 
 from batch_assets.batching.next_step import Day, Step, next_step
 from batch_assets.batching.timing import Timing
 from batch_assets.batching.waiting import why_waits
-from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
-from batch_assets.settings import read_settings
 from batch_assets_tests.batching.conftest import Call, Reply, changed_lines, proxy, with_api_name
 from batch_assets_tests.first_task import batch_request_file, openai_batch, summaries
-from batch_assets_tests.local_api_client import LocalApi
-from batch_assets_tests.project import DAY, Project, api_at, generated_articles, write_articles
+from batch_assets_tests.project import DAY, Project, api_at
 
 pytestmark = pytest.mark.end_to_end
 NO_CREDIT = {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}
-
-
-@pytest.fixture
-def project(tmp_path: Path, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """A project in the data folder, the Dagster home and at the API that the command uses."""
-    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("DAGSTER_HOME", "")
-    monkeypatch.setenv("OPENAI_BASE_URL", local_api.url)
-    source = write_articles(tmp_path / "articles.jsonl", generated_articles(4))
-    with dg.DagsterInstance.from_config(str(make_dagster_home(read_settings()))) as instance:
-        yield Project(tmp_path, local_api, instance, source)
 
 
 def seen(project: Project) -> Day:

@@ -1,32 +1,17 @@
 """`batch-assets status` and `costs` agree with the tables, while a day waits and when it is done."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from batch_assets.cli.dagster_home.home import make_dagster_home
 from batch_assets.cli.main import main
 from batch_assets.day_events import Cause, Origin, error_metadata, submission_metadata
-from batch_assets.settings import read_settings
-from batch_assets_tests.local_api_client import LocalApi
-from batch_assets_tests.project import DAY, Project, generated_articles, write_articles
+from batch_assets_tests.project import DAY, Project
 
 pytestmark = pytest.mark.end_to_end
-
-
-@pytest.fixture
-def project(tmp_path: Path, local_api: LocalApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    monkeypatch.setenv("BATCH_ASSETS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("DAGSTER_HOME", "")
-    monkeypatch.setenv("OPENAI_BASE_URL", local_api.url)
-    source = write_articles(tmp_path / "articles.jsonl", generated_articles(4))
-    with dg.DagsterInstance.from_config(str(make_dagster_home(read_settings()))) as instance:
-        yield Project(tmp_path, local_api, instance, source)
 
 
 def run(*arguments: str) -> str:
